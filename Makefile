@@ -1,0 +1,33 @@
+# Two commands on a bare machine with Python 3.11, make and a compiler: `make demo`, `make test`.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint cluster clean
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print its tables
+	$(BIN)/python -m jobs run quick --cluster local
+
+test: $(READY)  ## set up .venv, run the tests
+	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGUMENTS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## remove what make made here: .venv and caches; results stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch first and by itself: where the package index offers a CPU build, this picks it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $(READY)

@@ -1,0 +1,5 @@
+"""Timing logs -> comparisons. Needs neither torch nor submitit: it runs where the results are read."""
+
+from analysis.load import Results, load
+
+__all__ = ["Results", "load"]

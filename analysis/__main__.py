@@ -1,0 +1,67 @@
+"""`python -m analysis`: tables from timing logs, and many logs in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from analysis.comparison import compare
+from analysis.errors import ResultsError
+from analysis.load import entries, frames
+from analysis.merge import write_merged
+from analysis.tables import Format, document_tables, render
+from ckpt.cli import run
+from jobs.errors import TimingLogError
+
+app = App(
+    name="python -m analysis",
+    help="Compare timing logs. RESULTS is a study's directory, a directory of studies, a log, or a merged file.",
+    version_flags=[],
+)
+
+StyleOption = Annotated[Format, Parameter(name="--format")]
+OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
+
+
+@app.command
+def table(*results: Path, style: StyleOption = "text") -> int:
+    """Print the comparison tables: summary, relative to PyTorch, T5X against basic.
+
+    Args:
+        results: where the logs are.
+        style: text, markdown or csv.
+    """
+    if not results:
+        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
+    print_tables(results, style)
+    return 0
+
+
+@app.command
+def merge(*results: Path, output: OutputOption) -> int:
+    """Merge the logs into one HDF5 file, which `table` takes as well.
+
+    Args:
+        results: where the logs are; merged files too.
+        output: the file to write.
+    """
+    if not results:
+        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
+    found = entries(results)
+    write_merged(found, output)
+    without = sum(entry.log is None for entry in found)
+    print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
+    return 0
+
+
+def print_tables(results: Sequence[Path], style: Format = "text") -> None:
+    """Print the document's tables for each comparison in the results."""
+    for comparison in compare(frames(entries(results))):
+        print(render(document_tables(comparison), style))
+
+
+if __name__ == "__main__":
+    run(app, ResultsError, TimingLogError)

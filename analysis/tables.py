@@ -1,0 +1,206 @@
+"""The document's comparison tables, defined once and rendered as text, Markdown or CSV."""
+
+from __future__ import annotations
+
+import io
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+from analysis.comparison import REFERENCE, Comparison, Method, Statistic, change, improvement
+
+Format = Literal["text", "markdown", "csv"]
+
+BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A relative difference: 0.25 is shown as +25.0 %."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A plain quantity, shown with so many decimals."""
+
+    value: float
+    decimals: int = 2
+
+
+_HOW_MEASURED = (
+    "medians over trials (smallest - largest, n = valid trials); a save lasts until it is committed (synced and "
+    "renamed), a load until every byte is in memory; GiB = 2^30 bytes"
+)
+
+Cell = str | Statistic | Share | Number
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table before it has a format: headings carry the units."""
+
+    name: str
+    """A short name for files and CSV."""
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+
+
+def document_tables(comparison: Comparison) -> list[Table]:
+    """The three tables at the end of the document: summary, relative to PyTorch, T5X against basic."""
+    return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
+
+
+def _where(comparison: Comparison) -> str:
+    return f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
+
+
+def _summary(comparison: Comparison) -> Table:
+    notes = [
+        f"state: {comparison.state}",
+        _HOW_MEASURED,
+    ]
+    rows: list[tuple[Cell, ...]] = []
+    for method in comparison.methods:
+        marks = ""
+        for problem in method.problems:
+            notes.append(f"[{len(notes) - 1}] {method.label}: {problem}")
+            marks += f" [{len(notes) - 2}]"
+        rows.append(
+            (
+                method.label + marks,
+                method.save,
+                method.load_cold,
+                method.load_warm,
+                Number(method.size_bytes / 2**30),
+                method.best_for,
+            )
+        )
+    headings = ("method", "save [s]", "load, cold [s]", "load, warm [s]", "size [GiB]", "best for")
+    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), tuple(notes))
+
+
+def _relative(comparison: Comparison) -> Table:
+    reference = comparison.method(REFERENCE)
+    headings = ("method", "save", "load, cold", "load, warm", "size")
+    title = f"Relative to PyTorch ({REFERENCE}): {_where(comparison)}"
+    if reference is None:
+        return Table("relative", title, headings, (), (f"the study has no {REFERENCE} to set the others against",))
+    rows = tuple(
+        (
+            method.label,
+            *(Share(change(a, b)) for a, b in zip(_figures(method), _figures(reference), strict=True)),
+        )
+        for method in comparison.methods
+        if method is not reference
+    )
+    return Table("relative", title, headings, rows, ("of medians; + is more time, or more bytes",))
+
+
+def _t5x_against_basic(comparison: Comparison) -> Table:
+    basic, t5x = comparison.method(BASIC), comparison.method(T5X)
+    headings = ("", "save time saved", "cold load time saved", "warm load time saved", "size")
+    title = f"T5X against basic TensorStore: {_where(comparison)}"
+    if basic is None or t5x is None:
+        absent = BASIC if basic is None else T5X
+        return Table("t5x_against_basic", title, headings, (), (f"the study has no {absent}",))
+    pairs = list(zip(_figures(t5x), _figures(basic), strict=True))
+    row: tuple[Cell, ...] = ("T5X", *(Share(improvement(a, b)) for a, b in pairs[:3]), Share(change(*pairs[3])))
+    return Table("t5x_against_basic", title, headings, (row,), ("of medians; + is time saved, or more bytes",))
+
+
+def _figures(method: Method) -> tuple[float, float, float, float]:
+    return method.save.median, method.load_cold.median, method.load_warm.median, method.size_bytes
+
+
+def shown(cell: Cell) -> str:
+    """A cell as people read it."""
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, Share):
+        return "-" if math.isnan(cell.value) else f"{cell.value:+.1%}".replace("%", " %")
+    if isinstance(cell, Number):
+        return "-" if math.isnan(cell.value) else f"{cell.value:.{cell.decimals}f}"
+    invalid = f", {cell.invalid} invalid" if cell.invalid else ""
+    if not cell.count:
+        return f"-{invalid}".removeprefix("-, ")
+    return f"{cell.median:.2f} ({cell.smallest:.2f} - {cell.largest:.2f}, n = {cell.count}{invalid})"
+
+
+def printable(text: str) -> str:
+    """A text from a log on one line, without control characters."""
+    joined = " ".join(text.split())
+    return "".join(character for character in joined if unicodedata.category(character)[0] != "C")
+
+
+def render(tables: Sequence[Table], style: Format) -> str:
+    """All tables as one text."""
+    if style == "csv":
+        return "\n".join(_csv(table) for table in tables)
+    if style == "markdown":
+        return "\n\n".join(_markdown(table) for table in tables) + "\n"
+    return "\n".join(_text(table) for table in tables)
+
+
+def _text(table: Table) -> str:
+    drawn = RichTable(title=Text(printable(table.title), style="bold"), title_justify="left", expand=False)
+    for index, heading in enumerate(table.headings):
+        drawn.add_column(heading, justify="left" if index == 0 or heading == "best for" else "right", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*(Text(shown(cell)) for cell in row))
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=200, color_system=None)
+    console.print(drawn)
+    for note in table.notes:
+        console.print(Text(printable(note)), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    def cell(text: str) -> str:
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+    rows = [[cell(shown(each)) for each in row] for row in table.rows]
+    align = ["left", *["right"] * (len(table.headings) - 1)]
+    body = tabulate(
+        rows,
+        headers=table.headings,
+        tablefmt="github",
+        colalign=align if rows else None,
+        disable_numparse=True,
+    )
+    notes = "\n".join(f"- {cell(printable(note))}" for note in table.notes)
+    return f"### {cell(printable(table.title))}\n\n{body}\n\n{notes}"
+
+
+def _csv(table: Table) -> str:
+    """Numbers unrounded, a column for each part of a statistic, the table's name first: for machines."""
+    records = []
+    for row in table.rows:
+        record: dict[str, str | float] = {"table": table.name, "title": printable(table.title)}
+        for heading, cell in zip(table.headings, row, strict=True):
+            key = heading or "method"
+            if isinstance(cell, Statistic):
+                record |= {
+                    f"{key} median": cell.median,
+                    f"{key} smallest": cell.smallest,
+                    f"{key} largest": cell.largest,
+                    f"{key} valid": cell.count,
+                    f"{key} invalid": cell.invalid,
+                }
+            else:
+                record[key] = printable(cell) if isinstance(cell, str) else cell.value
+        records.append(record)
+    notes = "".join(f"# {printable(note)}\n" for note in table.notes)
+    return pd.DataFrame(records).to_csv(index=False) + notes if records else notes

@@ -1,0 +1,24 @@
+"""How every command line of this package ends: a mistake is one message and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+
+def run(app: App, *mistakes: type[Exception]) -> None:
+    """Run a command line. A command's integer is the exit code; `mistakes` are told and end with 2."""
+    try:
+        code = app(exit_on_error=False, result_action="return_value")
+    except CycloptsError:  # cyclopts has told it
+        sys.exit(2)
+    except mistakes as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code or 0)

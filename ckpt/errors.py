@@ -1,0 +1,9 @@
+"""What can go wrong with a state or a checkpoint, told in one message for the person who reads it."""
+
+
+class CheckpointError(Exception):
+    """A state that can't be built, or a checkpoint that can't be written or read."""
+
+
+class UnknownStrategyError(CheckpointError):
+    """A strategy, or one of its options, that does not exist."""

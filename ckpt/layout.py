@@ -1,0 +1,189 @@
+"""What a state consists of — names, shapes, dtypes, bytes — known without torch, so that a plan can count.
+
+The layout of Llama-like models is computed here; any other model's is asked of transformers. A test holds the
+computation to what transformers builds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.errors import CheckpointError
+
+PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models").glob("*.json"))}
+
+DType = Literal["float16", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """One named tensor of a state."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    same_as: str | None = None
+    """The earlier tensor whose memory this one shares (tied weights)."""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; 1 for a 0-d tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Logical size, whether the memory is shared or not."""
+        return self.elements * BYTES_PER_ELEMENT[self.dtype]
+
+
+Layout = tuple[TensorLayout, ...]
+
+
+def state_bytes(layout: Layout) -> int:
+    """Logical size of a state: every tensor once, tied weights not twice."""
+    return sum(tensor.size_bytes for tensor in layout if tensor.same_as is None)
+
+
+def parameters(layout: Layout) -> int:
+    """Number of elements of a state, tied weights counted once."""
+    return sum(tensor.elements for tensor in layout if tensor.same_as is None)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """Which state to build: a study's `[state]` table.
+
+    Attributes:
+        model: a preset, the path of a `config.json`, or of a Hugging Face directory (then with its weights).
+        tensors: only the first so many, in `state_dict` order; None for all.
+        dtype: of the floating-point tensors; None for the one that the model's configuration names.
+        values: `normal-bfloat16` is normal(0, 0.02) rounded to bfloat16, as trained weights are;
+            `normal` is not rounded. Real weights ignore it.
+        seed: of the generated values.
+    """
+
+    # Read by pydantic, where a study file is validated.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    model: str
+    tensors: int | None = None
+    dtype: DType | None = None
+    values: Literal["normal-bfloat16", "normal"] = "normal-bfloat16"
+    seed: int = 0
+
+    @property
+    def directory(self) -> Path | None:
+        """The Hugging Face directory with real weights, if the model is one."""
+        path = Path(self.model).expanduser()
+        return path if self.model not in PRESETS and path.is_dir() else None
+
+
+def read_config(spec: StateSpec) -> dict[str, Any]:
+    """The model's transformers configuration.
+
+    Raises:
+        CheckpointError: if the model is neither a preset nor a readable configuration.
+    """
+    path = PRESETS.get(spec.model) or Path(spec.model).expanduser()
+    if path.is_dir():
+        path /= "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"model {spec.model!r} is neither a preset ({', '.join(PRESETS)}) nor the path of a config.json "
+            f"or of a Hugging Face directory that holds one; looked for {path}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"can't read the model's configuration {path}: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CheckpointError(
+            f"{path} is no transformers configuration: it has no 'model_type'. Expected the config.json that "
+            "lies beside a model's weights."
+        )
+    return config
+
+
+def config_dtype(spec: StateSpec, config: dict[str, Any]) -> str:
+    """The dtype of the floating-point tensors: the spec's, else the configuration's, else float32."""
+    return str(spec.dtype or config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def layout_of(spec: StateSpec) -> Layout:
+    """The tensors that the state will hold, in `state_dict` order.
+
+    Raises:
+        CheckpointError: if the model is unknown, or has fewer tensors than asked for.
+    """
+    config = read_config(spec)
+    dtype = config_dtype(spec, config)
+    if dtype not in BYTES_PER_ELEMENT:
+        raise CheckpointError(f"dtype {dtype!r} of model {spec.model!r} is none of {', '.join(BYTES_PER_ELEMENT)}")
+    if config["model_type"] == "llama":
+        try:
+            layout = tuple(_llama(config, dtype))
+        except KeyError as error:
+            raise CheckpointError(f"the configuration of {spec.model!r} lacks the key {error}") from None
+    else:
+        layout = _from_transformers(spec)
+    return first_tensors(layout, spec)
+
+
+def first_tensors(layout: Layout, spec: StateSpec) -> Layout:
+    """The first `spec.tensors` of a model's tensors."""
+    if spec.tensors is None:
+        return layout
+    if not 1 <= spec.tensors <= len(layout):
+        raise CheckpointError(
+            f"state.tensors = {spec.tensors}, but {spec.model!r} has {len(layout)} tensors: "
+            f"give a number from 1 to {len(layout)}, or leave the key out for all of them"
+        )
+    return layout[: spec.tensors]
+
+
+def _from_transformers(spec: StateSpec) -> Layout:
+    try:
+        from ckpt.state import meta_layout
+    except ImportError as error:
+        raise CheckpointError(
+            f"the tensors of {spec.model!r} are known to transformers only, and {error.name} isn't installed "
+            "here: run this where it is, or use a Llama-like model"
+        ) from None
+    return meta_layout(spec)
+
+
+def _llama(config: dict[str, Any], dtype: str) -> Iterator[TensorLayout]:
+    """The tensors of `LlamaForCausalLM`, in the order of its `state_dict`."""
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    intermediate, heads = config["intermediate_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or hidden // heads
+    key_value = (config.get("num_key_value_heads") or heads) * head
+    query = heads * head
+    attention_bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+
+    def linear(name: str, out: int, into: int, *, bias: bool) -> Iterator[TensorLayout]:
+        yield TensorLayout(f"{name}.weight", (out, into), dtype)
+        if bias:
+            yield TensorLayout(f"{name}.bias", (out,), dtype)
+
+    yield TensorLayout("model.embed_tokens.weight", (vocabulary, hidden), dtype)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{number}"
+        yield from linear(f"{layer}.self_attn.q_proj", query, hidden, bias=attention_bias)
+        yield from linear(f"{layer}.self_attn.k_proj", key_value, hidden, bias=attention_bias)
+        yield from linear(f"{layer}.self_attn.v_proj", key_value, hidden, bias=attention_bias)
+        yield from linear(f"{layer}.self_attn.o_proj", hidden, query, bias=attention_bias)
+        yield from linear(f"{layer}.mlp.gate_proj", intermediate, hidden, bias=mlp_bias)
+        yield from linear(f"{layer}.mlp.up_proj", intermediate, hidden, bias=mlp_bias)
+        yield from linear(f"{layer}.mlp.down_proj", hidden, intermediate, bias=mlp_bias)
+        yield TensorLayout(f"{layer}.input_layernorm.weight", (hidden,), dtype)
+        yield TensorLayout(f"{layer}.post_attention_layernorm.weight", (hidden,), dtype)
+    yield TensorLayout("model.norm.weight", (hidden,), dtype)
+    tied = "model.embed_tokens.weight" if config.get("tie_word_embeddings") else None
+    yield TensorLayout("lm_head.weight", (vocabulary, hidden), dtype, tied)

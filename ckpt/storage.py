@@ -1,0 +1,180 @@
+"""What a directory lies on, and what lies in it: filesystem, room, durability, page cache, inventory."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL_FILE_BYTES = 2**20
+"""Files under 1 MiB count as small: parallel filesystems handle them badly."""
+
+MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
+
+_PAGE_BYTES = mmap.PAGESIZE
+_CACHESTAT = 451  # the system call's number on every architecture; Linux 6.5 and later
+_SYNC_THREADS = 8
+"""Concurrent fsyncs let a journal commit several files at once; more did not help on one disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The filesystem that holds a path; `unknown` where findmnt can't tell."""
+
+    filesystem: str
+    source: str
+    options: str
+    mount_point: str
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its files are memory: no disk to measure."""
+        return self.filesystem in MEMORY_FILESYSTEMS
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a checkpoint left on disk."""
+
+    file_count: int
+    apparent_bytes: int
+    allocated_bytes: int
+    small_file_count: int
+    largest_file_bytes: int
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest directory above it that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def mount_of(path: Path) -> Mount:
+    """The mount that holds a path (or its nearest existing parent)."""
+    command = ["findmnt", "--json", "--target", str(existing_parent(path))]
+    command += ["--output", "FSTYPE,SOURCE,OPTIONS,TARGET"]
+    try:
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout
+        found = json.loads(answer)["filesystems"][0]
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
+        return Mount("unknown", "unknown", "unknown", "unknown")
+    return Mount(found["fstype"], found["source"], found["options"], found["target"])
+
+
+def free_bytes(path: Path) -> int:
+    """What an unprivileged user may still write there."""
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def files_below(directory: Path) -> Iterator[os.DirEntry[str]]:
+    """Every regular file below a directory, depth first; links are not followed."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
+
+
+def inventory(directory: Path) -> Inventory:
+    """Count and weigh the files below a directory."""
+    count = apparent = allocated = small = largest = 0
+    for entry in files_below(directory):
+        status = entry.stat(follow_symlinks=False)
+        count += 1
+        apparent += status.st_size
+        allocated += status.st_blocks * 512  # by definition of st_blocks
+        small += status.st_size < SMALL_FILE_BYTES
+        largest = max(largest, status.st_size)
+    return Inventory(count, apparent, allocated, small, largest)
+
+
+def flush(directory: Path, *, files: bool = True) -> None:
+    """Bring a directory's content to stable storage: every file (unless already there), then every directory.
+
+    Raises:
+        OSError: if the kernel reports that something could not be written.
+    """
+    if files:
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            for _ in pool.map(lambda entry: fsync_path(entry.path), list(files_below(directory))):
+                pass
+    for parent, _, _ in os.walk(directory, topdown=False):
+        fsync_path(parent)
+
+
+def fsync_path(path: Path | str) -> None:
+    """Bring one file, or one directory's entries, to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def evict(directory: Path) -> None:
+    """Ask the kernel to drop the cached pages of every file below.
+
+    Only clean pages go, so `flush` first; and nothing is promised, so measure `resident_fraction` after.
+    """
+    for entry in files_below(directory):
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def resident_fraction(directory: Path) -> float:
+    """The share of the files' pages that lie in this machine's page cache: 0 is cold, 1 is warm, NaN unknown."""
+    pages = resident = 0
+    for entry in files_below(directory):
+        size_bytes = entry.stat(follow_symlinks=False).st_size
+        if not size_bytes:
+            continue
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        try:
+            found = _cachestat(descriptor)
+            if found is None:
+                found = _mincore(descriptor, size_bytes)
+        finally:
+            os.close(descriptor)
+        if found is None:
+            return float("nan")
+        pages += -(-size_bytes // _PAGE_BYTES)
+        resident += found
+    return resident / pages if pages else 0.0
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _cachestat(descriptor: int) -> int | None:
+    """Cached pages of an open file by cachestat(2); None where the kernel lacks it."""
+    whole_file = (ctypes.c_uint64 * 2)(0, 0)  # offset, length: 0 means to the end
+    counts = (ctypes.c_uint64 * 5)()  # cached, dirty, under writeback, evicted, recently evicted
+    failed = _libc.syscall(_CACHESTAT, descriptor, ctypes.byref(whole_file), ctypes.byref(counts), 0)
+    return None if failed else int(counts[0])
+
+
+def _mincore(descriptor: int, size_bytes: int) -> int | None:
+    """Cached pages of an open file by mincore(2); None where the kernel won't tell."""
+    _libc.mmap.restype = ctypes.c_void_p
+    address = _libc.mmap(
+        None, ctypes.c_size_t(size_bytes), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0)
+    )
+    if address == ctypes.c_void_p(-1).value:
+        return None
+    flags = (ctypes.c_ubyte * -(-size_bytes // _PAGE_BYTES))()
+    failed = _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), flags)
+    _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes))
+    return None if failed else sum(flag & 1 for flag in bytes(flags))

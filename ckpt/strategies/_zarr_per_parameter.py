@@ -1,0 +1,148 @@
+"""What the document's two TensorStore strategies share: one zarr array per parameter, one parameter at a time.
+
+They differ in the chunk shape, the compressor and the context. Both store floating-point parameters of 16 bits
+as float32 and come back by a cast; `metadata.json` says to what.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ckpt import dtypes, filenames
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout
+from ckpt.strategy import Footprint, Strategy
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckpt.state import State
+
+_METADATA = "metadata.json"
+
+_UPCAST = {"float16", "bfloat16"}
+
+# TensorStore's zarr (version 2) names for what is stored in its own dtype.
+_ZARR_DTYPE = {
+    "bool": "|b1",
+    "uint8": "|u1",
+    "int8": "|i1",
+    "int16": "<i2",
+    "uint16": "<u2",
+    "float16": "<f2",
+    "int32": "<i4",
+    "uint32": "<u4",
+    "float32": "<f4",
+    "int64": "<i8",
+    "uint64": "<u8",
+    "float64": "<f8",
+    "complex64": "<c8",
+    "complex128": "<c16",
+}  # bfloat16 and float8_* go by their own names
+
+
+@dataclass(frozen=True)
+class ZarrPerParameter(Strategy):
+    """A loop over the parameters that opens, writes and waits for one zarr array after the other."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
+    syncs_files: ClassVar[bool] = True  # TensorStore's file driver syncs each chunk before it renames it
+
+    @abstractmethod
+    def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
+        """The shape of the chunks of an array of that shape; as many dimensions, none of them 0."""
+
+    @abstractmethod
+    def zarr_compressor(self) -> dict[str, Any]:
+        """What to add to the array's metadata for the compressor."""
+
+    @abstractmethod
+    def context(self) -> dict[str, Any]:
+        """TensorStore's context: its concurrency limits."""
+
+    def footprint(self, layout: Layout) -> Footprint:
+        """A file per chunk, one for each array's metadata, and `metadata.json`; bytes as if nothing compressed."""
+        file_count, size_bytes = 1, 4096
+        for tensor in layout:
+            itemsize = 4 if tensor.dtype in _UPCAST else dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+            chunk = self.chunk_shape(tensor.shape, itemsize)
+            chunks = math.prod(-(-size // part) for size, part in zip(tensor.shape, chunk, strict=True))
+            file_count += chunks + 1
+            # A chunk at the edge is stored whole. Compressors add a few bytes to what they can't compress.
+            chunk_bytes = math.prod(chunk) * itemsize
+            size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64) + 1024 + 8 * len(tensor.name)
+        return Footprint(file_count, size_bytes)
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write one parameter at a time, each with a wait for its end, then the metadata."""
+        import tensorstore as ts
+
+        context = ts.Context(self.context())
+        entries = {}
+        for name, tensor in state.items():
+            array, stored = _as_stored(tensor)
+            spec = {
+                "driver": "zarr",
+                "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
+                "metadata": {
+                    "shape": list(array.shape),
+                    "dtype": _ZARR_DTYPE.get(stored, stored),
+                    "chunks": self.chunk_shape(array.shape, array.dtype.itemsize),
+                    **self.zarr_compressor(),
+                },
+            }
+            store = ts.open(spec, create=True, delete_existing=True, context=context).result()
+            store.write(array).result()
+            entries[name] = {"file": _filename(name), "dtype": dtypes.name_of(tensor)}
+        metadata = {
+            "format": "one zarr array per parameter",
+            "param_count": len(entries),
+            "param_names": list(entries),
+            "params": entries,
+        }
+        # The one file that TensorStore does not write, and so does not sync.
+        with (directory / _METADATA).open("w") as file:
+            json.dump(metadata, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load(self, directory: Path) -> State:
+        """Read one parameter at a time, each with a wait, a copy and the cast back."""
+        import tensorstore as ts
+
+        context = ts.Context(self.context())
+        try:
+            metadata = json.loads((directory / _METADATA).read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_METADATA}") from None
+        state: State = {}
+        for name in metadata["param_names"]:
+            # The path comes from the name, not from the file's text: that could point anywhere.
+            path = directory / _filename(name)
+            spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
+            store = ts.open(spec, context=context).result()
+            array = store.read().result()
+            dtype = dtypes.torch_dtype(metadata["params"][name]["dtype"])
+            state[name] = dtypes.to_torch(array.copy()).to(dtype)
+        return state
+
+
+def _filename(name: str) -> str:
+    return filenames.to_filename(name) + ".zarr"
+
+
+def _as_stored(tensor: torch.Tensor) -> tuple[Any, str]:
+    """The array to write and the name of its dtype: 16-bit floats as float32, all else as it is."""
+    import torch
+
+    name = dtypes.name_of(tensor)
+    # The cast back makes one NaN of all NaNs, so a tensor with a NaN stays as it is: the sum tells in one pass.
+    if name in _UPCAST and not torch.isnan(tensor.sum(dtype=torch.float32)):
+        return tensor.detach().cpu().float().contiguous().numpy(), "float32"
+    return dtypes.to_numpy(tensor), name

@@ -1,0 +1,147 @@
+"""What a strategy is — one way to save a state to a directory and load it back — and where to find them all.
+
+A strategy is one module in `ckpt/strategies/` with one class, named after the module (`torch_save` -> `TorchSave`).
+Its options are the class's fields. It contains no clock, no fsync of its own unless its library does one, and
+no cleaning: `jobs.measure` and `ckpt.commit` do that for all alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ckpt import strategies
+from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.layout import Layout
+
+if TYPE_CHECKING:
+    from ckpt.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a user wants to know before choosing a strategy. One line each; tests hold them to the truth."""
+
+    files: str
+    format: str
+    chunks: str
+    compression: str
+    concurrency: str
+    dtype_on_disk: str
+    order_of_writes: str
+    synced: str
+    best_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one checkpoint will take, at most, computed before anything is written."""
+
+    file_count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """One way to save a state to a directory and load it back; its fields are its options."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    """Modules that it imports; `prepare` imports them, so that no import falls inside a clock."""
+
+    syncs_files: ClassVar[bool] = False
+    """Whether `save` returns with every file's data on stable storage (directories are always left to us)."""
+
+    @classmethod
+    def name(cls) -> str:
+        """The strategy's name: its module's."""
+        return cls.__module__.rpartition(".")[2]
+
+    @property
+    def label(self) -> str:
+        """The name, and the options that aren't at their default: `tensorstore_basic+compressor=none`."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return "+".join([self.name(), *changed])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options with their values."""
+        return asdict(self)
+
+    def prepare(self) -> None:
+        """Import what `save` and `load` need.
+
+        Raises:
+            CheckpointError: if a library is missing.
+        """
+        for module in self.requires:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise CheckpointError(
+                    f"strategy {self.name()} needs {module}, which can't be imported here ({error}): "
+                    "install it, or leave the strategy out of the study"
+                ) from error
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What it does, with these options."""
+
+    @abstractmethod
+    def footprint(self, layout: Layout) -> Footprint:
+        """The most files and bytes that a checkpoint of this state takes."""
+
+    @abstractmethod
+    def save(self, state: State, directory: Path) -> None:
+        """Write the state into an existing, empty directory."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> State:
+        """Read the whole state back, every byte of it into writable memory that the caller owns."""
+
+
+def names() -> list[str]:
+    """Every strategy there is."""
+    return sorted(m.name for m in pkgutil.iter_modules(strategies.__path__) if not m.name.startswith("_"))
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The class of the strategy of that name.
+
+    Raises:
+        UnknownStrategyError: with the names that there are.
+    """
+    if name not in names():
+        raise UnknownStrategyError(f"there is no strategy {name!r}; there are {', '.join(names())}")
+    module = importlib.import_module(f"{strategies.__name__}.{name}")
+    found: type[Strategy] = getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    return found
+
+
+def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
+    """The strategy of that name, with these options.
+
+    Raises:
+        UnknownStrategyError: if there is no such strategy, option, or value of an option.
+    """
+    cls = strategy_class(name)
+    try:
+        return TypeAdapter(cls).validate_python(options or {})
+    except ValidationError as error:
+        known = ", ".join(f"{field.name} ({field.type})" for field in fields(cls)) or "none"
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
+        )
+        raise UnknownStrategyError(f"strategy {name}: {problems}. Its options: {known}") from None

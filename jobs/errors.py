@@ -1,0 +1,23 @@
+"""What a user can do wrong with a study, told in one message.
+
+StudyError             the study file, or how it was called
+├── TargetError        a place that can't be written to as it is
+└── SubmissionError    the cluster would not take the jobs
+TimingLogError         a file that is no readable timing log
+"""
+
+
+class StudyError(Exception):
+    """A study that can't be planned or run as it is."""
+
+
+class TargetError(StudyError):
+    """A target that does not exist, has no room, or is no disk."""
+
+
+class SubmissionError(StudyError):
+    """The jobs could not be handed to the cluster."""
+
+
+class TimingLogError(Exception):
+    """A file that is no timing log, or one of a version that is not known here."""

@@ -1,0 +1,126 @@
+"""One job, start to end, on the node: build the state, run the trials, leave a timing log.
+
+`run_job(results, job_id)` is what submitit calls; `python -m jobs job RESULTS JOB_ID` does the same by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ckpt import storage, strategy
+from jobs import plan, provenance, targets, timing_log
+from jobs.errors import TimingLogError
+from jobs.paths import StudyPaths
+from jobs.plan import Job
+from jobs.study import Study
+from jobs.timing_log import COMPLETE, FAILED, RUNNING, Header, TimingLog
+
+
+def run_job(results: str, job_id: str) -> str:
+    """Run one job of the study in `results`; returns the status that its log ends with.
+
+    A failure is told by the log, and not raised: the log is the result.
+
+    Raises:
+        OSError: if the log itself can't be written.
+    """
+    paths = StudyPaths(Path(results))
+    planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
+    job = planned.job(job_id)
+    log, clock = _open_log(paths, planned.study, job)
+    log.write(paths.log(job.id))
+    try:
+        _measure(planned.study, job, log, clock, paths.log(job.id))
+        log.header.status = COMPLETE
+    except Exception as error:  # noqa: BLE001  # whatever it was: the log names it, and analysis shows it
+        log.header.status, log.header.error = FAILED, f"{type(error).__name__}: {error}"
+    log.write(paths.log(job.id))
+    _say(job, f"{log.header.status} {log.header.error}".rstrip())
+    return log.header.status
+
+
+class Clock:
+    """Seconds since a zero whose calendar time is known; monotonic."""
+
+    def __init__(self, zero_unix_s: float | None = None) -> None:
+        self._zero = time.perf_counter()
+        self.zero_unix_s = time.time()
+        if zero_unix_s is not None:  # a log that is continued keeps its zero
+            self._zero -= self.zero_unix_s - zero_unix_s
+            self.zero_unix_s = zero_unix_s
+
+    def __call__(self) -> float:
+        """Seconds since the zero."""
+        return time.perf_counter() - self._zero
+
+
+def _open_log(paths: StudyPaths, study: Study, job: Job) -> tuple[TimingLog, Clock]:
+    """A new log, or the job's earlier one with the trials that it holds."""
+    try:
+        log = timing_log.read(paths.log(job.id))
+    except TimingLogError:
+        chosen = strategy.create(job.strategy, job.options)
+        clock = Clock()
+        header = Header(
+            study=study.name,
+            job_id=job.id,
+            strategy=job.strategy,
+            label=job.label,
+            strategy_options=json.dumps(job.options, sort_keys=True),
+            strategy_facts=json.dumps(asdict(chosen.facts)),
+            target=job.target,
+            round=job.round,
+            nodes=job.nodes,
+            tasks_per_node=job.tasks_per_node,
+            trials_planned=study.trials.repeats,
+            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            clock_zero_unix_s=clock.zero_unix_s,
+        )
+        return TimingLog(header=header), clock
+    log.header.status, log.header.error = RUNNING, ""
+    return log, Clock(log.header.clock_zero_unix_s)
+
+
+def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, log_path: Path) -> None:
+    # Here, not above: they import torch, and `python -m jobs plan` has to start without it.
+    from ckpt import state as states
+    from jobs import measure
+
+    log.provenance = provenance.collect() | measure.describe_clock()
+    target = study.targets[job.target]
+    directory = targets.resolve(job.target, target, os.environ)
+    mount = storage.mount_of(directory)
+    log.storage = {"path": str(directory), **asdict(mount), "free_bytes": storage.free_bytes(directory)}
+    targets.check(job.target, target, directory, job.checkpoint_bytes)
+    chosen = strategy.create(job.strategy, job.options)
+    chosen.prepare()
+    _say(job, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
+    state = states.build(study.state)
+    log.state = states.describe(state, study.state)
+
+    def save_log() -> None:
+        log.write(log_path)
+        _say(job, _last_trial(log))
+
+    with targets.scratch(directory, job) as scratch:
+        _say(job, f"writing to {scratch}")
+        measure.run_trials(chosen, state, scratch, study.trials, log, save_log=save_log, clock=clock)
+
+
+def _last_trial(log: TimingLog) -> str:
+    """One line about the last trial, for the job's journal."""
+    number = log.samples[-1].trial
+    totals = [s for s in log.samples if s.trial == number and s.phase == "total"]
+    parts = [f"{s.operation}{'' if s.operation == 'save' else ' ' + s.cache} {s.duration_s:.2f} s" for s in totals]
+    problems = "; ".join(sorted({s.reason for s in totals if s.reason}))
+    warmup = " (warm-up)" if totals[0].warmup else ""
+    return f"trial {number}{warmup}: {', '.join(parts)}{' — ' + problems if problems else ''}"
+
+
+def _say(job: Job, message: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {job.id}: {message}", flush=True)

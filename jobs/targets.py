@@ -1,0 +1,89 @@
+"""Where a target's data goes on this node, and whether it can: resolved, checked, made and removed again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ckpt import storage
+from jobs.errors import TargetError
+from jobs.plan import Job
+from jobs.study import Target
+
+_FALLBACKS = ("SLURM_TMPDIR", "TMPDIR")
+
+_SPARE_SHARE = 0.05
+"""Filesystems slow down, and metadata grows, in the last few per cent."""
+
+
+def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
+    """The directory that a target means here.
+
+    Raises:
+        TargetError: if a variable isn't set, or nothing names a directory; the message lists what was tried.
+    """
+    where = f"target {name!r}"
+    if target.path is None:
+        for variable in _FALLBACKS:
+            if environment.get(variable):
+                return Path(environment[variable])
+        raise TargetError(
+            f"{where} has no path, and neither {' nor '.join('$' + v for v in _FALLBACKS)} is set here: "
+            f"write `path = ...` below [targets.{name}]"
+        )
+    unset: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        variable = match[1] or match[2]
+        if not environment.get(variable):
+            unset.append(variable)
+        return environment.get(variable, "")
+
+    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, target.path)
+    if unset:
+        raise TargetError(
+            f"{where}: path = {target.path!r}, but {', '.join('$' + v for v in unset)} is not set here: "
+            "set it, or write the directory itself"
+        )
+    return Path(text).expanduser().absolute()
+
+
+def check(name: str, target: Target, directory: Path, needed_bytes: int) -> None:
+    """Make sure that a directory can take a job's checkpoints.
+
+    Raises:
+        TargetError: if it doesn't exist, can't be written to, is memory, or has too little room.
+    """
+    where = f"target {name!r} ({directory})"
+    if not directory.is_dir():
+        raise TargetError(f"{where} is no directory here: mount or make it, or correct `path` in the study")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise TargetError(f"{where} can't be written to by this user: choose another `path`, or get the permission")
+    mount = storage.mount_of(directory)
+    if mount.in_memory and not target.allow_tmpfs:
+        raise TargetError(
+            f"{where} lies on {mount.filesystem}, which is memory and no disk: choose another `path`, or write "
+            f"`allow_tmpfs = true` below [targets.{name}] if that is what you want to measure"
+        )
+    free = storage.free_bytes(directory)
+    required = int(needed_bytes * (1 + _SPARE_SHARE))
+    if free < required:
+        raise TargetError(
+            f"{where} has {free / 1e9:.1f} GB free, and one checkpoint may take {required / 1e9:.1f} GB: make "
+            "room, choose another `path`, or a smaller `state.tensors`"
+        )
+
+
+@contextlib.contextmanager
+def scratch(directory: Path, job: Job) -> Iterator[Path]:
+    """A directory for this job alone, removed at the end with all that the job wrote into it."""
+    made = Path(tempfile.mkdtemp(prefix=f"ckpt-{job.id}-", dir=directory))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)

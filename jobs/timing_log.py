@@ -1,0 +1,223 @@
+"""The timing log: the HDF5 file that a job leaves. Schema, writer and reader; imports neither torch nor submitit.
+
+    /            attributes of the job (`Header`)
+    /samples     one row per measured phase of a trial on a rank (`Sample`), one dataset per column
+    /disk        one row per trial: what the checkpoint took on disk (`DiskUse`)
+    /state, /storage, /provenance    attributes: what was saved, where, by what
+
+Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
+The format's history:
+    1  first version
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jobs.errors import TimingLogError
+
+SCHEMA = "ckpt-timing-log"
+SCHEMA_VERSION = 1
+
+RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "interrupted"
+"""The values of a log's `status`."""
+
+NOT_APPLICABLE = "n/a"
+
+
+def _column(units: str, long_name: str) -> Any:
+    return field(metadata={"units": units, "long_name": long_name})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One measured phase of one trial on one rank."""
+
+    trial: int = _column("1", "number of the trial in its job, from 0")
+    warmup: bool = _column("1", "whether the trial only warms up; kept, but left out of every statistic")
+    rank: int = _column("1", "rank that measured it, from 0")
+    operation: str = _column("1", "save or load")
+    phase: str = _column("1", "call, sync, commit or total")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration, by a monotonic clock")
+    state_bytes: int = _column("byte", "logical size of this rank's share of the state")
+    durability: str = _column("1", "what is safe when the phase ends: returned, synced or committed")
+    cache: str = _column("1", "page cache before a load: cold (proven), cold-unproven or warm")
+    resident_fraction: float = _column("1", "share of the checkpoint's pages in the page cache before a load")
+    cpu_s: float = _column("s", "CPU time of the process, user and system, of a total; NaN for a part")
+    peak_rss_bytes: int = _column("byte", "largest resident set during a total; -1 for a part")
+    valid: bool = _column("1", "whether the sample may be used")
+    reason: str = _column("1", "why it may not; empty where it may")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUse:
+    """What a trial's checkpoint took on disk."""
+
+    trial: int = _column("1", "number of the trial in its job, from 0")
+    file_count: int = _column("1", "regular files")
+    apparent_bytes: int = _column("byte", "sum of the files' sizes")
+    allocated_bytes: int = _column("byte", "blocks that the filesystem took for them")
+    small_file_count: int = _column("1", "files under 1 MiB")
+    largest_file_bytes: int = _column("byte", "size of the largest file")
+
+
+@dataclass(slots=True, kw_only=True)
+class Header:
+    """The attributes of the root group."""
+
+    study: str
+    job_id: str
+    strategy: str
+    label: str
+    """The strategy with the options that aren't at their default."""
+    strategy_options: str
+    """JSON."""
+    strategy_facts: str
+    """JSON: what the strategy says of itself (`ckpt.strategy.Facts`)."""
+    target: str
+    round: int
+    nodes: int
+    tasks_per_node: int
+    trials_planned: int
+    """Valid trials that the study asks for, without warm-ups."""
+    created_utc: str
+    clock_zero_unix_s: float
+    """Seconds since 1970 at the zero of every `start_s`."""
+    status: str = RUNNING
+    error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class TimingLog:
+    """One job's log, in memory."""
+
+    header: Header
+    samples: list[Sample] = field(default_factory=list)
+    disk: list[DiskUse] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the whole log as a new file, sync it, and rename it over the old one.
+
+        A job killed at any instant so leaves a log that opens and holds every finished trial.
+
+        Raises:
+            OSError: if the file can't be written; the old log is untouched then.
+        """
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(descriptor)
+        partial = Path(name)
+        try:
+            with h5py.File(partial, "w", locking="best-effort") as file:
+                self.write_to(file)
+            descriptor = os.open(partial, os.O_RDWR)
+            try:
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def write_to(self, group: h5py.Group) -> None:
+        """Write the log into an open, empty group."""
+        group.attrs["schema"] = SCHEMA
+        group.attrs["schema_version"] = SCHEMA_VERSION
+        for key, value in asdict(self.header).items():
+            group.attrs[key] = value
+        _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
+        _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
+        for name in ("state", "storage", "provenance"):
+            attributes = group.create_group(name).attrs
+            for key, value in getattr(self, name).items():
+                attributes[key] = value
+
+
+def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -> None:
+    """Write records as one 1-D dataset per field, all on one dimension scale."""
+    scale = group.create_dataset(dimension, data=np.arange(len(rows), dtype="<i8"))
+    scale.make_scale(dimension)
+    scale.attrs["units"] = "1"
+    scale.attrs["long_name"] = f"number of the {dimension.replace('_', ' ')} in this log"
+    for each in fields(row):
+        values = [getattr(record, each.name) for record in rows]
+        if each.type == "str":
+            column = group.create_dataset(each.name, data=values, shape=(len(rows),), dtype=h5py.string_dtype())
+        elif each.type == "bool":
+            # HDF5 has no booleans; this attribute is how xarray writes and knows them.
+            column = group.create_dataset(each.name, data=np.array(values, dtype="i1"))
+            column.attrs["dtype"] = "bool"
+        else:
+            numbers = np.array(values, dtype="<i8" if each.type == "int" else "<f8")
+            column = group.create_dataset(each.name, data=numbers)
+        column.attrs["units"] = each.metadata["units"]
+        column.attrs["long_name"] = each.metadata["long_name"]
+        column.dims[0].attach_scale(scale)
+
+
+def read(path: Path) -> TimingLog:
+    """Read one job's log.
+
+    Raises:
+        TimingLogError: if the file can't be opened, is no timing log, or has an unknown version.
+    """
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            return read_from(file, str(path))
+    except FileNotFoundError:
+        raise TimingLogError(f"{path}: no such timing log") from None
+    except OSError as error:
+        raise TimingLogError(f"{path} can't be read as HDF5 ({error}): is it complete?") from error
+
+
+def read_from(group: h5py.Group, where: str) -> TimingLog:
+    """Read a log from an open group; `where` names it in messages.
+
+    Raises:
+        TimingLogError: if the group holds no timing log, or one of an unknown version.
+    """
+    schema, version = group.attrs.get("schema"), group.attrs.get("schema_version")
+    if schema != SCHEMA:
+        raise TimingLogError(f"{where} is no timing log: its attribute 'schema' is {schema!r}, expected {SCHEMA!r}")
+    if version != SCHEMA_VERSION:
+        raise TimingLogError(
+            f"{where} has version {version!r} of the timing log, and version {SCHEMA_VERSION} is known here: "
+            "use the release of this package that wrote it, or a later one"
+        )
+    try:
+        return TimingLog(
+            header=Header(**{f.name: _plain(group.attrs[f.name]) for f in fields(Header)}),
+            samples=_read_rows(group["samples"], Sample),
+            disk=_read_rows(group["disk"], DiskUse),
+            **{
+                name: {key: _plain(value) for key, value in sorted(group[name].attrs.items())}
+                for name in ("state", "storage", "provenance")
+            },
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise TimingLogError(f"{where} is a damaged timing log: {error}") from error
+
+
+def _read_rows(group: h5py.Group, row: type) -> list[Any]:
+    columns = {}
+    for each in fields(row):
+        dataset = group[each.name]
+        values = dataset.asstr()[()] if each.type == "str" else dataset[()]
+        columns[each.name] = values.astype(bool).tolist() if each.type == "bool" else values.tolist()
+    return [row(**dict(zip(columns, record, strict=True))) for record in zip(*columns.values(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as a Python value."""
+    return value.item() if isinstance(value, np.generic) else value
