@@ -1,6 +1,6 @@
 # Two commands on a bare machine with Python 3.11, make and a compiler: `make demo`, `make test`.
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
