@@ -5,22 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint cluster clean
+.PHONY: help demo test lint cluster cluster-packages clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print its tables
 	$(BIN)/python -m jobs run quick --cluster local
 
 test: $(READY)  ## set up .venv, run the tests
-	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGUMENTS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+cluster:  ## start a real four-node Slurm on this machine, and say what to export (needs its packages: make cluster-packages)
+	slurm/devcluster/devcluster start
+
+cluster-packages:  ## install the development cluster's Debian packages (as root)
+	slurm/devcluster/devcluster install
 
 clean:  ## remove what make made here: .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -96,31 +96,33 @@ def _state_in_words(jobs: pd.DataFrame) -> str:
             f"parameters, {job['state_dtypes']}, {job['state_bytes'] / 2**30:.2f} GiB, digest "
             f"{job['state_digest'][:12]}"
         )
-    return "; ".join(states)
+    warning = f"{len(states)} different ones, which do not compare: " if len(states) > 1 else ""
+    return warning + "; ".join(states)
 
 
 def _method(label: str, jobs: pd.DataFrame, results: Results) -> Method:
     ids = set(jobs["job_id"])
     study = jobs["study"].iloc[0]
     samples = results.samples[(results.samples["study"] == study) & results.samples["job_id"].isin(ids)]
-    totals = samples[(samples["phase"] == "total") & ~samples["warmup"].astype(bool)]
-    warmups = samples[samples["warmup"].astype(bool)]
-    loads = totals[totals["operation"] == "load"]
+    totals = samples[samples["phase"] == "total"]
+    measured = totals[~totals["warmup"]]
+    loads = measured[measured["operation"] == "load"]
     disk = results.disk[(results.disk["study"] == study) & results.disk["job_id"].isin(ids)]
+    disk = disk.merge(measured[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
     facts = [json.loads(text) for text in jobs["strategy_facts"].dropna() if text]
     return Method(
         label=label,
         best_for=facts[0].get("best_for", "") if facts else "",
-        save=_statistic(totals[totals["operation"] == "save"]),
+        save=_statistic(measured[measured["operation"] == "save"]),
         load_cold=_statistic(loads[loads["cache"] == "cold"]),
         load_warm=_statistic(loads[loads["cache"] == "warm"]),
         size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
-        problems=(*_job_problems(jobs), *_sample_problems(totals, warmups)),
+        problems=(*_job_problems(jobs), *_sample_problems(totals)),
     )
 
 
 def _statistic(samples: pd.DataFrame) -> Statistic:
-    valid = samples[samples["valid"].astype(bool)]["duration_s"]
+    valid = samples[samples["valid"]]["duration_s"].dropna()
     invalid = len(samples) - len(valid)
     if not len(valid):
         return Statistic(math.nan, math.nan, math.nan, 0, invalid)
@@ -135,19 +137,16 @@ def _job_problems(jobs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _sample_problems(totals: pd.DataFrame, warmups: pd.DataFrame) -> list[str]:
+def _sample_problems(totals: pd.DataFrame) -> list[str]:
     problems = []
-    invalid = totals[~totals["valid"].astype(bool)]
-    for (job_id, operation, reason), group in invalid.groupby(["job_id", "operation", "reason"], sort=True):
-        problems.append(f"{job_id}: {len(group)} invalid {operation} sample(s): {reason}")
-    unproven = totals[totals["cache"] == "cold-unproven"]
+    for key, group in totals[~totals["valid"]].groupby(["job_id", "warmup", "operation", "reason"], sort=True):
+        job_id, warmup, operation, reason = key
+        problems.append(f"{job_id}: {len(group)} invalid {'warm-up ' if warmup else ''}{operation} sample(s): {reason}")
+    unproven = totals[totals["valid"] & ~totals["warmup"] & (totals["cache"] == "cold-unproven")]
     if len(unproven):
         fraction = unproven["resident_fraction"].max()
-        problems.append(
-            f"{len(unproven)} load(s) left out: not proven cold, up to {fraction:.0%} of the pages were cached"
-        )
-    if len(warmups) and not warmups["valid"].astype(bool).all():
-        problems.append("a warm-up trial was invalid")
+        share = "an unknown share" if math.isnan(fraction) else f"up to {fraction:.0%}"
+        problems.append(f"{len(unproven)} load(s) left out: not proven cold, {share} of the pages was cached")
     return problems
 
 

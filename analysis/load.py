@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ UNREADABLE = "unreadable"
 """The status of a job whose log can't be read."""
 
 _KEYS = ["study", "job_id"]
+
+_DTYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "str"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,34 +84,40 @@ def entries(results: Path | str | Sequence[Path | str]) -> list[Entry]:
     for path in paths:
         for entry in _entries_of(Path(path)):
             key = (entry.study, entry.job_id)
-            before = found.get(key)
-            if before is None or before.log is None:
-                found[key] = entry
-            elif entry.log is not None and repr(entry.log) != repr(before.log):
-                raise ResultsError(
-                    f"two different logs claim to be job {entry.job_id} of study {entry.study}: give one of the "
-                    "studies another name, or analyse them one by one"
-                )
+            found[key] = _one_of(found[key], entry) if key in found else entry
     if not found:
         raise ResultsError(f"no timing logs in {', '.join(map(str, paths))}: expected logs/*.h5 or a merged file")
     return [found[key] for key in sorted(found)]
 
 
+def _one_of(first: Entry, second: Entry) -> Entry:
+    """What two entries for one job say together, whichever came first: a log says more than its absence."""
+    if first.log is not None and second.log is not None and repr(first.log) != repr(second.log):
+        raise ResultsError(
+            f"two different logs claim to be job {first.job_id} of study {first.study}: give one of the studies "
+            "another name, or analyse them one by one"
+        )
+    both = [first, second]
+    chosen = max(both, key=lambda entry: (entry.log is not None, entry.status == UNREADABLE, entry.error))
+    planned = max((entry.planned for entry in both), key=lambda job: (bool(job), json.dumps(job, sort_keys=True)))
+    return replace(chosen, planned=planned)
+
+
 def _entries_of(path: Path) -> Iterator[Entry]:
     if path.is_file():
         yield from _from_file(path)
-    elif (path / "plan.json").is_file() or (path / "logs").is_dir():
-        yield from _from_study(path)
     elif path.is_dir():
-        for below in sorted(each.parent for each in path.glob("*/plan.json")):
-            yield from _from_study(below)
+        planned = {plan.parent for pattern in ("plan.json", "*/plan.json") for plan in path.glob(pattern)}
+        logged = {log.parent.parent for pattern in ("logs/*.h5", "*/logs/*.h5") for log in path.glob(pattern)}
+        for directory in sorted(planned | logged):
+            yield from _from_study(directory)
     else:
         raise ResultsError(f"{path} does not exist: expected a study's directory, a log, or a merged file")
 
 
 def _from_study(directory: Path) -> Iterator[Entry]:
     plan = _plan_of(directory)
-    study = plan.get("study", {}).get("name", directory.name)
+    study = plan.get("study", {}).get("name", directory.resolve().name)
     planned = {job["id"]: job for job in plan.get("jobs", [])}
     logged = {path.stem: path for path in (directory / "logs").glob("*.h5") if not path.name.startswith(".")}
     for job_id in sorted(planned.keys() | logged.keys()):
@@ -121,6 +129,11 @@ def _from_study(directory: Path) -> Iterator[Entry]:
             log = timing_log.read(logged[job_id])
         except TimingLogError as error:
             yield Entry(study, job_id, None, job, UNREADABLE, str(error))
+            continue
+        found = log.header.study, log.header.job_id
+        if job and found != (study, job_id):
+            message = f"{logged[job_id]} is the log of another job, {found[1]} of study {found[0]}"
+            yield Entry(study, job_id, None, job, UNREADABLE, message)
         else:
             yield _entry(log, job)
 
@@ -155,7 +168,7 @@ def _from_file(path: Path) -> Iterator[Entry]:
                         attributes["study"], attributes["job_id"], None, planned,
                         attributes["status"], attributes["error"],
                     )  # fmt: skip
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} is neither a timing log nor a merged file ({error})") from error
     except TimingLogError as error:
         raise ResultsError(str(error)) from error
@@ -178,13 +191,16 @@ def frames(found: Sequence[Entry]) -> Results:
 
 
 def _rows(logs: Sequence[tuple[TimingLog, Sequence[Any]]], row: type, shared: list[str]) -> pd.DataFrame:
+    of_the_job = [each for each in fields(Header) if each.name in shared]
+    dtypes = {each.name: _DTYPES[str(each.type)] for each in (*of_the_job, *fields(row))}
     columns = shared + [each.name for each in fields(row)]
     records = [
         [getattr(log.header, key) for key in shared] + [getattr(record, each.name) for each in fields(row)]
         for log, rows in logs
         for record in rows
     ]
-    return pd.DataFrame(records, columns=pd.Index(columns))
+    # The dtypes are said, not guessed: they are the same where there are no rows.
+    return pd.DataFrame(records, columns=pd.Index(columns)).astype(dtypes)
 
 
 def _job_row(entry: Entry) -> dict[str, Any]:

@@ -26,24 +26,40 @@ def write_merged(found: Sequence[Entry], output: Path) -> None:
         ResultsError: if it can't be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
+        _write(found, output)
     except OSError as error:
         raise ResultsError(f"can't write {output}: {error}") from error
-    os.close(descriptor)
+
+
+def _write(found: Sequence[Entry], output: Path) -> None:
+    image = _image(found)
+    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
     partial = Path(name)
     try:
-        with h5py.File(partial, "w", locking="best-effort") as file:
-            file.attrs["schema"] = MERGED_SCHEMA
-            file.attrs["schema_version"] = MERGED_VERSION
-            jobs = file.create_group("jobs")
-            for entry in sorted(found, key=lambda each: (each.study, each.job_id)):
-                group = jobs.require_group(entry.study).create_group(entry.job_id)
-                for key in ("study", "job_id", "status", "error"):
-                    group.attrs[key] = getattr(entry, key)
-                group.attrs["planned"] = json.dumps(entry.planned, sort_keys=True)
-                if entry.log is not None:
-                    entry.log.write_to(group.create_group("log"))
-        partial.chmod(0o644)
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
+            file.write(image)
+            file.flush()
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _image(found: Sequence[Entry]) -> bytes:
+    """The bytes of the file: from memory, since HDF5 kills the process where a disk is full."""
+    with h5py.File("merged", "w", driver="core", backing_store=False) as file:
+        file.attrs["schema"] = MERGED_SCHEMA
+        file.attrs["schema_version"] = MERGED_VERSION
+        jobs = file.create_group("jobs")
+        for entry in sorted(found, key=lambda each: (each.study, each.job_id)):
+            group = jobs.require_group(entry.study).create_group(entry.job_id)
+            group.attrs["study"], group.attrs["job_id"] = entry.study, entry.job_id
+            group.attrs["status"] = entry.status
+            group.attrs["error"] = entry.error.encode("utf-8", "backslashreplace").decode()  # it may name any path
+            group.attrs["planned"] = json.dumps(entry.planned, sort_keys=True)
+            if entry.log is not None:
+                entry.log.write_to(group.create_group("log"))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image

@@ -21,6 +21,12 @@ Format = Literal["text", "markdown", "csv"]
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
 
+_TEXTS = {"", "method", "best for"}
+"""The columns that hold words; all others hold numbers."""
+
+_MARKDOWN = (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("`", "\\`"))
+"""What texts from logs must not do in Markdown: end a cell, be HTML, a link, a picture, or code."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -42,7 +48,16 @@ _HOW_MEASURED = (
     "renamed), a load until every byte is in memory; GiB = 2^30 bytes"
 )
 
-Cell = str | Statistic | Share | Number
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text, and the numbers of the notes that belong to it."""
+
+    text: str
+    notes: tuple[int, ...]
+
+
+Cell = str | Marked | Statistic | Share | Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +82,14 @@ def _where(comparison: Comparison) -> str:
 
 
 def _summary(comparison: Comparison) -> Table:
-    notes = [
-        f"state: {comparison.state}",
-        _HOW_MEASURED,
-    ]
+    problems: list[str] = []
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.methods:
-        marks = ""
-        for problem in method.problems:
-            notes.append(f"[{len(notes) - 1}] {method.label}: {problem}")
-            marks += f" [{len(notes) - 2}]"
+        first = len(problems) + 1
+        problems += [f"{method.label}: {problem}" for problem in method.problems]
         rows.append(
             (
-                method.label + marks,
+                Marked(method.label, tuple(range(first, len(problems) + 1))),
                 method.save,
                 method.load_cold,
                 method.load_warm,
@@ -88,7 +98,9 @@ def _summary(comparison: Comparison) -> Table:
             )
         )
     headings = ("method", "save [s]", "load, cold [s]", "load, warm [s]", "size [GiB]", "best for")
-    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), tuple(notes))
+    numbered = (f"[{number}] {problem}" for number, problem in enumerate(problems, 1))
+    notes = (f"state: {comparison.state}", _HOW_MEASURED, *numbered)
+    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), notes)
 
 
 def _relative(comparison: Comparison) -> Table:
@@ -97,7 +109,7 @@ def _relative(comparison: Comparison) -> Table:
     title = f"Relative to PyTorch ({REFERENCE}): {_where(comparison)}"
     if reference is None:
         return Table("relative", title, headings, (), (f"the study has no {REFERENCE} to set the others against",))
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             method.label,
             *(Share(change(a, b)) for a, b in zip(_figures(method), _figures(reference), strict=True)),
@@ -128,6 +140,8 @@ def shown(cell: Cell) -> str:
     """A cell as people read it."""
     if isinstance(cell, str):
         return printable(cell)
+    if isinstance(cell, Marked):
+        return " ".join([printable(cell.text), *(f"[{number}]" for number in cell.notes)])
     if isinstance(cell, Share):
         return "-" if math.isnan(cell.value) else f"{cell.value:+.1%}".replace("%", " %")
     if isinstance(cell, Number):
@@ -155,12 +169,16 @@ def render(tables: Sequence[Table], style: Format) -> str:
 
 def _text(table: Table) -> str:
     drawn = RichTable(title=Text(printable(table.title), style="bold"), title_justify="left", expand=False)
-    for index, heading in enumerate(table.headings):
-        drawn.add_column(heading, justify="left" if index == 0 or heading == "best for" else "right", no_wrap=True)
+    for heading in table.headings:
+        if heading in _TEXTS:
+            drawn.add_column(Text(heading), overflow="fold", max_width=60)
+        else:
+            drawn.add_column(Text(heading), justify="right", no_wrap=True)
     for row in table.rows:
         drawn.add_row(*(Text(shown(cell)) for cell in row))
     buffer = io.StringIO()
-    console = Console(file=buffer, width=200, color_system=None)
+    # Wide enough for every column: a table that is too wide would lose ends of its numbers.
+    console = Console(file=buffer, width=1000, color_system=None)
     console.print(drawn)
     for note in table.notes:
         console.print(Text(printable(note)), soft_wrap=True)
@@ -169,14 +187,16 @@ def _text(table: Table) -> str:
 
 def _markdown(table: Table) -> str:
     def cell(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+        for character, harmless in _MARKDOWN:
+            text = text.replace(character, harmless)
+        return text
 
     rows = [[cell(shown(each)) for each in row] for row in table.rows]
-    align = ["left", *["right"] * (len(table.headings) - 1)]
+    align = ["left" if heading in _TEXTS else "right" for heading in table.headings]
     body = tabulate(
         rows,
         headers=table.headings,
-        tablefmt="github",
+        tablefmt="pipe",
         colalign=align if rows else None,
         disable_numparse=True,
     )
@@ -191,7 +211,9 @@ def _csv(table: Table) -> str:
         record: dict[str, str | float] = {"table": table.name, "title": printable(table.title)}
         for heading, cell in zip(table.headings, row, strict=True):
             key = heading or "method"
-            if isinstance(cell, Statistic):
+            if isinstance(cell, Marked):
+                record |= {key: printable(cell.text), "notes": " ".join(map(str, cell.notes))}
+            elif isinstance(cell, Statistic):
                 record |= {
                     f"{key} median": cell.median,
                     f"{key} smallest": cell.smallest,

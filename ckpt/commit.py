@@ -11,7 +11,7 @@ A directory whose name begins with `.partial-` is never a checkpoint.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from ckpt import storage
@@ -28,7 +28,9 @@ def begin(final: Path) -> Path:
     """
     if os.path.lexists(final):
         raise CheckpointError(f"{final} exists already: give the checkpoint another name, or move the old one away")
-    return Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=final.parent))
+    staging = final.parent / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
+    staging.mkdir()  # with the permissions of any new directory: mkdtemp's would hide the checkpoint from its group
+    return staging
 
 
 def publish(staging: Path, final: Path) -> None:
@@ -37,6 +39,8 @@ def publish(staging: Path, final: Path) -> None:
     Raises:
         CheckpointError: if something has taken the final name meanwhile; what was written stays in `staging`.
     """
+    if os.path.lexists(final):  # a rename would replace an empty directory
+        raise CheckpointError(f"{final} was taken meanwhile; what was written stays in {staging}")
     try:
         staging.rename(final)
     except OSError as error:

@@ -150,12 +150,13 @@ def first_tensors(layout: Layout, spec: StateSpec) -> Layout:
 def _from_transformers(spec: StateSpec) -> Layout:
     try:
         from ckpt.state import meta_layout
+
+        return meta_layout(spec)
     except ImportError as error:
         raise CheckpointError(
             f"the tensors of {spec.model!r} are known to transformers only, and {error.name} isn't installed "
             "here: run this where it is, or use a Llama-like model"
         ) from None
-    return meta_layout(spec)
 
 
 def _llama(config: dict[str, Any], dtype: str) -> Iterator[TensorLayout]:

@@ -143,12 +143,17 @@ def first_difference(expected: State, found: State) -> str | None:
 def poison(state: State) -> None:
     """Overwrite a loaded state, so that a later load can't find the right answer in recycled memory."""
     for tensor in state.values():
-        _bytes(tensor).fill_(0xA5)
+        torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(0xA5)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values, 1-D with stride 1: a view where it is contiguous, else a copy."""
+    values = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return values.as_strided((values.numel(),), (1,))  # a lone element is contiguous whatever its stride
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's bytes, 1-D: a view where it is contiguous, else a copy."""
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    return _flat(tensor).view(torch.uint8)
 
 
 def _seed(seed: int, name: str, block: int) -> np.random.SeedSequence:
@@ -165,7 +170,7 @@ def _for_each_block(state: State, work: Callable[[str, torch.Tensor, int], None]
 
     def blocks() -> Iterator[tuple[str, torch.Tensor, int]]:
         for name, tensor in state.items():
-            flat = tensor.detach().contiguous().reshape(-1)
+            flat = _flat(tensor)
             for block in range(_blocks(tensor)):
                 yield name, flat, block
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +18,11 @@ from rich.text import Text
 
 from ckpt.cli import run as run_command_line
 from ckpt.errors import CheckpointError
+from jobs import check as preflight
 from jobs import plan as plans
+from jobs import slurm, submit, targets, whereabouts
 from jobs import status as statuses
 from jobs import study as studies
-from jobs import submit, targets
 from jobs.errors import StudyError, TimingLogError
 from jobs.paths import StudyPaths, find_study
 from jobs.plan import Plan
@@ -35,16 +38,23 @@ ClusterOption = Annotated[submit.ClusterName | None, Parameter(name="--cluster")
 
 _POLL_S = 0.5
 
+_LOG_LAG_S = 10
+"""How long a job that ended may take until its log is visible here, before it counts as lost."""
+
 
 @app.command
-def plan(study: str) -> None:
+def plan(study: str, *, ids: bool = False) -> None:
     """Print the jobs of a study in the order of submission, and the bytes that each will write.
 
     Args:
         study: a TOML file, or the name of a shipped study.
+        ids: print the job ids only, one a line, for scripts.
     """
     planned = plans.make_plan(studies.read(studies.find(study)))
-    _print_plan(planned)
+    if ids:
+        print("\n".join(job.id for job in planned.jobs))
+    else:
+        _print_plan(planned)
 
 
 @app.command
@@ -67,12 +77,40 @@ def run(
     if prepared is None:
         return 0
     paths = prepared[0]
-    code = _submit_and_follow(*prepared)
+    code = _submit_and_follow(*prepared, wait=True)
     from analysis.__main__ import print_tables  # the one look from here into analysis: the end of the pipe
 
     print_tables([paths.root])
     print(f"\nlogs: {paths.logs}   again: python -m analysis table {paths.root}")
     return code
+
+
+@app.command
+def check(study: str, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
+    """Say what would go wrong, before any node-hour is spent. Exit code 1 if there is a problem.
+
+    Args:
+        study: a TOML file, or the name of a shipped study.
+        results: the directory that would get a directory for the study.
+        cluster: debug, local or slurm; by default slurm where there is one.
+    """
+    paths, planned, _ = _read_study(study, results)
+    found = list(preflight.findings(paths, planned, cluster or submit.default_cluster()))
+    print(preflight.shown(found))
+    return 1 if any(each.level == "problem" for each in found) else 0
+
+
+@app.command
+def prepare(study: str, *, results: ResultsOption = Path("results")) -> None:
+    """Make a study's directory and print its path: for scripts that run the jobs themselves with `job`.
+
+    Args:
+        study: a TOML file, or the name of a shipped study.
+        results: the directory that gets a directory for the study.
+    """
+    paths, planned, source = _read_study(study, results)
+    _make_directory(paths, planned, source)
+    print(paths.root)
 
 
 @app.command(name="submit")
@@ -92,20 +130,30 @@ def submit_study(
         dry_run: say what would be done, and do nothing.
     """
     prepared = _prepare(study, results, cluster, dry_run=dry_run)
-    return 0 if prepared is None else _submit_and_follow(*prepared)
+    return 0 if prepared is None else _submit_and_follow(*prepared, wait=False)
 
 
 @app.command
-def status(results: Path) -> int:
-    """Print what has become of every job. Exit code 1 if one failed.
+def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] = False, watch: bool = False) -> int:
+    """Print what has become of every job. Exit code 1 if one needs attention.
 
     Args:
         results: a study's directory, or one that holds a single study.
+        as_json: every job with all that is known, for scripts.
+        watch: on a terminal, stay and refresh until the last job has ended.
     """
     paths = find_study(results)
-    found = statuses.of_study(paths, _read_plan(paths))
-    _console().print(statuses.table(found))
-    return 1 if any(each.state in {"failed", "interrupted", "lost"} for each in found) else 0
+    planned = _read_plan(paths)
+    found = statuses.of_study(paths, planned)
+    console = _console()
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=1))
+    elif watch and console.is_terminal:
+        found = _follow(console, paths, planned, None)
+        console.print(statuses.table(found))
+    else:
+        console.print(statuses.table(found))
+    return 1 if any(each.state in statuses.BAD for each in found) else 0
 
 
 @app.command
@@ -115,52 +163,82 @@ def cancel(results: Path) -> None:
     Args:
         results: a study's directory, or one that holds a single study.
     """
-    ended = submit.cancel(submit.submissions(find_study(results)))
+    ended = whereabouts.cancel(submit.submissions(find_study(results)))
     print(f"cancelled: {', '.join(ended)}" if ended else "no job of this study is waiting or running")
 
 
 @app.command(name="job")
-def run_one_job(results: Path, job_id: str) -> int:
-    """Run one planned job here and now, as the cluster would.
+def run_one_job(
+    study: str,
+    job_id: str = "",
+    *,
+    strategy: str = "",
+    target: str = "",
+    round_number: Annotated[int, Parameter(name="--round")] = 1,
+    results: ResultsOption = Path("results"),
+) -> int:
+    """Run one job of a study here and now, as the cluster would: the body of slurm/*.sbatch.
 
     Args:
-        results: a study's directory.
-        job_id: as `status` shows it.
+        study: a TOML file, the name of a shipped study, or the directory of a study that has been planned.
+        job_id: as `plan` shows it; or name the job by the options below.
+        strategy: its label, as `plan` shows it in the job id.
+        target: its target.
+        round_number: its round.
+        results: the directory that gets a directory for the study.
     """
     from jobs.run import run_job
 
-    paths = find_study(results)
-    _read_plan(paths).job(job_id)
-    return 0 if run_job(str(paths.root.resolve()), job_id) == "complete" else 1
+    if (Path(study) / "plan.json").is_file():
+        paths = StudyPaths(Path(study).absolute())
+        planned = _read_plan(paths)
+    else:
+        paths, planned, source = _read_study(study, results)
+        _make_directory(paths, planned, source)
+    job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number)
+    return 0 if run_job(str(paths.root), job.id) == "complete" else 1
+
+
+def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:
+    """The study's files-to-be, its plan, and the file it is written in; nothing is made."""
+    source = studies.find(study)
+    planned = plans.make_plan(studies.read(source))
+    paths = StudyPaths((results.expanduser() / planned.study.name).absolute())
+    if paths.plan_json.exists():
+        _refuse_another_study(paths, planned)
+    return paths, planned, source
+
+
+def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
+    try:
+        paths.logs.mkdir(parents=True, exist_ok=True)
+        paths.slurm.mkdir(exist_ok=True)
+        for path, content in ((paths.study_toml, source.read_text()), (paths.plan_json, plans.to_json(planned))):
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(content)
+            partial.replace(path)
+    except OSError as error:
+        raise StudyError(f"can't write to the results directory {paths.root}: {error}. Try --results DIR") from error
 
 
 def _prepare(
     study: str, results: Path, cluster: submit.ClusterName | None, *, dry_run: bool
 ) -> tuple[StudyPaths, Plan, submit.ClusterName] | None:
     """Everything that can be found wrong before anything is started or made; then the study's directory."""
-    source = studies.find(study)
-    planned = plans.make_plan(studies.read(source))
-    paths = StudyPaths((results.expanduser() / planned.study.name).absolute())
+    paths, planned, source = _read_study(study, results)
     chosen = cluster or submit.default_cluster()
-    if paths.plan_json.exists():
-        _refuse_another_study(paths, planned)
     if chosen != "slurm":
         for name, target in planned.study.targets.items():
-            largest = max(job.checkpoint_bytes for job in planned.jobs if job.target == name)
-            targets.check(name, target, targets.resolve(name, target, os.environ), largest)
+            targets.check(name, target, targets.resolve(name, target, os.environ), *planned.largest(name))
     if dry_run:
         _print_plan(planned)
+        if chosen == "slurm":
+            for batch in plans.batches(planned.study, planned.jobs, slurm.largest_array()):
+                print(f"\n--- sbatch script of {len(batch.jobs)} jobs ({batch.why})")
+                print(submit.script(paths, planned, batch))
         print(f"would go to {chosen}, with results in {paths.root}")
         return None
-    try:
-        paths.logs.mkdir(parents=True, exist_ok=True)
-        paths.slurm.mkdir(exist_ok=True)
-        paths.study_toml.write_bytes(source.read_bytes())
-        partial = paths.plan_json.with_suffix(".partial")
-        partial.write_text(plans.to_json(planned))
-        partial.replace(paths.plan_json)
-    except OSError as error:
-        raise StudyError(f"can't write to the results directory {paths.root}: {error}. Try --results DIR") from error
+    _make_directory(paths, planned, source)
     return paths, planned, chosen
 
 
@@ -180,41 +258,57 @@ def _refuse_another_study(paths: StudyPaths, planned: Plan) -> None:
         )
 
 
-def _submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterName) -> int:
+def _submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterName, *, wait: bool) -> int:
     missing = statuses.missing(statuses.of_study(paths, planned))
     to_send = [job for job in planned.jobs if job.id in missing]
     console = _console()
     console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
-    submitter = submit.Submitter(paths, cluster, planned.study.slurm)
+    submitter = submit.Submitter(paths, planned, cluster)
     submitter.submit(to_send)
-    found = _follow(console, paths, planned, submitter)
-    failed = [each for each in found if each.state != "complete"]
-    for each in failed:
-        console.print(Text(f"{each.job_id}: {each.state}: {each.detail}"))
-    return 1 if failed else 0
+    if cluster == "slurm" and not wait:
+        console.print(Text(f"submitted; follow them with: python -m jobs status {paths.root}"))
+        return 0
+    try:
+        found = _follow(console, paths, planned, submitter)
+    except KeyboardInterrupt:
+        left = "queued jobs stay" if cluster == "slurm" else "the running job is interrupted too, and marks its log"
+        again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study goes on"
+        console.print(Text(f"stopped: {left}. {again}"))
+        raise
+    console.print(statuses.table(found))
+    return 1 if any(each.state != "complete" for each in found) else 0
 
 
 def _follow(
-    console: Console, paths: StudyPaths, planned: Plan, submitter: submit.Submitter
+    console: Console, paths: StudyPaths, planned: Plan, submitter: submit.Submitter | None
 ) -> list[statuses.JobStatus]:
     """Start what has to be started here and show all jobs until they have ended.
 
     A terminal gets a table that changes, anything else a line for each change.
     """
     shown: dict[str, tuple[str, int]] = {}
+    settled_s = 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            more = submitter.advance()
+            started = time.monotonic()
+            more = submitter.advance() if submitter else False
             found = statuses.of_study(paths, planned)
             if console.is_terminal:
-                live.update(statuses.table(found), refresh=True)
+                live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
             for each in found if not console.is_terminal else ():
                 if shown.get(each.job_id, ("not submitted", 0)) != (each.state, each.trials_done):
                     shown[each.job_id] = (each.state, each.trials_done)
                     console.print(Text(f"{each.job_id}: {each.state}, trial {each.trials_done} of {each.trials}"))
-            if not more:
-                return found
-            time.sleep(_POLL_S)
+            states = {each.state for each in found}
+            if not more and not states & statuses.ON_THEIR_WAY:
+                # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
+                if "lost" not in states or settled_s >= _LOG_LAG_S:
+                    return found
+            else:
+                settled_s = 0.0
+            pause_s = max(_POLL_S, 2 * (time.monotonic() - started))  # a slow answer means a busy controller
+            time.sleep(pause_s)
+            settled_s += pause_s
 
 
 def _read_plan(paths: StudyPaths) -> Plan:
@@ -230,6 +324,8 @@ def _print_plan(planned: Plan) -> None:
         shown.add_row(str(job.order), job.id, f"{job.checkpoint_files:,}", *sizes)
     console = _console()
     console.print(shown)
+    for batch in plans.batches(planned.study, planned.jobs):
+        console.print(Text(f"on Slurm, {len(batch.jobs)} jobs in one array, {batch.why}"))
     state = planned.jobs[0].state_bytes
     total = sum(job.written_bytes for job in planned.jobs)
     console.print(Text(

@@ -14,6 +14,7 @@ import gc
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -98,7 +99,7 @@ class Trial:
             storage.evict(final)
         resident = storage.resident_fraction(final)
         cache = ("cold" if resident < COLD_BELOW else "cold-unproven") if cold else "warm"
-        problem, loaded = "", None
+        problem, loaded = "", {}
         gc.collect()
         with collect() as cost:
             start = self._clock()
@@ -107,10 +108,7 @@ class Trial:
             except Exception as error:  # noqa: BLE001  # as above
                 problem = f"{type(error).__name__}: {error}"
             end = self._clock()
-        mismatch = None
-        if loaded is not None:
-            mismatch = first_difference(self._state, loaded)
-            poison(loaded)
+        mismatch = None if problem else self._verify(loaded)
         self._sample(
             "load",
             "total",
@@ -123,6 +121,17 @@ class Trial:
         )
         if problem:
             raise TrialError(problem)
+
+    def _verify(self, loaded: State) -> str | None:
+        """Where a loaded state differs from the saved one, if it does; then poison it."""
+        try:
+            if _storages(self._state) & _storages(loaded):
+                return "it is the saved one itself, and nothing was read"
+            mismatch = first_difference(self._state, loaded)
+            poison(loaded)
+        except Exception as error:  # noqa: BLE001  # a strategy may return anything
+            return f"it is no dict of tensors ({type(error).__name__}: {error})"
+        return mismatch
 
     def _sample(
         self,
@@ -177,7 +186,7 @@ def run_trials(
     Raises:
         TrialError: if the strategy failed; the trial's samples are in the log, marked.
     """
-    missing = trials.repeats - len(finished_trials(log))
+    missing = max(0, trials.repeats - len(finished_trials(log, trials)))
     first = max((sample.trial for sample in log.samples), default=-1) + 1
     for number in range(first, first + trials.warmups + missing) if missing else ():
         trial = Trial(number, strategy, state, log, clock, warmup=number < first + trials.warmups)
@@ -193,10 +202,16 @@ def run_trials(
                 shutil.rmtree(leftover)
 
 
-def finished_trials(log: TimingLog) -> set[int]:
+def finished_trials(log: TimingLog, trials: Trials) -> set[int]:
     """The measured trials whose samples are all there; a wrong answer counts, a failed strategy does not."""
     failed = {s.trial for s in log.samples if not s.valid and not s.reason.startswith("loaded state differs")}
-    return {s.trial for s in log.samples if s.operation == "load" and not s.warmup} - failed
+    loads = Counter(s.trial for s in log.samples if s.operation == "load" and not s.warmup)
+    return {trial for trial, count in loads.items() if count == 1 + trials.warm_load} - failed
+
+
+def _storages(state: State) -> set[int]:
+    """The addresses of the memory that a state's tensors lie in."""
+    return {tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel()}
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from typing import Any
 _PACKAGES = ("torch", "transformers", "tensorstore", "numpy", "submitit", "h5py", "ml_dtypes", "ckpt-study")
 
 
-def collect() -> dict[str, Any]:
-    """The facts, as attributes for the log."""
+def collect(submitted_version: str = "") -> dict[str, Any]:
+    """The facts, as attributes for the log; `submitted_version` is the code's when the job was submitted."""
     return {
         "host": _or_unknown(platform.node),
         "kernel": _or_unknown(platform.release),
@@ -27,9 +27,18 @@ def collect() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "packages": json.dumps({name: _or_unknown(partial(metadata.version, name)) for name in _PACKAGES}),
         "code_version": code_version(),
+        "code_version_submitted": submitted_version or "unknown (run by hand)",
         "slurm": json.dumps({k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_")}),
         "process_id": os.getpid(),
     }
+
+
+def version_changed(facts: dict[str, Any]) -> str:
+    """How the code that ran differs from the code that was submitted; empty if it does not, or nobody knows."""
+    submitted, ran = str(facts.get("code_version_submitted", "")), str(facts.get("code_version", ""))
+    if submitted == ran or not submitted or submitted.startswith("unknown"):
+        return ""
+    return f"submitted with {submitted}, run with {ran}"
 
 
 def code_version() -> str:

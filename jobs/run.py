@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,17 +15,29 @@ from pathlib import Path
 
 from ckpt import storage, strategy
 from jobs import plan, provenance, targets, timing_log
-from jobs.errors import TimingLogError
+from jobs.errors import StudyError, TimingLogError
+from jobs.interrupt import Interrupted, interruptible
 from jobs.paths import StudyPaths
 from jobs.plan import Job
 from jobs.study import Study
-from jobs.timing_log import COMPLETE, FAILED, RUNNING, Header, TimingLog
+from jobs.timing_log import COMPLETE, FAILED, INTERRUPTED, RUNNING, Header, TimingLog
 
 
-def run_job(results: str, job_id: str) -> str:
+def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
+    """Run one job for a scheduler: the process ends with 1 if the log isn't complete.
+
+    Raises:
+        SystemExit: as said.
+    """
+    if run_job(results, job_id, submitted_version) != COMPLETE:
+        sys.exit(1)
+
+
+def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     """Run one job of the study in `results`; returns the status that its log ends with.
 
-    A failure is told by the log, and not raised: the log is the result.
+    A failure is told by the log, and not raised: the log is the result. `submitted_version` is the version of the
+    code when the job was submitted, since jobs wait and code moves on.
 
     Raises:
         OSError: if the log itself can't be written.
@@ -33,10 +46,21 @@ def run_job(results: str, job_id: str) -> str:
     planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
     job = planned.job(job_id)
     log, clock = _open_log(paths, planned.study, job)
+    if log.header.status == COMPLETE:
+        _say(job, "complete already")
+        return COMPLETE
+    log.header.status, log.header.error = RUNNING, ""
     log.write(paths.log(job.id))
+
+    def note_interruption(reason: str) -> None:
+        log.header.status, log.header.error = INTERRUPTED, reason
+
     try:
-        _measure(planned.study, job, log, clock, paths.log(job.id))
+        with interruptible(note_interruption):
+            _measure(planned.study, job, log, clock, paths, submitted_version)
         log.header.status = COMPLETE
+    except Interrupted as interruption:
+        note_interruption(str(interruption))
     except Exception as error:  # noqa: BLE001  # whatever it was: the log names it, and analysis shows it
         log.header.status, log.header.error = FAILED, f"{type(error).__name__}: {error}"
     log.write(paths.log(job.id))
@@ -61,9 +85,14 @@ class Clock:
 
 def _open_log(paths: StudyPaths, study: Study, job: Job) -> tuple[TimingLog, Clock]:
     """A new log, or the job's earlier one with the trials that it holds."""
+    path = paths.log(job.id)
     try:
-        log = timing_log.read(paths.log(job.id))
-    except TimingLogError:
+        log = timing_log.read(path)
+    except TimingLogError as error:
+        if path.exists():  # damaged, or foreign: not ours to overwrite
+            aside = path.with_suffix(f".unreadable-{time.time_ns()}")
+            path.rename(aside)
+            _say(job, f"{error}; moved to {aside}, starting anew")
         chosen = strategy.create(job.strategy, job.options)
         clock = Clock()
         header = Header(
@@ -82,38 +111,47 @@ def _open_log(paths: StudyPaths, study: Study, job: Job) -> tuple[TimingLog, Clo
             clock_zero_unix_s=clock.zero_unix_s,
         )
         return TimingLog(header=header), clock
-    log.header.status, log.header.error = RUNNING, ""
     return log, Clock(log.header.clock_zero_unix_s)
 
 
-def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, log_path: Path) -> None:
+def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, paths: StudyPaths, submitted_version: str) -> None:
     # Here, not above: they import torch, and `python -m jobs plan` has to start without it.
     from ckpt import state as states
     from jobs import measure
 
-    log.provenance = provenance.collect() | measure.describe_clock()
+    log.provenance = provenance.collect(submitted_version) | measure.describe_clock()
+    if provenance.version_changed(log.provenance):
+        _say(job, f"the code is not what was submitted: {provenance.version_changed(log.provenance)}")
     target = study.targets[job.target]
     directory = targets.resolve(job.target, target, os.environ)
     mount = storage.mount_of(directory)
     log.storage = {"path": str(directory), **asdict(mount), "free_bytes": storage.free_bytes(directory)}
-    targets.check(job.target, target, directory, job.checkpoint_bytes)
+    targets.check(job.target, target, directory, job.checkpoint_bytes, job.checkpoint_files)
     chosen = strategy.create(job.strategy, job.options)
     chosen.prepare()
     _say(job, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
     state = states.build(study.state)
-    log.state = states.describe(state, study.state)
+    described = states.describe(state, study.state)
+    if log.state.get("digest") not in {None, described["digest"]}:
+        raise StudyError(
+            f"the log holds trials of another state (digest {log.state['digest']}), so this run can't continue it: "
+            f"move {paths.log(job.id)} away, and submit again"
+        )
+    log.state = described
 
     def save_log() -> None:
-        log.write(log_path)
+        log.write(paths.log(job.id))
         _say(job, _last_trial(log))
 
-    with targets.scratch(directory, job) as scratch:
+    with targets.scratch(directory, job, paths.root) as scratch:
         _say(job, f"writing to {scratch}")
         measure.run_trials(chosen, state, scratch, study.trials, log, save_log=save_log, clock=clock)
 
 
 def _last_trial(log: TimingLog) -> str:
     """One line about the last trial, for the job's journal."""
+    if not log.samples:  # interrupted before the first measurement
+        return "nothing is measured yet"
     number = log.samples[-1].trial
     totals = [s for s in log.samples if s.trial == number and s.phase == "total"]
     parts = [f"{s.operation}{'' if s.operation == 'save' else ' ' + s.cache} {s.duration_s:.2f} s" for s in totals]

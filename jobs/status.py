@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs import timing_log
+from jobs import timing_log, whereabouts
 from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
-from jobs.submit import Submission, Whereabouts, submissions, whereabouts
+from jobs.provenance import version_changed
+from jobs.submit import Submission, submissions
 from jobs.timing_log import TimingLog
+from jobs.whereabouts import Whereabouts
 
-State = Literal["not submitted", "waiting", "running", "complete", "failed", "interrupted", "lost"]
+State = Literal["not submitted", "waiting", "running", "unknown", "stuck", "complete", "failed", "interrupted", "lost"]
 
-_STYLES: Mapping[str, str] = {
-    "complete": "green",
-    "running": "cyan",
-    "failed": "bold red",
-    "interrupted": "bold red",
-    "lost": "bold red",
-}
+ON_THEIR_WAY = frozenset({"waiting", "running", "unknown"})
+"""States that change by themselves."""
+
+BAD = frozenset({"failed", "interrupted", "lost", "stuck"})
+"""States that somebody has to look at."""
+
+_STYLES: Mapping[str, str] = {"complete": "green", "running": "cyan"} | dict.fromkeys(BAD, "bold red")
+
+_MOST_ROWS = 40
+"""A terminal's table shows so many jobs, the ones that need attention first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +48,39 @@ class JobStatus:
     trials: int
     last_bandwidth_gbps: float | None
     """Of the last operation, in GB/s of the state's logical size."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen by itself."""
-        return self.state in {"complete", "failed", "interrupted", "lost"}
+    log: str
+    """Path of its timing log, whether it is there yet or not."""
 
 
 def of_study(paths: StudyPaths, plan: Plan) -> list[JobStatus]:
     """The status of every planned job."""
     sent = submissions(paths)
-    where = whereabouts(sent)
-    by_job: dict[str, Submission] = {each.job_id: each for each in sent}
-    return [_of_job(paths, job, by_job.get(job.id), where.get(job.id)) for job in plan.jobs]
+    where = whereabouts.of(sent)
+    latest: dict[str, Submission] = {each.job_id: each for each in sent}
+    logged = {path.stem for path in paths.logs.glob("*.h5")} if paths.logs.is_dir() else set()
+
+    def one(job: Job) -> JobStatus:
+        log: TimingLog | None = None
+        path = paths.log(job.id)
+        if job.id in logged:
+            try:
+                log = timing_log.read(path)
+            except TimingLogError as error:
+                return JobStatus(job.id, "failed", str(error), 0, job.trials, None, str(path))
+        submission = latest.get(job.id)
+        output = output_of(paths, submission) if submission else None
+        return derive(job, log, submission, where.get(job.id), str(path), output)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, plan.jobs))
 
 
-def _of_job(paths: StudyPaths, job: Job, submission: Submission | None, where: Whereabouts | None) -> JobStatus:
-    try:
-        log = timing_log.read(paths.log(job.id)) if paths.log(job.id).exists() else None
-    except TimingLogError as error:
-        return JobStatus(job.id, "failed", str(error), 0, job.trials, None)
-    return derive(job, log, submission, where, str(paths.slurm))
+def output_of(paths: StudyPaths, submission: Submission) -> Path | None:
+    """The file with what the job printed as errors, if there is one."""
+    for name in (f"{submission.scheduler_id}_0_log.err", f"{submission.scheduler_id}_log.err"):
+        if (paths.slurm / name).is_file():
+            return paths.slurm / name
+    return None
 
 
 def derive(
@@ -67,46 +88,74 @@ def derive(
     log: TimingLog | None,
     submission: Submission | None,
     where: Whereabouts | None,
-    output_directory: str,
+    log_path: str,
+    output: Path | None = None,
 ) -> JobStatus:
-    """The status that a log and a cluster's word add up to. Pure."""
+    """The status that a log and a cluster's word add up to."""
     totals = [s for s in log.samples if s.phase == "total"] if log else []
     done = len({s.trial for s in totals})
     last = totals[-1].state_bytes / totals[-1].duration_s / 1e9 if totals and totals[-1].duration_s > 0 else None
-    alive = where is not None and where.state != "gone"
 
     def status(state: State, detail: str) -> JobStatus:
-        return JobStatus(job.id, state, detail, done, job.trials, last)
+        return JobStatus(job.id, state, detail, done, job.trials, last, log_path)
 
     if log is not None and log.header.status == timing_log.COMPLETE:
-        return status("complete", "")
-    if where is not None and alive:
-        return status("waiting" if where.state == "waiting" else "running", where.detail)
+        changed = version_changed(log.provenance)
+        return status("complete", f"code {changed}" if changed else "")
+    if where is not None and where.state != "gone":
+        return status(where.state, where.detail)
+    ending = f" ({where.detail})" if where is not None and where.detail else ""
     if log is not None and log.header.status == timing_log.FAILED:
         return status("failed", log.header.error)
     if log is not None and log.header.status == timing_log.INTERRUPTED:
-        return status("interrupted", log.header.error)
+        return status("interrupted", log.header.error + ending)
     if submission is None:
         return status("not submitted", "")
     left = "its log is not finished" if log else "it left no log"
-    return status("lost", f"the job is gone and {left}; its output is in {output_directory}")
+    said = _last_line(output)
+    return status("lost", f"the job ended{ending} and {left}" + (f"; its last words: {said}" if said else ""))
+
+
+def _last_line(output: Path | None) -> str:
+    """What a job printed last, if possible by itself: srun's own line says less than the exception before it."""
+    try:
+        lines = (
+            [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()] if output else []
+        )
+    except OSError:
+        return ""
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return (own or lines or [""])[-1]
 
 
 def missing(statuses: Sequence[JobStatus]) -> set[str]:
-    """The jobs that a submission has to send: neither complete nor on their way."""
-    return {each.job_id for each in statuses if each.state not in {"complete", "waiting", "running"}}
+    """The jobs that a submission has to send: neither complete, nor in a queue, nor running."""
+    return {each.job_id for each in statuses if each.state not in ON_THEIR_WAY | {"complete", "stuck"}}
 
 
-def table(statuses: Sequence[JobStatus]) -> Table:
-    """All jobs, for the terminal."""
+def summary(statuses: Sequence[JobStatus]) -> str:
+    """How many jobs are in which state, in one line."""
+    counts = Counter(each.state for each in statuses)
+    return f"{len(statuses)} jobs: " + ", ".join(f"{number} {state}" for state, number in counts.most_common())
+
+
+def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> RenderableType:
+    """The jobs for the terminal: all if they are few, else the ones that need attention, then the running ones."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("job", no_wrap=True)
     shown.add_column("state", no_wrap=True)
-    shown.add_column("trials", justify="right")
-    shown.add_column("last", justify="right")
+    shown.add_column("trials", justify="right", no_wrap=True)
+    shown.add_column("last", justify="right", no_wrap=True)
     shown.add_column("", overflow="fold")
-    for each in statuses:
+    chosen = list(statuses)
+    if len(chosen) > most_rows:
+        chosen.sort(key=lambda each: (each.state not in BAD, each.state != "running"))  # stable: the plan's order
+        chosen = chosen[:most_rows]
+    for each in chosen:
         last = "" if each.last_bandwidth_gbps is None else f"{each.last_bandwidth_gbps:.2f} GB/s"
         state = Text(each.state, style=_STYLES.get(each.state, ""))
-        shown.add_row(Text(each.job_id), state, f"{each.trials_done}/{each.trials}", last, Text(each.detail))
-    return shown
+        detail = f"{each.detail}; log: {each.log}" if each.state in BAD else each.detail
+        shown.add_row(Text(each.job_id), state, f"{each.trials_done}/{each.trials}", last, Text(detail))
+    hidden = len(statuses) - len(chosen)
+    more = f" ({hidden} of them not shown; --json has all)" if hidden else ""
+    return Group(shown, Text(summary(statuses) + more))

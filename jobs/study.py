@@ -13,7 +13,11 @@ from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import StateSpec
 from jobs.errors import StudyError
 
-SHIPPED = {file.stem: file for file in sorted((Path(__file__).parent / "studies").glob("*.toml"))}
+_ROOM = Path(__file__).parent
+# An installed wheel carries the profiles inside this package; a checkout has them in slurm/.
+_SITES_DIRECTORY = _ROOM / "sites" if (_ROOM / "sites").is_dir() else _ROOM.parent / "slurm" / "sites"
+
+SHIPPED = {file.stem: file for file in sorted((_ROOM / "studies").glob("*.toml"))}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
@@ -25,16 +29,61 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Slurm(Table):
+    """What a job asks of the cluster, in submitit's own names; None leaves Slurm's default.
+
+    Attributes:
+        setup: shell lines before the job; those that begin with `#` (`#BB`, `#DW`) stand right below `#SBATCH`.
+        additional_parameters: any other option of sbatch, by its long name.
+        array_parallelism: jobs at a time; None lets the plan decide what doesn't disturb.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodes: int | None = Field(default=None, ge=1, le=1)  # one rank measures, until states are sharded
+    tasks_per_node: int | None = Field(default=None, ge=1, le=1)
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    mem_gb: float | None = Field(default=None, gt=0)
+    timeout_min: int | None = Field(default=None, ge=1)
+    exclusive: bool | str | None = None
+    exclude: str | None = None
+    nodelist: str | None = None
+    gres: str | None = None
+    dependency: str | None = None
+    comment: str | None = None
+    wckey: str | None = None
+    mail_type: str | None = None
+    mail_user: str | None = None
+    setup: tuple[str, ...] | None = None
+    srun_args: tuple[str, ...] | None = None
+    additional_parameters: dict[str, str | int | bool] | None = None
+    signal_delay_s: int | None = Field(default=None, ge=1)
+    array_parallelism: int | None = Field(default=None, ge=1)
+
+    def over(self, below: Slurm) -> Slurm:
+        """This table with what it leaves out taken from another."""
+        return Slurm.model_validate(merged(below.model_dump(exclude_none=True), self.model_dump(exclude_none=True)))
+
+
 class Target(Table):
     """A named place to write to.
 
     Attributes:
         path: a directory; `$VARIABLES` and `~` are resolved on the node. None: `$SLURM_TMPDIR`, else `$TMPDIR`.
+        node_local: whether each node has its own; jobs on different nodes then don't disturb each other.
+        filesystem: the type that the path must lie on (`lustre`), so that a missing mount is noticed.
         allow_tmpfs: take a filesystem in memory, which measures no disk.
+        slurm: what jobs on this target ask of the cluster, over the study's own `[slurm]`.
     """
 
     path: str | None = None
+    node_local: bool = False
+    filesystem: str | None = None
     allow_tmpfs: bool = False
+    slurm: Slurm = Slurm()
 
 
 class Trials(Table):
@@ -46,8 +95,8 @@ class Trials(Table):
         warm_load: load a second time, from the page cache.
     """
 
-    repeats: int = Field(default=5, ge=1, le=1000)
-    warmups: int = Field(default=1, ge=0, le=100)
+    repeats: int = Field(default=5, ge=1)
+    warmups: int = Field(default=1, ge=0)
     warm_load: bool = True
 
 
@@ -62,17 +111,12 @@ class StrategyChoice(Table):
         return strategy.create(self.name, self.options)
 
 
-class Slurm(Table):
-    """What each job asks of the cluster, in submitit's own names."""
-
-    timeout_min: int = Field(default=60, ge=1)
-
-
 class Study(Table):
     """One comparison: states × strategies × targets × rounds."""
 
     name: Name
     description: str = ""
+    site: Name | None = None
     state: StateSpec
     strategies: tuple[StrategyChoice, ...] = Field(min_length=1)
     targets: dict[Name, Target] = Field(min_length=1)
@@ -139,6 +183,8 @@ def read(path: Path) -> Study:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"can't read the study {path}: {error}") from error
+    if "site" in content:
+        content = _with_site(content, path)
     targets = content.get("targets")
     for target in targets.values() if isinstance(targets, dict) else ():
         if isinstance(target, dict) and isinstance(target.get("path"), str):
@@ -147,6 +193,33 @@ def read(path: Path) -> Study:
     if isinstance(state, dict) and isinstance(state.get("model"), str):
         content["state"] = {**state, "model": _beside(path, state["model"])}
     return parse(content, str(path))
+
+
+def sites() -> dict[str, Path]:
+    """The profiles of clusters that a study can name."""
+    return {file.stem: file for file in sorted(_SITES_DIRECTORY.glob("*.toml"))}
+
+
+def _with_site(content: dict[str, Any], where: Path) -> dict[str, Any]:
+    """A study over the profile of its site: the profile's `[slurm]`, and of its targets those that it names."""
+    known = sites()
+    if content["site"] not in known:
+        raise StudyError(f"{where}: site = {content['site']!r} is unknown; there are {', '.join(known) or 'none'}")
+    profile = tomllib.loads(known[content["site"]].read_text(encoding="utf-8"))
+    targets = content.get("targets")
+    named = targets if isinstance(targets, dict) else {}
+    profile["targets"] = {name: table for name, table in profile.get("targets", {}).items() if name in named}
+    return merged(profile, content)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One table over another: a key's value from above, tables within merged in the same way."""
+    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys() if _tables(below, above, key)}
+    return below | above | both
+
+
+def _tables(below: dict[str, Any], above: dict[str, Any], key: str) -> bool:
+    return isinstance(below[key], dict) and isinstance(above[key], dict)
 
 
 def parse(content: dict[str, Any], where: str) -> Study:
@@ -191,7 +264,9 @@ def _problem(error: Any, where: str) -> str:
 
 def _valid_keys(table: list[str]) -> str:
     models: dict[str, Any] = {"targets": Target, "trials": Trials, "slurm": Slurm}
-    if not table:
+    if table and table[-1] == "slurm":
+        keys = list(Slurm.model_fields)
+    elif not table:
         keys = list(Study.model_fields)
     elif table[0] == "state":
         keys = [name for name in StateSpec.__dataclass_fields__ if not name.startswith("_")]

@@ -1,47 +1,33 @@
 """Plan -> jobs on a cluster, through submitit; the only importer of submitit.
 
-`slurm` takes all jobs at once and queues them. `local` and `debug` have no queue: their jobs run here, one after
-the other, since two at a time would disturb each other's measurements.
+`slurm` takes all jobs at once, as arrays, and queues them. `local` and `debug` have no queue: their jobs run here,
+one after the other, since two at a time would disturb each other's measurements.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import json
 import os
-import shutil
-import signal
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from jobs import slurm
 from jobs.errors import SubmissionError
 from jobs.paths import StudyPaths
-from jobs.plan import Job
+from jobs.plan import Batch, Job, Plan, batches
+from jobs.processes import created_unix_s
 from jobs.provenance import code_version
-from jobs.run import run_job
-from jobs.study import Slurm
+from jobs.run import run_submitted
 
 ClusterName = Literal["debug", "local", "slurm"]
-
-_ANSWER_S = 30
-"""How long Slurm may take to answer a question."""
-
-_GRACE_S = 20
-"""How long a local job that is cancelled may take to write its log and clean up."""
 
 
 def default_cluster() -> ClusterName:
     """Slurm where one answers, else this machine."""
-    if shutil.which("sbatch") is None:
-        return "local"
-    try:
-        subprocess.run(["sinfo", "--noheader"], capture_output=True, check=True, timeout=_ANSWER_S)
-    except (OSError, subprocess.SubprocessError):
-        return "local"
-    return "slurm"
+    return "slurm" if slurm.answers() else "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +44,6 @@ class Submission:
     code_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """What a cluster says of a job: `waiting`, `running` or `gone`; and why, or on which node."""
-
-    state: Literal["waiting", "running", "gone"]
-    detail: str = ""
-
-
 def submissions(paths: StudyPaths) -> list[Submission]:
     """Every submission of a study so far, oldest first."""
     if not paths.submissions_json.exists():
@@ -76,8 +54,9 @@ def submissions(paths: StudyPaths) -> list[Submission]:
 class Submitter:
     """Hands a study's jobs to a cluster."""
 
-    def __init__(self, paths: StudyPaths, cluster: ClusterName, slurm: Slurm) -> None:
-        self._paths, self._cluster, self._slurm = paths, cluster, slurm
+    def __init__(self, paths: StudyPaths, planned: Plan, cluster: ClusterName) -> None:
+        self._paths, self._plan, self._cluster = paths, planned, cluster
+        self._version = code_version()
         self._to_start: list[Job] = []
         self._running: Any = None
 
@@ -87,9 +66,19 @@ class Submitter:
         Raises:
             SubmissionError: if the cluster does not take them.
         """
-        if self._cluster == "slurm":
-            raise SubmissionError("cluster slurm: not supported yet; use --cluster local")
-        self._to_start = list(jobs)
+        if self._cluster != "slurm":
+            self._to_start = list(jobs)
+            return
+        for batch in batches(self._plan.study, jobs, slurm.largest_array()):
+            executor = slurm_executor(self._paths, self._plan, batch)
+            try:
+                with clean_environment(), executor.batch():
+                    sent = [executor.submit(*self._call(job)) for job in batch.jobs]
+            except Exception as error:  # submitit passes on what sbatch said, in several kinds of exception
+                raise SubmissionError(
+                    f"Slurm did not take the jobs: {error}\n`python -m jobs check` may say more"
+                ) from error
+            self._note([(job, each.job_id) for job, each in zip(batch.jobs, sent, strict=True)])
 
     def advance(self) -> bool:
         """Start the next job that waits here, if none is running; False when all have been started and ended."""
@@ -99,28 +88,33 @@ class Submitter:
         if not self._to_start:
             return False
         job = self._to_start.pop(0)
-        submitit_job = self._executor().submit(run_job, str(self._paths.root), job.id)
+        submitit_job = self._here().submit(*self._call(job))
         self._note([(job, submitit_job.job_id)])
         if self._cluster == "debug":
-            submitit_job.results()
+            with contextlib.suppress(SystemExit):  # how a job that isn't complete ends its process; the log says why
+                submitit_job.results()
         else:
             self._running = submitit_job
         return True
 
-    def _executor(self) -> Any:
-        submitit = importlib.import_module("submitit")
-        kind = {"local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}[self._cluster]
-        executor = kind(self._paths.slurm)
-        if self._cluster == "local":
-            # submitit's own limit for a local job is two minutes.
-            executor.update_parameters(timeout_min=self._slurm.timeout_min)
+    def _call(self, job: Job) -> tuple[Any, ...]:
+        return run_submitted, str(self._paths.root), job.id, self._version
+
+    def _here(self) -> Any:
+        import submitit
+
+        if self._cluster == "debug":
+            return submitit.DebugExecutor(self._paths.slurm)
+        executor = submitit.LocalExecutor(self._paths.slurm)
+        # submitit's own limit for a local job is two minutes.
+        executor.update_parameters(timeout_min=self._plan.study.slurm.timeout_min or 60)
         return executor
 
     def _note(self, sent: Sequence[tuple[Job, str]]) -> None:
-        version, now = code_version(), datetime.now(UTC).isoformat(timespec="seconds")
-        created = [_created_unix_s(int(number)) if self._cluster == "local" else 0.0 for _, number in sent]
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        created = [created_unix_s(int(number)) if self._cluster == "local" else 0.0 for _, number in sent]
         new = [
-            Submission(job.id, self._cluster, number, start, now, version)
+            Submission(job.id, self._cluster, number, start, now, self._version)
             for (job, number), start in zip(sent, created, strict=True)
         ]
         everything = [asdict(each) for each in [*submissions(self._paths), *new]]
@@ -129,58 +123,55 @@ class Submitter:
         partial.replace(self._paths.submissions_json)
 
 
-def whereabouts(sent: Sequence[Submission]) -> Mapping[str, Whereabouts]:
-    """Where each job is now, by its latest submission."""
-    latest = {each.job_id: each for each in sent}
-    return {job_id: _local_whereabouts(each) for job_id, each in latest.items()}
+def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
+    """Submitit's executor for one array, with all parameters set."""
+    import submitit
+
+    class Executor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit ships no types
+        @classmethod
+        def affinity(cls) -> int:
+            """Constructible where there is no Slurm, to show what would be submitted."""
+            return 2
+
+    parameters = batch.slurm.model_dump(mode="json", exclude_none=True)
+    name = f"ckpt-{planned.study.name}"
+    if batch.one_at_a_time:
+        # Within the array by its limit; between arrays, and between submissions, by the common name.
+        parameters["array_parallelism"] = parameters.get("array_parallelism", 1)
+        parameters["dependency"] = ",".join(filter(None, [parameters.get("dependency"), "singleton"]))
+    else:
+        name += "-side-by-side"
+    executor = Executor(paths.slurm)
+    # sbatch reads directives such as #BB and #DW only above the first command.
+    if "setup" in parameters:
+        parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))
+    if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
+        parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
+    if parameters.get("exclusive") is False:
+        del parameters["exclusive"]  # the option's absence says that
+    # From the names that all of submitit's executors share to those of this one.
+    parameters = executor._convert_parameters({"wckey": None, "job_name": name} | parameters)  # noqa: SLF001
+    executor.update_parameters(**parameters)
+    return executor
 
 
-def cancel(sent: Sequence[Submission]) -> list[str]:
-    """End the jobs of a study that haven't ended; returns their ids."""
-    import psutil
-
-    ended = []
-    for job_id, where in whereabouts(sent).items():
-        if where.state == "gone":
-            continue
-        submission = next(each for each in reversed(sent) if each.job_id == job_id)
-        controller = psutil.Process(int(submission.scheduler_id))
-        family = [*controller.children(recursive=True), controller]
-        for process in family:
-            # Python's KeyboardInterrupt: the job marks its log and removes its scratch directory.
-            _send(process, signal.SIGINT)
-        _, alive = psutil.wait_procs(family, timeout=_GRACE_S)
-        for process in alive:
-            _send(process, signal.SIGKILL)
-        ended.append(job_id)
-    return ended
+def script(paths: StudyPaths, planned: Plan, batch: Batch) -> str:
+    """The sbatch script that would be submitted for one array."""
+    executor = slurm_executor(paths, planned, batch)
+    if len(batch.jobs) > 1:
+        executor.parameters["map_count"] = len(batch.jobs)
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")  # noqa: SLF001
+    return text
 
 
-def _send(process: Any, number: signal.Signals) -> None:
-    import psutil
-
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """Without the variables of a surrounding allocation, which sbatch and srun would take for options."""
+    kept = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"}
+    leaking = {k: v for k, v in os.environ.items() if k.startswith(("SBATCH_", "SLURM_", "SRUN_")) and k not in kept}
+    for variable in leaking:
+        del os.environ[variable]
     try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
-
-
-def _local_whereabouts(submission: Submission) -> Whereabouts:
-    if submission.cluster != "local":
-        return Whereabouts("gone")
-    import psutil
-
-    number = int(submission.scheduler_id)
-    same = abs(_created_unix_s(number) - submission.process_created_unix_s) < 1
-    if same and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
-        return Whereabouts("running", f"process {number} on {os.uname().nodename}")
-    return Whereabouts("gone")
-
-
-def _created_unix_s(process_id: int) -> float:
-    import psutil
-
-    try:
-        return float(psutil.Process(process_id).create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
+        yield
+    finally:
+        os.environ.update(leaking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from ckpt import storage
 from jobs.errors import TargetError
 from jobs.plan import Job
 from jobs.study import Target
+
+_OWNER_NOTE = "made-by-ckpt-study"
 
 _FALLBACKS = ("SLURM_TMPDIR", "TMPDIR")
 
@@ -53,7 +56,7 @@ def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def check(name: str, target: Target, directory: Path, needed_bytes: int) -> None:
+def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_files: int) -> None:
     """Make sure that a directory can take a job's checkpoints.
 
     Raises:
@@ -65,6 +68,11 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int) -> None
     if not os.access(directory, os.W_OK | os.X_OK):
         raise TargetError(f"{where} can't be written to by this user: choose another `path`, or get the permission")
     mount = storage.mount_of(directory)
+    if target.filesystem not in {None, mount.filesystem}:
+        raise TargetError(
+            f"{where} lies on {mount.filesystem} ({mount.source} at {mount.mount_point}), and the study says "
+            f"`filesystem = {target.filesystem!r}`: is it mounted on this node?"
+        )
     if mount.in_memory and not target.allow_tmpfs:
         raise TargetError(
             f"{where} lies on {mount.filesystem}, which is memory and no disk: choose another `path`, or write "
@@ -77,13 +85,30 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int) -> None
             f"{where} has {free / 1e9:.1f} GB free, and one checkpoint may take {required / 1e9:.1f} GB: make "
             "room, choose another `path`, or a smaller `state.tensors`"
         )
+    inodes = os.statvfs(directory)
+    if inodes.f_files and inodes.f_favail < needed_files:  # 0 where files are not counted
+        raise TargetError(
+            f"{where} has room for {inodes.f_favail:,} more files, and one checkpoint may take {needed_files:,}: "
+            "remove files, choose another `path`, or leave out the strategy that writes so many"
+        )
 
 
 @contextlib.contextmanager
-def scratch(directory: Path, job: Job) -> Iterator[Path]:
-    """A directory for this job alone, removed at the end with all that the job wrote into it."""
-    made = Path(tempfile.mkdtemp(prefix=f"ckpt-{job.id}-", dir=directory))
+def scratch(directory: Path, job: Job, results: Path) -> Iterator[Path]:
+    """A directory for this job alone, removed at the end with all that the job wrote into it.
+
+    What an earlier run of the same job left there, having been killed, goes too: a note inside says whose it is.
+    """
+    prefix, owner = f"ckpt-{job.id}-", f"{results.resolve()} {job.id}\n"
+    for left in directory.glob(f"{glob.escape(prefix)}*"):
+        note = left / _OWNER_NOTE
+        if note.is_file() and note.read_text() == owner:
+            shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
     try:
-        yield made
+        (made / _OWNER_NOTE).write_text(owner)
+        checkpoints = made / "checkpoints"
+        checkpoints.mkdir()
+        yield checkpoints
     finally:
         shutil.rmtree(made)

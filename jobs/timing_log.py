@@ -114,34 +114,39 @@ class TimingLog:
         Raises:
             OSError: if the file can't be written; the old log is untouched then.
         """
+        image = self._image(path.name)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(descriptor)
         partial = Path(name)
         try:
-            with h5py.File(partial, "w", locking="best-effort") as file:
-                self.write_to(file)
-            descriptor = os.open(partial, os.O_RDWR)
-            try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
+                file.write(image)
+                file.flush()
                 os.fchmod(descriptor, 0o644)
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _image(self, name: str) -> bytes:
+        """The bytes of the file. HDF5 kills the process on a full disk, so it writes to memory only."""
+        with h5py.File(name, "w", driver="core", backing_store=False) as file:
+            self.write_to(file)
+            file.flush()
+            image: bytes = file.id.get_file_image()
+        return image
 
     def write_to(self, group: h5py.Group) -> None:
         """Write the log into an open, empty group."""
         group.attrs["schema"] = SCHEMA
         group.attrs["schema_version"] = SCHEMA_VERSION
         for key, value in asdict(self.header).items():
-            group.attrs[key] = value
+            group.attrs[key] = _storable(value)
         _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
         _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
         for name in ("state", "storage", "provenance"):
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():
-                attributes[key] = value
+                attributes[key] = _storable(value)
 
 
 def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -> None:
@@ -151,7 +156,7 @@ def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -
     scale.attrs["units"] = "1"
     scale.attrs["long_name"] = f"number of the {dimension.replace('_', ' ')} in this log"
     for each in fields(row):
-        values = [getattr(record, each.name) for record in rows]
+        values = [_storable(getattr(record, each.name)) for record in rows]
         if each.type == "str":
             column = group.create_dataset(each.name, data=values, shape=(len(rows),), dtype=h5py.string_dtype())
         elif each.type == "bool":
@@ -164,6 +169,13 @@ def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -
         column.attrs["units"] = each.metadata["units"]
         column.attrs["long_name"] = each.metadata["long_name"]
         column.dims[0].attach_scale(scale)
+
+
+def _storable(value: Any) -> Any:
+    """Text without what HDF5's strings can't hold, and error messages may: NUL, and bytes that are no UTF-8."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def read(path: Path) -> TimingLog:
@@ -187,7 +199,7 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
     Raises:
         TimingLogError: if the group holds no timing log, or one of an unknown version.
     """
-    schema, version = group.attrs.get("schema"), group.attrs.get("schema_version")
+    schema, version = _plain(group.attrs.get("schema")), _plain(group.attrs.get("schema_version"))
     if schema != SCHEMA:
         raise TimingLogError(f"{where} is no timing log: its attribute 'schema' is {schema!r}, expected {SCHEMA!r}")
     if version != SCHEMA_VERSION:
@@ -220,4 +232,4 @@ def _read_rows(group: h5py.Group, row: type) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     """An attribute as a Python value."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Machines are noisy and disks slow: how long an example takes says nothing about its behaviour.
-settings.register_profile("disk", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "disk", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("disk")
 
 WEIRD_NAMES = ["plain", "a space", "a 'quote' and \"two\"", "a\nnewline", "semi;colon & $HOME", "Ünïcode ✓"]

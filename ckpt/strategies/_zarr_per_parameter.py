@@ -76,7 +76,8 @@ class ZarrPerParameter(Strategy):
             file_count += chunks + 1
             # A chunk at the edge is stored whole. Compressors add a few bytes to what they can't compress.
             chunk_bytes = math.prod(chunk) * itemsize
-            size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64) + 1024 + 8 * len(tensor.name)
+            size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64)
+            size_bytes += 1024 + 2 * len(json.dumps(tensor.name))  # the array's metadata, and its entry in ours
         return Footprint(file_count, size_bytes)
 
     def save(self, state: State, directory: Path) -> None:
@@ -117,20 +118,34 @@ class ZarrPerParameter(Strategy):
         import tensorstore as ts
 
         context = ts.Context(self.context())
-        try:
-            metadata = json.loads((directory / _METADATA).read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_METADATA}") from None
         state: State = {}
-        for name in metadata["param_names"]:
-            # The path comes from the name, not from the file's text: that could point anywhere.
-            path = directory / _filename(name)
-            spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-            store = ts.open(spec, context=context).result()
-            array = store.read().result()
-            dtype = dtypes.torch_dtype(metadata["params"][name]["dtype"])
-            state[name] = dtypes.to_torch(array.copy()).to(dtype)
+        for name, dtype in _read_metadata(directory).items():
+            spec = {
+                "driver": "zarr",
+                # The path comes from the name, not from the file's text: that could point anywhere.
+                "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
+                # The arrays have no fill value, so every chunk is stored: one that is missing is lost, not zero.
+                "fill_missing_data_reads": False,
+            }
+            try:
+                store = ts.open(spec, context=context).result()
+                array = store.read().result()
+            except Exception as error:  # TensorStore raises one of many kinds
+                raise CheckpointError(f"can't read parameter {name!r} of {directory}: {error}") from error
+            state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype))
         return state
+
+
+def _read_metadata(directory: Path) -> dict[str, str]:
+    """The dtype of each parameter, in the order of the state."""
+    path = directory / _METADATA
+    try:
+        metadata = json.loads(path.read_text())
+        return {name: metadata["params"][name]["dtype"] for name in metadata["param_names"]}
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_METADATA}") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _filename(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
 from ckpt.strategy import Facts, Footprint, Strategy
 
@@ -49,5 +50,11 @@ class TorchSave(Strategy):
         """Read everything in one call; only tensors and plain containers are unpickled."""
         import torch
 
-        state: State = torch.load(directory / _FILE, map_location="cpu", weights_only=True)
+        path = directory / _FILE
+        try:
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}") from None
+        except Exception as error:  # torch raises one of many kinds, not all with a text
+            raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
         return state

@@ -1,0 +1,237 @@
+"""Preflight: what would go wrong with a study, found before any node-hour is spent, each finding with its remedy.
+
+On Slurm the last check runs on a compute node: `python -m jobs.check` there reads what to look at from its standard
+input, and answers on its standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ckpt import storage, strategy
+from ckpt.errors import CheckpointError
+from jobs import plan as plans
+from jobs import slurm, targets
+from jobs.errors import StudyError, TargetError
+from jobs.paths import StudyPaths
+from jobs.plan import Batch, Plan
+from jobs.study import Slurm, Target
+
+_NETWORK_FILESYSTEMS = frozenset({
+    "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3",
+    "wekafs",
+})  # fmt: skip
+
+_PROBE_S = 90
+"""How long a compute node may take to become free and answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: good, not known, or a problem; and what to do about it."""
+
+    level: Literal["ok", "unknown", "problem"]
+    what: str
+    remedy: str = ""
+
+
+def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding]:
+    """Look at everything that can be seen from here; on Slurm, at a compute node too."""
+    if cluster != "slurm":
+        for name, target in planned.study.targets.items():
+            yield _target_here(name, target, *planned.largest(name))
+        yield from _libraries({(job.strategy, json.dumps(job.options)) for job in planned.jobs})
+        return
+    batches = plans.batches(planned.study, planned.jobs, slurm.largest_array())
+    partitions = _partitions()
+    for request in {batch.slurm.model_dump_json(): batch.slurm for batch in batches}.values():
+        yield from _request(request, partitions)
+    yield _results(paths)
+    for batch in batches:
+        found = _test_only(paths, planned, batch)
+        yield found
+        if found.level == "ok":
+            yield from _on_a_node(paths, planned, batch)
+
+
+def _target_here(name: str, target: Target, size_bytes: int, file_count: int) -> Finding:
+    try:
+        directory = targets.resolve(name, target, os.environ)
+        targets.check(name, target, directory, size_bytes, file_count)
+    except TargetError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Finding("problem", what or remedy, remedy)
+    free, mount = storage.free_bytes(directory), storage.mount_of(directory)
+    return Finding("ok", f"target {name!r} is {directory}: {mount.filesystem}, {free / 1e9:.0f} GB free")
+
+
+def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
+    for name, options in sorted(chosen):
+        try:
+            strategy.create(name, json.loads(options)).prepare()
+        except CheckpointError as error:
+            yield Finding("problem", str(error), "install it in the environment that jobs run in")
+        else:
+            yield Finding("ok", f"strategy {name} finds its libraries")
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    longest_min: float
+    features: frozenset[str]
+
+
+def _partitions() -> dict[str, _Partition]:
+    """Slurm's partitions, the default one also under the name `None`."""
+    found: dict[str, _Partition] = {}
+    for line in slurm.ask("sinfo", "--noheader", "--format=%P|%l|%f").splitlines():
+        name, limit, features = line.strip().split("|", 2)
+        own = frozenset(features.split(",")) - {"(null)"}
+        for key in [name.rstrip("*"), *(["None"] if name.endswith("*") else [])]:
+            before = found.get(key, _Partition(0, frozenset()))
+            found[key] = _Partition(max(before.longest_min, minutes(limit)), before.features | own)
+    return found
+
+
+def minutes(limit: str) -> float:
+    """Slurm's `days-hours:minutes:seconds` in minutes; infinite where there is no limit."""
+    if limit in {"infinite", "UNLIMITED", "n/a"}:
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        parts += [0] * (3 - len(parts))
+    hours, mins, secs = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + mins + secs / 60
+
+
+def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Finding]:
+    name = str(request.partition)
+    there = [partitions[each] for each in name.split(",") if each in partitions]
+    if not there:
+        known = ", ".join(sorted(set(partitions) - {"None"}))
+        what = "Slurm has no default partition" if name == "None" else f"there is no partition {name!r}"
+        yield Finding("problem", what, f"write `partition = ...` below [slurm], one of: {known}")
+        return
+    shown = "the default partition" if name == "None" else f"partition {name}"
+    longest = max(each.longest_min for each in there)
+    asked = request.timeout_min or 0
+    if asked > longest:
+        remedy = f"write `timeout_min = {int(longest)}` below [slurm], or take another partition"
+        yield Finding("problem", f"timeout_min = {asked}, but {shown} allows {longest:.0f} minutes", remedy)
+    else:
+        yield Finding("ok", f"{shown} exists, and allows {asked} minutes")
+    wanted = set(re.findall(r"[A-Za-z_][\w.-]*", request.constraint or ""))
+    features = frozenset().union(*(each.features for each in there))
+    if wanted - features:
+        remedy = f"nodes there have: {', '.join(sorted(features)) or 'no features'}"
+        yield Finding(
+            "problem", f"constraint {request.constraint!r}: no node of {shown} has {min(wanted - features)}", remedy
+        )
+
+
+def _results(paths: StudyPaths) -> Finding:
+    mount = storage.mount_of(paths.root)
+    if mount.filesystem in _NETWORK_FILESYSTEMS:
+        return Finding("ok", f"the results directory lies on {mount.filesystem}, which nodes share")
+    return Finding(
+        "unknown",
+        f"the results directory lies on {mount.filesystem} ({mount.mount_point}): nodes must see it under that path",
+        "if the node below does not see it, choose --results DIR on a shared filesystem",
+    )
+
+
+def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
+    """What sbatch itself says: account, quality of service, nodes, everything that this site checks."""
+    from jobs import submit
+
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file, submit.clean_environment():
+        file.write(submit.script(paths, planned, batch))
+        file.flush()
+        try:
+            slurm.ask("sbatch", "--test-only", file.name)
+        except StudyError as error:
+            remedy = "correct the keys below [slurm], or below the target's own slurm table"
+            return Finding("problem", f"Slurm would not take the jobs: {error}", remedy)
+    return Finding("ok", f"Slurm would take the array of {len(batch.jobs)} jobs")
+
+
+def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Finding]:
+    """Python, the package, the results directory and the targets, as a compute node sees them."""
+    from jobs import submit
+
+    names = sorted({job.target for job in batch.jobs})
+    anchor = storage.existing_parent(paths.root)
+    question = {
+        "anchor": str(anchor),
+        "anchor_inode": anchor.stat().st_ino,
+        "targets": {name: planned.study.targets[name].model_dump(mode="json") for name in names},
+        "largest": {name: planned.largest(name) for name in names},
+        "strategies": sorted({(job.strategy, json.dumps(job.options)) for job in batch.jobs}),
+    }
+    options = {key: getattr(batch.slurm, key) for key in ("partition", "account", "qos", "constraint", "gres")}
+    command = ["srun", "--nodes=1", "--ntasks=1", "--time=5", f"--immediate={_PROBE_S}", "--job-name=ckpt-check"]
+    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+    with submit.clean_environment():
+        try:
+            answer = subprocess.run(
+                [*command, sys.executable, "-m", "jobs.check"],
+                input=json.dumps(question), capture_output=True, text=True, check=True, timeout=_PROBE_S + 60,
+            )  # fmt: skip
+            found = [Finding(**each) for each in json.loads(answer.stdout)]
+        except subprocess.TimeoutExpired:
+            yield Finding("unknown", f"no compute node answered within {_PROBE_S + 60} s", "try again when one is free")
+        except subprocess.CalledProcessError as error:
+            yield _no_answer(error.stderr)
+        except (ValueError, TypeError) as error:
+            yield Finding("problem", f"a compute node's answer makes no sense: {error}", "look at slurm/env.sh")
+        else:
+            yield from found
+
+
+def _no_answer(said: str) -> Finding:
+    last = (said.strip().splitlines() or ["it says nothing"])[-1]
+    if "Unable to allocate resources" in said:
+        return Finding("unknown", f"no compute node was free within {_PROBE_S} s: {last}", "try again when one is")
+    return Finding("problem", f"the package does not start on a compute node: {last}", f"nodes must see {sys.prefix}")
+
+
+def answer(question: dict[str, Any]) -> list[Finding]:
+    """On a compute node: look at the results directory, the targets and the libraries."""
+    host = platform.node()
+    anchor = Path(question["anchor"])
+    found = [Finding("ok", f"{host}: Python {platform.python_version()} and the package start")]
+    if anchor.exists() and anchor.stat().st_ino == question["anchor_inode"]:
+        found.append(Finding("ok", f"{host} sees {anchor}, where the results go"))
+    else:
+        what = f"{host} does not see {anchor}, where the results go"
+        found.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
+    for name, target in question["targets"].items():
+        seen = _target_here(name, Target.model_validate(target), *question["largest"][name])
+        found.append(Finding(seen.level, f"{host}: {seen.what}", seen.remedy))
+    libraries = _libraries({(name, options) for name, options in question["strategies"]})
+    return found + [Finding(each.level, f"{host}: {each.what}", each.remedy) for each in libraries]
+
+
+def shown(found: Sequence[Finding]) -> str:
+    """The findings as text, problems last, where people look."""
+    order = {"ok": 0, "unknown": 1, "problem": 2}
+    lines = []
+    for each in sorted(found, key=lambda finding: order[finding.level]):
+        remedy = f"\n           -> {each.remedy}" if each.remedy else ""
+        lines.append(f"{each.level:>8}  {each.what}{remedy}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(each) for each in answer(json.load(sys.stdin))]))

@@ -1,0 +1,56 @@
+"""Processes on this machine, told apart from later ones with the same number."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+_GRACE_S = 20
+"""How long a job that is cancelled may take to write its log and clean up."""
+
+
+def created_unix_s(process_id: int) -> float:
+    """When the process started, in seconds since 1970; 0 if there is none."""
+    import psutil
+
+    try:
+        return float(psutil.Process(process_id).create_time())
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def alive(process_id: int, created: float) -> bool:
+    """Whether that very process still runs."""
+    import psutil
+
+    try:
+        process = psutil.Process(process_id)
+        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(process_id: int) -> None:
+    """End a process and its children: by SIGINT, so that a job tidies up, and by SIGKILL if it takes too long."""
+    import psutil
+
+    try:
+        parent = psutil.Process(process_id)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    # The children first: submitit's controller ends when its tasks have ended.
+    for process in family[:-1] or family:
+        _send(process, signal.SIGINT)
+    _, left = psutil.wait_procs(family, timeout=_GRACE_S)
+    for process in left:
+        _send(process, signal.SIGKILL)
+
+
+def _send(process: Any, number: signal.Signals) -> None:
+    import psutil
+
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return

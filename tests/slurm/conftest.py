@@ -1,0 +1,138 @@
+"""A real Slurm of four nodes for the tests of this directory, and a small study to run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DEVCLUSTER = ROOT / "slurm" / "devcluster" / "devcluster"
+NEEDED = ["slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd"]
+
+TINY_MODEL = {
+    "model_type": "llama", "vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running development cluster."""
+
+    environment: dict[str, str]
+
+    def control(self, *arguments: str) -> None:
+        """Run one of the devcluster script's commands: crash, revive, kill-slurmd, …"""
+        subprocess.run([DEVCLUSTER, *arguments], env=self.environment, check=True, timeout=120)
+
+    def ask(self, *command: str, timeout_s: int = 200) -> str:
+        """Run one of Slurm's commands and return what it says."""
+        done = subprocess.run(
+            command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout_s
+        )
+        return done.stdout
+
+    def jobs(self, *arguments: str | Path, timeout_s: int = 280) -> subprocess.CompletedProcess[str]:
+        """`python -m jobs …` on the login node."""
+        command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+        return subprocess.run(
+            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def status(self, results: Path) -> list[dict[str, Any]]:
+        """`python -m jobs status --json`."""
+        found: list[dict[str, Any]] = json.loads(self.jobs("status", results, "--json").stdout)
+        return found
+
+    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 120) -> Any:
+        """Wait until the condition holds, and return it."""
+        end = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < end, f"gave up after {timeout_s} s waiting for {what}"
+            time.sleep(0.3)
+        return found
+
+
+def _start(accounting: str, port: int) -> Iterator[Cluster]:
+    search = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    absent = [name for name in NEEDED if shutil.which(name, path=search) is None]
+    if absent:
+        reason = f"no Slurm here ({', '.join(absent)} missing): {DEVCLUSTER} install"
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    environment |= {
+        "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{accounting}",
+        "DEVCLUSTER_PORT": str(port),
+        "DEVCLUSTER_ACCOUNTING": accounting,
+        "DEVCLUSTER_OWNER": str(os.getpid()),
+        "DEVCLUSTER_SLURMD_TIMEOUT_S": "5",
+    }
+    subprocess.run([DEVCLUSTER, "start"], env=environment, check=True, timeout=120)
+    exports = subprocess.run([DEVCLUSTER, "env"], env=environment, check=True, capture_output=True, text=True).stdout
+    for line in exports.splitlines():
+        key, _, value = line.removeprefix("export ").partition("=")
+        environment[key] = value
+    try:
+        yield Cluster(environment)
+    finally:
+        subprocess.run([DEVCLUSTER, "clean"], env=environment, check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Four nodes with accounting."""
+    yield from _start("yes", 23000)
+
+
+@pytest.fixture(scope="session")
+def cluster_without_accounting() -> Iterator[Cluster]:
+    """Four nodes where sacct says that there is no accounting."""
+    yield from _start("no", 23100)
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[..., Path]:
+    """Write a small study of the devcluster's site; keys of tables may be given over it."""
+
+    def write(
+        name: str, *, strategies: str = '["torch_save"]', repeats: int = 2, targets: str = "shared = {}",
+        slurm: str = "", rounds: int = 1, vocabulary: int = 1000,
+    ) -> Path:  # fmt: skip
+        model = tmp_path / "config.json"
+        model.write_text(json.dumps(TINY_MODEL | {"vocab_size": vocabulary}))
+        path = tmp_path / f"{name}.toml"
+        path.write_text(
+            f'name = "{name}"\nsite = "devcluster"\nstrategies = {strategies}\nrounds = {rounds}\n'
+            f'[state]\nmodel = "{model}"\n[targets]\n{targets}\n'
+            f"[trials]\nrepeats = {repeats}\nwarmups = 1\n[slurm]\n{slurm}\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """When a test fails, say what the cluster saw: sinfo, squeue, sacct, the daemons' logs."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for name in ("cluster", "cluster_without_accounting"):
+            if name in item.funcargs:
+                environment = item.funcargs[name].environment
+                found = subprocess.run(
+                    [DEVCLUSTER, "logs"], env=environment, capture_output=True, text=True, check=False
+                )
+                report.sections.append((f"{name}: devcluster logs", found.stdout[-12000:] + found.stderr[-2000:]))
+    return report

@@ -1,0 +1,264 @@
+"""Jobs that don't end well, on a real Slurm: each is a visible cell with its reason, and never a hang."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import timing_log
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+
+WriteStudy = Callable[..., Path]
+
+MANY = 100_000
+"""Repeats of a job that is to be ended by something else."""
+
+
+class Submitted:
+    """One submitted study of one job, and what can be asked of it."""
+
+    def __init__(self, cluster: Any, study: Path, results: Path) -> None:
+        done = cluster.jobs("submit", study, "--cluster", "slurm", "--results", results)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.cluster, self.study, self.results = cluster, study, results
+        self.root = results / study.stem
+        self.job_id = json.loads((self.root / "plan.json").read_text())["jobs"][0]["id"]
+
+    @property
+    def number(self) -> str:
+        """Slurm's job id."""
+        return str(json.loads((self.root / "slurm" / "submissions.json").read_text())[-1]["scheduler_id"])
+
+    def log(self) -> timing_log.TimingLog | None:
+        """The job's log, once there is one."""
+        path = self.root / "logs" / f"{self.job_id}.h5"
+        return timing_log.read(path) if path.exists() else None
+
+    def trials(self) -> set[int]:
+        """The trials in the log."""
+        log = self.log()
+        return {sample.trial for sample in log.samples} if log else set()
+
+    def until_measuring(self) -> None:
+        """Wait until some trials are in the log."""
+        self.cluster.wait("a trial in the log", lambda: len(self.trials()) > 2)
+
+    def until(self, *states: str) -> dict[str, Any]:
+        """Wait until the job is in one of these states; its status."""
+        return self.cluster.wait(
+            f"state {states}", lambda: next((s for s in self.cluster.status(self.root) if s["state"] in states), None)
+        )  # fmt: skip
+
+    def node(self) -> str:
+        """Where it runs."""
+        return self.cluster.ask("squeue", "-h", "-j", self.number, "-o", "%N").strip()
+
+    def processes(self) -> list[int]:
+        """The job's Python processes, as the machine that plays all nodes sees them."""
+        found = subprocess.run(
+            ["pgrep", "-f", f"submitit.core._submit {self.root}/slurm"], capture_output=True, text=True, check=False
+        )
+        return [int(line) for line in found.stdout.split()]
+
+    def run_again(self) -> Any:
+        """`run` the same study: only what is missing goes out; bounded by the timeout of `jobs`."""
+        return self.cluster.jobs("run", self.study, "--cluster", "slurm", "--results", self.results)
+
+
+def shared_leftovers(cluster: Any) -> list[Path]:
+    """Directories that jobs left on the shared target."""
+    return list(Path(cluster.environment["DEVCLUSTER_SHARED"]).glob("ckpt-*"))
+
+
+def assert_named_everywhere(submitted: Submitted, state: str, words: str) -> None:
+    """`status` and the tables name the job, its state and the reason; `status` and `run` end with 1."""
+    done = submitted.cluster.jobs("status", submitted.root)
+    assert 1 == done.returncode
+    assert submitted.job_id in done.stdout
+    assert state in done.stdout
+    assert words in " ".join(done.stdout.split())
+
+
+def test_time_limit_marks_the_log_interrupted_and_cleans_up(
+    cluster: Any, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """SIGUSR2 before the limit: the finished trials are in the log, the data is gone, and `run` ends with 1."""
+    study = write_study("limit", repeats=MANY, slurm="timeout_min = 1\nsignal_delay_s = 30")
+    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    status = cluster.status(tmp_path / "limit")[0]
+    assert "interrupted" == status["state"]
+    assert "SIGUSR2" in status["detail"]
+    log = timing_log.read(Path(status["log"]))
+    assert {"interrupted"} == {log.header.status}
+    assert len({s.trial for s in log.samples if s.operation == "load"}) > 2
+    assert [] == shared_leftovers(cluster)
+    assert "interrupted: the time limit is near" in " ".join(done.stdout.split())
+
+
+def test_scancel_marks_the_log_interrupted_and_a_second_submit_goes_on(
+    cluster: Any, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """scancel: interrupted, nothing left behind; the next submission adds the missing trials to the same log."""
+    job = Submitted(cluster, write_study("cancelled", repeats=MANY, targets="nvme = {}"), tmp_path)
+    job.until_measuring()
+    assert "cancelled: " + job.job_id in cluster.jobs("cancel", job.root).stdout
+
+    assert "SIGTERM" in job.until("interrupted")["detail"]
+    assert_named_everywhere(job, "interrupted", "SIGTERM")
+    nodes = Path(cluster.environment["DEVCLUSTER_ROOT"]) / "nodes"
+    assert [] == list(nodes.glob("*/nvme/ckpt-*"))
+    before = job.trials()
+    again = cluster.jobs("submit", job.study, "--cluster", "slurm", "--results", tmp_path)
+    assert "1 of 1 jobs to run" in again.stdout
+    cluster.wait("more trials", lambda: job.trials() > before)
+    cluster.jobs("cancel", job.root)
+    job.until("interrupted")
+
+
+def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """A requeued job's next run keeps what the first one measured and completes the log."""
+    job = Submitted(cluster, write_study("requeued", repeats=30), tmp_path)
+    job.until_measuring()
+    cluster.ask("scontrol", "requeue", job.number)
+    kept = cluster.wait(
+        "the job back in the queue", lambda: "PENDING" in cluster.ask("squeue", "-h", "-o", "%i %T") and job.trials()
+    )
+
+    assert "complete" == job.until("complete")["state"]
+    log = job.log()
+    assert log is not None
+    assert kept <= job.trials()
+    assert '"SLURM_RESTART_COUNT": "1"' in log.provenance["slurm"]
+    measured = {s.trial for s in log.samples if s.operation == "load" and not s.warmup}
+    assert 30 == len(measured)
+
+
+def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """SIGKILL, which is what the kernel sends when memory runs out: lost, with what accounting knows."""
+    job = Submitted(cluster, write_study("killed", repeats=MANY), tmp_path)
+    job.until_measuring()
+    for process in job.processes():
+        subprocess.run(["kill", "-KILL", str(process)], check=False)
+
+    status = job.until("lost")
+    assert "FAILED" in status["detail"]
+    assert "its log is not finished" in status["detail"]
+    assert status["trials_done"] > 2
+    assert_named_everywhere(job, "lost", "its log is not finished")
+    # What it left behind goes when the job runs again.
+    assert 1 == len(shared_leftovers(cluster))
+    cluster.jobs("submit", job.study, "--cluster", "slurm", "--results", tmp_path)
+    job.until("running")
+    cluster.wait("new trials", lambda: len(job.trials()) > status["trials_done"])
+    cluster.jobs("cancel", job.root)
+    job.until("interrupted")
+    assert [] == shared_leftovers(cluster)
+
+
+def test_out_of_memory_is_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """A real limit on memory, set by the study's own `setup`: the job fails or is lost, and says memory."""
+    study = write_study(
+        "memory", vocabulary=2_000_000, slurm='setup = ["ulimit -v 1000000"]\nsrun_args = ["--propagate=AS"]'
+    )
+    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    status = cluster.status(tmp_path / "memory")[0]
+    assert status["state"] in {"failed", "lost"}
+    assert "emory" in status["detail"] or "alloc" in status["detail"], status
+
+
+def test_an_exception_in_a_strategy_is_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """A file-size limit makes torch.save fail for real: failed, with the exception, in status and tables."""
+    study = write_study("broken", slurm='setup = ["ulimit -f 100"]\nsrun_args = ["--propagate=FSIZE"]')
+    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
+
+    assert 1 == done.returncode
+    status = cluster.status(tmp_path / "broken")[0]
+    assert "failed" == status["state"]
+    assert "TrialError" in status["detail"]
+    assert "failed" in done.stdout.split("Summary", 1)[1]
+
+
+def test_unwritable_results_are_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """The logs' directory turns into something that can't be written: lost, with the job's last words."""
+    study = write_study("unwritable", slurm='additional_parameters = { begin = "now+8" }')
+    job = Submitted(cluster, study, tmp_path)
+    logs = job.root / "logs"
+    logs.rmdir()  # between submission and start; root may write anywhere, so permissions would stop nobody
+    logs.write_text("not a directory")
+    status = job.until("lost")
+
+    assert "NotADirectoryError" in status["detail"], status
+    again = job.run_again()
+    assert 2 == again.returncode
+    assert "can't write to the results directory" in again.stderr
+
+
+def test_a_lost_node_requeues_the_job_and_a_killed_slurmd_does_not_matter(
+    cluster: Any, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """slurmd gone: the job goes on. Its node gone: Slurm runs it elsewhere, where it continues."""
+    job = Submitted(cluster, write_study("nodeloss", repeats=MANY), tmp_path)
+    job.until_measuring()
+    node = job.node()
+    cluster.control("kill-slurmd", node)
+    before = job.trials()
+    cluster.wait("trials without slurmd", lambda: len(job.trials()) > len(before) + 2)
+    cluster.control("restart-slurmd", node)
+
+    cluster.control("crash", node)
+    kept = job.trials()
+    try:
+        cluster.wait("the job on another node", lambda: job.node() not in {"", node}, timeout_s=150)
+        cluster.wait("more trials", lambda: job.trials() > kept)
+    finally:
+        cluster.control("revive", node)
+    cluster.jobs("cancel", job.root)
+    job.until("interrupted", "complete")
+
+
+def test_a_lost_node_without_requeue_is_a_lost_job(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """Where the study forbids requeuing, the node's loss is the job's end, and `run` returns."""
+    study = write_study("nodefail", repeats=MANY, slurm='additional_parameters = {"no-requeue" = true}')
+    job = Submitted(cluster, study, tmp_path)
+    job.until_measuring()
+    node = job.node()
+    cluster.control("crash", node)
+    try:
+        status = job.until("lost")
+    finally:
+        cluster.control("revive", node)
+    assert "NODE_FAIL" in status["detail"]
+    assert status["trials_done"] > 2
+
+
+def test_without_accounting_a_cancelled_job_is_seen_all_the_same(
+    cluster_without_accounting: Any, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """squeue alone tells that a job is gone: `status` and `run` don't hang where sacct is disabled."""
+    cluster = cluster_without_accounting
+    job = Submitted(cluster, write_study("noaccounting", repeats=MANY), tmp_path)
+    job.until_measuring()
+    for process in job.processes():
+        subprocess.run(["kill", "-KILL", str(process)], check=False)
+    assert "its log is not finished" in job.until("lost")["detail"]
+
+    done = cluster.jobs(
+        "run",
+        write_study("nohang", slurm='setup = ["ulimit -f 100"]\nsrun_args = ["--propagate=FSIZE"]'),
+        "--cluster",
+        "slurm",
+        "--results",
+        tmp_path,
+    )
+    assert 1 == done.returncode
+    assert "TrialError" in done.stdout
