@@ -1,0 +1,175 @@
+"""What a state consists of is known without torch, and is what transformers builds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ckpt import state as states
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout, StateSpec, TensorLayout, layout_of, parameters, state_bytes
+
+WriteConfig = Callable[..., str]
+
+
+def built_by_transformers(path: str) -> list[TensorLayout]:
+    """The tensors of the model that transformers allocates for a configuration."""
+    config = json.loads(Path(path).read_text())
+    dtype = getattr(torch, config["dtype"])
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
+    first: dict[int, str] = {}
+    found = []
+    for name, tensor in model.state_dict().items():
+        owner = first.setdefault(tensor.data_ptr(), name)
+        dtype_name = str(tensor.dtype).removeprefix("torch.")
+        found.append(TensorLayout(name, tuple(tensor.shape), dtype_name, owner if owner != name else None))
+    return found
+
+
+@st.composite
+def llama_changes(draw: st.DrawFn) -> dict[str, Any]:
+    """What may differ between Llama-like models."""
+    heads, head = draw(st.integers(1, 4)), 2 * draw(st.integers(1, 4))
+    groups = [each for each in range(1, heads + 1) if heads % each == 0]
+    changes = {
+        "vocab_size": draw(st.integers(2, 40)),
+        "hidden_size": heads * head,
+        "intermediate_size": draw(st.integers(1, 20)),
+        "num_hidden_layers": draw(st.integers(0, 3)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": draw(st.sampled_from([*groups, None])),
+        "head_dim": draw(st.sampled_from([2, 6, None])),
+        "attention_bias": draw(st.booleans()),
+        "mlp_bias": draw(st.booleans()),
+        "tie_word_embeddings": draw(st.booleans()),
+        "dtype": draw(st.sampled_from(["float16", "bfloat16", "float32"])),
+    }
+    optional = ["num_key_value_heads", "head_dim", "attention_bias", "mlp_bias"]
+    left_out = draw(st.sets(st.sampled_from(optional)))
+    return {key: value for key, value in changes.items() if key not in left_out}
+
+
+@settings(max_examples=40)
+@given(changes=llama_changes())
+def test_llama_is_what_transformers_builds(write_config: WriteConfig, changes: dict[str, Any]) -> None:
+    """Names in `state_dict` order, shapes, dtypes and ties, with grouped queries, biases and odd heads."""
+    path = write_config(**changes)
+    assert built_by_transformers(path) == list(layout_of(StateSpec(path)))
+
+
+def test_another_model_is_asked_of_transformers(write_config: WriteConfig) -> None:
+    """A GPT-2, whose output layer is tied, has the layout of the model that transformers builds."""
+    path = write_config(model_type="gpt2", n_layer=2, n_head=2, n_positions=16)
+    layout = layout_of(StateSpec(path))
+    assert built_by_transformers(path) == list(layout)
+    assert layout[-1] == TensorLayout("lm_head.weight", (50, 16), "float16", "transformer.wte.weight")
+
+
+def sizes(layout: Layout) -> dict[str, int]:
+    """What a plan counts."""
+    return {"tensors": len(layout), "parameters": parameters(layout), "bytes": state_bytes(layout)}
+
+
+def test_preset() -> None:
+    """OpenLLaMA-3B: 237 tensors, 3,426,473,600 parameters in float16, as transformers builds it."""
+    layout = layout_of(StateSpec("openllama-3b"))
+    expected = {"tensors": 237, "parameters": 3_426_473_600, "bytes": 6_852_947_200}
+    assert expected == sizes(layout)
+    assert states.meta_layout(StateSpec("openllama-3b")) == layout
+
+
+def test_the_documents_state() -> None:
+    """The first 100 tensors are the document's 2.73 GiB: the embedding and 11 layers."""
+    layout = layout_of(StateSpec("openllama-3b", tensors=100))
+    expected = {"tensors": 100, "parameters": 1_465_414_400, "bytes": 2_930_828_800}
+    assert expected == sizes(layout)
+    assert layout[0].name == "model.embed_tokens.weight"
+    assert layout[-1].name == "model.layers.10.post_attention_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("asked", "keys", "expected"),
+    [
+        (None, {"dtype": "bfloat16"}, "bfloat16"),
+        (None, {"dtype": None, "torch_dtype": "bfloat16"}, "bfloat16"),
+        (None, {"dtype": None}, "float32"),
+        ("float32", {"dtype": "bfloat16"}, "float32"),
+    ],
+    ids=["configured", "configured by the older key", "neither", "asked for"],
+)
+def test_dtype(asked: Any, keys: dict[str, Any], expected: str, write_config: WriteConfig) -> None:
+    """The study's dtype counts, else the configuration's, else float32; the built state agrees."""
+    spec = StateSpec(write_config(**keys), dtype=asked)
+    assert {expected} == {tensor.dtype for tensor in layout_of(spec)}
+    assert {f"torch.{expected}"} == {str(tensor.dtype) for tensor in states.build(spec).values()}
+
+
+def test_tied_weights_count_once(write_config: WriteConfig) -> None:
+    """Tied weights are one set of bytes, however many names they have."""
+    tied = layout_of(StateSpec(write_config(tie_word_embeddings=True)))
+    untied = layout_of(StateSpec(write_config(tie_word_embeddings=False)))
+    assert len(untied) == len(tied)
+    assert parameters(untied) - 50 * 16 == parameters(tied)
+    assert state_bytes(untied) - 50 * 16 * 2 == state_bytes(tied)
+
+
+@pytest.mark.parametrize("tensors", [0, -1, 22])
+def test_tensors_out_of_range(tensors: int, write_config: WriteConfig) -> None:
+    """Asking for no tensor, or for more than there are, is an error that says how many there are."""
+    spec = StateSpec(write_config(), tensors=tensors)
+    with pytest.raises(CheckpointError, match=f"state.tensors = {tensors}, .* has 21 tensors"):
+        layout_of(spec)
+
+
+def test_unknown_model(tmp_path: Path) -> None:
+    """A model that is nowhere is an error that lists the presets and says where it was looked for."""
+    for model, looked_for in [("openllama-4b", "openllama-4b"), (str(tmp_path), str(tmp_path / "config.json"))]:
+        with pytest.raises(CheckpointError, match=rf"openllama-3b.*looked for {re.escape(looked_for)}"):
+            layout_of(StateSpec(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "no 'model_type'"),
+        (b"[]", "no 'model_type'"),
+        (b"{", "can't read the model's configuration"),
+        (b"\xff", "can't read the model's configuration"),
+        (b'{"model_type": "llama"}', "lacks the key 'hidden_size'"),
+        (b'{"model_type": "gpt2", "dtype": "float17"}', "dtype 'float17'"),
+        (b'{"model_type": "no_such_model"}', "transformers can't build"),
+    ],
+)
+def test_bad_configuration(content: bytes, message: str, tmp_path: Path) -> None:
+    """A file that describes no model is an error that names the file and what is wrong with it."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"(?s)(?=.*{re.escape(str(path))}).*{message}"):
+        layout_of(StateSpec(str(path)))
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_where_a_library_is_missing(missing: str, write_config: WriteConfig, fresh_python: Callable[..., str]) -> None:
+    """Without torch or transformers a Llama is planned all the same; for another model the message says what is
+    missing.
+    """
+    code = (
+        "import sys; from ckpt import layout\n"
+        "missing, llama, other = sys.argv[1:]\n"
+        "sys.modules[missing] = None\n"
+        "print(len(layout.layout_of(layout.StateSpec(llama))))\n"
+        "try: layout.layout_of(layout.StateSpec(other))\n"
+        "except layout.CheckpointError as error: print(error)\n"
+    )
+    printed = fresh_python(code, missing, write_config(), write_config(model_type="gpt2"))
+    assert printed.startswith("21\n")
+    assert f"known to transformers only, and {missing} isn't installed here" in printed

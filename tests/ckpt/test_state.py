@@ -1,0 +1,229 @@
+"""The tensors that are checkpointed: seeded, realistic, compared bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ckpt import state as states
+from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
+from ckpt.errors import CheckpointError
+from ckpt.layout import StateSpec, layout_of, parameters, state_bytes
+from ckpt.state import BLOCK_ELEMENTS, State
+
+WriteConfig = Callable[..., str]
+
+
+@pytest.fixture
+def model(write_config: WriteConfig) -> str:
+    """A configuration with one tensor of three blocks, the last of them not full."""
+    return write_config(vocab_size=140_000, num_hidden_layers=1, tie_word_embeddings=True)
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A view of a contiguous tensor's bytes."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def test_layout(model: str) -> None:
+    """What is built is what was planned: names in order, shapes, dtypes, ties, bytes."""
+    spec = StateSpec(model)
+    layout, built = layout_of(spec), states.build(spec)
+    planned = [(tensor.name, tensor.shape, f"torch.{tensor.dtype}") for tensor in layout]
+    assert planned == [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in built.items()]
+    assert built["lm_head.weight"] is built["model.embed_tokens.weight"]
+    facts = states.describe(built, spec)
+    assert (len(layout), parameters(layout), state_bytes(layout), "float16", "normal-bfloat16") == (
+        *(facts[key] for key in ("tensors", "parameters", "state_bytes", "dtypes", "values")),
+    )
+
+
+def test_first_tensors(model: str) -> None:
+    """The first tensors of a model have the values that they have in the whole."""
+    whole, part = states.build(StateSpec(model)), states.build(StateSpec(model, tensors=3))
+    assert list(whole)[:3] == list(part)
+    assert states.first_difference({name: whole[name] for name in part}, part) is None
+
+
+def test_seed(model: str) -> None:
+    """The same seed makes the same state; another seed changes every tensor."""
+    one, again, other = (states.build(StateSpec(model, seed=seed)) for seed in (1, 1, 2))
+    assert states.digest(one) == states.digest(again)
+    assert states.digest(one) != states.digest(other)
+    assert [name for name in one if torch.equal(one[name], other[name])] == []
+
+
+def test_threads_do_not_matter(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core or sixty-four: the same values and the same digest."""
+    digests = set()
+    for cores in (1, 3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: set(range(cores)))
+        digests.add(states.digest(states.build(StateSpec(model))))
+    assert len(digests) == 1
+
+
+def test_no_two_parts_are_alike(model: str) -> None:
+    """Every tensor and every block begins differently, so that no layer below can deduplicate them."""
+    built = states.build(StateSpec(model))
+    unique = {id(tensor): tensor.reshape(-1) for tensor in built.values()}.values()
+    beginnings = [part[:16].numpy().tobytes() for tensor in unique for part in tensor.split(BLOCK_ELEMENTS)]
+    assert len(unique) + 2 == len(beginnings)
+    assert len(set(beginnings)) == len(beginnings)
+    within = next(iter(unique))[:BLOCK_ELEMENTS].view(-1, 16)
+    assert len(within) == len(torch.unique(within, dim=0))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_values(dtype: str, model: str) -> None:
+    """normal(0, 0.02), every value one that bfloat16 can hold, or, if asked for, one that it can't."""
+    for values, rounded in (("normal-bfloat16", True), ("normal", dtype == "bfloat16")):
+        spec = StateSpec(model, dtype=dtype, values=values)  # type: ignore[arg-type]
+        embedding = states.build(spec)["model.embed_tokens.weight"].float()
+        assert abs(embedding.mean().item()) < 1e-4
+        assert abs(embedding.std().item() - 0.02) < 1e-4
+        # Below its normal range float16 has fewer bits than bfloat16.
+        normal = embedding[embedding.abs() >= torch.finfo(torch.float16).tiny]
+        assert rounded == torch.equal(normal, normal.bfloat16().float())
+
+
+def test_fill_covers_every_element() -> None:
+    """No element of any dtype that a model may have is left as it was, at the edges of blocks either."""
+    spec = StateSpec("openllama-3b")
+    size = BLOCK_ELEMENTS + 3
+    filled = {name: torch.empty(size, dtype=torch_dtype(name)) for name in ("bfloat16", "float32", "int64", "bool")}
+    again = {name: torch.empty_like(tensor) for name, tensor in filled.items()}
+    states.poison(filled)
+    states.fill(filled, spec)
+    states.fill(again, spec)
+    assert states.first_difference(filled, again) is None
+
+
+def test_digest_is_plain_sha256() -> None:
+    """Anyone can compute a digest: SHA-256 of each block of 2^20 elements, then of names, dtypes, shapes and those."""
+    tensor = torch.arange(BLOCK_ELEMENTS + 5, dtype=torch.int32).reshape(-1, 1)
+    data = tensor.numpy().tobytes()
+    whole = hashlib.sha256(repr(("a.weight", "int32", (BLOCK_ELEMENTS + 5, 1))).encode())
+    whole.update(hashlib.sha256(data[: 4 * BLOCK_ELEMENTS]).digest())
+    whole.update(hashlib.sha256(data[4 * BLOCK_ELEMENTS :]).digest())
+    assert whole.hexdigest() == states.digest({"a.weight": tensor})
+
+
+@st.composite
+def one_bit_apart(draw: st.DrawFn) -> tuple[State, State, str]:
+    """Two states that differ in one bit, and the name of the tensor where they do."""
+    names = draw(st.lists(st.text(st.characters(exclude_categories=())), unique=True, min_size=1, max_size=4))
+    one: State = {}
+    for name in names:
+        dtype = draw(st.sampled_from(sorted(BYTES_PER_ELEMENT)))
+        one[name] = torch.empty(draw(st.lists(st.integers(1, 3), max_size=3)), dtype=torch_dtype(dtype))
+        random = np.random.default_rng(draw(st.integers(0, 9)))
+        high = 2 if dtype == "bool" else 256  # torch has no other booleans
+        bytes_of(one[name]).copy_(torch.from_numpy(random.integers(0, high, one[name].nbytes, np.uint8)))
+    other = {name: tensor.clone() for name, tensor in one.items()}
+    changed = draw(st.sampled_from(names))
+    flat = bytes_of(other[changed])
+    bit = 0 if other[changed].dtype == torch.bool else draw(st.integers(0, 7))
+    flat[draw(st.integers(0, flat.numel() - 1))] ^= 1 << bit
+    return one, other, changed
+
+
+@given(one_bit_apart())
+def test_one_flipped_bit(pair: tuple[State, State, str]) -> None:
+    """A single bit in any tensor changes the digest and is found, NaNs and negative zeros no exception."""
+    one, other, changed = pair
+    assert states.digest(one) != states.digest(other)
+    assert states.first_difference(one, other) == f"{changed}: 1 of {one[changed].nbytes} bytes differ"
+    equal = {name: tensor.clone() for name, tensor in one.items()}
+    assert states.digest(one) == states.digest(equal)
+    assert states.first_difference(one, equal) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"a": torch.zeros(2, 3)}, "names differ: missing ['b'], not expected []"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(1)}, "missing [], not expected ['c']"),
+        ({"a": torch.zeros(2, 3), "B": torch.zeros(4)}, "missing ['b'], not expected ['B']"),
+        ({"a": torch.zeros(3, 2), "b": torch.zeros(4)}, "a: expected torch.float32 [2, 3], found torch.float32 [3, 2]"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(4, dtype=torch.int32)}, "torch.float32 [4], found torch.int32 [4]"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(4, 1)}, "b: expected torch.float32 [4], found torch.float32 [4, 1]"),
+        ({"a": torch.zeros(2, 3), "b": -torch.zeros(4)}, "b: 4 of 16 bytes differ"),
+    ],
+    ids=["missing", "surplus", "renamed", "transposed", "dtype", "rank", "negative zeros"],
+)  # fmt: skip
+def test_differences_beside_values(other: State, difference: str) -> None:
+    """A name, shape or dtype that differs changes the digest and is told, even where all bytes are equal."""
+    state = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
+    assert difference in str(states.first_difference(state, other))
+    assert states.digest(state) != states.digest(other)
+
+
+def test_order_of_names() -> None:
+    """The digest knows the order of names; the comparison leaves it aside."""
+    state = {"a": torch.zeros(2), "b": torch.ones(2)}
+    turned = dict(reversed(state.items()))
+    assert states.digest(state) != states.digest(turned)
+    assert states.first_difference(state, turned) is None
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        torch.arange(6.0).reshape(2, 3).T,
+        torch.arange(6.0)[::2],
+        torch.arange(6.0)[::2][:1],
+        torch.ones(1).expand(4),
+        torch.tensor([1 + 2j, 3]).conj(),
+        torch.tensor([1 + 2j, 3]).conj().imag,
+        torch.tensor(1.0),
+        torch.empty(0, 2),
+    ],
+    ids=["transposed", "strided", "lone element", "expanded", "conjugate", "negative", "0-d", "empty"],
+)
+def test_views(view: torch.Tensor) -> None:
+    """A view has the digest of its values in memory of their own; poison reaches it, and leaves no part of it."""
+    state = {"x": view}
+    owned = {"x": view.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)}
+    assert states.digest(owned) == states.digest(state)
+    assert states.first_difference(owned, state) is None
+    mine = {"x": view.clone(memory_format=torch.preserve_format)}
+    states.poison(mine)
+    assert mine["x"].numel() == 0 or not (mine["x"] == owned["x"]).any()
+
+
+def test_real_weights(tmp_path: Path) -> None:
+    """A Hugging Face directory gives the weights that lie in it, in the study's dtype, as many as asked for."""
+    config = AutoConfig.for_model(
+        "llama", vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+    spec = StateSpec(str(tmp_path))
+    built = states.build(spec)
+    assert list(weights) == list(built) == [tensor.name for tensor in layout_of(spec)]
+    assert states.first_difference(weights, built) is None
+    facts = states.describe(built, spec)
+    assert ("weights", state_bytes(layout_of(spec))) == (facts["values"], facts["state_bytes"])
+
+    part = states.build(StateSpec(str(tmp_path), tensors=2, dtype="bfloat16"))
+    expected = {name: weights[name].bfloat16() for name in list(weights)[:2]}
+    assert states.first_difference(expected, part) is None
+
+
+def test_missing_weights(write_config: WriteConfig, tmp_path: Path) -> None:
+    """A directory with a configuration and no weights is an error, not a state of random values."""
+    Path(write_config()).rename(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="can't load the weights in"):
+        states.build(StateSpec(str(tmp_path)))

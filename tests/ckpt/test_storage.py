@@ -1,0 +1,175 @@
+"""What a directory lies on, and what lies in it: the facts behind every cold load and every size."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from ckpt import storage
+from ckpt.storage import Inventory, Mount
+
+PAGE = mmap.PAGESIZE
+SIZES_BYTES = [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 1_000_001]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Path:
+    """A directory whose files can leave the page cache, with files of odd sizes in several directories."""
+    filesystem = storage.mount_of(tmp_path).filesystem
+    if storage.mount_of(tmp_path).in_memory:
+        pytest.skip(f"the temporary directory lies in memory ({filesystem}): use pytest --basetemp on a disk")
+    for number, size_bytes in enumerate(SIZES_BYTES):
+        path = tmp_path / f"level {number % 2}" / "below" / f"{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size_bytes))
+    (tmp_path / "empty").touch()
+    return tmp_path
+
+
+def read_all(directory: Path) -> dict[str, bytes]:
+    """Every file's content."""
+    return {entry.path: Path(entry.path).read_bytes() for entry in storage.files_below(directory)}
+
+
+def cached_pages(directory: Path) -> list[tuple[int | None, int | None]]:
+    """What cachestat(2) and mincore(2) say about each file that is not empty."""
+    found = []
+    for entry in storage.files_below(directory):
+        if size_bytes := entry.stat().st_size:
+            with Path(entry.path).open("rb") as file:
+                found.append((storage._cachestat(file.fileno()), storage._mincore(file.fileno(), size_bytes)))
+    return found
+
+
+def test_eviction_is_proven(on_disk: Path) -> None:
+    """All pages are resident after writing, none after flush and evict, all again after reading; no byte is lost."""
+    written = read_all(on_disk)
+    assert storage.resident_fraction(on_disk) == 1.0
+    storage.flush(on_disk)
+    storage.evict(on_disk)
+    assert storage.resident_fraction(on_disk) < 0.01
+    assert written == read_all(on_disk)
+    assert storage.resident_fraction(on_disk) == 1.0
+
+
+def test_eviction_that_fails_is_seen(on_disk: Path) -> None:
+    """Pages that another process holds stay, whatever was asked of the kernel, and the fraction says how many."""
+    held = on_disk / "level 1" / "below" / "5"
+    storage.flush(on_disk)
+    with held.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert len(bytes(mapped)) == held.stat().st_size
+        storage.evict(on_disk)
+        pages = [math.ceil(size_bytes / PAGE) for size_bytes in SIZES_BYTES]
+        assert pages[5] / sum(pages) <= storage.resident_fraction(on_disk) < 1.0
+    storage.evict(on_disk)
+    assert storage.resident_fraction(on_disk) < 0.01
+
+
+def test_unsynced_data_survives_eviction(on_disk: Path) -> None:
+    """Evicting what has not been flushed loses nothing."""
+    written = read_all(on_disk)
+    storage.evict(on_disk)
+    assert written == read_all(on_disk)
+
+
+def test_cachestat_agrees_with_mincore(on_disk: Path) -> None:
+    """Two system calls that count cached pages count the same ones: all, none, and some."""
+    counts = cached_pages(on_disk)
+    if None in {count for pair in counts for count in pair}:
+        pytest.skip("this kernel lacks cachestat(2), new in Linux 6.5, or forbids mincore(2)")
+    assert sum(math.ceil(size_bytes / PAGE) for size_bytes in SIZES_BYTES) == sum(pair[0] or 0 for pair in counts)
+    assert all(one == other for one, other in counts)
+
+    storage.flush(on_disk)
+    storage.evict(on_disk)
+    assert all(one == other for one, other in cached_pages(on_disk))
+
+    path = on_disk / "level 1" / "below" / "5"
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        file.seek(100 * PAGE)
+        file.read(1)
+        some = storage._cachestat(file.fileno())
+        assert 0 < (some or 0) < math.ceil(path.stat().st_size / PAGE)
+        assert storage._mincore(file.fileno(), path.stat().st_size) == some
+
+
+def test_either_system_call_will_do(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without cachestat mincore answers; without both the answer is NaN, which no threshold takes for cold."""
+    monkeypatch.setattr(storage, "_cachestat", lambda _descriptor: None)
+    assert storage.resident_fraction(on_disk) == 1.0
+    monkeypatch.setattr(storage, "_mincore", lambda _descriptor, _size_bytes: None)
+    assert math.isnan(storage.resident_fraction(on_disk))
+
+
+def test_inventory(tmp_path: Path) -> None:
+    """Files are counted at every depth; links are not followed, holes are not allocated, 1 MiB is not small."""
+    outside, directory = tmp_path / "outside", tmp_path / "directory"
+    deep = directory / "a" / ".hidden"
+    for path in (outside, deep):
+        path.mkdir(parents=True)
+    (outside / "not mine").write_bytes(b"x" * 5000)
+    (directory / "linked directory").symlink_to(outside)
+    (directory / "linked file").symlink_to(outside / "not mine")
+    os.mkfifo(directory / "pipe")
+    (directory / "empty").touch()
+    (directory / "almost").write_bytes(b"x" * (2**20 - 1))
+    (deep / "exactly").write_bytes(b"x" * 2**20)
+    with (deep / "sparse").open("wb") as file:
+        file.truncate(10 * 2**20)
+    storage.flush(directory)
+    found = storage.inventory(directory)
+    expected = Inventory(
+        file_count=4,
+        apparent_bytes=12 * 2**20 - 1,
+        allocated_bytes=found.allocated_bytes,
+        small_file_count=2,
+        largest_file_bytes=10 * 2**20,
+    )
+    assert expected == found
+    if not storage.mount_of(tmp_path).in_memory:
+        assert 2 * 2**20 <= found.allocated_bytes < 3 * 2**20
+
+
+def test_mount(weird_path: Path) -> None:
+    """A directory, a file in it, and a path that does not exist yet lie on the mount that holds the directory."""
+    found = storage.mount_of(weird_path)
+    assert os.path.ismount(found.mount_point)
+    assert weird_path.is_relative_to(found.mount_point)
+    assert Path(found.mount_point).stat().st_dev == weird_path.stat().st_dev
+    assert found.options.split(",")[0] in {"rw", "ro"}
+    (weird_path / "file").touch()
+    assert found == storage.mount_of(weird_path / "file")
+    assert found == storage.mount_of(weird_path / "not" / "yet")
+
+
+def test_another_mount() -> None:
+    """A path below another mount lies on that one."""
+    found = storage.mount_of(Path("/proc/self"))
+    assert (found.filesystem, found.mount_point) == ("proc", "/proc")
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "in_memory"), [("tmpfs", True), ("ramfs", True), ("ext4", False), ("lustre", False)]
+)
+def test_filesystems_in_memory(filesystem: str, in_memory: bool) -> None:
+    """Memory is told from disks."""
+    assert in_memory == Mount(filesystem, "source", "rw", "/mnt").in_memory
+
+
+def test_mount_without_findmnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where findmnt is missing, the mount is unknown, and nothing fails."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert storage.mount_of(tmp_path).filesystem == "unknown"
+    assert not storage.mount_of(tmp_path).in_memory
+
+
+def test_free_bytes(tmp_path: Path) -> None:
+    """The room for an unprivileged user, also of a directory that will be made."""
+    status = os.statvfs(tmp_path)
+    within_bytes = 2**30  # others write meanwhile
+    assert abs(status.f_bavail * status.f_frsize - storage.free_bytes(tmp_path / "not" / "yet")) < within_bytes

@@ -1,0 +1,378 @@
+"""What every strategy must do, whatever its format. A new strategy adds one class of two lines at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ckpt import state as states
+from ckpt import storage
+from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.layout import Layout, TensorLayout
+from ckpt.state import State
+from ckpt.strategies import tensorstore_t5x
+from ckpt.strategy import Strategy, create, names, strategy_class
+
+# One test runs under several classes: hypothesis wants to hear that this is meant.
+PER_STRATEGY = settings(
+    max_examples=40,
+    suppress_health_check=[
+        HealthCheck.differing_executors,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],
+)
+
+HOSTILE_NAMES = [
+    "", ".", "..", "/", "../../up", "/absolute", ".hidden", "a.b", "a_b", "a/b", "a%2Fb", "%", "%~", "~", "nul\0",
+    "metadata.json", ".zarray", "a.b.zarr", "A.B", "x" * 300, "x" * 301, "ü" * 200, "😀" * 90, "\ud800", "line\nbreak",
+]  # fmt: skip
+
+BIT_PATTERNS = [
+    b"\0",  # zeros
+    b"\0\x80", b"\0\0\0\x80", b"\0\0\0\0\0\0\0\x80",  # -0.0 in 16, 32 and 64 bits
+    b"\0\x7c", b"\x80\x7f", b"\0\0\x80\xff", b"\0\0\0\0\0\0\xf0\x7f",  # infinities
+    b"\x01\x7c", b"\x81\x7f", b"\x01\0\x80\x7f", b"\x42\0\0\0\0\0\xf0\xff",  # signalling NaNs with a payload
+    b"\x01\0", b"\x01\0\0\0", b"\x01\0\0\0\0\0\0\0",  # denormals
+    b"\xff",
+]  # fmt: skip
+
+
+def _fits_json(name: str) -> bool:
+    """JSON makes one character of a high and a low surrogate that follow each other; all else it keeps."""
+    return not re.search("[\ud800-\udbff][\udc00-\udfff]", name)
+
+
+def parameter_names() -> st.SearchStrategy[str]:
+    """Any text, lone surrogates included, and the names that have broken others."""
+    return st.one_of(st.sampled_from(HOSTILE_NAMES), st.text(st.characters(exclude_categories=())).filter(_fits_json))
+
+
+@st.composite
+def tensors(draw: st.DrawFn, *, views: bool) -> torch.Tensor:
+    """A tensor of any dtype, 0-d to 3-d, with any bits; as a view into a larger one, too, if asked for."""
+    dtype = draw(st.sampled_from(sorted(BYTES_PER_ELEMENT)))
+    size = st.one_of(st.integers(0, 4), st.sampled_from([63, 64, 65, 130]))
+    shape = draw(st.lists(size, max_size=3).filter(lambda sizes: math.prod(sizes) <= 9000))
+    kind = draw(st.sampled_from(["contiguous", "transposed", "strided"] if views else ["contiguous"]))
+    whole = {"contiguous": shape, "transposed": shape[::-1], "strided": [2 * each for each in shape]}[kind]
+
+    flat = torch.empty(math.prod(whole), dtype=getattr(torch, dtype))
+    patterns = st.one_of(st.sampled_from(BIT_PATTERNS), st.binary(min_size=1, max_size=24))
+    bits = draw(
+        st.one_of(
+            patterns.map(lambda pattern: np.resize(np.frombuffer(pattern, np.uint8), flat.nbytes).copy()),
+            st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).integers(0, 256, flat.nbytes, np.uint8)),
+        )
+    )
+    if dtype == "bool":
+        bits &= 1  # torch has no other booleans
+    flat.view(torch.uint8).copy_(torch.from_numpy(bits))
+    tensor = flat.reshape(whole)
+    if kind == "transposed":
+        return tensor.permute(tuple(reversed(range(len(shape)))))
+    return tensor[tuple(slice(None, None, 2) for _ in shape)] if kind == "strided" else tensor
+
+
+@st.composite
+def state_dicts(draw: st.DrawFn, *, views: bool = True) -> State:
+    """A state of up to five tensors, some of them tied."""
+    state: State = {}
+    for name in draw(st.lists(parameter_names(), unique=True, max_size=5)):
+        tied_to = draw(st.integers(0, 9))
+        state[name] = list(state.values())[tied_to] if tied_to < len(state) else draw(tensors(views=views))
+    return state
+
+
+def exact(state: State) -> list[tuple[str, torch.dtype, tuple[int, ...], bytes]]:
+    """Everything that must come back, in order, computed without the code under test."""
+    return [
+        (name, tensor.dtype, tuple(tensor.shape), bits_of(tensor).numpy().tobytes()) for name, tensor in state.items()
+    ]
+
+
+def bits_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, in a copy."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8)
+
+
+def layout_of(state: State) -> Layout:
+    """The layout that a plan would have had for this state."""
+    first: dict[int, str] = {}
+    layout = []
+    for name, tensor in state.items():
+        owner = first.setdefault(id(tensor), name)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        layout.append(TensorLayout(name, tuple(tensor.shape), dtype, owner if owner != name else None))
+    return tuple(layout)
+
+
+@pytest.fixture
+def state() -> State:
+    """A small state with every dtype, several chunks, tied and odd tensors; no two tensors have the same values."""
+    random = torch.Generator().manual_seed(1)
+    found: State = {
+        f"layer.{dtype}.weight": torch.randint(0, 2, (70, 3), generator=random).to(getattr(torch, dtype))
+        for dtype in BYTES_PER_ELEMENT
+    }
+    found["embed"] = torch.randn((130, 66), generator=random).half()
+    found["head"] = found["embed"]
+    found["scalar"] = torch.randn((), generator=random).bfloat16()
+    found["empty"] = torch.empty((0, 7))
+    found["transposed"] = torch.randn((3, 65), generator=random).T
+    found["zeros"] = torch.zeros(200)
+    found["../a b"] = torch.randn(5, generator=random)
+    return found
+
+
+class StrategyContract:
+    """The tests that every strategy inherits; a subclass names the strategy and its options."""
+
+    name: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    exact_file_count: ClassVar[bool] = True
+    """Whether `footprint` knows the number of files, rather than a bound."""
+
+    @pytest.fixture
+    def strategy(self) -> Strategy:
+        """The strategy under test, with what it needs imported."""
+        strategy = create(self.name, self.options)
+        strategy.prepare()
+        return strategy
+
+    @pytest.fixture
+    def checkpoint(self, strategy: Strategy, state: State, tmp_path: Path) -> Path:
+        """A checkpoint of `state`."""
+        directory = tmp_path / "checkpoint"
+        directory.mkdir()
+        strategy.save(state, directory)
+        return directory
+
+    @PER_STRATEGY
+    @given(drawn=state_dicts())
+    def test_round_trip(self, strategy: Strategy, tmp_path: Path, drawn: State) -> None:
+        """Names in their order, dtypes, shapes and every bit come back, and come back again after the first
+        answer was overwritten; the source is left as it was.
+        """
+        before = exact(drawn)
+        with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
+            strategy.save(drawn, Path(directory))
+            assert before == exact(drawn)
+            loaded = strategy.load(Path(directory))
+            assert before == exact(loaded)
+            states.poison(loaded)
+            assert before == exact(strategy.load(Path(directory)))
+
+    @PER_STRATEGY
+    @given(drawn=state_dicts(views=False))
+    def test_footprint_is_an_upper_bound(self, strategy: Strategy, tmp_path: Path, drawn: State) -> None:
+        """No checkpoint has more files or bytes than planned for a state that owns its memory."""
+        planned = strategy.footprint(layout_of(drawn))
+        with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
+            strategy.save(drawn, Path(directory))
+            found = storage.inventory(Path(directory))
+        assert planned.file_count >= found.file_count
+        assert planned.size_bytes >= found.apparent_bytes
+
+    def test_footprint_counts_names(self, strategy: Strategy, tmp_path: Path) -> None:
+        """Names take room, too, and beyond ASCII more than a byte for a letter."""
+        drawn = {"😀" * 400 + str(number): torch.ones(1) for number in range(10)}
+        strategy.save(drawn, tmp_path)
+        assert strategy.footprint(layout_of(drawn)).size_bytes >= storage.inventory(tmp_path).apparent_bytes
+
+    def test_footprint_counts_files(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
+        """The planned number of files is the number of files, chunks of zeros and tied tensors included."""
+        if not self.exact_file_count:
+            pytest.skip("this strategy's library decides about its files: the bound is tested, not the number")
+        assert strategy.footprint(layout_of(state)).file_count == storage.inventory(checkpoint).file_count
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
+    def test_every_value_of_a_narrow_float(self, strategy: Strategy, tmp_path: Path, dtype: str) -> None:
+        """Each of the 65,536 (or 256) bit patterns survives, with and without NaNs in the tensor."""
+        width = 8 * BYTES_PER_ELEMENT[dtype]
+        every = torch.arange(2**width, dtype=torch.int32).to(torch.uint8 if width == 8 else torch.uint16)
+        every = every.view(getattr(torch, dtype))
+        patterns = {"every": every, "without NaN": every[~every.float().isnan()]}
+        strategy.save(patterns, tmp_path)
+        assert exact(patterns) == exact(strategy.load(tmp_path))
+
+    def test_load_in_a_new_process(self, state: State, checkpoint: Path, fresh_python: Callable[..., str]) -> None:
+        """What another process loads has the same digest: nothing depends on the process that saved."""
+        code = (
+            "import json, sys; from pathlib import Path; from ckpt import state, strategy\n"
+            "name, options, directory = sys.argv[1:]\n"
+            "print(state.digest(strategy.create(name, json.loads(options)).load(Path(directory))))"
+        )
+        found = fresh_python(code, self.name, json.dumps(self.options), str(checkpoint))
+        assert states.digest(state) == found.strip()
+
+    def test_loaded_tensors_own_their_memory(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
+        """Overwriting the files after a load changes nothing in memory: no lazy mapping is left."""
+        loaded = strategy.load(checkpoint)
+        for entry in storage.files_below(checkpoint):
+            with Path(entry.path).open("r+b") as file:
+                file.write(b"\xff" * entry.stat().st_size)
+        assert exact(state) == exact(loaded)
+
+    def test_nothing_outside_the_directory(
+        self, strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Names made of dots and slashes, absolute ones too, stay in the directory; nothing is left elsewhere."""
+        for variable in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+            monkeypatch.setenv(variable, str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        directory = tmp_path / "one" / "two" / "checkpoint"
+        directory.mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "one")
+        hostile = ["..", "../up", "../../up", "/", str(tmp_path / "absolute"), "\0", "a/../../b"]
+        drawn = {name: torch.full((2,), number) for number, name in enumerate(hostile)}
+        strategy.save(drawn, directory)
+        assert exact(drawn) == exact(strategy.load(directory))
+        outside = {path for path in tmp_path.rglob("*") if not path.is_relative_to(directory)}
+        assert {tmp_path / "one", tmp_path / "one" / "two"} == outside
+
+    def test_weird_directory(self, strategy: Strategy, state: State, weird_path: Path) -> None:
+        """The directory's name may hold spaces, quotes, newlines and letters beyond ASCII."""
+        strategy.save(state, weird_path)
+        assert exact(state) == exact(strategy.load(weird_path))
+
+    def test_relative_directory(
+        self, strategy: Strategy, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A relative path means the same as the absolute one."""
+        monkeypatch.chdir(tmp_path)
+        Path("relative").mkdir()
+        strategy.save(state, Path("relative"))
+        assert exact(state) == exact(strategy.load(tmp_path / "relative"))
+
+    def test_empty_directory(self, strategy: Strategy, tmp_path: Path) -> None:
+        """A directory without a checkpoint is refused by name, and so is one that does not exist."""
+        for directory in (tmp_path, tmp_path / "missing"):
+            with pytest.raises(CheckpointError, match=re.escape(f"{directory} is no complete checkpoint")):
+                strategy.load(directory)
+
+    def test_damaged_checkpoint(self, strategy: Strategy, tmp_path: Path) -> None:
+        """Whichever file is lost, emptied or cut in half, the load says where, and returns no wrong state."""
+        whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+        whole.mkdir()
+        strategy.save({"first.weight": torch.randn(70, 3).half(), "second": torch.zeros(5)}, whole)
+
+        def damages() -> Iterator[Path]:
+            for entry in list(storage.files_below(whole)):
+                for keep_bytes in (None, 0, entry.stat().st_size // 2):
+                    shutil.rmtree(damaged, ignore_errors=True)
+                    shutil.copytree(whole, damaged)
+                    path = damaged / Path(entry.path).relative_to(whole)
+                    if keep_bytes is None:
+                        path.unlink()
+                    else:
+                        path.write_bytes(path.read_bytes()[:keep_bytes])
+                    yield path
+
+        for _ in damages():
+            with pytest.raises(CheckpointError, match=re.escape(str(damaged))):
+                strategy.load(damaged)
+
+    def test_facts(self, strategy: Strategy) -> None:
+        """A user finds one line about everything that the table of strategies shows."""
+        for field in fields(strategy.facts):
+            assert re.fullmatch(r"\S(.*\S)?", getattr(strategy.facts, field.name)), field.name
+
+    def test_facts_about_files(self, strategy: Strategy, checkpoint: Path) -> None:
+        """A strategy that claims one file writes one file, and no other claims so."""
+        assert (strategy.facts.files == "1") == (storage.inventory(checkpoint).file_count == 1)
+
+    def test_label(self, strategy: Strategy) -> None:
+        """The label is the name and the options that differ from the default: two strategies never share one."""
+        changed = [f"{key}={value}" for key, value in self.options.items()]
+        assert "+".join([self.name, *changed]) == strategy.label
+
+    def test_unknown_option(self) -> None:
+        """A misspelt option is an error that names the option and lists those there are."""
+        with pytest.raises(UnknownStrategyError) as caught:
+            create(self.name, {"no_such_option": 1})
+        known = [field.name for field in fields(strategy_class(self.name))] or ["none"]
+        assert "no_such_option" in str(caught.value)
+        assert all(option in str(caught.value).partition("Its options: ")[2] for option in known)
+
+    @pytest.mark.parametrize("options", [["a list"], "text", {1: 2}, {"": None}, {"name": "x"}, {"syncs_files": True}])
+    def test_nonsense_options(self, options: Any) -> None:
+        """Options of the wrong kind, and attributes that are no options, are refused."""
+        with pytest.raises(UnknownStrategyError, match=f"strategy {self.name}: "):
+            create(self.name, options)
+
+
+class TestTorchSave(StrategyContract):
+    """torch.save."""
+
+    name = "torch_save"
+
+
+class TestTensorstoreBasic(StrategyContract):
+    """The document's basic TensorStore."""
+
+    name = "tensorstore_basic"
+
+
+class TestTensorstoreBasicUncompressed(StrategyContract):
+    """The same without a compressor."""
+
+    name, options = "tensorstore_basic", {"compressor": "none"}
+
+
+class TestTensorstoreT5x(StrategyContract):
+    """The document's T5X TensorStore."""
+
+    name = "tensorstore_t5x"
+
+
+class TestTensorstoreT5xManyChunks(StrategyContract):
+    """The same with chunks so small that the tests' tensors have many of them."""
+
+    name = "tensorstore_t5x"
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorstore_t5x, "_TARGET_CHUNK_BYTES", 4000)
+
+
+def test_every_strategy_has_a_contract() -> None:
+    """No strategy, and no value of an option that is a choice, goes untested."""
+    covered = [(each.name, each.options) for each in StrategyContract.__subclasses__()]
+    for name in names():
+        tested = [options for strategy, options in covered if strategy == name]
+        assert tested, f"add a subclass of StrategyContract for {name}"
+        cls = strategy_class(name)
+        kinds = get_type_hints(cls)
+        for field in fields(cls):
+            values = {options.get(field.name, field.default) for options in tested}
+            choices = {False, True} if kinds[field.name] is bool else set(get_args(kinds[field.name]))
+            assert choices <= values, f"add subclasses of StrategyContract for {name} with {field.name}"
+
+
+@pytest.mark.parametrize("name", ["", "torch-save", "TorchSave", "_zarr_per_parameter", "../torch_save", None, 1])
+def test_unknown_strategy(name: Any) -> None:
+    """An unknown name, and a module that is no strategy, is an error that lists the strategies."""
+    with pytest.raises(UnknownStrategyError, match=", ".join(names())):
+        create(name)
+
+
+@pytest.mark.parametrize("value", ["gzip", "", None, 0, True, ["none"]])
+def test_unknown_value_of_an_option(value: Any) -> None:
+    """A value that an option doesn't have is an error that lists the values."""
+    with pytest.raises(UnknownStrategyError, match=r"compressor = .*'default' or 'none'"):
+        create("tensorstore_basic", {"compressor": value})
