@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -11,13 +12,14 @@ def run(app: App, *mistakes: type[Exception]) -> None:
     """Run a command line. A command's integer is the exit code; `mistakes` are told and end with 2."""
     try:
         code = app(exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError:  # cyclopts has told it
         sys.exit(2)
     except mistakes as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -11,12 +11,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Strict
 
 from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
 
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models").glob("*.json"))}
+
+Count = Annotated[int, Strict()]
+"""A whole number, and neither `true` nor `"3"`, where a study is validated."""
 
 DType = Literal["float16", "bfloat16", "float32"]
 
@@ -72,10 +77,10 @@ class StateSpec:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     model: str
-    tensors: int | None = None
+    tensors: Count | None = None
     dtype: DType | None = None
     values: Literal["normal-bfloat16", "normal"] = "normal-bfloat16"
-    seed: int = 0
+    seed: Count = 0
 
     @property
     def directory(self) -> Path | None:

@@ -290,8 +290,8 @@ def _follow(
     settled_s = 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            started = time.monotonic()
             more = submitter.advance() if submitter else False
+            started = time.monotonic()
             found = statuses.of_study(paths, planned)
             if console.is_terminal:
                 live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
@@ -312,7 +312,7 @@ def _follow(
 
 
 def _read_plan(paths: StudyPaths) -> Plan:
-    return plans.from_json(paths.plan_json.read_text(), str(paths.plan_json))
+    return plans.from_json(paths.plan_json.read_text(errors="replace"), str(paths.plan_json))
 
 
 def _print_plan(planned: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
-from ckpt.layout import StateSpec
+from ckpt.layout import Count, StateSpec
 from jobs.errors import StudyError
 
 _ROOM = Path(__file__).parent
@@ -42,12 +43,12 @@ class Slurm(Table):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    nodes: int | None = Field(default=None, ge=1, le=1)  # one rank measures, until states are sharded
-    tasks_per_node: int | None = Field(default=None, ge=1, le=1)
-    cpus_per_task: int | None = Field(default=None, ge=1)
-    gpus_per_node: int | None = Field(default=None, ge=0)
+    nodes: Count | None = Field(default=None, ge=1, le=1)  # one rank measures, until states are sharded
+    tasks_per_node: Count | None = Field(default=None, ge=1, le=1)
+    cpus_per_task: Count | None = Field(default=None, ge=1)
+    gpus_per_node: Count | None = Field(default=None, ge=0)
     mem_gb: float | None = Field(default=None, gt=0)
-    timeout_min: int | None = Field(default=None, ge=1)
+    timeout_min: Count | None = Field(default=None, ge=1)
     exclusive: bool | str | None = None
     exclude: str | None = None
     nodelist: str | None = None
@@ -60,8 +61,8 @@ class Slurm(Table):
     setup: tuple[str, ...] | None = None
     srun_args: tuple[str, ...] | None = None
     additional_parameters: dict[str, str | int | bool] | None = None
-    signal_delay_s: int | None = Field(default=None, ge=1)
-    array_parallelism: int | None = Field(default=None, ge=1)
+    signal_delay_s: Count | None = Field(default=None, ge=1)
+    array_parallelism: Count | None = Field(default=None, ge=1)
 
     def over(self, below: Slurm) -> Slurm:
         """This table with what it leaves out taken from another."""
@@ -72,7 +73,8 @@ class Target(Table):
     """A named place to write to.
 
     Attributes:
-        path: a directory; `$VARIABLES` and `~` are resolved on the node. None: `$SLURM_TMPDIR`, else `$TMPDIR`.
+        path: a directory; `$VARIABLES` and `~` are resolved on the node, `$$` is a dollar. None: `$SLURM_TMPDIR`,
+            else `$TMPDIR`.
         node_local: whether each node has its own; jobs on different nodes then don't disturb each other.
         filesystem: the type that the path must lie on (`lustre`), so that a missing mount is noticed.
         allow_tmpfs: take a filesystem in memory, which measures no disk.
@@ -95,8 +97,8 @@ class Trials(Table):
         warm_load: load a second time, from the page cache.
     """
 
-    repeats: int = Field(default=5, ge=1)
-    warmups: int = Field(default=1, ge=0)
+    repeats: Count = Field(default=5, ge=1)
+    warmups: Count = Field(default=1, ge=0)
     warm_load: bool = True
 
 
@@ -118,11 +120,11 @@ class Study(Table):
     description: str = ""
     site: Name | None = None
     state: StateSpec
-    strategies: tuple[StrategyChoice, ...] = Field(min_length=1)
+    strategies: tuple[StrategyChoice, ...]
     targets: dict[Name, Target] = Field(min_length=1)
     trials: Trials = Trials()
-    rounds: int = Field(default=1, ge=1, le=999)
-    shuffle_seed: int = 0
+    rounds: Count = Field(default=1, ge=1, le=999)
+    shuffle_seed: Count = 0
     slurm: Slurm = Slurm()
     schema_version: Literal[1] = 1
 
@@ -137,7 +139,8 @@ class Study(Table):
             if isinstance(each, str):
                 choices.append({"name": each, "options": {}})
             elif isinstance(each, dict) and "options" not in each:
-                choices.append({"name": each.get("name"), "options": {k: v for k, v in each.items() if k != "name"}})
+                named = {key: each[key] for key in each.keys() & {"name"}}
+                choices.append({**named, "options": {k: v for k, v in each.items() if k != "name"}})
             else:
                 choices.append(each)
         return choices
@@ -145,6 +148,8 @@ class Study(Table):
     @field_validator("strategies")
     @classmethod
     def _known_and_different(cls, found: tuple[StrategyChoice, ...]) -> tuple[StrategyChoice, ...]:
+        if not found:
+            raise ValueError(f"names no strategy; there are {', '.join(strategy.names())}")
         labels = []
         for choice in found:
             try:
@@ -163,7 +168,7 @@ def find(name_or_path: str) -> Path:
     Raises:
         StudyError: if it is neither.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  # Path's own raises for an unknown user
     if path.is_file():
         return path
     if name_or_path in SHIPPED:
@@ -203,7 +208,7 @@ def sites() -> dict[str, Path]:
 def _with_site(content: dict[str, Any], where: Path) -> dict[str, Any]:
     """A study over the profile of its site: the profile's `[slurm]`, and of its targets those that it names."""
     known = sites()
-    if content["site"] not in known:
+    if not isinstance(content["site"], str) or content["site"] not in known:
         raise StudyError(f"{where}: site = {content['site']!r} is unknown; there are {', '.join(known) or 'none'}")
     profile = tomllib.loads(known[content["site"]].read_text(encoding="utf-8"))
     targets = content.get("targets")
@@ -238,7 +243,9 @@ def parse(content: dict[str, Any], where: str) -> Study:
 
 def _from_here(path: str) -> str:
     """A target's relative path is taken from the directory in which the command was typed."""
-    return path if path.startswith(("$", "~")) else str(Path(path).absolute())
+    if path.startswith(("$", "~", "/")):
+        return path
+    return str(Path(str(Path.cwd()).replace("$", "$$")) / path)  # a `$` in a directory's name is no variable
 
 
 def _beside(study: Path, model: str) -> str:
@@ -251,7 +258,7 @@ def _problem(error: Any, where: str) -> str:
     """One message for one of pydantic's errors: where, which key, what was found, what is valid."""
     location = [str(part) for part in error["loc"] if part != "[key]"]
     key = ".".join(location) or "the file"
-    if error["type"] == "extra_forbidden":
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{where}: there is no key {key!r}. {_valid_keys(location[:-1])}"
     if error["type"] == "missing":
         return f"{where}: the key {key!r} is missing. {_valid_keys(location[:-1])}"
@@ -263,7 +270,7 @@ def _problem(error: Any, where: str) -> str:
 
 
 def _valid_keys(table: list[str]) -> str:
-    models: dict[str, Any] = {"targets": Target, "trials": Trials, "slurm": Slurm}
+    models: dict[str, Any] = {"targets": Target, "trials": Trials, "slurm": Slurm, "strategies": StrategyChoice}
     if table and table[-1] == "slurm":
         keys = list(Slurm.model_fields)
     elif not table:

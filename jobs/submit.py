@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from jobs import slurm
-from jobs.errors import SubmissionError
+from jobs.errors import StudyError, SubmissionError
 from jobs.paths import StudyPaths
 from jobs.plan import Batch, Job, Plan, batches
 from jobs.processes import created_unix_s
@@ -48,7 +48,12 @@ def submissions(paths: StudyPaths) -> list[Submission]:
     """Every submission of a study so far, oldest first."""
     if not paths.submissions_json.exists():
         return []
-    return [Submission(**each) for each in json.loads(paths.submissions_json.read_text())]
+    try:
+        return [Submission(**each) for each in json.loads(paths.submissions_json.read_text())]
+    except (ValueError, TypeError) as error:
+        raise StudyError(
+            f"{paths.submissions_json} is damaged ({error}): move it away, and the jobs' logs tell what is done"
+        ) from error
 
 
 class Submitter:

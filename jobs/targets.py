@@ -42,12 +42,14 @@ def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
     unset: list[str] = []
 
     def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
         variable = match[1] or match[2]
         if not environment.get(variable):
             unset.append(variable)
         return environment.get(variable, "")
 
-    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, target.path)
+    text = re.sub(r"\$(?:\$|(\w+)|\{(\w+)\})", value, target.path)
     if unset:
         raise TargetError(
             f"{where}: path = {target.path!r}, but {', '.join('$' + v for v in unset)} is not set here: "

@@ -1,0 +1,250 @@
+"""Studies with hand-chosen samples, so that every number of a table can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.__main__ import print_tables
+from analysis.tables import Format
+from jobs import plan as plans
+from jobs import study as studies
+from jobs.paths import StudyPaths
+from jobs.plan import Job, Plan
+from jobs.timing_log import DiskUse, Header, Sample, TimingLog
+
+GIB = 2**30
+
+STRATEGIES = ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
+
+STATE = {
+    "model": "tiny",
+    "tensors": 3,
+    "parameters": 500_000_000,
+    "state_bytes": GIB,
+    "dtypes": "float16",
+    "values": "normal-bfloat16",
+    "seed": 0,
+    "digest": "0123456789abcdef" * 4,
+}
+
+BEST_FOR = {
+    "torch_save": "Speed, simplicity",
+    "tensorstore_basic": "Cross-framework",
+    "tensorstore_t5x": "Production, scale",
+}
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "vocab_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+}
+
+
+@dataclass(frozen=True)
+class StudyOnDisk:
+    """A planned study; `log` writes what one of its jobs measured."""
+
+    paths: StudyPaths
+    plan: Plan
+
+    @property
+    def root(self) -> Path:
+        """The study's directory."""
+        return self.paths.root
+
+    def job(self, label: str, target: str = "disk", number: int = 1) -> Job:
+        """The planned job of that label, target and round."""
+        return next(j for j in self.plan.jobs if (j.label, j.target, j.round) == (label, target, number))
+
+    def log(
+        self,
+        label: str,
+        /,
+        *,
+        on: str = "disk",
+        number: int = 1,
+        save: Sequence[float] = (),
+        cold: Sequence[float] = (),
+        warm: Sequence[float] = (),
+        gib: Sequence[float] = (),
+        warmups: int = 0,
+        invalid: Mapping[tuple[int, str], str] | None = None,
+        unproven: Mapping[int, float] | None = None,
+        state: Mapping[str, Any] | None = None,
+        **header: Any,
+    ) -> Path:
+        """Write a job's log.
+
+        Args:
+            label: which job,
+            on: on which target,
+            number: in which round.
+            save: seconds of each trial's save; its three phases take a half and two quarters of it.
+            cold: seconds of each trial's first load.
+            warm: seconds of each trial's second load.
+            gib: size of each trial's checkpoint.
+            warmups: how many of the trials, from the first, are warm-ups.
+            invalid: (trial, `save`, `cold` or `warm`) -> why the sample may not be used.
+            unproven: trial -> share of the pages that were cached before a load that was to be cold.
+            state: attributes of `/state`; empty if the job did not get that far.
+            header: what differs from the attributes of a complete job.
+        """
+        job = self.job(label, on, number)
+        invalid, unproven = invalid or {}, unproven or {}
+        samples: list[Sample] = []
+
+        def sample(trial: int, kind: str, phase: str, seconds: float, share: float = math.nan) -> None:
+            reason = invalid.get((trial, kind), "")
+            cache = "n/a" if kind == "save" else "cold-unproven" if kind == "cold" and trial in unproven else kind
+            samples.append(
+                Sample(
+                    trial=trial,
+                    warmup=trial < warmups,
+                    rank=0,
+                    operation="save" if kind == "save" else "load",
+                    phase=phase,
+                    start_s=float(len(samples)),
+                    duration_s=seconds,
+                    state_bytes=GIB,
+                    durability="committed" if phase in {"total", "commit"} and kind == "save" else "n/a",
+                    cache=cache,
+                    resident_fraction=share,
+                    cpu_s=seconds / 2 if phase == "total" else math.nan,
+                    peak_rss_bytes=GIB if phase == "total" else -1,
+                    valid=not reason,
+                    reason=reason,
+                )
+            )
+
+        for trial in range(max(len(save), len(cold), len(warm))):
+            if trial < len(save):
+                for phase, part in (("call", 0.5), ("sync", 0.25), ("commit", 0.25), ("total", 1.0)):
+                    sample(trial, "save", phase, save[trial] * part)
+            if trial < len(cold):
+                sample(trial, "cold", "total", cold[trial], unproven.get(trial, 0.0))
+            if trial < len(warm):
+                sample(trial, "warm", "total", warm[trial], 1.0)
+        facts = {"best_for": BEST_FOR.get(label, "")}
+        attributes: dict[str, Any] = {
+            "study": self.plan.study.name,
+            "job_id": job.id,
+            "strategy": job.strategy,
+            "label": job.label,
+            "strategy_options": json.dumps(job.options, sort_keys=True),
+            "strategy_facts": json.dumps(facts),
+            "target": job.target,
+            "round": job.round,
+            "nodes": job.nodes,
+            "tasks_per_node": job.tasks_per_node,
+            "trials_planned": len(save) - warmups,
+            "created_utc": "2026-01-02T03:04:05+00:00",
+            "clock_zero_unix_s": 1.75e9,
+            "status": "complete",
+            "error": "",
+        }
+        log = TimingLog(
+            header=Header(**attributes | header),
+            samples=samples,
+            disk=[
+                DiskUse(
+                    trial=trial,
+                    file_count=1,
+                    apparent_bytes=int(size * GIB),
+                    allocated_bytes=int(size * GIB),
+                    small_file_count=0,
+                    largest_file_bytes=int(size * GIB),
+                )
+                for trial, size in enumerate(gib)
+            ],
+            state=dict(STATE if state is None else state),
+            storage={"path": "/scratch", "filesystem": "ext4"},
+            provenance={"host": "node1"},
+        )
+        path = self.paths.log(job.id)
+        log.write(path)
+        return path
+
+
+MakeStudy = Callable[..., StudyOnDisk]
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> MakeStudy:
+    """Plan a study with these keys, in a directory `below` of its own, as `python -m jobs` would."""
+
+    def make(name: str = "tiny", below: Path | None = None, **keys: Any) -> StudyOnDisk:
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(LLAMA))
+        content = {
+            "name": name,
+            "strategies": STRATEGIES,
+            "state": {"model": str(config)},
+            "targets": {"disk": {"path": str(tmp_path)}},
+        }
+        plan = plans.make_plan(studies.parse(content | keys, name))
+        paths = StudyPaths((below or tmp_path / "results") / name)
+        paths.logs.mkdir(parents=True)
+        paths.plan_json.write_text(plans.to_json(plan))
+        return StudyOnDisk(paths, plan)
+
+    return make
+
+
+@pytest.fixture
+def three_methods(make_study: MakeStudy) -> StudyOnDisk:
+    """Three complete jobs. Medians: save 4, 87.6, 43.8 s; cold 2, 25, 12.5 s; warm 1, 10, 12 s; 2, 1.5, 1.65 GiB.
+
+    The warm-ups are so large that any statistic that counted one would show it.
+    """
+    study = make_study()
+    huge = 1e6
+    study.log(
+        "torch_save",
+        save=[huge, 6, 2, 4],
+        cold=[huge, 1, 3, 2],
+        warm=[huge, 0.5, 1, 1.5],
+        gib=[huge, 2, 2, 2],
+        warmups=1,
+    )
+    study.log(
+        "tensorstore_basic",
+        save=[huge, huge, 80, 87.6, 100],
+        cold=[huge, huge, 30, 20, 25],
+        warm=[huge, huge, 9, 14, 10],
+        gib=[huge, huge, 1.25, 1.5, 1.75],
+        warmups=2,
+    )
+    study.log(
+        "tensorstore_t5x",
+        save=[huge, 43.8, 40, 50],
+        cold=[huge, 12.5, 12, 13],
+        warm=[huge, 12, 11, 13],
+        gib=[huge, 1.65, 1.65, 1.65],
+        warmups=1,
+    )
+    return study
+
+
+Show = Callable[[Path | Sequence[Path], Format], str]
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Show:
+    """What `python -m analysis table` prints about these results."""
+
+    def shown(results: Path | Sequence[Path], style: Format) -> str:
+        capsys.readouterr()
+        print_tables([results] if isinstance(results, Path) else results, style)
+        return capsys.readouterr().out
+
+    return shown

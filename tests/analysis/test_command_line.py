@@ -1,0 +1,189 @@
+"""`python -m analysis` as a person on a laptop types it: without torch and Slurm, into pipes, with mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import analysis
+
+REPOSITORY = Path(analysis.__file__).parents[1]
+
+# Cyclopts reads the arguments of this process: of pytest, it thinks, and warns; of `command`, in fact.
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens:UserWarning")
+
+Command = Callable[..., tuple[Any, str, str]]
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONPATH": str(REPOSITORY)}
+
+# Runs `python -m analysis ARGUMENTS` where some modules can't be imported.
+WITHOUT = """
+import json, runpy, sys
+blocked, arguments = set(json.loads(sys.argv[1])), sys.argv[2:]
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+blocked -= sys.modules.keys()  # what the interpreter itself brought from site-packages
+sys.meta_path.insert(0, Blocker())
+try:
+    import torch
+    raise SystemExit("torch is not blocked")
+except ModuleNotFoundError:
+    pass
+import analysis
+if arguments[0] == "load":
+    print(len(analysis.load(arguments[1]).samples))
+else:
+    sys.argv = ["analysis", *arguments]
+    runpy.run_module("analysis", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `python -m analysis` in this process: its exit code, what it printed, and what it complained about."""
+
+    def run(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["analysis", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / "analysis" / "__main__.py"), run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def run_without(blocked: set[str], *arguments: str | Path) -> str:
+    """What `python -m analysis` prints where these modules are not installed."""
+    command = [sys.executable, "-c", WITHOUT, json.dumps(sorted(blocked)), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+def distributions(requirements: list[str]) -> Iterator[str]:
+    """The canonical names of these requirements and of all that they require, for what is installed here."""
+    waiting, seen = [(Requirement(text), "") for text in requirements], set()
+    while waiting:
+        requirement, extra = waiting.pop()
+        name = requirement.name.lower().replace("_", "-")
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) not in seen:
+                seen.add((name, wanted))
+                waiting += [(Requirement(text), wanted) for text in metadata.requires(name) or ()]
+        yield name
+
+
+def absent_from_the_analysis_extra() -> set[str]:
+    """The top-level modules that are installed here, and not by `pip install .[analysis]`."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["analysis"]
+    brought = set(distributions(wanted))
+    return {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if not brought & {owner.lower().replace("_", "-") for owner in owners}
+        and module not in sys.stdlib_module_names
+        and not (REPOSITORY / module).exists()
+    }
+
+
+@pytest.mark.parametrize("extra", ["no torch, no Slurm", "nothing but the extra"])
+def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Path) -> None:
+    """Frames, tables and merge need no module of the cluster's, nor any that `.[analysis]` does not install."""
+    blocked = {"torch", "transformers", "tensorstore", "submitit", "psutil"}
+    if extra == "nothing but the extra":
+        others = absent_from_the_analysis_extra()
+        assert blocked | {"pytest", "hypothesis"} <= others
+        assert not others & {"numpy", "pandas", "h5py", "rich", "cyclopts", "pydantic", "tabulate", "jinja2"}
+        blocked = others
+    merged = tmp_path / "merged.h5"
+
+    assert run_without(blocked, "load", three_methods.root) == "78\n"
+    table = run_without(blocked, "table", three_methods.root)
+    assert "+2090.0 %" in table
+    assert run_without(blocked, "merge", three_methods.root, "--output", merged) == f"{merged}: 3 logs\n"
+    assert run_without(blocked, "table", merged) == table
+
+
+@pytest.mark.parametrize(
+    ("style", "excerpt"),
+    [
+        ((), "│ 87.60 (80.00 - 100.00, n = 3) │"),
+        (("--format", "text"), "│ 87.60 (80.00 - 100.00, n = 3) │"),
+        (("--format", "markdown"), "| 87.60 (80.00 - 100.00, n = 3) |"),
+        (("--format=csv",), ",87.6,80.0,100.0,3,0,"),
+    ],
+)
+def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, command: Command) -> None:
+    """Tables come as text unless another format is asked for."""
+    code, printed, complaint = command("table", str(three_methods.root), *style)
+
+    assert (code, complaint) == (0, "")
+    assert excerpt in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("table", "RESULTS", "--format", "xml"), '"xml"'),
+        (("table",), "error: name at least one RESULTS"),
+        (("table", "absent"), "error: absent does not exist"),
+        (("table", "absent\nand more"), "does not exist"),
+        (("merge", "--output", "merged.h5"), "error: name at least one RESULTS"),
+        (("merge", "RESULTS"), "--output"),
+        (("merge", "RESULTS", "--output", "absent/merged.h5"), "error: can't write absent/merged.h5"),
+        (("draw", "RESULTS"), "draw"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    arguments: tuple[str, ...],
+    message: str,
+    three_methods: Any,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was wrong is told without a traceback, and nothing is printed as if it were a result."""
+    monkeypatch.chdir(tmp_path)
+    given = [str(three_methods.root) if argument == "RESULTS" else argument for argument in arguments]
+
+    code, printed, complaint = command(*given)
+
+    assert (code, printed) == (2, "")
+    assert message in " ".join(complaint.replace("│", "").split())
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(unbuffered: str, three_methods: Any) -> None:
+    """`| head -1` closes the pipe, here before the first line: no message, and no failure."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "analysis", "table", str(three_methods.root)],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(writing)
+
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,170 @@
+"""The numbers: medians, spreads and differences, each computed by hand."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import analysis
+from analysis.comparison import Comparison, Statistic, change, compare, improvement
+
+GIB = 2**30
+
+
+@pytest.fixture
+def comparison(three_methods: Any) -> Comparison:
+    """The only comparison of the three methods."""
+    [found] = compare(analysis.load(three_methods.root))
+    return found
+
+
+def test_medians_leave_warm_ups_out(comparison: Comparison) -> None:
+    """A statistic is the median, smallest and largest of the measured totals: of seconds and of bytes."""
+    figures = {m.label: (m.save, m.load_cold, m.load_warm, m.size_bytes / GIB) for m in comparison.methods}
+
+    assert list(figures) == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
+    assert figures["torch_save"] == (
+        Statistic(4, 2, 6, 3, 0),
+        Statistic(2, 1, 3, 3, 0),
+        Statistic(1, 0.5, 1.5, 3, 0),
+        2.0,
+    )
+    assert figures["tensorstore_basic"] == (
+        Statistic(87.6, 80, 100, 3, 0),
+        Statistic(25, 20, 30, 3, 0),
+        Statistic(10, 9, 14, 3, 0),
+        1.5,
+    )
+    assert figures["tensorstore_t5x"] == (
+        Statistic(43.8, 40, 50, 3, 0),
+        Statistic(12.5, 12, 13, 3, 0),
+        Statistic(12, 11, 13, 3, 0),
+        pytest.approx(1.65),
+    )
+    assert [method.problems for method in comparison.methods] == [()] * 3
+
+
+def test_a_comparison_says_what_was_compared(comparison: Comparison) -> None:
+    """Study, target, scale and state stand with the numbers."""
+    assert (comparison.study, comparison.target) == ("tiny", "disk")
+    assert (comparison.nodes, comparison.tasks_per_node) == (1, 1)
+    assert comparison.state_bytes == GIB
+    assert comparison.state == "tiny, 3 tensors, 0.500e9 parameters, float16, 1.00 GiB, digest 0123456789ab"
+
+
+def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, show: Callable[..., str]) -> None:
+    """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
+    blocks = show(three_methods.root, "csv").strip().split("\n\n")
+    tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
+    summary, relative, against = tables
+
+    def numbers(row: dict[str, str], *columns: str) -> list[float]:
+        return [float(row[column]) for column in columns]
+
+    assert [row["table"] for table in tables for row in table] == [
+        *["summary"] * 3,
+        *["relative"] * 2,
+        "t5x_against_basic",
+    ]
+    assert [row["method"] for row in summary] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
+    columns = [f"save [s] {part}" for part in ("median", "smallest", "largest", "valid", "invalid")]
+    assert numbers(summary[1], *columns) == [87.6, 80, 100, 3, 0]
+    assert numbers(summary[2], "load, cold [s] median", "load, warm [s] median") == [12.5, 12]
+    figures = ["save", "load, cold", "load, warm", "size"]
+    assert numbers(relative[0], *figures) == pytest.approx([20.9, 11.5, 9, -0.25])
+    assert numbers(relative[1], *figures) == pytest.approx([9.95, 5.25, 11, -0.175])
+    figures = ["save time saved", "cold load time saved", "warm load time saved", "size"]
+    assert numbers(against[0], *figures) == pytest.approx([0.5, 0.5, -0.2, 0.1])
+
+
+def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
+    """A method's median is over the trials of all its rounds: of 2, 4, 6 and 20 s it is 5 s."""
+    study = make_study(rounds=2)
+    study.log("torch_save", number=1, save=[2, 20], cold=[1, 1], warm=[1, 1])
+    study.log("torch_save", number=2, save=[6, 4], cold=[1, 2], warm=[1, 3])
+
+    [found] = compare(analysis.load(study.root))
+    method = found.method("torch_save")
+
+    assert method is not None
+    assert method.save == Statistic(5, 2, 20, 4, 0)
+    assert method.load_warm == Statistic(1, 1, 3, 4, 0)
+
+
+def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) -> None:
+    """Two targets, or two studies, never share a median, even where job ids are the same."""
+    targets = {"fast": {"path": "/fast"}, "slow": {"path": "/slow"}}
+    first = make_study("first", targets=targets, strategies=["torch_save"])
+    second = make_study("second", targets=targets, strategies=["torch_save"])
+    for study, target, seconds in ((first, "fast", 1), (first, "slow", 2), (second, "fast", 3), (second, "slow", 4)):
+        study.log("torch_save", on=target, save=[seconds])
+
+    found = compare(analysis.load(first.root.parent))
+
+    assert [(each.study, each.target, each.methods[0].save.median) for each in found] == [
+        ("first", "fast", 1.0),
+        ("first", "slow", 2.0),
+        ("second", "fast", 3.0),
+        ("second", "slow", 4.0),
+    ]
+
+
+def test_options_make_another_method(make_study: Callable[..., Any]) -> None:
+    """One strategy with two settings is two methods, and neither stands in for the other."""
+    raw = {"name": "tensorstore_basic", "compressor": "none"}
+    study = make_study(strategies=["tensorstore_basic", raw])
+    study.log("tensorstore_basic", save=[8])
+    study.log("tensorstore_basic+compressor=none", save=[3])
+
+    [found] = compare(analysis.load(study.root))
+
+    assert [(each.label, each.save.median) for each in found.methods] == [
+        ("tensorstore_basic", 8.0),
+        ("tensorstore_basic+compressor=none", 3.0),
+    ]
+
+
+def test_different_states_are_said_to_be_different(make_study: Callable[..., Any]) -> None:
+    """Rows whose states differ do not share a table without a word."""
+    study = make_study()
+    state = {"model": "m", "tensors": 1, "parameters": 10**9, "state_bytes": GIB, "dtypes": "float16"}
+    study.log("torch_save", save=[1], state=state | {"digest": "a" * 64})
+    study.log("tensorstore_basic", save=[1], state=state | {"digest": "b" * 64, "tensors": 2})
+
+    [found] = compare(analysis.load(study.root))
+
+    assert found.state.startswith("2 different ones, which do not compare: ")
+    assert "m, 1 tensors" in found.state
+    assert "m, 2 tensors" in found.state
+
+
+def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[..., Any]) -> None:
+    """`n` is the number of durations that the median is made of."""
+    study = make_study()
+    study.log("torch_save", save=[1, math.nan, 3])
+
+    [found] = compare(analysis.load(study.root))
+
+    assert found.methods[-1].label == "tensorstore_t5x"
+    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "more", "saved"),
+    [
+        (21.9, 1.0, 20.9, -20.9),
+        (0.5, 1.0, -0.5, 0.5),
+        (3.0, 3.0, 0.0, 0.0),
+        (1.0, 0.0, math.nan, math.nan),
+        (math.nan, 1.0, math.nan, math.nan),
+        (1.0, math.nan, math.nan, math.nan),
+    ],
+)
+def test_relative_differences(value: float, reference: float, more: float, saved: float) -> None:
+    """A difference is a share of the reference; nothing is said where one of the two is unknown."""
+    assert pytest.approx(more, nan_ok=True) == change(value, reference)
+    assert pytest.approx(saved, nan_ok=True) == improvement(value, reference)

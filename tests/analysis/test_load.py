@@ -1,0 +1,279 @@
+"""`analysis.load`: tidy frames, from whatever holds timing logs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pandas as pd
+import pytest
+
+import analysis
+from analysis.errors import ResultsError
+from analysis.load import entries
+from analysis.merge import write_merged
+from jobs import timing_log
+from jobs.timing_log import DiskUse, Header, Sample
+
+JOB_COLUMNS = {
+    "study": "str",
+    "job_id": "str",
+    "label": "str",
+    "target": "str",
+    "round": "int64",
+    "nodes": "int64",
+    "tasks_per_node": "int64",
+}
+
+SAMPLE_COLUMNS = JOB_COLUMNS | {
+    "trial": "int64",
+    "warmup": "bool",
+    "rank": "int64",
+    "operation": "str",
+    "phase": "str",
+    "start_s": "float64",
+    "duration_s": "float64",
+    "state_bytes": "int64",
+    "durability": "str",
+    "cache": "str",
+    "resident_fraction": "float64",
+    "cpu_s": "float64",
+    "peak_rss_bytes": "int64",
+    "valid": "bool",
+    "reason": "str",
+}
+
+DISK_COLUMNS = JOB_COLUMNS | {
+    "trial": "int64",
+    "file_count": "int64",
+    "apparent_bytes": "int64",
+    "allocated_bytes": "int64",
+    "small_file_count": "int64",
+    "largest_file_bytes": "int64",
+}
+
+
+def columns(frame: pd.DataFrame) -> dict[str, str]:
+    """A frame's columns and dtypes; text is `str`, whatever pandas calls it."""
+    return {
+        name: "str" if pd.api.types.is_string_dtype(column) else str(column.dtype) for name, column in frame.items()
+    }
+
+
+def assert_same(first: analysis.Results, second: analysis.Results) -> None:
+    """Assert that two results hold the same frames."""
+    for name in ("jobs", "samples", "disk"):
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
+
+
+def test_one_row_for_each_sample(three_methods: Any) -> None:
+    """Every value of every sample and every disk use stands in the frames, with the job that it belongs to."""
+    found = analysis.load(three_methods.root)
+    logs = [timing_log.read(path) for path in sorted(three_methods.paths.logs.glob("*.h5"))]
+    shared = list(JOB_COLUMNS)
+
+    for frame, name in ((found.samples, "samples"), (found.disk, "disk")):
+        expected = [
+            {key: getattr(log.header, key) for key in shared} | asdict(row)
+            for log in logs
+            for row in getattr(log, name)
+        ]
+        # As text: NaN stands in some of them, and is equal to nothing.
+        assert list(map(repr, expected)) == list(map(repr, frame.to_dict("records")))
+    assert len(found.samples) == 4 * 6 + 5 * 6 + 4 * 6
+
+
+def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: Any) -> None:
+    """A column of the log is a column of the frame, with a dtype that does not depend on the values."""
+    found = analysis.load(three_methods.root)
+
+    assert columns(found.samples) == SAMPLE_COLUMNS
+    assert columns(found.disk) == DISK_COLUMNS
+    assert [*JOB_COLUMNS, *(each.name for each in fields(Sample))] == list(SAMPLE_COLUMNS)
+    assert [*JOB_COLUMNS, *(each.name for each in fields(DiskUse))] == list(DISK_COLUMNS)
+
+
+def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callable[..., Any]) -> None:
+    """Code that filters by `valid` works where every job failed, and where none reported."""
+    study = make_study()
+    for prepare in (lambda: None, lambda: study.log("torch_save", status="failed", error="early", state={})):
+        prepare()
+        found = analysis.load(study.root)
+
+        assert columns(found.samples) == SAMPLE_COLUMNS
+        assert columns(found.disk) == DISK_COLUMNS
+        assert list(SAMPLE_COLUMNS) == list(found.samples[found.samples["valid"]].columns)
+
+
+def test_one_row_for_each_job(make_study: Callable[..., Any]) -> None:
+    """A job has its header and its state; one without a log has what the plan knows, and why it has no more."""
+    study = make_study(strategies=["torch_save", "tensorstore_t5x"])
+    log = timing_log.read(study.log("torch_save", save=[1]))
+
+    jobs = analysis.load(study.root).jobs.set_index("label")
+
+    assert {each.name for each in fields(Header)} - {"label"} <= set(jobs.columns)
+    found = jobs.loc["torch_save"]
+    header = asdict(log.header)
+    del header["label"]
+    assert header == found[list(header)].to_dict()
+    assert found["state_digest"] == log.state["digest"]
+    assert found["state_bytes"] == log.state["state_bytes"]
+    planned = jobs.loc["tensorstore_t5x"]
+    assert planned[["study", "job_id", "target", "round", "nodes", "status", "error"]].to_dict() == {
+        "study": "tiny",
+        "job_id": "r01-tensorstore_t5x-disk-1x1",
+        "target": "disk",
+        "round": 1,
+        "nodes": 1,
+        "status": "no log",
+        "error": "planned, but it never reported",
+    }
+    assert math.isnan(planned["state_bytes"])
+
+
+def test_results_may_be_named_in_many_ways(three_methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study, its parent, its logs, a merged file; as a path, a string, or a list: the frames are the same."""
+    root = three_methods.root
+    expected = analysis.load(root)
+    merged = tmp_path / "merged.h5"
+    write_merged(entries([root]), merged)
+    logs = sorted(three_methods.paths.logs.glob("*.h5"))
+
+    for results in (str(root), root.parent, [root], [str(root)], (root, root.parent), merged, str(merged), logs):
+        assert_same(expected, analysis.load(results))
+    monkeypatch.chdir(root)
+    assert_same(expected, analysis.load("."))
+    assert_same(expected, analysis.load(Path("..")))
+
+
+def test_one_log_is_a_result(three_methods: Any) -> None:
+    """A single log has its samples only, and nothing is said of jobs that nobody asked about."""
+    found = analysis.load(three_methods.paths.log("r01-torch_save-disk-1x1"))
+
+    assert list(found.jobs["label"]) == ["torch_save"]
+    assert {"torch_save"} == set(found.samples["label"])
+
+
+def test_a_parent_of_studies_has_them_all(make_study: Callable[..., Any], tmp_path: Path) -> None:
+    """Below a directory, studies are found by their plan or by their logs, whatever else lies there."""
+    planned, logged = make_study("planned"), make_study("logged")
+    planned.log("torch_save", save=[1])
+    logged.log("torch_save", save=[1])
+    logged.paths.plan_json.unlink()
+    (tmp_path / "results" / "logs").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("mine")
+
+    jobs = analysis.load(tmp_path / "results").jobs
+
+    assert list(jobs.groupby("study").size().items()) == [("logged", 1), ("planned", 3)]
+
+
+def test_the_same_log_twice_is_harmless(three_methods: Any, tmp_path: Path) -> None:
+    """A log that is found in two places, or named twice, counts once."""
+    expected = analysis.load(three_methods.root)
+    log = three_methods.paths.log("r01-torch_save-disk-1x1")
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(log.read_bytes())
+
+    assert_same(expected, analysis.load([copy, three_methods.root, log, copy]))
+
+
+def test_two_logs_of_one_job_are_an_error(three_methods: Any, tmp_path: Path) -> None:
+    """Results that contradict each other are not chosen from: the message names the job."""
+    log = three_methods.paths.log("r01-torch_save-disk-1x1")
+    other = tmp_path / "other.h5"
+    other.write_bytes(log.read_bytes())
+    three_methods.log("torch_save", save=[5])
+
+    with pytest.raises(ResultsError, match="two different logs claim to be job r01-torch_save-disk-1x1 of study tiny"):
+        analysis.load([three_methods.root, other])
+
+
+def test_a_log_found_elsewhere_fills_its_place_in_the_plan(three_methods: Any, tmp_path: Path) -> None:
+    """In whichever order they are named, a log says more than that it was missing."""
+    expected = analysis.load(three_methods.root)
+    log = three_methods.paths.log("r01-torch_save-disk-1x1")
+    elsewhere = log.rename(tmp_path / "elsewhere.h5")
+
+    assert set(analysis.load(three_methods.root).jobs["status"]) == {"no log", "complete"}
+    assert_same(expected, analysis.load([three_methods.root, elsewhere]))
+    assert_same(expected, analysis.load([elsewhere, three_methods.root]))
+
+
+def test_a_log_that_cannot_be_read_says_more_than_none(make_study: Callable[..., Any], tmp_path: Path) -> None:
+    """Of two copies of a study, one without the log and one with a broken one, the broken one is told of."""
+    without, broken = make_study(below=tmp_path / "a"), make_study(below=tmp_path / "b")
+    broken.log("torch_save", save=[1]).write_text("no HDF5")
+
+    for results in ([without.root, broken.root], [broken.root, without.root]):
+        statuses = analysis.load(results).jobs.set_index("label")["status"].to_dict()
+        assert statuses == {"torch_save": "unreadable", "tensorstore_basic": "no log", "tensorstore_t5x": "no log"}
+
+
+def _foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["temperature"] = [1, 2, 3]
+
+
+def _newer(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", 99
+
+
+def _hollow(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", 1
+        file["jobs"] = [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: None, "does not exist: expected a study's directory, a log, or a merged file"),
+        (Path.mkdir, "no timing logs in"),
+        (lambda path: path.write_text("hello"), "is neither a timing log nor a merged file"),
+        (lambda path: path.write_bytes(b""), "is neither a timing log nor a merged file"),
+        (_foreign, "is no timing log: its attribute 'schema' is None"),
+        (_newer, "has version 99 of the merged file; 1 is known here"),
+        (_hollow, "is neither a timing log nor a merged file"),
+    ],
+    ids=["nothing", "empty directory", "text", "empty file", "foreign HDF5", "newer", "hollow"],
+)
+def test_what_holds_no_results_is_told_in_one_message(
+    make: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
+    """The error names the path, and what was expected there."""
+    path = tmp_path / "results"
+    make(path)
+
+    with pytest.raises(ResultsError) as caught:
+        analysis.load(path)
+
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"study": 3, "jobs": []}', '{"study": {}, "jobs": [{"order": 1}]}'])
+def test_a_plan_that_is_none_is_an_error(text: str, three_methods: Any) -> None:
+    """Without its plan, a study could lack jobs and nobody would see it."""
+    three_methods.paths.plan_json.write_text(text)
+
+    with pytest.raises(ResultsError, match=r"plan\.json is no plan of this package"):
+        analysis.load(three_methods.root)
+
+
+def test_a_plan_of_a_later_release_is_read(three_methods: Any) -> None:
+    """Analysis takes from a plan what it needs, and does not mind what else stands there."""
+    expected = analysis.load(three_methods.root)
+    plan = json.loads(three_methods.paths.plan_json.read_text())
+    for job in plan["jobs"]:
+        job["priority"] = 7
+    three_methods.paths.plan_json.write_text(json.dumps(plan | {"comment": "new"}))
+
+    assert_same(expected, analysis.load(three_methods.root))

@@ -1,0 +1,151 @@
+"""A model so small that a job takes a second, a study of it, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobs
+from jobs import plan, study
+from jobs.paths import StudyPaths
+
+HERE = Path(__file__).parent
+ROOT = Path(jobs.__file__).parent.parent
+
+_TINY_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "dtype": "float32",
+}
+
+_SITECUSTOMIZE = """\
+import sys
+
+import ckpt.strategies
+
+ckpt.strategies.__path__.append({strategies!r})
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            print("tried to import", name, file=sys.stderr)
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The config.json of a Llama of 21 tensors, 23 kB."""
+    return write_model(tmp_path / "model" / "config.json")
+
+
+def write_model(path: Path, **changed: Any) -> Path:
+    """A tiny model's configuration."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(_TINY_LLAMA | changed))
+    return path
+
+
+@pytest.fixture
+def changed_model(tmp_path: Path) -> Callable[..., Path]:
+    """The tiny model with other values in its config.json."""
+    return lambda **changed: write_model(tmp_path / "changed" / "config.json", **changed)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """An empty directory to write checkpoints to."""
+    path = tmp_path / "target"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def tiny(model: Path, target: Path) -> dict[str, Any]:
+    """The content of a study file: one strategy, the tiny model, one target."""
+    return {
+        "name": "tiny",
+        "strategies": ["torch_save"],
+        "state": {"model": str(model)},
+        # Some machines have their temporary files in memory: all but the speed is the same there.
+        "targets": {"here": {"path": str(target), "allow_tmpfs": True}},
+        "trials": {"repeats": 2, "warmups": 1},
+    }
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[[Mapping[str, Any]], StudyPaths]:
+    """A study's directory as it is before the first job has run."""
+
+    def make(content: Mapping[str, Any]) -> StudyPaths:
+        paths = StudyPaths(tmp_path / "results" / content["name"])
+        paths.logs.mkdir(parents=True)
+        paths.slurm.mkdir()
+        paths.plan_json.write_text(plan.to_json(plan.make_plan(study.parse(dict(content), "study.toml"))))
+        return paths
+
+    return make
+
+
+@dataclass(frozen=True)
+class Python:
+    """Starts Python processes that see this checkout and, beside the real strategies, those in `strategies/`."""
+
+    site: Path
+    cwd: Path
+
+    def environment(self, *, without: tuple[str, ...] = (), **variables: str) -> dict[str, str]:
+        """The environment of a process in which the modules `without` can't be imported."""
+        text = _SITECUSTOMIZE.format(strategies=str(HERE / "strategies"), absent=without)
+        (self.site / "sitecustomize.py").write_text(text)
+        return os.environ | {"PYTHONPATH": f"{self.site}{os.pathsep}{ROOT}", "PYTHONUTF8": "1"} | variables
+
+    def __call__(
+        self, *arguments: str | Path, without: tuple[str, ...] = (), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python ARGUMENTS` to its end."""
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=self.environment(without=without, **variables),
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=240,
+        )
+
+    def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[bytes]:
+        """Start `python ARGUMENTS`, and don't wait."""
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=self.environment(**variables),
+            cwd=self.cwd,
+            stdout=subprocess.DEVNULL,
+        )
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Python:
+    """Python processes that start in tmp_path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    return Python(site, tmp_path)

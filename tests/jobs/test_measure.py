@@ -1,0 +1,417 @@
+"""The trial loop: what the clock encloses and what not, and what becomes of strategies that fail or lie."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckpt import commit, storage
+from ckpt.state import State
+from jobs import measure
+from jobs.measure import TrialError, finished_trials, run_trials
+from jobs.study import Trials
+from jobs.timing_log import Header, Sample, TimingLog
+
+MIB = 2**20
+
+
+class FakeClock:
+    """A clock that stands still until someone takes time."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.now_s, self._events = 100.0, events
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        self._events.append("clock")
+        return self.now_s
+
+
+class FakeStrategy:
+    """One file per tensor, written and read with plain file operations; tells `events` what it is asked for."""
+
+    syncs_files = False
+
+    def __init__(self, clock: FakeClock, events: list[str]) -> None:
+        self._clock, self._events = clock, events
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write the files; takes 3 s."""
+        self._events.append("save")
+        self._clock.now_s += 3
+        for name, tensor in state.items():
+            (directory / name).write_bytes(tensor.numpy().tobytes())
+
+    def load(self, directory: Path) -> State:
+        """Read them into new memory; takes 5 s."""
+        self._events.append("load")
+        self._clock.now_s += 5
+        return {
+            file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.float32)
+            for file in directory.iterdir()
+        }
+
+
+@dataclass
+class Bench:
+    """What a trial loop needs, and the loop."""
+
+    target: Path
+    scratch: Path
+    state: State
+    log: TimingLog
+    events: list[str] = field(default_factory=list)
+    trials: Trials = field(default_factory=lambda: Trials(repeats=1, warmups=0))
+
+    def __post_init__(self) -> None:
+        self.clock = FakeClock(self.events)
+        self.strategy: Any = FakeStrategy(self.clock, self.events)
+
+    def run(self, **trials: Any) -> None:
+        """Run the trials that are missing."""
+        self.trials = self.trials.model_copy(update=trials)
+        run_trials(
+            self.strategy,
+            self.state,
+            self.scratch,
+            self.trials,
+            self.log,
+            save_log=lambda: self.events.append("log"),
+            clock=self.clock,
+        )
+
+    def samples(self, operation: str = "", phase: str = "") -> list[Sample]:
+        """The samples of an operation and a phase."""
+        return [s for s in self.log.samples if operation in {"", s.operation} and phase in {"", s.phase}]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A bench with a state of 2 MiB, which is on a disk where tmp_path is."""
+    target = tmp_path / "target"
+    scratch = target / "scratch"
+    scratch.mkdir(parents=True)
+    state = {"a": torch.arange(MIB / 4, dtype=torch.float32), "b": torch.ones(MIB // 4)}
+    header = Header(
+        study="s",
+        job_id="j",
+        strategy="fake",
+        label="fake",
+        strategy_options="{}",
+        strategy_facts="{}",
+        target="t",
+        round=1,
+        nodes=1,
+        tasks_per_node=1,
+        trials_planned=1,
+        created_utc="",
+        clock_zero_unix_s=0,
+    )
+    return Bench(target, scratch, state, TimingLog(header=header, state={"state_bytes": 2 * MIB}))
+
+
+@pytest.fixture
+def on_disk(bench: Bench) -> None:
+    """Only where pages can be evicted."""
+    if storage.mount_of(bench.target).in_memory:
+        pytest.skip("temporary files lie in memory here, which has no page cache to evict from")
+
+
+@pytest.fixture
+def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A bench on which everything around the strategy tells when it is called, and takes time."""
+
+    def watch(module: Any, function: str, event: str, seconds: float) -> None:
+        real: Callable[..., Any] = getattr(module, function)
+
+        def told(*arguments: Any, **named: Any) -> Any:
+            bench.events.append(event)
+            bench.clock.now_s += seconds
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(module, function, told)
+
+    watch(commit, "begin", "begin", 1000)
+    watch(storage, "flush", "flush", 2)
+    watch(commit, "publish", "publish", 1)
+    watch(storage, "inventory", "inventory", 1000)
+    watch(storage, "evict", "evict", 1000)
+    watch(storage, "resident_fraction", "resident", 1000)
+    watch(measure, "first_difference", "verify", 1000)
+    watch(measure, "poison", "poison", 1000)
+    watch(measure, "_reset_peak_rss", "collect", 1000)
+    watch(measure, "_peak_rss_bytes", "collected", 1000)
+    watch(shutil, "rmtree", "clean", 1000)
+    return bench
+
+
+def test_order_of_events(watched: Bench) -> None:
+    """The clock is innermost: collectors start, clock, work, clock, collectors stop; all else lies outside."""
+    peak_known = measure._reset_peak_rss()
+    watched.events.clear()
+    watched.run()
+
+    save = "begin collect clock save clock flush clock publish clock collected inventory"
+    cold = "evict resident collect clock load clock collected verify poison"
+    warm = "resident collect clock load clock collected verify poison"
+    expected = f"{save} {cold} {warm} log clean".split()
+    assert [event for event in expected if peak_known or event != "collected"] == watched.events
+
+
+def test_durations(watched: Bench) -> None:
+    """A duration is that of the work and of nothing around it, and a save's phases follow one another."""
+    watched.run()
+
+    assert [(s.operation, s.phase, s.durability, s.cache, s.duration_s) for s in watched.log.samples] == [
+        ("save", "call", "returned", "n/a", 3),
+        ("save", "sync", "synced", "n/a", 2),
+        ("save", "commit", "committed", "n/a", 1),
+        ("save", "total", "committed", "n/a", 6),
+        ("load", "total", "n/a", watched.samples("load")[0].cache, 5),
+        ("load", "total", "n/a", "warm", 5),
+    ]
+    call, sync, publish, total = watched.samples("save")
+    assert total.start_s == call.start_s
+    assert call.start_s + call.duration_s == sync.start_s
+    assert sync.start_s + sync.duration_s == publish.start_s
+
+
+def test_a_strategy_that_syncs_its_files_is_not_synced_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories are synced always, files only where the strategy has not done it."""
+    synced: list[bool] = []
+    real = storage.flush
+    monkeypatch.setattr(storage, "flush", lambda path, *, files: (synced.append(files), real(path, files=files)))
+    bench.run()
+    bench.strategy.syncs_files = True
+    bench.run(repeats=2)
+
+    assert synced == [True, False]
+
+
+def test_warmups_come_first_and_stay(bench: Bench) -> None:
+    """Warm-ups are trials as the others are, before them, marked; each trial's disk use is kept."""
+    bench.run(warmups=2, repeats=3, warm_load=False)
+
+    assert [s.warmup for s in bench.samples("load")] == [True, True, False, False, False]
+    assert [s.trial for s in bench.samples("load")] == [0, 1, 2, 3, 4]
+    assert [(use.trial, use.file_count, use.apparent_bytes) for use in bench.log.disk] == [
+        (trial, 2, 2 * MIB) for trial in range(5)
+    ]
+    assert all(s.valid and not s.reason and s.state_bytes == 2 * MIB for s in bench.log.samples)
+    assert {2, 3, 4} == finished_trials(bench.log, bench.trials)
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_cold_by_proof(bench: Bench) -> None:
+    """After eviction a load is cold, with the proof; the next one is warm, with all pages in the cache."""
+    bench.run(repeats=3)
+
+    cold, warm = bench.samples("load")[::2], bench.samples("load")[1::2]
+    assert [s.cache for s in cold] == ["cold"] * 3
+    assert all(0 <= s.resident_fraction < 0.01 for s in cold)
+    assert [s.cache for s in warm] == ["warm"] * 3
+    assert [s.resident_fraction for s in warm] == [1.0] * 3
+    assert all(math.isnan(s.resident_fraction) for s in bench.samples("save"))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 1.0, math.nan])
+def test_not_proven_cold(fraction: float, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pages stay in the cache, or nobody knows, the sample says that it isn't proven to be cold."""
+    monkeypatch.setattr(storage, "resident_fraction", lambda _: fraction)
+    bench.run()
+
+    assert [s.cache for s in bench.samples("load")] == ["cold-unproven", "warm"]
+
+
+def test_without_eviction_nothing_is_cold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eviction that has no effect is noticed by what is resident, not assumed."""
+    monkeypatch.setattr(storage, "evict", lambda _: None)
+    bench.run(warm_load=False)
+
+    (load,) = bench.samples("load")
+    assert (load.cache, load.resident_fraction, load.valid) == ("cold-unproven", 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("fails", "phases"),
+    [
+        ("save", [("save", "call"), ("save", "total")]),
+        ("flush", [("save", "call"), ("save", "sync"), ("save", "total")]),
+        ("publish", [("save", "call"), ("save", "sync"), ("save", "commit"), ("save", "total")]),
+        ("load", [("load", "total")]),
+    ],
+)
+def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in the second of three trials ends the job; its samples stay, marked with the reason.
+
+    The log is written, the scratch directory is empty, and a later run does the trials that are missing.
+    """
+    owner = {"flush": storage, "publish": commit}.get(fails, bench.strategy)
+    real, calls = getattr(owner, fails), [0]
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, fails, fail)
+    with pytest.raises(TrialError, match="No space left on device"):
+        bench.run(repeats=3, warm_load=False)
+
+    invalid = [s for s in bench.log.samples if not s.valid]
+    assert phases == [(s.operation, s.phase) for s in invalid]
+    assert {(1, "OSError: [Errno 28] No space left on device")} == {(s.trial, s.reason) for s in invalid}
+    assert bench.events[-1] == "log"
+    assert list(bench.scratch.iterdir()) == []
+    assert {0} == finished_trials(bench.log, bench.trials)
+
+    bench.run()
+    assert {0, 2, 3} == finished_trials(bench.log, bench.trials)
+
+
+def _one_bit_wrong(state: State) -> Any:
+    state["b"].view(torch.int32)[-1] ^= 1
+    return state
+
+
+WRONG = {
+    "one bit": (_one_bit_wrong, "b: 1 of 1048576 bytes differ"),
+    "a tensor missing": (lambda state: {"a": state["a"]}, "missing ['b']"),
+    "a tensor too many": (lambda state: state | {"c": state["a"]}, "not expected ['c']"),
+    "another dtype": (lambda state: {name: each.double() for name, each in state.items()}, "found torch.float64"),
+    "another shape": (
+        lambda state: {name: each.reshape(2, -1) for name, each in state.items()},
+        "found torch.float32 [2,",
+    ),
+    "nothing": (lambda state: None if state else state, "no dict of tensors"),
+    "numpy arrays": (lambda state: {name: each.numpy() for name, each in state.items()}, "no dict of tensors"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), WRONG.values(), ids=WRONG)
+def test_wrong_answer(spoil: Callable[[State], Any], told: str, bench: Bench) -> None:
+    """A load that isn't the saved state, bit for bit, is an invalid sample that says where; measuring goes on."""
+    right = bench.strategy.load
+    bench.strategy.load = lambda directory: spoil(right(directory))
+    bench.run(repeats=2)
+
+    assert [s.valid for s in bench.samples("load")] == [False] * 4
+    assert all(s.reason.startswith("loaded state differs: ") and told in s.reason for s in bench.samples("load"))
+    assert all(s.valid for s in bench.samples("save"))
+    assert {0, 1} == finished_trials(bench.log, bench.trials)
+
+
+def test_recycled_memory_is_no_load(bench: Bench) -> None:
+    """A strategy that reads once and hands out the same memory again is found out: that memory was poisoned."""
+    read, kept = bench.strategy.load, []
+
+    def lazy(directory: Path) -> State:
+        kept[:] = kept or [read(directory)]
+        return dict(kept[0])
+
+    bench.strategy.load = lazy
+    bench.run()
+
+    assert [s.valid for s in bench.samples("load")] == [True, False]
+    assert bench.samples("load")[1].reason.startswith("loaded state differs: a: ")
+
+
+def test_the_saved_state_itself_is_no_load(bench: Bench) -> None:
+    """A strategy that hands out the very tensors that were saved is found out, and the state stays as it was."""
+    before = {name: tensor.clone() for name, tensor in bench.state.items()}
+    bench.strategy.load = lambda _: {name: tensor[:] for name, tensor in bench.state.items()}
+    bench.run(repeats=2)
+
+    assert [s.valid for s in bench.samples("load")] == [False] * 4
+    assert {"loaded state differs: it is the saved one itself, and nothing was read"} == {
+        s.reason for s in bench.samples("load")
+    }
+    assert all(torch.equal(before[name], bench.state[name]) for name in before)
+
+
+def test_a_log_is_continued(bench: Bench) -> None:
+    """A log with finished trials gets warm-ups again, for the new process, and the trials that are missing."""
+    bench.run(warmups=1, repeats=2, warm_load=False)
+    bench.run(repeats=5)
+
+    trials = {s.trial: s.warmup for s in bench.log.samples}
+    assert trials == {0: True, 1: False, 2: False, 3: True, 4: False, 5: False, 6: False}
+    assert [use.trial for use in bench.log.disk] == list(trials)
+
+    bench.events.clear()
+    bench.run()
+    bench.run(repeats=3, warmups=9)
+    assert bench.events == [], "nothing was missing"
+
+
+def test_an_interrupted_trial_is_not_finished(bench: Bench) -> None:
+    """A trial that was cut off between its two loads is kept as far as it came, and done again as another."""
+    read, calls = bench.strategy.load, [0]
+
+    def interrupted(directory: Path) -> State:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+        return read(directory)
+
+    bench.strategy.load = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(repeats=2)
+
+    assert bench.events[-1] == "log"
+    assert list(bench.scratch.iterdir()) == []
+    assert {0} == finished_trials(bench.log, bench.trials)
+    bench.run()
+    assert {0, 2} == finished_trials(bench.log, bench.trials)
+
+
+def test_one_checkpoint_at_a_time(bench: Bench) -> None:
+    """Each trial begins in an empty scratch directory and leaves one, and nothing beside it is touched."""
+    (bench.target / "precious").write_text("mine")
+    (bench.target / "trial-0").mkdir()
+    found: list[int] = []
+    save = bench.strategy.save
+    bench.strategy.save = lambda state, directory: (
+        found.append(len(list(bench.scratch.iterdir()))),
+        save(state, directory),
+    )
+    bench.run(repeats=3)
+
+    assert found == [1, 1, 1]  # the directory to write into
+    assert list(bench.scratch.iterdir()) == []
+    assert {"precious", "scratch", "trial-0"} == {path.name for path in bench.target.iterdir()}
+
+
+def test_cost_of_an_operation(bench: Bench) -> None:
+    """CPU time and the largest resident set are those of one operation: a costly save doesn't show in a load."""
+    save = bench.strategy.save
+
+    def costly(state: State, directory: Path) -> None:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        torch.ones(64 * MIB)  # 256 MiB, gone when the load begins
+        save(state, directory)
+
+    bench.strategy.save = costly
+    bench.run(warm_load=False)
+
+    (total,), (load,) = bench.samples("save", "total"), bench.samples("load")
+    assert 0.2 <= total.cpu_s < 60
+    assert 0 <= load.cpu_s < total.cpu_s
+    if not measure._reset_peak_rss():
+        assert {total.peak_rss_bytes, load.peak_rss_bytes} == {-1}
+        return
+    assert total.peak_rss_bytes > 256 * MIB
+    assert 2 * MIB < load.peak_rss_bytes < total.peak_rss_bytes - 200 * MIB
+    assert {-1} == {s.peak_rss_bytes for s in bench.samples("save") if s.phase != "total"}
+    assert all(math.isnan(s.cpu_s) for s in bench.samples("save") if s.phase != "total")

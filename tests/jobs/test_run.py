@@ -1,0 +1,254 @@
+"""One job, start to end: the log that it leaves, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckpt import state as states
+from ckpt import storage, strategies
+from ckpt.layout import StateSpec
+from jobs import plan, timing_log
+from jobs.paths import StudyPaths
+from jobs.run import Clock, run_job
+from jobs.timing_log import TimingLog
+
+Planned = Callable[[Mapping[str, Any]], StudyPaths]
+
+
+def only_job(paths: StudyPaths) -> plan.Job:
+    """The job of a study of one."""
+    (job,) = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
+    return job
+
+
+def run_only(paths: StudyPaths) -> TimingLog:
+    """Run the job of a study of one, and read its log."""
+    job = only_job(paths)
+    status = run_job(str(paths.root), job.id)
+    log = timing_log.read(paths.log(job.id))
+    assert status == log.header.status
+    return log
+
+
+def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> None:
+    """Each strategy leaves a complete log: all samples, the disk use, and what was saved where by what."""
+    (target / "precious").write_text("mine")
+    tiny["strategies"] = ["torch_save", "tensorstore_basic", {"name": "tensorstore_t5x"}]
+    paths = planned(tiny)
+    spec = StateSpec(**tiny["state"])
+    digest = states.digest(states.build(spec))
+
+    for job in plan.from_json(paths.plan_json.read_text(), "plan.json").jobs:
+        assert run_job(str(paths.root), job.id) == "complete"
+
+        log = timing_log.read(paths.log(job.id))
+        header = log.header
+        assert (header.status, header.error, header.job_id, header.study) == ("complete", "", job.id, "tiny")
+        assert (job.strategy, job.options) == (header.strategy, json.loads(header.strategy_options))
+        phases = ["call", "sync", "commit", "total", "total", "total"]
+        assert [s.phase for s in log.samples] == 3 * phases
+        assert [s.trial for s in log.samples] == sorted([0, 1, 2] * 6)
+        assert [s.warmup for s in log.samples] == [True] * 6 + [False] * 12
+        assert all(s.valid and s.duration_s > 0 for s in log.samples)
+        assert [s.start_s for s in log.samples if s.phase == "total"] == sorted(
+            s.start_s for s in log.samples if s.phase == "total"
+        )
+        assert [use.trial for use in log.disk] == [0, 1, 2]
+        assert all(0 < use.file_count <= job.checkpoint_files for use in log.disk)
+        assert all(0 < use.apparent_bytes <= job.checkpoint_bytes for use in log.disk)
+        assert {job.state_bytes} == {s.state_bytes for s in log.samples} == {log.state["state_bytes"]}
+        assert (digest, "float32", 21) == (log.state["digest"], log.state["dtypes"], log.state["tensors"])
+        assert (str(target), storage.mount_of(target).filesystem) == (log.storage["path"], log.storage["filesystem"])
+        assert log.storage["free_bytes"] > 0
+        assert os.getpid() == log.provenance["process_id"]
+        assert set(json.loads(log.provenance["packages"])) >= {"torch", "tensorstore", "numpy"}
+        assert 0 < log.provenance["clock_resolution_s"] < 1e-3
+        assert [target / "precious"] == list(target.iterdir())
+
+
+def test_the_journal_has_a_line_for_each_trial(
+    tiny: dict[str, Any], planned: Planned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job's stdout tells its trials as they end, warm-ups marked, and how it ended."""
+    run_only(planned(tiny))
+
+    told = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert [line.partition(":")[0] for line in told[-4:]] == ["trial 0 (warm-up)", "trial 1", "trial 2", "complete"]
+
+
+def test_a_complete_job_is_left_alone(tiny: dict[str, Any], planned: Planned) -> None:
+    """Running a complete job again changes nothing in its log."""
+    paths = planned(tiny)
+    run_only(paths)
+    before = paths.log(only_job(paths).id).read_bytes()
+
+    assert run_only(paths).header.status == "complete"
+    assert before == paths.log(only_job(paths).id).read_bytes()
+
+
+def _missing(target: Path) -> dict[str, Any]:
+    return {"path": str(target / "nowhere")}
+
+
+def _a_file(target: Path) -> dict[str, Any]:
+    (target / "file").touch()
+    return {"path": str(target / "file")}
+
+
+def _unset(_: Path) -> dict[str, Any]:
+    return {"path": "$NO_SUCH_VARIABLE/x"}
+
+
+def _memory(_: Path) -> dict[str, Any]:
+    if not storage.mount_of(Path("/dev/shm")).in_memory:
+        pytest.skip("/dev/shm is no filesystem in memory here")
+    return {"path": "/dev/shm"}
+
+
+def _unwritable(target: Path) -> dict[str, Any]:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    target.chmod(0o500)
+    return {"path": str(target)}
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (_missing, "nowhere) is no directory here"),
+        (_a_file, "file) is no directory here"),
+        (_unset, "$NO_SUCH_VARIABLE is not set here"),
+        (_memory, "which is memory and no disk"),
+        (_unwritable, "can't be written to by this user"),
+    ],
+)
+def test_target_that_is_none(
+    make: Callable[[Path], dict[str, Any]], told: str, tiny: dict[str, Any], target: Path, planned: Planned
+) -> None:
+    """A target that can't be measured on this node fails the job; its log names the target and what to do."""
+    tiny["targets"] = {"here": make(target)}
+    log = run_only(planned(tiny))
+
+    assert log.header.status == "failed"
+    assert log.header.error.startswith("TargetError: target 'here'")
+    assert told in log.header.error
+    assert log.samples == []
+
+
+def test_target_without_room(
+    tiny: dict[str, Any], changed_model: Callable[..., Path], target: Path, planned: Planned
+) -> None:
+    """A checkpoint that would not fit is never begun: the log says how much is free and how much it takes."""
+    tiny["state"]["model"] = str(changed_model(vocab_size=10**12))  # 2 × 128 TB
+    log = run_only(planned(tiny))
+
+    assert log.header.status == "failed"
+    assert "GB free, and one checkpoint may take 268800.0 GB" in log.header.error
+    assert list(target.iterdir()) == []
+
+
+def test_an_unreadable_log_is_kept(tiny: dict[str, Any], planned: Planned) -> None:
+    """A log that can't be read, of a later release for one, is moved aside and not overwritten."""
+    paths = planned(tiny)
+    path = paths.log(only_job(paths).id)
+    path.write_text("precious")
+
+    assert run_only(paths).header.status == "complete"
+    (aside,) = set(paths.logs.iterdir()) - {path}
+    assert aside.read_text() == "precious"
+    assert aside.suffix != ".h5"
+
+
+def test_another_state_does_not_continue_a_log(
+    tiny: dict[str, Any], model: Path, changed_model: Callable[..., Path], planned: Planned
+) -> None:
+    """Trials of two states never stand in one log: the job fails, again and again, and the log stays as it was."""
+    paths = planned(tiny)
+    before = run_only(paths)
+    before.header.status = "running"
+    before.samples = before.samples[:6]
+    before.write(paths.log(only_job(paths).id))
+    shutil.copy(changed_model(dtype="float16"), model)
+
+    for _ in range(2):
+        log = run_only(paths)
+        assert log.header.status == "failed"
+        assert before.state["digest"] in log.header.error
+        assert before.state == log.state
+        assert len(log.samples) == 6
+
+
+def test_clock_of_a_continued_log() -> None:
+    """The clock of a log that is continued goes on from the log's own zero."""
+    before = Clock()
+    assert 0 <= before() < 100
+
+    after = Clock(before.zero_unix_s - 1000)
+    assert before.zero_unix_s - 1000 == after.zero_unix_s
+    assert 990 < after() - before() < 1010
+
+
+@pytest.fixture
+def gated(tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch) -> StudyPaths:
+    """A study of a warm-up and three trials, with a strategy that can be made to wait."""
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(Path(__file__).parent / "strategies")])
+    tiny["strategies"] = ["gated"]
+    tiny["trials"] = {"repeats": 3, "warmups": 1}
+    return planned(tiny)
+
+
+def end_in_a_save(python: Any, paths: StudyPaths, tmp_path: Path, number: signal.Signals, *, after: int) -> int:
+    """Start the job, wait until it is in the save after so many others, send a signal; the exit code."""
+    reached = tmp_path / "reached"
+    arguments = ["-m", "jobs", "job", paths.root, only_job(paths).id]
+    process = python.start(*arguments, GATE_AFTER=str(after), GATE_REACHED=str(reached))
+    try:
+        while not reached.exists():
+            assert process.poll() is None, "the job ended before it got there"
+            time.sleep(0.02)
+        process.send_signal(number)
+        return int(process.wait(timeout=60))
+    finally:
+        process.kill()
+
+
+def test_killed(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
+    """A job that is killed leaves a log that opens, says `running`, and holds every finished trial.
+
+    Run again, the job does the trials that are missing, and takes away what it had left on the target.
+    """
+    assert end_in_a_save(python, gated, tmp_path, signal.SIGKILL, after=2) == -signal.SIGKILL
+
+    log = timing_log.read(gated.log(only_job(gated).id))
+    assert (log.header.status, log.header.error) == ("running", "")
+    assert [s.trial for s in log.samples] == [0] * 6 + [1] * 6
+    assert len(list(target.iterdir())) == 1, "the half of a checkpoint that it was writing"
+
+    continued = run_only(gated)
+    assert continued.header.status == "complete"
+    assert repr(log.samples) == repr(continued.samples[:12])
+    assert [(s.trial, s.warmup) for s in continued.samples[12:]] == [(2, True)] * 6 + [(3, False)] * 6 + [
+        (4, False)
+    ] * 6
+    assert log.samples[-1].start_s < continued.samples[12].start_s
+    assert list(target.iterdir()) == []
+
+
+def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
+    """A job that is told to end does so with a log that says who told it, and leaves nothing on the target."""
+    assert end_in_a_save(python, gated, tmp_path, signal.SIGTERM, after=0) == 1
+
+    log = timing_log.read(gated.log(only_job(gated).id))
+    assert log.header.status == "interrupted"
+    assert "SIGTERM" in log.header.error
+    assert log.samples == []
+    assert list(target.iterdir()) == []

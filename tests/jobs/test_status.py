@@ -1,0 +1,74 @@
+"""What a log and a cluster's word add up to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs import plan, status, study, timing_log
+from jobs.status import Submission, Whereabouts
+from jobs.timing_log import Header, Sample, TimingLog
+
+JOB = plan.make_plan(study.read(study.find("quick"))).jobs[0]
+SENT = Submission(JOB.id, "slurm", "17_0", 0.0, "2026-01-02T03:04:05+00:00", "0.1.0 0123abc")
+GONE, WAITING, RUNNING = Whereabouts("gone"), Whereabouts("waiting", "Priority"), Whereabouts("running", "node7")
+
+
+def log(of: str, error: str = "") -> TimingLog:
+    """A log with one finished trial of 3e9 bytes: saved in 6 s, loaded in 2 s."""
+    header = Header(
+        study="quick", job_id=JOB.id, strategy=JOB.strategy, label=JOB.label, strategy_options="{}",
+        strategy_facts="{}", target=JOB.target, round=1, nodes=1, tasks_per_node=1, trials_planned=2,
+        created_utc="", clock_zero_unix_s=0, status=of, error=error,
+    )  # fmt: skip
+    samples = [
+        Sample(
+            trial=0, warmup=False, rank=0, operation=operation, phase="total", start_s=0, duration_s=seconds,
+            state_bytes=3_000_000_000, durability="n/a", cache="n/a", resident_fraction=0, cpu_s=0, peak_rss_bytes=0,
+            valid=True, reason="",
+        )
+        for operation, seconds in [("save", 6), ("load", 2)]
+    ]  # fmt: skip
+    return TimingLog(header=header, samples=samples)
+
+
+CASES = {
+    "never submitted": (None, None, None, "not submitted", ""),
+    "in the queue": (None, SENT, WAITING, "waiting", "Priority"),
+    "started, no log yet": (None, SENT, RUNNING, "running", "node7"),
+    "measuring": (log("running"), SENT, RUNNING, "running", "node7"),
+    "done": (log("complete"), SENT, GONE, "complete", ""),
+    "done, the process not gone yet": (log("complete"), SENT, RUNNING, "complete", ""),
+    "done by hand": (log("complete"), None, None, "complete", ""),
+    "failed": (log("failed", "TrialError: no space"), SENT, GONE, "failed", "TrialError: no space"),
+    "failed by hand": (log("failed", "TrialError: no space"), None, None, "failed", "TrialError: no space"),
+    "failed, and submitted again": (log("failed", "TrialError: no space"), SENT, WAITING, "waiting", "Priority"),
+    "interrupted": (log("interrupted", "time limit"), SENT, GONE, "interrupted", "time limit"),
+    "interrupted, and running again": (log("interrupted", "time limit"), SENT, RUNNING, "running", "node7"),
+    "killed before its log": (None, SENT, GONE, "lost", "left no log"),
+    "killed while measuring": (log("running"), SENT, GONE, "lost", "log is not finished"),
+}
+
+
+@pytest.mark.parametrize(("logged", "sent", "where", "state", "detail"), CASES.values(), ids=CASES)
+def test_derive(logged: Any, sent: Any, where: Any, state: str, detail: str) -> None:
+    """A complete log is final; what is on its way comes before what an earlier run left; nothing is lost silently."""
+    found = status.derive(JOB, logged, sent, where, "/results/slurm")
+
+    assert (JOB.id, state) == (found.job_id, found.state)
+    assert detail in found.detail
+    assert bool(detail) == bool(found.detail)
+    assert (found.trials_done, found.trials) == (0 if logged is None else 1, 2)
+    assert found.last_bandwidth_gbps == (None if logged is None else 1.5)
+    sends_again = state not in {"complete", "waiting", "running"}
+    assert status.missing([found]) == ({JOB.id} if sends_again else set())
+
+
+def test_every_status_of_a_log_is_known() -> None:
+    """Each status that a log can have leads to a state of its own when the job is gone."""
+    logged = [timing_log.RUNNING, timing_log.COMPLETE, timing_log.FAILED, timing_log.INTERRUPTED]
+
+    assert [status.derive(JOB, log(each), SENT, GONE, "").state for each in logged] == [
+        "lost", "complete", "failed", "interrupted"
+    ]  # fmt: skip
