@@ -15,7 +15,8 @@ demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print it
 	$(BIN)/python -m jobs run quick --cluster local
 
 test: $(READY)  ## set up .venv, run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m 'not slurm' --numprocesses 2 $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m slurm $(PYTEST_ARGUMENTS)  # by themselves: they share one cluster
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .

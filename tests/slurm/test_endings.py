@@ -12,7 +12,7 @@ import pytest
 
 from jobs import timing_log
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
 WriteStudy = Callable[..., Path]
 

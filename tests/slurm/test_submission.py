@@ -15,7 +15,7 @@ import pytest
 from analysis import load
 from jobs import study as studies
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 WriteStudy = Callable[..., Path]
 
