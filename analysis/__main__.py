@@ -12,7 +12,7 @@ from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import entries, frames
 from analysis.merge import write_merged
-from analysis.tables import Format, document_tables, render
+from analysis.tables import Format, all_tables, printable, render
 from ckpt.cli import run
 from jobs.errors import TimingLogError
 
@@ -41,6 +41,26 @@ def table(*results: Path, style: StyleOption = "text") -> int:
 
 
 @app.command
+def check(*results: Path) -> int:
+    """Say what is missing, wrong, not comparable or unsure in the results. Exit code 1 if there is anything.
+
+    Args:
+        results: where the logs are.
+    """
+    if not results:
+        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
+    said = []
+    for comparison in compare(frames(entries(results))):
+        where = f"{comparison.study}, target {comparison.target}"
+        if comparison.apart:
+            said.append(f"{where}: {comparison.apart}")
+        said += [f"{where}: {method.label}: {problem}" for method in comparison.methods for problem in method.problems]
+        said += [f"{where}: {doubt}" for doubt in comparison.doubts]
+    print("\n".join(printable(line) for line in said) or "nothing to say against these results")
+    return 1 if said else 0
+
+
+@app.command
 def merge(*results: Path, output: OutputOption) -> int:
     """Merge the logs into one HDF5 file, which `table` takes as well.
 
@@ -60,7 +80,7 @@ def merge(*results: Path, output: OutputOption) -> int:
 def print_tables(results: Sequence[Path], style: Format = "text") -> None:
     """Print the document's tables for each comparison in the results."""
     for comparison in compare(frames(entries(results))):
-        print(render(document_tables(comparison), style))
+        print(render(all_tables(comparison), style))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from analysis.guard import split
 from analysis.load import Results
+from analysis.noise import Doubt, doubts_about
 
 REFERENCE = "torch_save"
 """The method that others are set against, as in the document."""
@@ -29,6 +32,30 @@ class Statistic:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method's operations cost, and how near they came to what the target can do; NaN where unknown.
+
+    Rates are total bytes over total time, of valid samples. Shares are of the ceiling that the same jobs measured.
+    """
+
+    save_gbps: float
+    save_share: float
+    load_gbps: float
+    """Of cold loads; of unproven ones where none is proven, of warm ones where there are no others."""
+    load_share: float
+    save_cpu_s: float
+    load_cpu_s: float
+    save_extra_bytes: float
+    """Memory above what was resident before, at its peak."""
+    load_extra_bytes: float
+    """The same for loads: the loaded state is part of it."""
+    written_share: float
+    """Bytes sent to storage during a save, over the state's: write amplification."""
+    file_count: float
+    small_file_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One strategy, with its options, on one target at one scale."""
 
@@ -38,9 +65,12 @@ class Method:
     """Seconds until the checkpoint was committed."""
     load_cold: Statistic
     """Seconds until every byte was in memory; no page cached before."""
+    load_unproven: Statistic
+    """The same, where it can't be proven that nothing was cached."""
     load_warm: Statistic
     size_bytes: float
     """Median of the files' sizes; NaN if nothing was written."""
+    cost: Cost
     problems: tuple[str, ...]
     """What a reader has to know: jobs that failed or never reported, invalid samples."""
 
@@ -56,7 +86,11 @@ class Comparison:
     state: str
     """The state in words."""
     state_bytes: int
+    apart: str
+    """What sets this apart from other jobs of the same study, target and scale; empty if nothing."""
     methods: tuple[Method, ...]
+    doubts: tuple[Doubt, ...]
+    """What makes the figures less sure."""
 
     def method(self, label: str) -> Method | None:
         """The method of that label."""
@@ -69,21 +103,26 @@ def compare(results: Results) -> list[Comparison]:
     found = []
     known = results.jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
     for key, jobs in known.groupby(keys, sort=True):
-        labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
-        described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
-        study, target, nodes, tasks = key
-        found.append(
-            Comparison(
-                study=str(study),
-                target=str(target),
-                nodes=int(float(str(nodes))),
-                tasks_per_node=int(float(str(tasks))),
-                state=_state_in_words(described),
-                state_bytes=int(described["state_bytes"].iloc[0]) if len(described) else 0,
-                methods=tuple(_method(label, jobs[jobs["label"] == label], results) for label in labels),
-            )
-        )
+        for members, apart in split(jobs):
+            found.append(_comparison(key, members, apart, results))
     return found
+
+
+def _comparison(key: Any, jobs: pd.DataFrame, apart: str, results: Results) -> Comparison:
+    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
+    described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
+    study, target, nodes, tasks = key
+    return Comparison(
+        study=str(study),
+        target=str(target),
+        nodes=int(float(str(nodes))),
+        tasks_per_node=int(float(str(tasks))),
+        state=_state_in_words(described),
+        state_bytes=int(described["state_bytes"].iloc[0]) if len(described) else 0,
+        apart=apart,
+        methods=tuple(_method(label, jobs[jobs["label"] == label], results) for label in labels),
+        doubts=tuple(doubts_about(results, jobs)),
+    )
 
 
 def _state_in_words(jobs: pd.DataFrame) -> str:
@@ -96,8 +135,7 @@ def _state_in_words(jobs: pd.DataFrame) -> str:
             f"parameters, {job['state_dtypes']}, {job['state_bytes'] / 2**30:.2f} GiB, digest "
             f"{job['state_digest'][:12]}"
         )
-    warning = f"{len(states)} different ones, which do not compare: " if len(states) > 1 else ""
-    return warning + "; ".join(states)
+    return "; ".join(states)
 
 
 def _method(label: str, jobs: pd.DataFrame, results: Results) -> Method:
@@ -115,9 +153,42 @@ def _method(label: str, jobs: pd.DataFrame, results: Results) -> Method:
         best_for=facts[0].get("best_for", "") if facts else "",
         save=_statistic(measured[measured["operation"] == "save"]),
         load_cold=_statistic(loads[loads["cache"] == "cold"]),
+        load_unproven=_statistic(loads[loads["cache"] == "cold-unproven"]),
         load_warm=_statistic(loads[loads["cache"] == "warm"]),
         size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
+        cost=_cost(measured[measured["valid"]], disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
         problems=(*_job_problems(jobs), *_sample_problems(totals)),
+    )
+
+
+def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cost:
+    saves = valid[valid["operation"] == "save"]
+    loads = valid[valid["operation"] == "load"]
+    kinds = [kind for kind in ("cold", "cold-unproven", "warm") if (loads["cache"] == kind).any()]
+    chosen = loads[loads["cache"] == kinds[0]] if kinds else loads
+
+    def rate(samples: pd.DataFrame, size: str) -> float:
+        seconds = float(samples["duration_s"].sum())
+        return float(samples[size].sum()) / seconds / 1e9 if seconds else math.nan
+
+    def median(samples: pd.DataFrame, column: str, unknown: float = -1) -> float:
+        known = samples[samples[column] != unknown][column].dropna()
+        return float(known.median()) if len(known) else math.nan
+
+    save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
+    written = median(saves, "device_write_bytes")
+    return Cost(
+        save_gbps=save_gbps,
+        save_share=save_gbps / rate(ceiling[ceiling["operation"] == "write"], "size_bytes"),
+        load_gbps=load_gbps,
+        load_share=load_gbps / rate(ceiling[ceiling["operation"] == "read"], "size_bytes"),
+        save_cpu_s=median(saves, "cpu_s"),
+        load_cpu_s=median(chosen, "cpu_s"),
+        save_extra_bytes=median(saves, "peak_extra_bytes"),
+        load_extra_bytes=median(chosen, "peak_extra_bytes"),
+        written_share=written / float(saves["state_bytes"].median()) if len(saves) else math.nan,
+        file_count=median(disk, "file_count"),
+        small_file_share=float((disk["small_file_count"] / disk["file_count"]).median()) if len(disk) else math.nan,
     )
 
 
@@ -146,7 +217,9 @@ def _sample_problems(totals: pd.DataFrame) -> list[str]:
     if len(unproven):
         fraction = unproven["resident_fraction"].max()
         share = "an unknown share" if math.isnan(fraction) else f"up to {fraction:.0%}"
-        problems.append(f"{len(unproven)} load(s) left out: not proven cold, {share} of the pages was cached")
+        problems.append(
+            f"{len(unproven)} load(s) not proven cold, in a column of their own: {share} of the pages was cached"
+        )
     return problems
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.errors import ResultsError
 from jobs import timing_log
 from jobs.errors import TimingLogError
-from jobs.timing_log import DiskUse, Header, Sample, TimingLog
+from jobs.timing_log import Ceiling, DiskUse, Header, Sample, TimingLog
 
 MERGED_SCHEMA = "ckpt-timing-logs"
 MERGED_VERSION = 1
@@ -44,11 +44,13 @@ class Results:
         samples: one row per sample (`jobs.timing_log.Sample`), with the job's `study`, `job_id`, `label`,
             `target`, `round`, `nodes`, `tasks_per_node`.
         disk: one row per trial (`jobs.timing_log.DiskUse`), with the same.
+        ceiling: what the target did by itself (`jobs.timing_log.Ceiling`), with the same.
     """
 
     jobs: pd.DataFrame
     samples: pd.DataFrame
     disk: pd.DataFrame
+    ceiling: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ def _plan_of(directory: Path) -> dict[str, Any]:
 
 def _from_file(path: Path) -> Iterator[Entry]:
     try:
+        timing_log.check_seal(path)
         with h5py.File(path, "r", locking="best-effort") as file:
             schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
             if schema != MERGED_SCHEMA:
@@ -187,6 +190,7 @@ def frames(found: Sequence[Entry]) -> Results:
         jobs=jobs,
         samples=_rows([(log, log.samples) for log in logs], Sample, shared),
         disk=_rows([(log, log.disk) for log in logs], DiskUse, shared),
+        ceiling=_rows([(log, log.ceiling) for log in logs], Ceiling, shared),
     )
 
 
@@ -213,4 +217,21 @@ def _job_row(entry: Entry) -> dict[str, Any]:
             "study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": entry.error,
         }  # fmt: skip
     state = {f"state_{key.removeprefix('state_')}": value for key, value in entry.log.state.items()}
-    return {**asdict(entry.log.header), **state}
+    return {**asdict(entry.log.header), **state, **_circumstances(entry.log)}
+
+
+def _circumstances(log: TimingLog) -> dict[str, Any]:
+    """The facts about a job that decide what it may be compared with, and how far it can be trusted."""
+    machine = log.provenance
+    memory = machine.get("memory_bytes")
+    kind = [str(machine.get("cpu", "unknown CPU")), f"{machine.get('cpus_usable', '?')} CPUs"]
+    kind += [f"{memory / 2**30:.0f} GiB" if isinstance(memory, int) else "unknown memory"]
+    caches = {sample.cache for sample in log.samples if sample.operation == "load"}
+    facts = ("packages", "host", "kernel", "cpu_governor", "steal_share", "dirty_bytes_before", "node_local")
+    return {
+        **{key: machine[key] for key in facts if key in machine},
+        "node_type": ", ".join(kind),
+        "cold_loads": "unproven" if log.storage.get("cache_caveat") else "proven where said",
+        "measures_ceiling": bool(log.ceiling),
+        "caches": ", ".join(sorted(caches)),
+    }

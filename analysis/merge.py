@@ -17,6 +17,7 @@ import h5py
 
 from analysis.errors import ResultsError
 from analysis.load import MERGED_SCHEMA, MERGED_VERSION, Entry
+from jobs import timing_log
 
 
 def write_merged(found: Sequence[Entry], output: Path) -> None:
@@ -61,5 +62,4 @@ def _image(found: Sequence[Entry]) -> bytes:
             if entry.log is not None:
                 entry.log.write_to(group.create_group("log"))
         file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+        return timing_log.sealed(file.id.get_file_image())

@@ -16,6 +16,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from analysis.comparison import REFERENCE, Comparison, Method, Statistic, change, improvement
+from analysis.noise import in_short
 
 Format = Literal["text", "markdown", "csv"]
 
@@ -36,6 +37,13 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a whole: 0.25 is shown as 25 %."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A plain quantity, shown with so many decimals."""
 
@@ -48,6 +56,18 @@ _HOW_MEASURED = (
     "renamed), a load until every byte is in memory; GiB = 2^30 bytes"
 )
 
+_WHAT_BANDWIDTH = (
+    "bandwidth is the state's logical bytes over time, GB = 10^9 bytes, total over total; the ceiling is what the "
+    "target itself did in the same jobs, before and after, with direct I/O where it allows that"
+)
+
+_WHAT_COST = (
+    "load: cold where there are proven cold loads; memory is the peak above what was resident before, so a load's "
+    "holds the state"
+)
+
+_COST_NOTES = (_WHAT_BANDWIDTH, _WHAT_COST)
+
 
 @dataclass(frozen=True, slots=True)
 class Marked:
@@ -57,7 +77,7 @@ class Marked:
     notes: tuple[int, ...]
 
 
-Cell = str | Marked | Statistic | Share | Number
+Cell = str | Marked | Statistic | Share | Part | Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +92,26 @@ class Table:
     notes: tuple[str, ...]
 
 
+def all_tables(comparison: Comparison) -> list[Table]:
+    """The document's tables, and what the methods cost."""
+    return [*document_tables(comparison), _cost(comparison)]
+
+
 def document_tables(comparison: Comparison) -> list[Table]:
     """The three tables at the end of the document: summary, relative to PyTorch, T5X against basic."""
     return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
 
 
 def _where(comparison: Comparison) -> str:
-    return f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
+    where = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
+    return f"{where} ({comparison.apart})" if comparison.apart else where
 
 
 def _summary(comparison: Comparison) -> Table:
     problems: list[str] = []
     rows: list[tuple[Cell, ...]] = []
+    # A column of its own, and only where it is needed: proven and unproven loads do not compare.
+    unproven = any(method.load_unproven.count or method.load_unproven.invalid for method in comparison.methods)
     for method in comparison.methods:
         first = len(problems) + 1
         problems += [f"{method.label}: {problem}" for problem in method.problems]
@@ -92,14 +120,17 @@ def _summary(comparison: Comparison) -> Table:
                 Marked(method.label, tuple(range(first, len(problems) + 1))),
                 method.save,
                 method.load_cold,
+                *([method.load_unproven] if unproven else []),
                 method.load_warm,
                 Number(method.size_bytes / 2**30),
                 method.best_for,
             )
         )
-    headings = ("method", "save [s]", "load, cold [s]", "load, warm [s]", "size [GiB]", "best for")
+    cold = ("load, cold [s]", "load, not proven cold [s]") if unproven else ("load, cold [s]",)
+    headings = ("method", "save [s]", *cold, "load, warm [s]", "size [GiB]", "best for")
     numbered = (f"[{number}] {problem}" for number, problem in enumerate(problems, 1))
-    notes = (f"state: {comparison.state}", _HOW_MEASURED, *numbered)
+    doubts = (f"beware: {line}" for line in in_short(comparison.doubts))
+    notes = (f"state: {comparison.state}", _HOW_MEASURED, *numbered, *doubts)
     return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), notes)
 
 
@@ -132,6 +163,35 @@ def _t5x_against_basic(comparison: Comparison) -> Table:
     return Table("t5x_against_basic", title, headings, (row,), ("of medians; + is time saved, or more bytes",))
 
 
+def _cost(comparison: Comparison) -> Table:
+    headings = (
+        "method", "save [GB/s]", "of ceiling", "load [GB/s]", "of ceiling ", "CPU, save [s]", "CPU, load [s]",
+        "memory, save [MiB]", "memory, load [MiB]", "written / state", "files", "under 1 MiB",
+    )  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for method in comparison.methods:
+        cost = method.cost
+        rows.append(
+            (
+                method.label,
+                Number(cost.save_gbps, 3),
+                Part(cost.save_share),
+                Number(cost.load_gbps, 3),
+                Part(cost.load_share),
+                Number(cost.save_cpu_s),
+                Number(cost.load_cpu_s),
+                Number(cost.save_extra_bytes / 2**20, 0),
+                Number(cost.load_extra_bytes / 2**20, 0),
+                Number(cost.written_share),
+                Number(cost.file_count, 0),
+                Part(cost.small_file_share),
+            )
+        )
+    return Table(
+        "cost", f"Bandwidth and cost: {_where(comparison)}", headings, tuple(rows), (_WHAT_BANDWIDTH, _WHAT_COST)
+    )
+
+
 def _figures(method: Method) -> tuple[float, float, float, float]:
     return method.save.median, method.load_cold.median, method.load_warm.median, method.size_bytes
 
@@ -142,10 +202,16 @@ def shown(cell: Cell) -> str:
         return printable(cell)
     if isinstance(cell, Marked):
         return " ".join([printable(cell.text), *(f"[{number}]" for number in cell.notes)])
-    if isinstance(cell, Share):
-        return "-" if math.isnan(cell.value) else f"{cell.value:+.1%}".replace("%", " %")
+    if isinstance(cell, Statistic):
+        return _shown_statistic(cell)
+    if math.isnan(cell.value):
+        return "-"
     if isinstance(cell, Number):
-        return "-" if math.isnan(cell.value) else f"{cell.value:.{cell.decimals}f}"
+        return f"{cell.value:.{cell.decimals}f}"
+    return (f"{cell.value:+.1%}" if isinstance(cell, Share) else f"{cell.value:.0%}").replace("%", " %")
+
+
+def _shown_statistic(cell: Statistic) -> str:
     invalid = f", {cell.invalid} invalid" if cell.invalid else ""
     if not cell.count:
         return f"-{invalid}".removeprefix("-, ")

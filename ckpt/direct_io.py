@@ -15,10 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 ALIGNMENT = 4096
 """Of addresses, offsets and sizes. Most devices want 512; a page satisfies older network filesystems too."""
 
 BLOCK_BYTES = 8 * 2**20
+_COPY_BYTES = 64 * 2**20
+
 THREADS = 4
 """On one disk two threads with 8 MiB each reached its limit; arrays of disks take more."""
 
@@ -103,6 +107,29 @@ def read_sequentially(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return direct
+
+
+def copy_memory(size_bytes: int) -> bool:
+    """Copy that many bytes from memory to memory, on all cores, between buffers that no cache holds."""
+    workers = len(os.sched_getaffinity(0))
+    share = size_bytes // workers + 1
+
+    def copy(_: int) -> None:
+        source, destination = _copy_buffers()
+        done = 0
+        while done < share:
+            part = min(_COPY_BYTES, share - done)
+            np.copyto(destination[:part], source[:part])
+            done += part
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(copy, range(workers)):
+            pass
+    return False
+
+
+def _copy_buffers() -> tuple[np.ndarray, np.ndarray]:
+    return np.ones(_COPY_BYTES, np.uint8), np.ones(_COPY_BYTES, np.uint8)
 
 
 def _in_blocks(size_bytes: int, fresh: Callable[[], mmap.mmap], work: Callable[[mmap.mmap, int, int], None]) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,25 @@ def poison(state: State) -> None:
     """Overwrite a loaded state, so that a later load can't find the right answer in recycled memory."""
     for tensor in state.values():
         torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(0xA5)
+
+
+def mapped_file(state: State) -> str:
+    """A file that a tensor's memory is mapped from; empty if all memory is the process's own.
+
+    Such a state has not been read: its pages come from the file when somebody looks.
+    """
+    mappings = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        parts = line.split(maxsplit=5)
+        if len(parts) == 6 and parts[5].startswith("/") and not parts[5].startswith(("/dev/zero", "/memfd:")):
+            start, _, end = parts[0].partition("-")
+            mappings.append((int(start, 16), int(end, 16), parts[5]))
+    for tensor in state.values():
+        address = tensor.untyped_storage().data_ptr()
+        for first, last, path in mappings:
+            if tensor.numel() and first <= address < last:
+                return path
+    return ""
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,12 @@ SMALL_FILE_BYTES = 2**20
 
 MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 
+_OWN_CACHES = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3", "wekafs",
+    "zfs",
+})  # fmt: skip
+"""Filesystems whose data may lie in a cache that isn't the kernel's page cache."""
+
 _PAGE_BYTES = mmap.PAGESIZE
 _CACHESTAT = 451  # the system call's number on every architecture; Linux 6.5 and later
 _SYNC_THREADS = 8
@@ -155,15 +161,54 @@ def resident_fraction(directory: Path) -> float:
     return resident / pages if pages else 0.0
 
 
+def dirty_pages(directory: Path) -> int | None:
+    """Pages of the files below that are not on storage yet; None where the kernel can't tell (before Linux 6.5)."""
+    dirty = 0
+    for entry in files_below(directory):
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        try:
+            counts = _cachestat_counts(descriptor)
+        finally:
+            os.close(descriptor)
+        if counts is None:
+            return None
+        dirty += counts.dirty + counts.under_writeback
+    return dirty
+
+
+def cache_caveat(mount: Mount) -> str:
+    """Why a cold load can't be proven on this filesystem, and what to do; empty where it can."""
+    if mount.filesystem in _OWN_CACHES or mount.filesystem.startswith("fuse"):
+        return (
+            f"{mount.filesystem} caches outside this kernel's page cache (in its client or its servers), where nobody "
+            "can look: read on another node than wrote, read with O_DIRECT, or take a state of over three times the "
+            "memory"
+        )
+    return ""
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _PageCounts:
+    cached: int
+    dirty: int
+    under_writeback: int
+
+
+def _cachestat_counts(descriptor: int) -> _PageCounts | None:
+    """The pages of an open file by cachestat(2); None where the kernel lacks it."""
+    whole_file = (ctypes.c_uint64 * 2)(0, 0)  # offset, length: 0 means to the end
+    counts = (ctypes.c_uint64 * 5)()  # cached, dirty, under writeback, evicted, recently evicted
+    failed = _libc.syscall(_CACHESTAT, descriptor, ctypes.byref(whole_file), ctypes.byref(counts), 0)
+    return None if failed else _PageCounts(*(int(count) for count in counts[:3]))
 
 
 def _cachestat(descriptor: int) -> int | None:
     """Cached pages of an open file by cachestat(2); None where the kernel lacks it."""
-    whole_file = (ctypes.c_uint64 * 2)(0, 0)  # offset, length: 0 means to the end
-    counts = (ctypes.c_uint64 * 5)()  # cached, dirty, under writeback, evicted, recently evicted
-    failed = _libc.syscall(_CACHESTAT, descriptor, ctypes.byref(whole_file), ctypes.byref(counts), 0)
-    return None if failed else int(counts[0])
+    counts = _cachestat_counts(descriptor)
+    return None if counts is None else counts.cached
 
 
 def _mincore(descriptor: int, size_bytes: int) -> int | None:

@@ -167,6 +167,36 @@ def cancel(results: Path) -> None:
     print(f"cancelled: {', '.join(ended)}" if ended else "no job of this study is waiting or running")
 
 
+@app.command
+def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
+    """Check that this pipeline tells the truth here: known costs are shown as they are, and liars are caught.
+
+    Args:
+        target: the directory to write to, as the jobs see it.
+        results: the directory that gets a directory for the self-test.
+        cluster: debug, local or slurm; by default slurm where there is one.
+    """
+    import tempfile
+
+    from analysis.load import load
+    from jobs import timing_log
+    from jobs.selftest import SelfTest
+
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(SelfTest().study(target.absolute()))
+        file.flush()
+        prepared = _prepare(file.name, results, cluster, dry_run=False)
+    if prepared is None:
+        return 0
+    _submit_and_follow(*prepared, wait=True)
+    paths, planned, _ = prepared
+    log = timing_log.read(paths.log(planned.jobs[0].id))
+    found = list(SelfTest().verdicts(load(paths.root), str(log.storage["cache_caveat"])))
+    for verdict in found:
+        print(f"{'ok' if verdict.passed else 'FAILED':>6}  {verdict.what}")
+    return 0 if all(verdict.passed for verdict in found) else 1
+
+
 @app.command(name="job")
 def run_one_job(
     study: str,

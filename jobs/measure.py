@@ -1,4 +1,4 @@
-"""The trial loop: save, sync, commit, evict, load, verify, clean. The only place with a clock.
+"""The trial loop: ceiling, then save, sync, commit, evict, load, verify, clean. The only place with a clock.
 
     one trial:   save ──────────────────► load, cold ► load, warm ► clean
                  │ call │ sync │ commit │
@@ -15,16 +15,16 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckpt import commit, storage
-from ckpt.state import State, first_difference, poison
+from ckpt import commit, direct_io, storage
+from ckpt.state import State, first_difference, mapped_file, poison
+from jobs.cost import Cost, collect
 from jobs.study import Trials
-from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample, TimingLog
+from jobs.timing_log import NOT_APPLICABLE, Ceiling, DiskUse, Sample, TimingLog
 
 if TYPE_CHECKING:
     from ckpt.strategy import Strategy
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 COLD_BELOW = 0.01
 """A load counts as cold if less than this share of the checkpoint's pages was cached before it."""
 
+_DIFFERS = "loaded state differs"
+_NOT_DURABLE = "not durable"
+_NOT_OWNED = "not in memory of its own"
+_WRONG_ANSWERS = (_DIFFERS, _NOT_DURABLE, _NOT_OWNED)
+"""How the reasons of invalid samples begin that say what a strategy did wrong without failing."""
 
-@dataclass(slots=True)
-class Cost:
-    """What an operation cost beside time; filled in when it has ended."""
-
-    cpu_s: float = math.nan
-    peak_rss_bytes: int = -1
+_MOST_TRIALS = 10_000
+"""Where `min_time_s` asks for more, something else is wrong."""
 
 
 class TrialError(Exception):
@@ -84,7 +85,18 @@ class Trial:
         phases = [("call", "returned"), ("sync", "synced"), ("commit", "committed")]
         for (phase, durability), start, end in zip(phases, times, times[1:], strict=False):
             self._sample("save", phase, start, end, durability=durability, problem=problem)
-        self._sample("save", "total", times[0], times[-1], durability="committed", cost=cost, problem=problem)
+        dirty = None if problem else storage.dirty_pages(final)
+        self._sample(
+            "save",
+            "total",
+            times[0],
+            times[-1],
+            durability="committed",
+            cost=cost,
+            dirty=dirty,
+            problem=problem
+            or (f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended" if dirty else ""),
+        )
         if problem:
             raise TrialError(problem)
         self._log.disk.append(DiskUse(trial=self._number, **asdict(storage.inventory(final))))
@@ -98,7 +110,8 @@ class Trial:
         if cold:
             storage.evict(final)
         resident = storage.resident_fraction(final)
-        cache = ("cold" if resident < COLD_BELOW else "cold-unproven") if cold else "warm"
+        proven = resident < COLD_BELOW and not self._log.storage.get("cache_caveat")
+        cache = ("cold" if proven else "cold-unproven") if cold else "warm"
         problem, loaded = "", {}
         gc.collect()
         with collect() as cost:
@@ -108,7 +121,7 @@ class Trial:
             except Exception as error:  # noqa: BLE001  # as above
                 problem = f"{type(error).__name__}: {error}"
             end = self._clock()
-        mismatch = None if problem else self._verify(loaded)
+        wrong = "" if problem else self._verify(loaded)
         self._sample(
             "load",
             "total",
@@ -117,21 +130,24 @@ class Trial:
             cache=cache,
             resident=resident,
             cost=cost,
-            problem=problem or (f"loaded state differs: {mismatch}" if mismatch else ""),
+            problem=problem or wrong,
         )
         if problem:
             raise TrialError(problem)
 
-    def _verify(self, loaded: State) -> str | None:
-        """Where a loaded state differs from the saved one, if it does; then poison it."""
+    def _verify(self, loaded: State) -> str:
+        """What is wrong with a loaded state, empty if nothing; then poison it."""
         try:
             if _storages(self._state) & _storages(loaded):
-                return "it is the saved one itself, and nothing was read"
+                return f"{_DIFFERS}: it is the saved one itself, and nothing was read"
+            file = mapped_file(loaded)
+            if file:
+                return f"{_NOT_OWNED}: it is mapped from {file}, which is read when somebody looks"
             mismatch = first_difference(self._state, loaded)
             poison(loaded)
         except Exception as error:  # noqa: BLE001  # a strategy may return anything
-            return f"it is no dict of tensors ({type(error).__name__}: {error})"
-        return mismatch
+            return f"{_DIFFERS}: it is no dict of tensors ({type(error).__name__}: {error})"
+        return f"{_DIFFERS}: {mismatch}" if mismatch else ""
 
     def _sample(
         self,
@@ -144,9 +160,9 @@ class Trial:
         cache: str = NOT_APPLICABLE,
         resident: float = math.nan,
         cost: Cost | None = None,
+        dirty: int | None = None,
         problem: str = "",
     ) -> None:
-        cost = cost or Cost()
         self._log.samples.append(
             Sample(
                 trial=self._number,
@@ -160,10 +176,10 @@ class Trial:
                 durability=durability,
                 cache=cache,
                 resident_fraction=resident,
-                cpu_s=cost.cpu_s,
-                peak_rss_bytes=cost.peak_rss_bytes,
                 valid=not problem,
                 reason=problem,
+                dirty_pages=-1 if dirty is None else dirty,
+                **asdict(cost or Cost()),
             )
         )
 
@@ -178,7 +194,7 @@ def run_trials(
     save_log: Callable[[], None],
     clock: Callable[[], float],
 ) -> None:
-    """Run a job's trials; `save_log` is called after each.
+    """Run a job's trials between two measurements of the ceiling; `save_log` is called after each.
 
     A log that holds trials already (of an earlier run of the same job) is continued: warm-ups come again, since
     this process is a new one, and then the trials that are missing.
@@ -186,60 +202,82 @@ def run_trials(
     Raises:
         TrialError: if the strategy failed; the trial's samples are in the log, marked.
     """
-    missing = max(0, trials.repeats - len(finished_trials(log, trials)))
-    first = max((sample.trial for sample in log.samples), default=-1) + 1
-    for number in range(first, first + trials.warmups + missing) if missing else ():
+    if not _more(log, trials):
+        return
+    first = number = max((sample.trial for sample in log.samples), default=-1) + 1
+    if trials.ceiling:
+        measure_ceiling("before", scratch, log, clock)
+        save_log()
+    while number < first + trials.warmups or _more(log, trials):
         trial = Trial(number, strategy, state, log, clock, warmup=number < first + trials.warmups)
         final = scratch / f"trial-{number}"
         try:
             trial.save(final)
-            trial.load(final, cold=True)
+            if trials.cold:
+                trial.load(final, cold=True)
             if trials.warm_load:
                 trial.load(final, cold=False)
         finally:
             save_log()
             for leftover in scratch.iterdir():  # the checkpoint, or what a failed save left of it
                 shutil.rmtree(leftover)
+        number += 1
+    if trials.ceiling:
+        measure_ceiling("after", scratch, log, clock)
+
+
+def _more(log: TimingLog, trials: Trials) -> bool:
+    """Whether the study asks for another measured trial."""
+    done = finished_trials(log, trials)
+    time_s = sum(s.duration_s for s in log.samples if s.trial in done and s.phase == "total")
+    return len(done) < trials.repeats or (time_s < trials.min_time_s and len(done) < _MOST_TRIALS)
 
 
 def finished_trials(log: TimingLog, trials: Trials) -> set[int]:
     """The measured trials whose samples are all there; a wrong answer counts, a failed strategy does not."""
-    failed = {s.trial for s in log.samples if not s.valid and not s.reason.startswith("loaded state differs")}
+    failed = {s.trial for s in log.samples if not s.valid and not s.reason.startswith(_WRONG_ANSWERS)}
     loads = Counter(s.trial for s in log.samples if s.operation == "load" and not s.warmup)
-    return {trial for trial, count in loads.items() if count == 1 + trials.warm_load} - failed
+    return {trial for trial, count in loads.items() if count == trials.cold + trials.warm_load} - failed
+
+
+def measure_ceiling(when: str, scratch: Path, log: TimingLog, clock: Callable[[], float]) -> None:
+    """Write and read as many bytes as the state has, on the same target, as fast as the storage takes them.
+
+    A copy of as many bytes in memory goes with it. No strategy can be faster than these for long. Where the target
+    refuses, the log's provenance says why, and the trials go on.
+    """
+    size_bytes = direct_io.round_up(log.state["state_bytes"])
+    path = scratch / "ceiling"
+
+    def note(operation: str, work: Callable[[], bool]) -> None:
+        start = clock()
+        direct = work()
+        end = clock()
+        log.ceiling.append(
+            Ceiling(
+                when=when,
+                operation=operation,
+                size_bytes=size_bytes,
+                start_s=start,
+                duration_s=end - start,
+                direct=direct,
+            )
+        )
+
+    try:
+        note("write", lambda: direct_io.write_sequentially(path, size_bytes, seed=len(log.ceiling)))
+        storage.evict(scratch)  # where the filesystem refused direct I/O, the file lies in the page cache
+        note("read", lambda: direct_io.read_sequentially(path))
+        note("copy", lambda: direct_io.copy_memory(size_bytes))
+    except OSError as error:
+        log.provenance[f"ceiling_{when}"] = f"unknown ({type(error).__name__}: {error})"
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _storages(state: State) -> set[int]:
     """The addresses of the memory that a state's tensors lie in."""
     return {tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel()}
-
-
-@contextmanager
-def collect() -> Iterator[Cost]:
-    """Collect what the work inside costs: CPU time and the largest resident set."""
-    cost = Cost()
-    resettable = _reset_peak_rss()
-    cpu = time.process_time()
-    try:
-        yield cost
-    finally:
-        cost.cpu_s = time.process_time() - cpu
-        cost.peak_rss_bytes = _peak_rss_bytes() if resettable else -1
-
-
-def _reset_peak_rss() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # 5: reset the high-water mark
-    except OSError:
-        return False
-    return True
-
-
-def _peak_rss_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return -1
 
 
 def describe_clock() -> dict[str, Any]:

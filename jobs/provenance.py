@@ -1,36 +1,103 @@
-"""What machine, software and Slurm job this was. A fact that can't be had is `unknown` with the reason."""
+"""What machine, storage, software and Slurm job this was. A fact that can't be had is `unknown` with the reason."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ckpt import storage
+
 _PACKAGES = ("torch", "transformers", "tensorstore", "numpy", "submitit", "h5py", "ml_dtypes", "ckpt-study")
 
+_ANSWER_S = 20
 
-def collect(submitted_version: str = "") -> dict[str, Any]:
-    """The facts, as attributes for the log; `submitted_version` is the code's when the job was submitted."""
+# The command that tells how a parallel filesystem lays out a directory's new files.
+_LAYOUT_COMMANDS = {
+    "lustre": ["lfs", "getstripe", "-d"],
+    "gpfs": ["mmlsattr", "-L"],
+    "beegfs": ["beegfs-ctl", "--getentryinfo"],
+}
+
+
+def of_machine(submitted_version: str, resolved_study: str) -> dict[str, Any]:
+    """The facts about host, software and job; `submitted_version` is the code's when the job was submitted."""
     return {
-        "host": _or_unknown(platform.node),
-        "kernel": _or_unknown(platform.release),
-        "cpu": _or_unknown(_cpu_model),
-        "cpus_usable": _or_unknown(lambda: len(os.sched_getaffinity(0))),
-        "memory_bytes": _or_unknown(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "host": _known(platform.node),
+        "kernel": _known(platform.release),
+        "cpu": _known(_cpu_model),
+        "cpus_usable": _known(lambda: len(os.sched_getaffinity(0))),
+        "cpu_governor": _known(lambda: _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "memory_bytes": _known(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "cgroup_limits": _known(_cgroup_limits),
+        "clock_source": _known(lambda: _text("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
+        "mounts": _known(_mounts),
+        "modules": os.environ.get("LOADEDMODULES") or "unknown (LOADEDMODULES is not set: no module system here)",
         "python": sys.version.split()[0],
-        "packages": json.dumps({name: _or_unknown(partial(metadata.version, name)) for name in _PACKAGES}),
+        "packages": json.dumps({name: _known(partial(metadata.version, name)) for name in _PACKAGES}),
         "code_version": code_version(),
         "code_version_submitted": submitted_version or "unknown (run by hand)",
+        "study": resolved_study,
         "slurm": json.dumps({k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_")}),
+        "slurm_nodes": os.environ.get("SLURM_JOB_NODELIST") or "unknown (not in a Slurm job)",
         "process_id": os.getpid(),
     }
+
+
+def of_storage(directory: Path) -> dict[str, Any]:
+    """The facts about what a directory lies on, or would lie on if it existed."""
+    existing = storage.existing_parent(directory)
+    mount = storage.mount_of(existing)
+    space = os.statvfs(existing)
+    return {
+        "path": str(directory),
+        **asdict(mount),
+        "capacity_bytes": space.f_frsize * space.f_blocks,
+        "free_bytes": space.f_frsize * space.f_bavail,
+        "free_inodes": space.f_favail if space.f_files else "unknown (this filesystem doesn't count them)",
+        "cache_caveat": storage.cache_caveat(mount),
+        "device": _known(lambda: _block_device(existing)),
+        "layout": _known(lambda: _layout(mount.filesystem, existing)),
+    }
+
+
+def dirty_bytes() -> Any:
+    """What waits in this machine's memory to be written to storage, whoever wrote it."""
+
+    def read() -> int:
+        found = dict(re.findall(r"^(Dirty|Writeback):\s+(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
+        return 1024 * (int(found["Dirty"]) + int(found["Writeback"]))
+
+    return _known(read)
+
+
+class Steal:
+    """The share of this machine's CPU time that a hypervisor gave to others, since this was made."""
+
+    def __init__(self) -> None:
+        self._before = _known(_cpu_ticks)
+
+    def share(self) -> Any:
+        """From 0 to 1; or `unknown` with the reason."""
+
+        def read() -> float:
+            ticks = [after - before for after, before in zip(_cpu_ticks(), self._before, strict=True)]
+            return float(ticks[7] / max(1, sum(ticks[:8])))  # user nice system idle iowait irq softirq steal
+
+        return _known(read)
+
+
+def _cpu_ticks() -> list[int]:
+    return [int(value) for value in _text("/proc/stat").splitlines()[0].split()[1:]]
 
 
 def version_changed(facts: dict[str, Any]) -> str:
@@ -44,28 +111,72 @@ def version_changed(facts: dict[str, Any]) -> str:
 def code_version() -> str:
     """The package's version, the git commit it runs from, and whether the tree differs from it."""
     root = Path(__file__).resolve().parent.parent
-    version = _or_unknown(lambda: metadata.version("ckpt-study"))
+    version = _known(lambda: metadata.version("ckpt-study"))
     if not (root / ".git").exists():
         return f"{version} (no git checkout)"
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
     try:
-        return f"{version} {git('rev-parse', 'HEAD')}{' dirty' if git('status', '--porcelain') else ''}"
+        commit = _ask("git", "-C", str(root), "rev-parse", "HEAD")
+        return f"{version} {commit}{' dirty' if _ask('git', '-C', str(root), 'status', '--porcelain') else ''}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"{version} unknown commit ({error})"
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
-def _or_unknown(fact: Callable[[], Any]) -> Any:
+def _cgroup_limits() -> str:
+    """The limits on CPU and memory of the control group that this process is in."""
+    own = dict(line.split(":", 2)[1:] for line in _text("/proc/self/cgroup").splitlines())
+    root = Path("/sys/fs/cgroup")
+    candidates = {
+        "cpu.max": root / own.get("", "/").lstrip("/") / "cpu.max",
+        "memory.max": root / own.get("", "/").lstrip("/") / "memory.max",
+        "memory.limit_in_bytes": root / "memory" / own.get("memory", "/").lstrip("/") / "memory.limit_in_bytes",
+    }
+    found = {name: path.read_text().strip() for name, path in candidates.items() if path.is_file()}
+    if not found:
+        raise FileNotFoundError("no limits are visible below /sys/fs/cgroup")
+    return json.dumps(found)
+
+
+def _mounts() -> str:
+    """Every mount of a real filesystem, as findmnt has it."""
+    found = json.loads(_ask("findmnt", "--json", "--list", "--real", "--output", "TARGET,SOURCE,FSTYPE,OPTIONS"))
+    return json.dumps(found["filesystems"])
+
+
+def _block_device(directory: Path) -> str:
+    """The disk under a directory: name, model, scheduler, whether it rotates."""
+    number = directory.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
+    disk = device if (device / "queue").is_dir() else device.parent  # a partition's queue is its disk's
+    facts = {
+        "name": disk.name,
+        "model": _known(lambda: _text(disk / "device" / "model")),
+        "scheduler": _known(lambda: _text(disk / "queue" / "scheduler")),
+        "rotational": _known(lambda: _text(disk / "queue" / "rotational")),
+    }
+    return json.dumps(facts)
+
+
+def _layout(filesystem: str, directory: Path) -> str:
+    if filesystem not in _LAYOUT_COMMANDS:
+        raise LookupError(f"{filesystem} has no stripes to ask for")
+    return _ask(*_LAYOUT_COMMANDS[filesystem], str(directory))
+
+
+def _ask(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S)
+    return done.stdout.strip()
+
+
+def _text(path: Path | str) -> str:
+    return Path(path).read_text().strip()
+
+
+def _known(fact: Callable[[], Any]) -> Any:
     try:
         return fact()
     except Exception as error:  # noqa: BLE001  # no missing fact may cost a measurement

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ckpt import storage, strategy
+from ckpt import strategy
 from jobs import plan, provenance, targets, timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.interrupt import Interrupted, interruptible
@@ -119,13 +119,15 @@ def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, paths: StudyP
     from ckpt import state as states
     from jobs import measure
 
-    log.provenance = provenance.collect(submitted_version) | measure.describe_clock()
+    log.provenance = provenance.of_machine(submitted_version, study.model_dump_json()) | measure.describe_clock()
     if provenance.version_changed(log.provenance):
         _say(job, f"the code is not what was submitted: {provenance.version_changed(log.provenance)}")
     target = study.targets[job.target]
+    log.provenance["node_local"] = target.node_local or target.path is None
+    log.provenance["dirty_bytes_before"] = provenance.dirty_bytes()
+    steal = provenance.Steal()
     directory = targets.resolve(job.target, target, os.environ)
-    mount = storage.mount_of(directory)
-    log.storage = {"path": str(directory), **asdict(mount), "free_bytes": storage.free_bytes(directory)}
+    log.storage = provenance.of_storage(directory)
     targets.check(job.target, target, directory, job.checkpoint_bytes, job.checkpoint_files)
     chosen = strategy.create(job.strategy, job.options)
     chosen.prepare()
@@ -140,6 +142,7 @@ def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, paths: StudyP
     log.state = described
 
     def save_log() -> None:
+        log.provenance["steal_share"] = steal.share()
         log.write(paths.log(job.id))
         _say(job, _last_trial(log))
 

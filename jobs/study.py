@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
@@ -94,12 +94,24 @@ class Trials(Table):
     Attributes:
         repeats: measured trials.
         warmups: trials before them, kept in the log and marked.
-        warm_load: load a second time, from the page cache.
+        min_time_s: go on beyond `repeats` until the measured operations add up to so many seconds.
+        cold: empty the page cache and load; the figure that a restart after a failure sees.
+        warm_load: load from the page cache, after the cold load if there is one.
+        ceiling: before the first and after the last trial, measure what the target itself can do.
     """
 
     repeats: Count = Field(default=5, ge=1)
     warmups: Count = Field(default=1, ge=0)
+    min_time_s: float = Field(default=0, ge=0)
+    cold: bool = True
     warm_load: bool = True
+    ceiling: bool = True
+
+    @model_validator(mode="after")
+    def _some_load(self) -> Trials:
+        if not (self.cold or self.warm_load):
+            raise ValueError("cold = false and warm_load = false leave no load, and nothing to verify: allow one")
+        return self
 
 
 class StrategyChoice(Table):

@@ -3,6 +3,7 @@
     /            attributes of the job (`Header`)
     /samples     one row per measured phase of a trial on a rank (`Sample`), one dataset per column
     /disk        one row per trial: what the checkpoint took on disk (`DiskUse`)
+    /ceiling     what the target did by itself before the first trial and after the last (`Ceiling`)
     /state, /storage, /provenance    attributes: what was saved, where, by what
 
 Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
@@ -12,9 +13,11 @@ The format's history:
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,17 @@ RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "inter
 
 NOT_APPLICABLE = "n/a"
 
+_SEAL = "ckpt-study sha256"
+_USER_BLOCK_BYTES = 512
+_LONGEST_TEXT_BYTES = 60_000
+"""An attribute in HDF5's classic format has at most 64 KiB, and a cluster may have a thousand mounts."""
 
-def _column(units: str, long_name: str) -> Any:
-    return field(metadata={"units": units, "long_name": long_name})
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def _column(units: str, long_name: str, default: Any = MISSING) -> Any:
+    """A column; one that came later than the first version has a default, for logs that lack it."""
+    return field(default=default, metadata={"units": units, "long_name": long_name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +66,16 @@ class Sample:
     peak_rss_bytes: int = _column("byte", "largest resident set during a total; -1 for a part")
     valid: bool = _column("1", "whether the sample may be used")
     reason: str = _column("1", "why it may not; empty where it may")
+    user_s: float = _column("s", "CPU time in user mode, of a total", default=math.nan)
+    system_s: float = _column("s", "CPU time in the kernel, of a total", default=math.nan)
+    peak_extra_bytes: int = _column("byte", "largest resident set above what was resident before", default=-1)
+    device_read_bytes: int = _column("byte", "bytes that the process had fetched from storage", default=-1)
+    device_write_bytes: int = _column("byte", "bytes that the process caused to be sent to storage", default=-1)
+    read_calls: int = _column("1", "read system calls", default=-1)
+    write_calls: int = _column("1", "write system calls", default=-1)
+    minor_faults: int = _column("1", "page faults without I/O", default=-1)
+    major_faults: int = _column("1", "page faults with I/O", default=-1)
+    dirty_pages: int = _column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +88,18 @@ class DiskUse:
     allocated_bytes: int = _column("byte", "blocks that the filesystem took for them")
     small_file_count: int = _column("1", "files under 1 MiB")
     largest_file_bytes: int = _column("byte", "size of the largest file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """What the target, or the memory, did by itself, in the same job."""
+
+    when: str = _column("1", "before the first trial or after the last")
+    operation: str = _column("1", "write, read or copy (of memory)")
+    size_bytes: int = _column("byte", "bytes moved")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration; a write until it was synced")
+    direct: bool = _column("1", "whether it went past the page cache; not, where the filesystem refuses")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +135,7 @@ class TimingLog:
     header: Header
     samples: list[Sample] = field(default_factory=list)
     disk: list[DiskUse] = field(default_factory=list)
+    ceiling: list[Ceiling] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -132,8 +166,7 @@ class TimingLog:
         with h5py.File(name, "w", driver="core", backing_store=False) as file:
             self.write_to(file)
             file.flush()
-            image: bytes = file.id.get_file_image()
-        return image
+            return sealed(file.id.get_file_image())
 
     def write_to(self, group: h5py.Group) -> None:
         """Write the log into an open, empty group."""
@@ -143,10 +176,37 @@ class TimingLog:
             group.attrs[key] = _storable(value)
         _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
         _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
+        _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
         for name in ("state", "storage", "provenance"):
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():
                 attributes[key] = _storable(value)
+
+
+def sealed(image: bytes) -> bytes:
+    """An HDF5 file's bytes behind a user block with their SHA-256.
+
+    HDF5 ends the process on many a damaged file, so damage has to be seen before it is opened. Readers skip the block.
+    """
+    line = f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode()
+    return line.ljust(_USER_BLOCK_BYTES, b"\0") + image
+
+
+def check_seal(path: Path) -> None:
+    """Make sure that a file is as it was written, before HDF5 looks at it. Files that never had a seal pass.
+
+    Raises:
+        TimingLogError: if it was damaged.
+        OSError: if it can't be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_USER_BLOCK_BYTES)
+        if head.startswith(_SEAL.encode()):
+            said = head[len(_SEAL) :].split(b"\n")[0].strip().decode("ascii", "replace")
+            if said != hashlib.file_digest(file, "sha256").hexdigest():
+                raise TimingLogError(f"{path} is damaged: its content is not what was written (SHA-256 differs)")
+        elif file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            raise TimingLogError(f"{path} is damaged: the seal before its content is gone")
 
 
 def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -> None:
@@ -172,10 +232,14 @@ def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -
 
 
 def _storable(value: Any) -> Any:
-    """Text without what HDF5's strings can't hold, and error messages may: NUL, and bytes that are no UTF-8."""
+    """Text as HDF5 can hold it: without NUL and bytes that are no UTF-8, and no longer than an attribute may be."""
     if not isinstance(value, str):
         return value
-    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    text = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(text.encode()) > _LONGEST_TEXT_BYTES:
+        kept = text.encode()[:_LONGEST_TEXT_BYTES].decode(errors="ignore")
+        return f"{kept} ... (cut: {len(text.encode())} bytes)"
+    return text
 
 
 def read(path: Path) -> TimingLog:
@@ -185,6 +249,7 @@ def read(path: Path) -> TimingLog:
         TimingLogError: if the file can't be opened, is no timing log, or has an unknown version.
     """
     try:
+        check_seal(path)
         with h5py.File(path, "r", locking="best-effort") as file:
             return read_from(file, str(path))
     except FileNotFoundError:
@@ -212,6 +277,7 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
             header=Header(**{f.name: _plain(group.attrs[f.name]) for f in fields(Header)}),
             samples=_read_rows(group["samples"], Sample),
             disk=_read_rows(group["disk"], DiskUse),
+            ceiling=_read_rows(group["ceiling"], Ceiling) if "ceiling" in group else [],
             **{
                 name: {key: _plain(value) for key, value in sorted(group[name].attrs.items())}
                 for name in ("state", "storage", "provenance")
@@ -224,6 +290,8 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
 def _read_rows(group: h5py.Group, row: type) -> list[Any]:
     columns = {}
     for each in fields(row):
+        if each.name not in group and each.default is not MISSING:
+            continue  # a log of before that column
         dataset = group[each.name]
         values = dataset.asstr()[()] if each.type == "str" else dataset[()]
         columns[each.name] = values.astype(bool).tolist() if each.type == "bool" else values.tolist()

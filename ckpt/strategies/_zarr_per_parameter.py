@@ -52,7 +52,11 @@ class ZarrPerParameter(Strategy):
     """A loop over the parameters that opens, writes and waits for one zarr array after the other."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
-    syncs_files: ClassVar[bool] = True  # TensorStore's file driver syncs each chunk before it renames it
+
+    @property
+    def syncs_files(self) -> bool:
+        """True: TensorStore's file driver syncs each chunk before it renames it."""
+        return True
 
     @abstractmethod
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:

@@ -60,7 +60,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
     blocks = show(three_methods.root, "csv").strip().split("\n\n")
     tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
-    summary, relative, against = tables
+    summary, relative, against, cost = tables
 
     def numbers(row: dict[str, str], *columns: str) -> list[float]:
         return [float(row[column]) for column in columns]
@@ -69,6 +69,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
         *["summary"] * 3,
         *["relative"] * 2,
         "t5x_against_basic",
+        *["cost"] * 3,
     ]
     assert [row["method"] for row in summary] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
     columns = [f"save [s] {part}" for part in ("median", "smallest", "largest", "valid", "invalid")]
@@ -79,6 +80,8 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     assert numbers(relative[1], *figures) == pytest.approx([9.95, 5.25, 11, -0.175])
     figures = ["save time saved", "cold load time saved", "warm load time saved", "size"]
     assert numbers(against[0], *figures) == pytest.approx([0.5, 0.5, -0.2, 0.1])
+    # 1 GiB in each of three trials: total bytes over total seconds.
+    assert numbers(cost[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
 
 
 def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
@@ -135,11 +138,11 @@ def test_different_states_are_said_to_be_different(make_study: Callable[..., Any
     study.log("torch_save", save=[1], state=state | {"digest": "a" * 64})
     study.log("tensorstore_basic", save=[1], state=state | {"digest": "b" * 64, "tensors": 2})
 
-    [found] = compare(analysis.load(study.root))
+    [first, second] = compare(analysis.load(study.root))
 
-    assert found.state.startswith("2 different ones, which do not compare: ")
-    assert "m, 1 tensors" in found.state
-    assert "m, 2 tensors" in found.state
+    assert "m, 1 tensors" in first.state
+    assert "m, 2 tensors" in second.state
+    assert all("differ in the state" in each.apart for each in (first, second))
 
 
 def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[..., Any]) -> None:

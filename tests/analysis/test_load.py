@@ -46,6 +46,16 @@ SAMPLE_COLUMNS = JOB_COLUMNS | {
     "peak_rss_bytes": "int64",
     "valid": "bool",
     "reason": "str",
+    "user_s": "float64",
+    "system_s": "float64",
+    "peak_extra_bytes": "int64",
+    "device_read_bytes": "int64",
+    "device_write_bytes": "int64",
+    "read_calls": "int64",
+    "write_calls": "int64",
+    "minor_faults": "int64",
+    "major_faults": "int64",
+    "dirty_pages": "int64",
 }
 
 DISK_COLUMNS = JOB_COLUMNS | {

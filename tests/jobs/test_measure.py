@@ -15,7 +15,7 @@ import torch
 
 from ckpt import commit, storage
 from ckpt.state import State
-from jobs import measure
+from jobs import cost, measure
 from jobs.measure import TrialError, finished_trials, run_trials
 from jobs.study import Trials
 from jobs.timing_log import Header, Sample, TimingLog
@@ -69,7 +69,7 @@ class Bench:
     state: State
     log: TimingLog
     events: list[str] = field(default_factory=list)
-    trials: Trials = field(default_factory=lambda: Trials(repeats=1, warmups=0))
+    trials: Trials = field(default_factory=lambda: Trials(ceiling=False, repeats=1, warmups=0))
 
     def __post_init__(self) -> None:
         self.clock = FakeClock(self.events)
@@ -147,23 +147,20 @@ def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     watch(storage, "resident_fraction", "resident", 1000)
     watch(measure, "first_difference", "verify", 1000)
     watch(measure, "poison", "poison", 1000)
-    watch(measure, "_reset_peak_rss", "collect", 1000)
-    watch(measure, "_peak_rss_bytes", "collected", 1000)
+    watch(cost, "_reset_peak", "collect", 1000)
+    watch(cost, "_io", "io", 1000)
     watch(shutil, "rmtree", "clean", 1000)
     return bench
 
 
 def test_order_of_events(watched: Bench) -> None:
     """The clock is innermost: collectors start, clock, work, clock, collectors stop; all else lies outside."""
-    peak_known = measure._reset_peak_rss()
-    watched.events.clear()
     watched.run()
 
-    save = "begin collect clock save clock flush clock publish clock collected inventory"
-    cold = "evict resident collect clock load clock collected verify poison"
-    warm = "resident collect clock load clock collected verify poison"
-    expected = f"{save} {cold} {warm} log clean".split()
-    assert [event for event in expected if peak_known or event != "collected"] == watched.events
+    save = "begin io collect clock save clock flush clock publish clock io inventory"
+    cold = "evict resident io collect clock load clock io verify poison"
+    warm = "resident io collect clock load clock io verify poison"
+    assert f"{save} {cold} {warm} log clean".split() == watched.events
 
 
 def test_durations(watched: Bench) -> None:
@@ -408,10 +405,84 @@ def test_cost_of_an_operation(bench: Bench) -> None:
     (total,), (load,) = bench.samples("save", "total"), bench.samples("load")
     assert 0.2 <= total.cpu_s < 60
     assert 0 <= load.cpu_s < total.cpu_s
-    if not measure._reset_peak_rss():
+    if not cost._reset_peak():
         assert {total.peak_rss_bytes, load.peak_rss_bytes} == {-1}
         return
     assert total.peak_rss_bytes > 256 * MIB
     assert 2 * MIB < load.peak_rss_bytes < total.peak_rss_bytes - 200 * MIB
     assert {-1} == {s.peak_rss_bytes for s in bench.samples("save") if s.phase != "total"}
     assert all(math.isnan(s.cpu_s) for s in bench.samples("save") if s.phase != "total")
+
+
+def test_the_ceiling_is_measured_before_and_after(bench: Bench) -> None:
+    """As many bytes as the state has, written, read and copied; nothing of it is left behind."""
+    bench.run(ceiling=True, repeats=2)
+
+    whens = [(each.when, each.operation, each.size_bytes) for each in bench.log.ceiling]
+    assert [(when, op, 2 * MIB) for when in ("before", "after") for op in ("write", "read", "copy")] == whens
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_a_study_may_leave_out_cold_loads(bench: Bench) -> None:
+    """Then nothing is evicted, and the only loads are warm."""
+    bench.run(cold=False, repeats=2)
+
+    assert [sample.cache for sample in bench.samples("load")] == ["warm", "warm"]
+
+
+def test_a_least_time_adds_trials(bench: Bench) -> None:
+    """`min_time_s` goes beyond `repeats`: a trial takes 3 s of saving and twice 5 s of loading."""
+    bench.run(repeats=1, min_time_s=30)
+
+    assert len(bench.samples("save", "total")) == 3
+
+
+def test_files_that_are_not_on_storage_make_a_save_invalid(bench: Bench) -> None:
+    """A strategy that says that it has synced its files, and has not."""
+    bench.strategy.syncs_files = True
+    bench.run()
+
+    (total,) = bench.samples("save", "total")
+    if total.dirty_pages == -1:
+        pytest.skip("this kernel has no cachestat: it can't be known")
+    assert total.dirty_pages > 0
+    assert not total.valid
+    assert total.reason.startswith("not durable: ")
+
+
+def test_a_mapped_file_is_not_a_load(bench: Bench) -> None:
+    """Memory that is mapped from the checkpoint has not been read, and is invalid."""
+
+    def lazy(directory: Path) -> State:
+        return {
+            file.name: torch.from_file(str(file), size=file.stat().st_size // 4, dtype=torch.float32)
+            for file in sorted(directory.iterdir())
+        }
+
+    bench.strategy.load = lazy
+    bench.run()
+
+    assert {False} == {sample.valid for sample in bench.samples("load")}
+    assert all(sample.reason.startswith("not in memory of its own: ") for sample in bench.samples("load"))
+
+
+def test_a_cache_that_nobody_can_look_into_proves_nothing(bench: Bench) -> None:
+    """On Lustre and its like no load is called proven cold."""
+    bench.log.storage["cache_caveat"] = "caches elsewhere"
+    bench.run()
+
+    assert bench.samples("load")[0].cache == "cold-unproven"
+
+
+def test_a_target_that_refuses_the_ceiling_costs_no_trial(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says why there is none, and the trials are measured all the same."""
+
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(measure.direct_io, "write_sequentially", refuse)
+    bench.run(ceiling=True)
+
+    assert bench.log.ceiling == []
+    assert "File too large" in bench.log.provenance["ceiling_before"]
+    assert {True} == {sample.valid for sample in bench.log.samples}

@@ -16,9 +16,9 @@ from jobs import provenance
 def test_facts_are_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fact is a number or text, so that a log can hold it, and tells of this process."""
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    facts = provenance.collect()
+    facts = provenance.of_machine("", "{}")
 
-    assert all(isinstance(value, int | float | str) for value in facts.values())
+    assert all(isinstance(value, int | float | str) for value in (facts | provenance.of_storage(Path("/"))).values())
     assert (os.getpid(), sys.version.split()[0]) == (facts["process_id"], facts["python"])
     assert os.uname().nodename == facts["host"]
     assert len(os.sched_getaffinity(0)) == facts["cpus_usable"]
@@ -31,7 +31,7 @@ def test_a_missing_fact_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a fact can't be had it is `unknown`, with the reason; the others are there."""
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(provenance, "_PACKAGES", ("numpy", "no-such-package"))
-    facts = provenance.collect()
+    facts = provenance.of_machine("", "{}")
 
     assert "unknown (PackageNotFoundError" in json.loads(facts["packages"])["no-such-package"]
     assert not json.loads(facts["packages"])["numpy"].startswith("unknown")

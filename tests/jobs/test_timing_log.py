@@ -29,6 +29,13 @@ from jobs.timing_log import DiskUse, Header, Sample, TimingLog
 V1 = Path(__file__).parent / "data" / "v1.h5"
 
 
+def reseal(path: Path) -> None:
+    """Seal a log anew whose content was changed on purpose."""
+    content = path.read_bytes()
+    if content.startswith(b"ckpt-study"):
+        path.write_bytes(timing_log.sealed(content[512:]))
+
+
 def version_1() -> TimingLog:
     """What stands in `data/v1.h5`, which the writer of version 1 wrote."""
     total = Sample(
@@ -152,7 +159,8 @@ def test_a_later_column_is_no_obstacle(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["samples"].create_dataset("network_bytes", data=[1, 2, 3, 4])
         file.attrs["added"] = "later"
-        file.create_group("ceiling")
+        file.create_group("network")
+    reseal(path)
 
     assert exactly(version_1()) == exactly(timing_log.read(path))
 
@@ -251,6 +259,7 @@ def _changed(path: Path, **attributes: Any) -> None:
     version_1().write(path)
     with h5py.File(path, "a") as file:
         file.attrs.update(attributes)
+    reseal(path)
 
 
 def _without(path: Path, *names: str) -> None:
@@ -258,6 +267,7 @@ def _without(path: Path, *names: str) -> None:
     with h5py.File(path, "a") as file:
         for name in names:
             del file[name]
+    reseal(path)
 
 
 def _ragged(path: Path) -> None:
@@ -265,6 +275,7 @@ def _ragged(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["samples/rank"]
         file["samples/rank"] = [0]
+    reseal(path)
 
 
 NO_LOGS = {
@@ -366,9 +377,9 @@ def test_xarray_opens_the_whole_file(log: TimingLog, tmp_path: Path) -> None:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree.load()
 
-    assert {"/", "/samples", "/disk", "/state", "/storage", "/provenance"} == set(tree.groups)
+    assert {"/", "/samples", "/disk", "/ceiling", "/state", "/storage", "/provenance"} == set(tree.groups)
     sizes = {name for group in tree.groups for name in tree[group].sizes}
-    assert {"sample", "disk_trial"} == sizes
+    assert {"sample", "disk_trial", "ceiling_row"} == sizes
     assert asdict(log.header) | {"schema": "ckpt-timing-log", "schema_version": 1} == tree.attrs
     assert log.storage == tree["storage"].attrs
 
@@ -394,3 +405,16 @@ def test_reading_needs_neither_torch_nor_submitit() -> None:
     found = subprocess.run([sys.executable, "-c", code, V1], capture_output=True, text=True, check=True)
 
     assert found.stdout == "[]\n"
+
+
+def test_a_text_too_long_for_an_attribute_is_cut(tmp_path: Path) -> None:
+    """A thousand mounts, or an endless error, cost their own end and not the log."""
+    log = version_1()
+    log.provenance["mounts"] = "é" * 100_000
+    log.header.error = "x" * 100_000
+    log.write(tmp_path / "log.h5")
+    read = timing_log.read(tmp_path / "log.h5")
+
+    assert read.provenance["mounts"].endswith("... (cut: 200000 bytes)")
+    assert read.header.error.startswith("x" * 60_000)
+    assert len(version_1().samples) == len(read.samples)

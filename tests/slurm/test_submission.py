@@ -185,3 +185,12 @@ def test_slurm_is_the_default_where_it_answers(cluster: Any, write_study: WriteS
         assert "would go to local" in cluster.jobs("run", study, "--results", tmp_path, "--dry-run").stdout
     finally:
         cluster.environment["SLURM_CONF"] = before
+
+
+def test_the_selftest_passes(cluster: Any, tmp_path: Path) -> None:
+    """Known costs and known liars through sbatch, nodes, logs and tables: every truth is found."""
+    target = cluster.environment["DEVCLUSTER_SHARED"]
+    done = cluster.jobs("selftest", "--target", target, "--results", tmp_path, timeout_s=550)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout

@@ -1,0 +1,47 @@
+"""What may be set side by side: jobs that differ in nothing that is not being compared.
+
+Strategy and target are compared. A difference in anything else — the state, the versions, the kind of node — splits
+the table, and the split says what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import cast
+
+import pandas as pd
+
+MUST_AGREE = {
+    "state_digest": "the state",
+    "packages": "the package versions",
+    "node_type": "the kind of node",
+    "cold_loads": "whether loads are proven cold",
+}
+"""The columns of `Results.jobs` in which compared jobs have to agree, and what they are called in messages."""
+
+
+def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
+    """The jobs in groups that may be compared, each with what sets it apart (empty if there is one group).
+
+    Jobs that never reported, or failed before their state was built, go with the largest group.
+    """
+    known = [column for column in MUST_AGREE if column in jobs]
+    told = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
+    if not len(told):
+        return [(jobs, "")]
+    keys = told[known].fillna("unknown").astype(str).agg("\x1f".join, axis=1)
+    if len(set(keys)) == 1:
+        return [(jobs, "")]
+    differing = [column for column in known if len(set(told[column].fillna("unknown").astype(str))) > 1]
+    largest = cast("Hashable", keys.mode().iloc[0])
+    silent = jobs.loc[jobs.index.difference(told.index)]
+    groups = []
+    for key, group in told.groupby(keys, sort=True):
+        members = pd.concat([group, silent]) if key == largest else group
+        groups.append((members.sort_index(), _apart(group, differing)))
+    return groups
+
+
+def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:
+    parts = [f"{MUST_AGREE[column]} ({str(group[column].iloc[0])[:200]})" for column in differing]
+    return f"not set beside the study's other jobs, which differ in {'; '.join(parts)}"

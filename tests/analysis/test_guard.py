@@ -1,0 +1,119 @@
+"""What may be compared: jobs that differ in anything but strategy and target aren't set side by side silently."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.comparison import compare
+from analysis.load import entries, frames, load
+from jobs import timing_log
+
+
+def amended(path: Path, **provenance: Any) -> None:
+    """Write other facts about the machine into a log."""
+    log = timing_log.read(path)
+    log.provenance |= provenance
+    log.write(path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"packages": '{"torch": "2.6"}'}, "the package versions"),
+        ({"cpu": "another CPU"}, "the kind of node"),
+        ({"memory_bytes": 2**40}, "the kind of node"),
+    ],
+)
+def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, make_study: Callable[..., Any]) -> None:
+    """Two tables instead of one, and each says what sets it apart; planned jobs without a log stay visible."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic", "tensorstore_t5x"])
+    for label in ("torch_save", "tensorstore_basic"):
+        amended(study.log(label, save=[1.0], cold=[1.0], warm=[1.0], gib=[1.0]), packages="{}", cpu="CPU")
+    amended(study.paths.log(study.job("tensorstore_basic").id), **facts)
+
+    found = compare(load(study.root))
+
+    assert len(found) == 2
+    assert all(told in comparison.apart for comparison in found)
+    assert {"torch_save", "tensorstore_basic", "tensorstore_t5x"} == {m.label for c in found for m in c.methods}
+    assert [1, 2] == sorted(len(comparison.methods) for comparison in found)
+
+
+def test_equal_circumstances_do_not_split(make_study: Callable[..., Any]) -> None:
+    """Another host of the same kind is the same kind of node."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic"])
+    for label in ("torch_save", "tensorstore_basic"):
+        amended(study.log(label, save=[1.0], cold=[1.0]), packages="{}", cpu="CPU", host=f"node of {label}")
+
+    (found,) = compare(load(study.root))
+
+    assert found.apart == ""
+
+
+def test_unproven_loads_have_a_column_of_their_own(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+    """They are neither mixed with proven ones nor dropped."""
+    study = make_study(strategies=["torch_save"])
+    study.log("torch_save", save=[1.0] * 2, cold=[3.0, 5.0], unproven={1: 0.5})
+
+    text = show(study.root, "text")
+
+    assert "load, not proven cold [s]" in text
+    assert "3.00 (3.00 - 3.00, n = 1)" in text
+    assert "5.00 (5.00 - 5.00, n = 1)" in text
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """The bytes after one of the accidents that happen to files."""
+    start, length = chance.randrange(len(content)), chance.randrange(1, 2000)
+    accident = chance.randrange(5)
+    if accident == 0:
+        return content[:start]
+    if accident == 1:
+        return content[:start] + bytes(length) + content[start + length :]
+    if accident == 2:
+        return content[:start] + chance.randbytes(length) + content[start:]
+    if accident == 3:
+        return content[:start] + content[start + length :]
+    flipped = bytearray(content)
+    for _ in range(chance.randrange(1, 20)):
+        flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
+    return bytes(flipped)
+
+
+def test_a_thousand_damaged_logs_crash_nothing(make_study: Callable[..., Any]) -> None:
+    """Each is one clear line, and the rest of the study is compared all the same."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic"])
+    study.log("torch_save", save=[2.0], cold=[1.0])
+    path = study.log("tensorstore_basic", save=[4.0], cold=[1.0])
+    content, chance = path.read_bytes(), random.Random(7)
+
+    for _ in range(1000):
+        path.write_bytes(damaged(content, chance))
+        broken, good = entries(study.root)
+        assert (broken.log is None) or (repr(broken.log) == repr(timing_log.read(path)))
+        assert good.log is not None
+        if broken.log is None:
+            assert broken.status == "unreadable"
+            assert len(broken.error.splitlines()) == 1
+    (found,) = compare(frames(entries(study.root)))
+    assert found.method("torch_save").save.median == 2.0
+
+
+def test_a_flipped_bit_in_a_sample_is_noticed(make_study: Callable[..., Any]) -> None:
+    """Not only HDF5's own structure is protected, but every number."""
+    study = make_study(strategies=["torch_save"])
+    path = study.log("torch_save", save=[2.0], cold=[1.0])
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\x00\x00\x00\x00\x00\x00\x00\x40")  # 2.0, the save's duration
+    content[place] ^= 1
+    path.write_bytes(content)
+
+    (entry,) = entries(study.root)
+
+    assert entry.status == "unreadable"
+    assert "damaged" in entry.error

@@ -1,0 +1,119 @@
+"""Doubts about the numbers: each with its figure and a remedy, and none about good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from analysis.comparison import compare
+from analysis.load import load
+from jobs import timing_log
+from jobs.timing_log import Ceiling
+
+STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98]
+
+
+def doubts(study: Any) -> list[str]:
+    """What is said against the study's figures."""
+    return [str(doubt) for comparison in compare(load(study.root)) for doubt in comparison.doubts]
+
+
+def amend(path: Path, change: Callable[[timing_log.TimingLog], None]) -> None:
+    """Rewrite a log."""
+    log = timing_log.read(path)
+    change(log)
+    log.write(path)
+
+
+def of_two(make_study: Callable[..., Any], first: list[float], second: list[float], **options: Any) -> Any:
+    """A study with two strategies and these seconds."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic"], **options)
+    study.log("torch_save", save=first, cold=[1.0] * len(first))
+    study.log("tensorstore_basic", save=second, cold=[2.0] * len(second), clock_zero_unix_s=9e9)
+    return study
+
+
+def test_nothing_is_said_against_steady_numbers(make_study: Callable[..., Any]) -> None:
+    """Six trials within two per cent, methods a factor of two apart."""
+    assert doubts(of_two(make_study, STEADY, [2 * value for value in STEADY])) == []
+
+
+def test_few_trials_and_wide_spread(make_study: Callable[..., Any]) -> None:
+    """Fewer than five trials, and a standard deviation over ten per cent of the mean."""
+    said = doubts(of_two(make_study, [1.0, 2.0, 3.0], [9.0, 9.0, 9.0]))
+
+    assert [line for line in said if line.startswith("torch_save, save: only 3 valid trials")] != []
+    assert [line for line in said if "torch_save, save: the standard deviation is 50% of the mean" in line] != []
+    assert [line for line in said if "tensorstore_basic, save: the standard deviation" in line] == []
+
+
+def test_a_slow_first_trial(make_study: Callable[..., Any]) -> None:
+    """It was a warm-up that nobody declared."""
+    said = doubts(of_two(make_study, [3.0, *STEADY], [9.0] * 6))
+
+    assert [line for line in said if "the first trial took 3.0 times as long as the others" in line] != []
+
+
+def test_drift(make_study: Callable[..., Any]) -> None:
+    """Trials that get slower one after the other."""
+    said = doubts(of_two(make_study, [1.0, 1.02, 1.04, 1.06, 1.08, 1.1], [9.0] * 6))
+
+    assert [line for line in said if "trials get slower with time (rank correlation +1.00" in line] != []
+
+
+def test_a_disturbed_job(make_study: Callable[..., Any]) -> None:
+    """The target itself was half as fast after the trials as before."""
+    study = of_two(make_study, STEADY, [9.0] * 6)
+
+    def disturb(log: timing_log.TimingLog) -> None:
+        for when, seconds in (("before", 1.0), ("after", 2.0)):
+            log.ceiling.append(
+                Ceiling(
+                    when=when, operation="write", size_bytes=2 * 10**9, start_s=0.0, duration_s=seconds, direct=True
+                )
+            )
+
+    amend(study.paths.log(study.job("torch_save").id), disturb)
+
+    assert [line for line in doubts(study) if "write went from 2.00 to 1.00 GB/s" in line] != []
+    (found,) = compare(load(study.root))
+    method = found.method("torch_save")
+    assert 2 * 2 / (1 + 2) == method.cost.save_gbps / method.cost.save_share
+
+
+def test_jobs_at_the_same_time(make_study: Callable[..., Any]) -> None:
+    """Two jobs of ours on one shared target whose clocks overlap."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic"])
+    study.log("torch_save", save=STEADY, cold=[1.0] * 6, clock_zero_unix_s=1000.0)
+    study.log("tensorstore_basic", save=[9.0] * 6, cold=[2.0] * 6, clock_zero_unix_s=1001.0)
+
+    assert [line for line in doubts(study) if "it ran at the same time as" in line] != []
+
+
+def test_the_machine(make_study: Callable[..., Any]) -> None:
+    """CPU time that a hypervisor took, and what others had left to be written."""
+    study = of_two(make_study, STEADY, [9.0] * 6)
+    facts = {"steal_share": 0.2, "dirty_bytes_before": 2**30, "cpu_governor": "powersave"}
+    amend(study.paths.log(study.job("torch_save").id), lambda log: log.provenance.update(facts))
+
+    said = "\n".join(doubts(study))
+
+    assert "the hypervisor took 20% of the CPU time" in said
+    assert "1024 MiB that others had written" in said
+    assert "governor powersave" in said
+
+
+def test_a_round_that_matters_more_than_the_strategy(make_study: Callable[..., Any]) -> None:
+    """Rounds that differ by half, methods by a tenth: their order is not sure."""
+    study = make_study(strategies=["torch_save", "tensorstore_basic"], rounds=2)
+    for number, factor in ((1, 1.0), (2, 1.5)):
+        for label, base in (("torch_save", 1.0), ("tensorstore_basic", 1.1)):
+            zero = 1e6 * number + 1e4 * base
+            seconds = [factor * base * value for value in STEADY]
+            study.log(label, number=number, save=seconds, cold=seconds, clock_zero_unix_s=zero)
+
+    said = [line for line in doubts(study) if "the round changes durations by 50%" in line]
+
+    assert len(said) == 2
+    assert "the closest two methods differ by 10%" in said[0]

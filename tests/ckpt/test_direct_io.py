@@ -1,0 +1,70 @@
+"""Direct I/O: what is written, what is read, and what happens where a filesystem refuses it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ckpt import direct_io, storage
+
+SIZES = [1, 4096, direct_io.BLOCK_BYTES - 1, direct_io.BLOCK_BYTES, 3 * direct_io.BLOCK_BYTES + 5000]
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+def test_a_file_of_that_size_is_written_and_synced(size_bytes: int, tmp_path: Path) -> None:
+    """The size is rounded up to the alignment, every page is unlike any other, and none is left dirty."""
+    path = tmp_path / "file"
+    direct_io.write_sequentially(path, size_bytes)
+
+    content = path.read_bytes()
+    assert direct_io.round_up(size_bytes) == len(content)
+    pages = [content[start : start + 4096] for start in range(0, len(content), 4096)]
+    assert len(pages) == len(set(pages))
+    assert storage.dirty_pages(tmp_path) in {0, None}
+
+
+def test_past_the_page_cache(tmp_path: Path) -> None:
+    """Where the filesystem takes direct I/O, neither writing nor reading leaves pages in the cache."""
+    path = tmp_path / "file"
+    if not direct_io.write_sequentially(path, 2**24):
+        pytest.skip(f"{storage.mount_of(tmp_path).filesystem} refuses O_DIRECT")
+    assert direct_io.read_sequentially(path)
+
+    assert storage.resident_fraction(tmp_path) == 0
+
+
+def test_a_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem without direct I/O gets buffered files, and the caller hears so."""
+    real = os.open
+
+    def refuse(path: Path, flags: int, *rest: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    assert not direct_io.write_sequentially(tmp_path / "file", 10_000)
+    assert not direct_io.read_sequentially(tmp_path / "file")
+    assert direct_io.round_up(10_000) == (tmp_path / "file").stat().st_size
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    """An existing file is left alone."""
+    (tmp_path / "file").write_text("precious")
+
+    with pytest.raises(FileExistsError):
+        direct_io.write_sequentially(tmp_path / "file", 10)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_file_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading ends with an error, not with the bytes that were there."""
+    path = tmp_path / "file"
+    direct_io.write_sequentially(path, 100_000)
+    monkeypatch.setattr(direct_io.os, "preadv", lambda *_: 0)
+
+    with pytest.raises(OSError, match="before its size"):
+        direct_io.read_sequentially(path)
