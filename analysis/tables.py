@@ -165,8 +165,9 @@ def _t5x_against_basic(comparison: Comparison) -> Table:
 
 def _cost(comparison: Comparison) -> Table:
     headings = (
-        "method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling", "CPU, save [s]", "CPU, load [s]",
-        "memory, save [MiB]", "memory, load [MiB]", "written / state", "files", "under 1 MiB",
+        "method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling",
+        "CPU, save [s]", "CPU, load [s]", "memory, save [MiB]", "memory, load [MiB]",
+        "written / state", "files", "under 1 MiB",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.methods:
