@@ -7,3 +7,7 @@ class CheckpointError(Exception):
 
 class UnknownStrategyError(CheckpointError):
     """A strategy, or one of its options, that does not exist."""
+
+
+class ContradictionError(UnknownStrategyError):
+    """Options of a strategy that each exist, and make no sense together."""

@@ -127,6 +127,17 @@ def fsync_path(path: Path | str) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
+    """Write a small file that has its name only when it is whole; with `sync`, its data is on stable storage then."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    partial.rename(path)
+
+
 def evict(directory: Path) -> None:
     """Ask the kernel to drop the cached pages of every file below.
 

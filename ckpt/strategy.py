@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from ckpt import strategies
-from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
 from ckpt.layout import Layout
 
 if TYPE_CHECKING:
@@ -39,7 +40,16 @@ class Facts:
     concurrency: str
     dtype_on_disk: str
     order_of_writes: str
-    synced: str
+    synced: Literal["files", "no"]
+    """Whether `save` itself brings the files' data to stable storage; what it leaves, `storage.flush` does."""
+    atomic: Literal["each file", "no"]
+    """Whether a file gets its name only when it is whole. A checkpoint as a whole is committed by `ckpt.commit`."""
+    checksum: Literal["none", "written, not verified", "verified"]
+    """Whether a flipped bit in the data can be found, and whether `load` looks."""
+    partial_load: Literal["by tensor", "no"]
+    """Whether `load` reads some tensors without reading the others."""
+    other_readers: str
+    """Who else opens what it wrote; `none` if nobody."""
     best_for: str
 
 
@@ -60,10 +70,21 @@ class Strategy(ABC):
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     """Modules that it imports; `prepare` imports them, so that no import falls inside a clock."""
 
+    extra: ClassVar[str] = "run"
+    """The extra of this package that brings them; a study skips a strategy of `peers` where they aren't installed."""
+
+    marker: ClassVar[str] = ""
+    """A pattern of the top-level file by which a checkpoint that others wrote is recognised; empty for none."""
+
     @property
     def syncs_files(self) -> bool:
         """Whether `save` returns with every file's data on stable storage (directories are always left to us)."""
-        return False
+        return self.facts.synced == "files"
+
+    @property
+    def contradiction(self) -> str:
+        """Why these options make no sense together; empty if they do."""
+        return ""
 
     @classmethod
     def name(cls) -> str:
@@ -114,8 +135,29 @@ class Strategy(ABC):
         """Write the state into an existing, empty directory."""
 
     @abstractmethod
-    def load(self, directory: Path) -> State:
-        """Read the whole state back, every byte of it into writable memory that the caller owns."""
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read the state, or the tensors of these names, every byte into writable memory that the caller owns.
+
+        Raises:
+            CheckpointError: if the checkpoint is incomplete or damaged, or lacks a name; and if names are given
+                where the format has only the whole.
+        """
+
+
+def select(known: Iterable[str], names: Collection[str] | None, directory: Path) -> list[str]:
+    """Which of the known tensors to load, in their order: those of these names, or all.
+
+    Raises:
+        CheckpointError: if a name isn't known.
+    """
+    found = list(known)
+    if names is None:
+        return found
+    missing = sorted(set(names) - set(found))
+    if missing:
+        shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise CheckpointError(f"{directory} has no tensor {shown}: `python -m ckpt inspect` lists those it has")
+    return [name for name in found if name in names]
 
 
 def names() -> list[str]:
@@ -141,13 +183,17 @@ def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
 
     Raises:
         UnknownStrategyError: if there is no such strategy, option, or value of an option.
+        ContradictionError: if the options make no sense together.
     """
     cls = strategy_class(name)
     try:
-        return TypeAdapter(cls).validate_python(options or {})
+        created: Strategy = TypeAdapter(cls).validate_python(options or {})
     except ValidationError as error:
         known = ", ".join(f"{field.name} ({field.type})" for field in fields(cls)) or "none"
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
         )
         raise UnknownStrategyError(f"strategy {name}: {problems}. Its options: {known}") from None
+    if created.contradiction:
+        raise ContradictionError(f"strategy {created.label}: {created.contradiction}")
+    return created

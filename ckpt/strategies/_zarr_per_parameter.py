@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt import dtypes, filenames
+from ckpt import dtypes, filenames, storage
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout
-from ckpt.strategy import Footprint, Strategy
+from ckpt.strategy import Footprint, Strategy, select
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +53,7 @@ class ZarrPerParameter(Strategy):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
 
-    @property
-    def syncs_files(self) -> bool:
-        """True: TensorStore's file driver syncs each chunk before it renames it."""
-        return True
+    marker: ClassVar[str] = _METADATA
 
     @abstractmethod
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
@@ -112,18 +109,16 @@ class ZarrPerParameter(Strategy):
             "params": entries,
         }
         # The one file that TensorStore does not write, and so does not sync.
-        with (directory / _METADATA).open("w") as file:
-            json.dump(metadata, file)
-            file.flush()
-            os.fsync(file.fileno())
+        storage.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
 
-    def load(self, directory: Path) -> State:
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read one parameter at a time, each with a wait, a copy and the cast back."""
         import tensorstore as ts
 
         context = ts.Context(self.context())
         state: State = {}
-        for name, dtype in _read_metadata(directory).items():
+        dtype_of = _read_metadata(directory)
+        for name in select(dtype_of, names, directory):
             spec = {
                 "driver": "zarr",
                 # The path comes from the name, not from the file's text: that could point anywhere.
@@ -136,7 +131,7 @@ class ZarrPerParameter(Strategy):
                 array = store.read().result()
             except Exception as error:  # TensorStore raises one of many kinds
                 raise CheckpointError(f"can't read parameter {name!r} of {directory}: {error}") from error
-            state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype))
+            state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name]))
         return state
 
 

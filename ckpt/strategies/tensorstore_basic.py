@@ -34,6 +34,10 @@ class TensorstoreBasic(ZarrPerParameter):
             dtype_on_disk="float32 for 16-bit floats, else as in the state",
             order_of_writes="one parameter at a time",
             synced="files",
+            atomic="each file",
+            checksum="none",
+            partial_load="by tensor",
+            other_readers="TensorStore, zarr-python",
             best_for="Cross-framework",
         )
 

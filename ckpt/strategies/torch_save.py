@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
-from ckpt.strategy import Facts, Footprint, Strategy
+from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
     from ckpt.state import State
@@ -19,6 +20,8 @@ _FILE = "state.pth"
 @dataclass(frozen=True)
 class TorchSave(Strategy):
     """PyTorch's own format: a zip archive, stored, with a pickle that names the tensors."""
+
+    marker: ClassVar[str] = _FILE
 
     @property
     def facts(self) -> Facts:
@@ -32,6 +35,10 @@ class TorchSave(Strategy):
             dtype_on_disk="as in the state",
             order_of_writes="one call for the whole state",
             synced="no",
+            atomic="no",
+            checksum="written, not verified",
+            partial_load="by tensor",
+            other_readers="torch.load",
             best_for="Speed, simplicity",
         )
 
@@ -46,15 +53,17 @@ class TorchSave(Strategy):
 
         torch.save(state, directory / _FILE)
 
-    def load(self, directory: Path) -> State:
-        """Read everything in one call; only tensors and plain containers are unpickled."""
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything in one call, a part through a mapping; only tensors and plain containers are unpickled."""
         import torch
 
         path = directory / _FILE
         try:
-            state: State = torch.load(path, map_location="cpu", weights_only=True)
+            state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=names is not None)
         except FileNotFoundError:
             raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}") from None
         except Exception as error:  # torch raises one of many kinds, not all with a text
             raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
-        return state
+        if names is None:
+            return state
+        return {name: state[name].clone() for name in select(state, names, directory)}

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +192,8 @@ class Traced:
     unsynced_when_published: set[str] = field(default_factory=set)
     files_with_data: set[str] = field(default_factory=set)
     renames_to_final: int = 0
+    created_as: set[str] = field(default_factory=set)
+    """The files that were created under the names that they have in the end."""
 
     def look(self, mark: str, disk: Disk) -> None:
         """Note what the disk holds when the script makes a mark."""
@@ -202,6 +205,9 @@ class Traced:
             self.unsynced_when_published = set(disk.unsynced(parent))
             self.files_with_data = {path for path, node in disk.below(str(self.final)).items() if node.has_data}
             self.created = list(disk.created)
+            inside = {str(Path(*Path(path).relative_to(parent).parts[1:])) for path in disk.created}
+            files = {str(path.relative_to(self.final)) for path in self.final.rglob("*") if path.is_file()}
+            self.created_as = inside & files
 
 
 def replay(lines: list[str], root: Path) -> dict[str, Traced]:
@@ -290,3 +296,13 @@ def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[st
     files = {str(path.relative_to(found.final)) for path in found.final.rglob("*") if path.is_file()}
     assert (set() if strategy.syncs_files else files) == found.unsynced_files_when_saved
     assert ("files" if strategy.syncs_files else "no") == strategy.facts.synced
+
+
+@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-1])
+def test_who_writes_aside(name: str, options: dict[str, Any], traced: dict[str, Traced]) -> None:
+    """A strategy that claims atomic files creates each under another name and renames it; one that doesn't, writes in
+    place.
+    """
+    strategy = create(name, options)
+    atomic = "no" if traced[strategy.label].created_as else "each file"
+    assert atomic == strategy.facts.atomic

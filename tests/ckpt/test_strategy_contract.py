@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -110,6 +111,12 @@ def bits_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8)
 
 
+def io_counter(name: str) -> int:
+    """A count from /proc/self/io: `rchar` is every byte that this process asked a file for."""
+    (line,) = [line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1])
+
+
 def layout_of(state: State) -> Layout:
     """The layout that a plan would have had for this state."""
     first: dict[int, str] = {}
@@ -137,6 +144,25 @@ def state() -> State:
     found["zeros"] = torch.zeros(200)
     found["../a b"] = torch.randn(5, generator=random)
     return found
+
+
+def zarr_arrays(suffix: str) -> Callable[[Path], dict[str, Any]]:
+    """Read the arrays `a.b` and `c` of a directory with zarr-python."""
+
+    def read(directory: Path) -> dict[str, Any]:
+        import zarr
+
+        return {name: zarr.open_array(directory / f"{name}{suffix}", mode="r")[:] for name in ("a.b", "c")}
+
+    return read
+
+
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
+    "tensorstore_basic": zarr_arrays(".zarr"),
+    "tensorstore_t5x": zarr_arrays(".zarr"),
+}
+"""How somebody else reads what a strategy wrote: nothing of this package in it."""
 
 
 class StrategyContract:
@@ -286,6 +312,69 @@ class StrategyContract:
         for _ in damages():
             with pytest.raises(CheckpointError, match=re.escape(str(damaged))):
                 strategy.load(damaged)
+
+    def test_part(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
+        """Tensors asked for by name come back, and no others, in the order of the state; or the strategy says that it
+        has only the whole.
+        """
+        chosen = ["zeros", "head", "layer.bfloat16.weight"]
+        if strategy.facts.partial_load == "no":
+            with pytest.raises(CheckpointError, match="whole"):
+                strategy.load(checkpoint, chosen)
+            return
+        part = strategy.load(checkpoint, chosen)
+        assert exact({name: tensor for name, tensor in state.items() if name in chosen}) == exact(part)
+        assert strategy.load(checkpoint, []) == {}
+        with pytest.raises(CheckpointError, match=r"has no tensor 'nothing'.*inspect"):
+            strategy.load(checkpoint, ["zeros", "nothing"])
+
+    def test_part_is_read_alone(self, strategy: Strategy, tmp_path: Path) -> None:
+        """A part is read without the rest: of ten equal tensors, one takes less than a third of the bytes."""
+        if strategy.facts.partial_load == "no":
+            pytest.skip("this strategy has only the whole: what it says when asked for a part is tested")
+        strategy.save({str(number): torch.rand(512, 512) for number in range(10)}, tmp_path)
+        strategy.load(tmp_path)  # whatever is read once, the first time
+
+        def read_bytes(names: list[str] | None) -> int:
+            before = io_counter("rchar")
+            strategy.load(tmp_path, names)
+            return io_counter("rchar") - before
+
+        assert read_bytes(["7"]) < 10 * 2**20 / 3
+
+    def test_checksum(self, strategy: Strategy, tmp_path: Path) -> None:
+        """A flipped bit in the data is found by the load, or not, as the strategy says."""
+        data = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (512, 512), np.uint8))  # incompressible
+        strategy.save({"data": data}, tmp_path)
+        largest = max(storage.files_below(tmp_path), key=lambda entry: entry.stat().st_size)
+        with Path(largest.path).open("r+b") as file:
+            file.seek(largest.stat().st_size // 2)
+            (byte,) = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        if strategy.facts.checksum == "verified":
+            with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
+                strategy.load(tmp_path)
+        else:
+            assert int((strategy.load(tmp_path)["data"] != data).sum()) == 1
+
+    def test_other_readers(self, strategy: Strategy, tmp_path: Path) -> None:
+        """Somebody else reads what it wrote, where it says so, and only there."""
+        if strategy.facts.other_readers == "none":
+            assert self.name not in READERS
+            return
+        written = {"a.b": torch.randn(130, 5), "c": torch.arange(7, dtype=torch.int32)}
+        strategy.save(written, tmp_path)
+        found = READERS[self.name](tmp_path)
+        assert {name: tensor.tolist() for name, tensor in written.items()} == {
+            name: np.asarray(found[name]).tolist() for name in written
+        }
+
+    def test_defaults_load_every_option(self, state: State, checkpoint: Path) -> None:
+        """What some options saved, the default options load: nobody has to remember how."""
+        default = create(self.name)
+        default.prepare()
+        assert exact(state) == exact(default.load(checkpoint))
 
     def test_facts(self, strategy: Strategy) -> None:
         """A user finds one line about everything that the table of strategies shows."""

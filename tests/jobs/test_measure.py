@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class FakeStrategy:
         for name, tensor in state.items():
             (directory / name).write_bytes(tensor.numpy().tobytes())
 
-    def load(self, directory: Path) -> State:
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:  # noqa: ARG002  # the whole is asked for
         """Read them into new memory; takes 5 s."""
         self._events.append("load")
         self._clock.now_s += 5
