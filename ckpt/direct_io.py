@@ -1,21 +1,26 @@
 """Direct I/O at the disk's speed from Python: aligned buffers, a few threads, requests of several MiB.
 
 `os.pwrite` and `os.preadv` release the interpreter's lock while the kernel works, so a few threads keep a disk busy.
-Where a filesystem refuses `O_DIRECT`, files are opened through the page cache, and the caller is told.
+Where a filesystem refuses `O_DIRECT`, a file goes through the page cache, and `DirectFile.direct` tells.
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
+import errno
+import fcntl
 import mmap
 import os
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 ALIGNMENT = 4096
 """Of addresses, offsets and sizes. Most devices want 512; a page satisfies older network filesystems too."""
@@ -39,12 +44,62 @@ def aligned_buffer(size_bytes: int) -> mmap.mmap:
     return memory
 
 
-def open_direct(path: Path, flags: int) -> tuple[int, bool]:
-    """Open a file past the page cache; where that is refused, through it. Returns whether it is direct."""
-    try:
-        return os.open(path, flags | os.O_DIRECT, 0o666), True
-    except OSError:
-        return os.open(path, flags, 0o666), False
+class DirectFile:
+    """A file past the page cache; through it, where the filesystem refuses that when it is opened, or later.
+
+    Offsets, lengths and addresses have to be aligned: offsets and lengths to `ALIGNMENT`, addresses to
+    `memory_alignment`. Only a read at the file's end may return less.
+    """
+
+    def __init__(self, path: Path, flags: int, *, direct: bool = True) -> None:
+        self.path = path
+        self.direct = direct
+        try:
+            self.descriptor = os.open(path, flags | (os.O_DIRECT if direct else 0), 0o666)
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            self.direct = False
+            self.descriptor = os.open(path, flags & ~os.O_EXCL, 0o666)  # the refused open may have made the file
+        self.memory_alignment = _memory_alignment(self.descriptor) if self.direct else 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of it at that place of the file."""
+        done = 0
+        while done < len(data):
+            part, place = data[done:], offset + done
+            done += self._or_through_the_cache(lambda: os.pwrite(self.descriptor, part, place))  # noqa: B023  # called at once
+
+    def read(self, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer from that place of the file; returns how much there was."""
+        done = 0
+        while done < len(buffer):
+            part, place = buffer[done:], offset + done
+            got = self._or_through_the_cache(lambda: os.preadv(self.descriptor, [part], place))  # noqa: B023  # called at once
+            if not got:
+                break
+            done += got
+            if done % ALIGNMENT:  # the end of the file: a direct read from here would be refused
+                break
+        return done
+
+    def _or_through_the_cache(self, work: Callable[[], int]) -> int:
+        """Some filesystems take `O_DIRECT` when they open a file, and refuse the first request."""
+        try:
+            return work()
+        except OSError as error:
+            if not self.direct or error.errno != errno.EINVAL:
+                raise
+        self.direct = False
+        flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        return work()
 
 
 def preallocate(descriptor: int, size_bytes: int) -> None:
@@ -55,6 +110,41 @@ def preallocate(descriptor: int, size_bytes: int) -> None:
     _libc.fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size_bytes))
 
 
+def in_blocks(
+    blocks: Iterable[T],
+    work: Callable[[T, mmap.mmap], None],
+    *,
+    threads: int = THREADS,
+    block_bytes: int = BLOCK_BYTES,
+    content: bytes = b"",
+) -> None:
+    """Call `work(block, buffer)` for each block, in order, from a few threads, each with an aligned buffer of its own.
+
+    The buffers hold `content` at first. The first error ends it, and is raised.
+    """
+    waiting = iter(blocks)
+    lock = threading.Lock()
+    failed = threading.Event()
+
+    def worker(_: int) -> None:
+        buffer = aligned_buffer(block_bytes)
+        buffer[: len(content)] = content
+        try:
+            while not failed.is_set():
+                with lock:
+                    block = next(waiting, None)
+                if block is None:
+                    return
+                work(block, buffer)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(worker, range(threads)):
+            pass
+
+
 def write_sequentially(path: Path, size_bytes: int, *, seed: int = 0) -> bool:
     """Write a new file of that size (rounded up to the alignment), no two pages alike, and sync it.
 
@@ -62,27 +152,16 @@ def write_sequentially(path: Path, size_bytes: int, *, seed: int = 0) -> bool:
         Whether it was written with direct I/O.
     """
     size_bytes = round_up(size_bytes)
-    descriptor, direct = open_direct(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    noise = os.urandom(BLOCK_BYTES)
+    with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
 
-    def write(buffer: mmap.mmap, offset: int, length: int) -> None:
-        _stamp(buffer, seed + offset)
-        done = 0
-        while done < length:
-            done += os.pwrite(descriptor, memoryview(buffer)[done:length], offset + done)
+        def write(offset: int, buffer: mmap.mmap) -> None:
+            _stamp(buffer, seed + offset)
+            file.write(memoryview(buffer)[: size_bytes - offset], offset)
 
-    def fresh() -> mmap.mmap:
-        buffer = aligned_buffer(BLOCK_BYTES)
-        buffer[:] = noise
-        return buffer
-
-    try:
-        preallocate(descriptor, size_bytes)
-        _in_blocks(size_bytes, fresh, write)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return direct
+        preallocate(file.descriptor, size_bytes)
+        in_blocks(range(0, size_bytes, BLOCK_BYTES), write, content=os.urandom(BLOCK_BYTES))
+        os.fsync(file.descriptor)
+        return file.direct
 
 
 def read_sequentially(path: Path) -> bool:
@@ -90,23 +169,20 @@ def read_sequentially(path: Path) -> bool:
 
     Returns:
         Whether it was read with direct I/O.
+
+    Raises:
+        OSError: if the file is shorter than its size.
     """
-    descriptor, direct = open_direct(path, os.O_RDONLY)
+    with DirectFile(path, os.O_RDONLY) as file:
+        size_bytes = os.fstat(file.descriptor).st_size
 
-    def read(buffer: mmap.mmap, offset: int, length: int) -> None:
-        done = 0
-        while done < length:
-            got = os.preadv(descriptor, [memoryview(buffer)[done:length]], offset + done)
-            if not got:
-                raise OSError(f"{path} ends at {offset + done} bytes, before its size of {size_bytes}")
-            done += got
+        def read(offset: int, buffer: mmap.mmap) -> None:
+            wanted = min(BLOCK_BYTES, size_bytes - offset)
+            if file.read(memoryview(buffer), offset) < wanted:
+                raise OSError(f"{path} ends before its size of {size_bytes} bytes")
 
-    try:
-        size_bytes = os.fstat(descriptor).st_size
-        _in_blocks(size_bytes, lambda: aligned_buffer(BLOCK_BYTES), read)
-    finally:
-        os.close(descriptor)
-    return direct
+        in_blocks(range(0, size_bytes, BLOCK_BYTES), read)
+        return file.direct
 
 
 def copy_memory(size_bytes: int) -> bool:
@@ -132,31 +208,22 @@ def _copy_buffers() -> tuple[np.ndarray, np.ndarray]:
     return np.ones(_COPY_BYTES, np.uint8), np.ones(_COPY_BYTES, np.uint8)
 
 
-def _in_blocks(size_bytes: int, fresh: Callable[[], mmap.mmap], work: Callable[[mmap.mmap, int, int], None]) -> None:
-    """Call `work(buffer, offset, length)` for each block of a file, from a few threads, each with its own buffer."""
-    blocks = -(-size_bytes // BLOCK_BYTES)
-    numbers = itertools.count()
-    lock = threading.Lock()
-
-    def worker(_: int) -> None:
-        buffer = fresh()
-        while True:
-            with lock:
-                number = next(numbers)
-            if number >= blocks:
-                return
-            offset = number * BLOCK_BYTES
-            work(buffer, offset, min(BLOCK_BYTES, size_bytes - offset))
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(worker, range(THREADS)):
-            pass
-
-
 def _stamp(buffer: mmap.mmap, number: int) -> None:
     """Make every page of a block unlike any other, so that no filesystem may store it once for many."""
     for page in range(0, len(buffer), ALIGNMENT):
         buffer[page : page + 8] = (number + page).to_bytes(8, "little")
 
 
+def _memory_alignment(descriptor: int) -> int:
+    """What direct I/O on an open file asks of addresses: by statx(2) since Linux 6.1, else a page."""
+    answer = ctypes.create_string_buffer(256)
+    failed = _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer)
+    (known,) = struct.unpack_from("I", answer, 0)
+    (alignment,) = struct.unpack_from("I", answer, _STX_DIO_MEM_ALIGN)
+    return int(alignment) if not failed and known & _STATX_DIOALIGN and alignment else ALIGNMENT
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_AT_EMPTY_PATH = 0x1000
+_STATX_DIOALIGN = 0x2000
+_STX_DIO_MEM_ALIGN = 152  # the field's offset in struct statx

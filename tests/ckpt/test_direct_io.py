@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -51,6 +53,56 @@ def test_a_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert direct_io.round_up(10_000) == (tmp_path / "file").stat().st_size
 
 
+@pytest.mark.parametrize("call", ["pwrite", "preadv"])
+def test_a_late_refusal(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that takes O_DIRECT when it opens a file, and refuses the first request, is served through the
+    page cache.
+    """
+    real = getattr(os, call)
+
+    def refuse(descriptor: int, *rest: object) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        count: int = real(descriptor, *rest)
+        return count
+
+    direct_io.write_sequentially(tmp_path / "whole", 100_000)
+    monkeypatch.setattr(os, call, refuse)
+    written = direct_io.write_sequentially(tmp_path / "file", 100_000)
+    read = direct_io.read_sequentially(tmp_path / "whole")
+
+    assert not (written if call == "pwrite" else read)
+    assert direct_io.round_up(100_000) == (tmp_path / "file").stat().st_size
+
+
+def test_another_error_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is told, and not tried again through the page cache."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        direct_io.write_sequentially(tmp_path / "file", 100_000)
+
+
+def test_blocks_are_each_worked_on_once() -> None:
+    """Every block goes to one thread, in order, with an aligned buffer; the first error ends it."""
+    seen: list[int] = []
+    direct_io.in_blocks(range(100), lambda block, _: seen.append(block), threads=3, block_bytes=4096)
+    assert list(range(100)) == sorted(seen)
+
+    def fail(block: int, _: object) -> None:
+        seen.append(block)
+        if block == 5:
+            raise ValueError("enough")
+
+    seen.clear()
+    with pytest.raises(ValueError, match="enough"):
+        direct_io.in_blocks(range(10_000_000), fail, threads=3, block_bytes=4096)
+    assert len(seen) < 10_000_000
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     """An existing file is left alone."""
     (tmp_path / "file").write_text("precious")
@@ -64,7 +116,7 @@ def test_a_file_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     """Reading ends with an error, not with the bytes that were there."""
     path = tmp_path / "file"
     direct_io.write_sequentially(path, 100_000)
-    monkeypatch.setattr(direct_io.os, "preadv", lambda *_: 0)
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
 
     with pytest.raises(OSError, match="before its size"):
         direct_io.read_sequentially(path)
