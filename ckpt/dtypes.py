@@ -9,7 +9,12 @@ import numpy as np
 from ckpt.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Mapping
+
     import torch
+
+    from ckpt.layout import TensorLayout
 
 BYTES_PER_ELEMENT = {
     "bool": 1,
@@ -91,3 +96,42 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
     if name in _BITS_OF:
         return torch.from_numpy(array.view(_BITS_OF[name])).view(getattr(torch, name))
     return torch.from_numpy(array)
+
+
+def to_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The tensor's bytes, 1-D; shares memory with a contiguous tensor on the CPU, copies any other."""
+    import torch
+
+    values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    flat = values.as_strided((values.numel(),), (1,))  # a lone element is contiguous whatever its stride
+    found: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy()
+    return found
+
+
+def view(memory: mmap.mmap, offset: int, layout: TensorLayout) -> torch.Tensor:
+    """The tensor of that layout whose bytes lie at that place of some memory, without a copy where that is possible.
+
+    Each has a storage of its own, so that who changes, or frees, one leaves the others alone.
+    """
+    import torch
+
+    dtype = torch_dtype(layout.dtype)
+    if not layout.elements:
+        return torch.empty(layout.shape, dtype=dtype)
+    if offset % BYTES_PER_ELEMENT[layout.dtype]:  # other programs align to eight bytes at best
+        copied = torch.frombuffer(memory, dtype=torch.uint8, count=layout.size_bytes, offset=offset).clone()
+        return copied.view(dtype).reshape(layout.shape)
+    return torch.frombuffer(memory, dtype=dtype, count=layout.elements, offset=offset).reshape(layout.shape)
+
+
+def tied(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, int]]:
+    """The names whose tensor is an earlier one's, bit for bit the same memory: that one's name, and their own place."""
+    first: dict[tuple[Any, ...], str] = {}
+    found: dict[str, tuple[str, int]] = {}
+    for place, (name, tensor) in enumerate(state.items()):
+        memory = (tensor.device, tensor.data_ptr()) if tensor.numel() else id(tensor)
+        key = (memory, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg())
+        owner = first.setdefault(key, name)
+        if owner != name:
+            found[name] = (owner, place)
+    return found

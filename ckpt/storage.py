@@ -153,23 +153,30 @@ def evict(directory: Path) -> None:
 
 def resident_fraction(directory: Path) -> float:
     """The share of the files' pages that lie in this machine's page cache: 0 is cold, 1 is warm, NaN unknown."""
-    pages = resident = 0
-    for entry in files_below(directory):
-        size_bytes = entry.stat(follow_symlinks=False).st_size
-        if not size_bytes:
-            continue
-        descriptor = os.open(entry.path, os.O_RDONLY)
-        try:
-            found = _cachestat(descriptor)
-            if found is None:
-                found = _mincore(descriptor, size_bytes)
-        finally:
-            os.close(descriptor)
-        if found is None:
-            return float("nan")
-        pages += -(-size_bytes // _PAGE_BYTES)
-        resident += found
+    found = [_resident_pages(entry.path) for entry in files_below(directory)]
+    pages = sum(pages for pages, _ in found)
+    return sum(resident for _, resident in found) / pages if pages else 0.0
+
+
+def resident_fraction_of(path: Path) -> float:
+    """The same for one file."""
+    pages, resident = _resident_pages(path)
     return resident / pages if pages else 0.0
+
+
+def _resident_pages(path: Path | str) -> tuple[int, float]:
+    """A file's pages, and how many of them are cached; NaN where the kernel won't tell."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size_bytes = os.fstat(descriptor).st_size
+        if not size_bytes:
+            return 0, 0
+        found = _cachestat(descriptor)
+        if found is None:
+            found = _mincore(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
+    return -(-size_bytes // _PAGE_BYTES), float("nan") if found is None else found
 
 
 def dirty_pages(directory: Path) -> int | None:

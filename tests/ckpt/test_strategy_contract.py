@@ -19,8 +19,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ckpt import safetensors_format, storage
 from ckpt import state as states
-from ckpt import storage
 from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
@@ -157,8 +157,16 @@ def zarr_arrays(suffix: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
+def safetensors_arrays(directory: Path) -> dict[str, Any]:
+    """Read all files with the safetensors library."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
+    "safetensors_direct": safetensors_arrays,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
 }
@@ -437,6 +445,29 @@ class TestTensorstoreT5xManyChunks(StrategyContract):
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tensorstore_t5x, "_TARGET_CHUNK_BYTES", 4000)
+
+
+class TestSafetensorsDirect(StrategyContract):
+    """Our safetensors."""
+
+    name = "safetensors_direct"
+
+
+class TestSafetensorsDirectSharded(StrategyContract):
+    """The same in several files, each tensor in one, verified."""
+
+    name, options = "safetensors_direct", {"shard_mib": 1, "verify": True, "threads": 1, "block_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shards = safetensors_format.shards
+        monkeypatch.setattr(safetensors_format, "shards", lambda layouts, _: shards(layouts, 1000))
+
+
+class TestSafetensorsDirectUnchecked(StrategyContract):
+    """The same without checksums."""
+
+    name, options = "safetensors_direct", {"checksum": False}
 
 
 def test_every_strategy_has_a_contract() -> None:

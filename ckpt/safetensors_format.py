@@ -1,0 +1,238 @@
+"""The safetensors format: the header that goes before the data, and how it is read back. Pure, without torch.
+
+    8 bytes     little-endian length of the header
+    header      JSON: name -> {dtype, shape, data_offsets}, and texts in `__metadata__`; spaces may follow it
+    data        the tensors' bytes, without holes, at the offsets that the header gives
+
+Ours begins its data at a multiple of 4096, and puts first the tensors whose size is one: nearly every byte of a real
+model can then be moved by direct I/O. What the format lacks lies in `__metadata__`: tied weights, checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from ckpt.direct_io import ALIGNMENT, round_up
+from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.errors import CheckpointError
+from ckpt.filenames import to_filename
+from ckpt.layout import TensorLayout
+
+FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""The names that transformers gives to a single file, and to the index of several."""
+
+LONGEST_HEADER_BYTES = 100_000_000
+"""The limit of the reference implementation."""
+
+_METADATA = "__metadata__"
+_NAMES, _TIED, _CHECKSUMS, _PAIRS = "names", "tied", "xxh3_64", "pairs"
+
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float64": "F64",
+    "complex64": "C64",
+}
+"""The format's names. complex128 has none: such a tensor is stored as pairs of float64, and `pairs` names it."""
+
+_BY_NAME = {name: dtype for dtype, name in _DTYPES.items()}
+
+
+Tied = Mapping[str, tuple[str, int]]
+"""Names that share another's bytes: the name that has them, and their own place in the state, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor in a file: its layout, and where its bytes lie in the data."""
+
+    layout: TensorLayout
+    start: int
+    checksum: str = ""
+    """XXH3-64 of its bytes in hexadecimal; empty where there is none."""
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end."""
+        return self.start + self.layout.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself."""
+
+    entries: tuple[Entry, ...]
+    """In the order of the state."""
+    tied: Tied
+    data_start: int
+    """Where the data begins in the file."""
+
+
+def place(layouts: Sequence[TensorLayout]) -> tuple[Entry, ...]:
+    """Give every tensor a place: sizes that are multiples of the alignment first, then the widest elements."""
+
+    def key(number: int) -> tuple[bool, int]:
+        size_bytes = layouts[number].size_bytes
+        return size_bytes % ALIGNMENT != 0, -BYTES_PER_ELEMENT[layouts[number].dtype]
+
+    order = sorted(range(len(layouts)), key=key)  # stable: the state's order among equals
+    starts = dict(zip(order, accumulate((layouts[number].size_bytes for number in order), initial=0), strict=False))
+    return tuple(Entry(layout, starts[number]) for number, layout in enumerate(layouts))
+
+
+def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
+    """The beginning of the file, up to the data: its length depends on no checksum's value."""
+    stored = {entry.layout.name: _stored(entry.layout.name) for entry in entries}
+    extras = {
+        _NAMES: {stored[name]: name for name in stored if stored[name] != name},
+        _TIED: dict(tied),
+        _CHECKSUMS: {stored[entry.layout.name]: entry.checksum for entry in entries if entry.checksum},
+        _PAIRS: [stored[entry.layout.name] for entry in entries if entry.layout.dtype == "complex128"],
+    }
+    metadata = {"format": "pt"}  # transformers opens no file without it
+    metadata |= {key: json.dumps(value) for key, value in extras.items() if value}
+    content: dict[str, Any] = {_METADATA: metadata}
+    for entry in entries:
+        dtype, shape = entry.layout.dtype, list(entry.layout.shape)
+        if dtype == "complex128":
+            dtype, shape = "float64", [*shape, 2]
+        content[stored[entry.layout.name]] = {
+            "dtype": _DTYPES[dtype],
+            "shape": shape,
+            "data_offsets": [entry.start, entry.end],
+        }
+    text = json.dumps(content, separators=(",", ":")).encode()
+    length = round_up(8 + len(text)) - 8
+    if length > LONGEST_HEADER_BYTES:
+        raise CheckpointError(
+            f"{len(entries):,} tensors need a header of {length:,} bytes, more than safetensors allows"
+        )
+    return struct.pack("<Q", length) + text.ljust(length)
+
+
+def parse(head: bytes, file_bytes: int, where: str) -> Header:
+    """Read a header; `head` is the file's beginning, of at least `header_length(head)` bytes.
+
+    Raises:
+        CheckpointError: if it is damaged, or the file too short for its data.
+    """
+    data_start = header_length(head, file_bytes, where)
+    try:
+        content = json.loads(head[8:data_start])
+        metadata = content.pop(_METADATA, None) or {}
+        entries = tuple(_entries(content, metadata))
+        _check_places(entries, file_bytes - data_start)
+        return Header(entries, _tied(entries, metadata), data_start)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _entries(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[Entry]:
+    names, checksums, pairs = (json.loads(metadata.get(key, "{}")) for key in (_NAMES, _CHECKSUMS, _PAIRS))
+    for stored, told in content.items():
+        layout = _layout(str(names.get(stored, stored)), told, pair=stored in pairs)
+        start, end = map(int, told["data_offsets"])
+        if end - start != layout.size_bytes:
+            raise ValueError(f"{stored!r} has a size that its shape and dtype contradict")
+        yield Entry(layout, start, str(checksums.get(stored, "")))
+
+
+def _tied(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Tied:
+    told = json.loads(metadata.get(_TIED, "{}"))
+    tied = {str(name): (str(owner), int(place)) for name, (owner, place) in told.items()}
+    known = {entry.layout.name for entry in entries}
+    if not {owner for owner, _ in tied.values()} <= known or set(tied) & known:
+        raise ValueError("its tied names point nowhere")
+    return tied
+
+
+def header_length(head: bytes, file_bytes: int, where: str) -> int:
+    """Bytes before the data, from the first eight bytes of a file.
+
+    Raises:
+        CheckpointError: if that can't be.
+    """
+    length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else -1
+    if not 0 < length <= min(LONGEST_HEADER_BYTES, file_bytes - 8):
+        raise CheckpointError(f"{where} is damaged, or no safetensors file: its header can't be {length} bytes long")
+    return 8 + int(length)
+
+
+def _layout(name: str, told: Mapping[str, Any], *, pair: bool) -> TensorLayout:
+    shape = tuple(int(size) for size in told["shape"])
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{name!r} has the shape {shape}")
+    if pair:
+        return TensorLayout(name, shape[:-1], "complex128")
+    if told["dtype"] not in _BY_NAME:
+        raise CheckpointError(f"tensor {name!r} has the dtype {told['dtype']}; known are {', '.join(_BY_NAME)}")
+    return TensorLayout(name, shape, _BY_NAME[told["dtype"]])
+
+
+def _check_places(entries: Sequence[Entry], data_bytes: int) -> None:
+    """The data must be covered without holes or overlaps, and be there."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
+        if entry.start != end:
+            raise ValueError(f"the data has a hole or an overlap at {min(entry.start, end)}")
+        end = entry.end
+    if end != data_bytes:
+        raise ValueError(f"it has {data_bytes} bytes of data, and the header tells of {end}")
+
+
+def _stored(name: str) -> str:
+    """The name in the file: the tensor's own, unless other readers would refuse it; no two are the same."""
+    if name == _METADATA:
+        return f"%{name}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return to_filename(name)
+    return to_filename(name) if "%" in name else name
+
+
+def shards(layouts: Sequence[TensorLayout], shard_bytes: int) -> Iterator[list[TensorLayout]]:
+    """Tensors in files of at most that many bytes, in order, a larger tensor in a file of its own; 0 for one file."""
+    group: list[TensorLayout] = []
+    for layout in layouts:
+        if group and shard_bytes and sum(each.size_bytes for each in group) + layout.size_bytes > shard_bytes:
+            yield group
+            group = []
+        group.append(layout)
+    yield group
+
+
+def shard_name(number: int, count: int) -> str:
+    """The name of a file among several, from 0, as transformers writes it."""
+    return FILE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def index_bytes(files: Mapping[str, Sequence[TensorLayout]]) -> bytes:
+    """The index of several files: which of them has which tensor."""
+    total = sum(layout.size_bytes for layouts in files.values() for layout in layouts)
+    weight_map = {layout.name: file for file, layouts in files.items() for layout in layouts}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2).encode()
+
+
+def footprint_bytes(layouts: Sequence[TensorLayout], file_count: int) -> int:
+    """The most bytes that the files of a state take beside the tensors' own."""
+    names = sum(6 * len(json.dumps(layout.name)) for layout in layouts)  # in the header, its extras, and the index
+    return names + 512 * len(layouts) + 2 * ALIGNMENT * file_count

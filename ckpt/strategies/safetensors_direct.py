@@ -1,0 +1,303 @@
+"""safetensors at the disk's speed: a standard file that every reader of the format opens, moved by direct I/O.
+
+save    a block at a time, from a few threads: straight from the tensor where its address allows, else through an
+        aligned buffer, into a preallocated file; the header comes last, with a checksum for each tensor
+load    into one piece of huge-page memory; the tensors are views of it. Through the page cache where the pages
+        are there already, past it where they aren't
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from ckpt import dtypes, storage
+from ckpt import safetensors_format as formats
+from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout, TensorLayout, state_bytes
+from ckpt.safetensors_format import Entry, Header
+from ckpt.strategy import Facts, Footprint, Strategy, select
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckpt.state import State
+
+_RESIDENT_ENOUGH = 0.5
+"""From this share of a file's pages in the page cache on, reading through it is the faster way."""
+
+_HEAD_BYTES = 2**16
+"""Most headers fit, and are read at once."""
+
+
+@dataclass(frozen=True)
+class SafetensorsDirect(Strategy):
+    """Standard safetensors files, written and read by direct I/O.
+
+    Attributes:
+        shard_mib: start another file when one has so many MiB, as transformers does; 0 for a single file.
+        checksum: keep an XXH3-64 of each tensor in the header.
+        verify: compare the checksums on load.
+        threads: requests in flight.
+        block_mib: bytes of a request; with `threads`, the memory that a save takes.
+    """
+
+    shard_mib: Annotated[int, Field(ge=0)] = 0
+    checksum: bool = True
+    verify: bool = False
+    threads: Annotated[int, Field(ge=1, le=64)] = 4
+    block_mib: Annotated[int, Field(ge=1, le=256)] = 8
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "ml_dtypes", "xxhash")
+    marker: ClassVar[str] = "*.safetensors"
+
+    @property
+    def contradiction(self) -> str:
+        """Nothing to compare without checksums."""
+        return "verify = true has nothing to compare where checksum = false" if self.verify > self.checksum else ""
+
+    @property
+    def facts(self) -> Facts:
+        """What it does."""
+        return Facts(
+            files=f"1 per {self.shard_mib} MiB, 1" if self.shard_mib else "1",
+            format="safetensors, its data aligned to 4096",
+            chunks="none",
+            compression="none",
+            concurrency=f"{self.threads} threads with {self.block_mib} MiB each",
+            dtype_on_disk="as in the state",
+            order_of_writes="by offset, all tensors in flight",
+            synced="no",
+            atomic="no",
+            checksum="verified" if self.verify else "written, not verified" if self.checksum else "none",
+            partial_load="by tensor",
+            other_readers="safetensors, transformers",
+            best_for="Speed, in a format that everybody reads",
+        )
+
+    def footprint(self, layout: Layout) -> Footprint:
+        """The bytes of the state, a header for each file, and an index where there are several."""
+        own = [tensor for tensor in layout if tensor.same_as is None]
+        count = sum(1 for _ in formats.shards(own, self.shard_mib * 2**20))
+        return Footprint(
+            count + (count > 1), state_bytes(layout) + formats.footprint_bytes(layout, count + (count > 1))
+        )
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write all blocks of each file, then its header."""
+        tied = dtypes.tied(state)
+        layouts = [
+            TensorLayout(name, tuple(tensor.shape), dtypes.name_of(tensor))
+            for name, tensor in state.items()
+            if name not in tied
+        ]
+        groups = list(formats.shards(layouts, self.shard_mib * 2**20))
+        for number, group in enumerate(groups):
+            owners = {layout.name for layout in group}
+            ours = {name: (owner, place) for name, (owner, place) in tied.items() if owner in owners}
+            self._save_file(directory / formats.shard_name(number, len(groups)), formats.place(group), ours, state)
+        if len(groups) > 1:
+            files = {formats.shard_name(number, len(groups)): group for number, group in enumerate(groups)}
+            storage.write_whole(directory / formats.INDEX, formats.index_bytes(files), sync=False)
+
+    def _save_file(self, path: Path, entries: Sequence[Entry], tied: formats.Tied, state: State) -> None:
+        blank = "0" * 16 if self.checksum else ""
+        data_start = len(formats.header_bytes([replace(entry, checksum=blank) for entry in entries], tied))
+        data_bytes = sum(entry.layout.size_bytes for entry in entries)
+        places = sorted((entry for entry in entries if entry.layout.size_bytes), key=lambda entry: entry.start)
+        starts = [entry.start for entry in places]
+        sources = {entry: _Source(state[entry.layout.name], uses=1 + self.checksum) for entry in places}
+        sums: dict[str, Future[str]] = {}
+        block_bytes = self.block_mib * 2**20
+
+        with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file, ThreadPoolExecutor(1) as hashing:
+
+            def write(offset: int, buffer: mmap.mmap) -> None:
+                end = min(offset + block_bytes, data_bytes)
+                inside = places[bisect_right(starts, offset) - 1 : bisect_left(starts, end)]
+                for each in inside:
+                    if self.checksum and each.start >= offset:  # it begins here: hash it while it is being written
+                        sums[each.layout.name] = hashing.submit(sources[each].checksum)
+                parts = [
+                    sources[each].part(max(offset, each.start) - each.start, min(end, each.end) - each.start)
+                    for each in inside
+                ]
+                file.write(_aligned(parts, buffer, file), data_start + offset)
+
+            preallocate(file.descriptor, round_up(data_start + data_bytes))
+            in_blocks(range(0, data_bytes, block_bytes), write, threads=self.threads, block_bytes=block_bytes)
+            if self.checksum:
+                empty = xxh3_64(b"")
+                found = {name: each.result() for name, each in sums.items()}
+                entries = [replace(entry, checksum=found.get(entry.layout.name, empty)) for entry in entries]
+            head = aligned_buffer(data_start)
+            head[:] = formats.header_bytes(entries, tied)
+            file.write(memoryview(head), 0)
+            os.ftruncate(file.descriptor, data_start + data_bytes)
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read whole files, or the pages that hold the tensors of these names."""
+        headers = {path: read_header(path) for path in files_of(directory)}
+        order = [entry.layout.name for header in headers.values() for entry in header.entries]
+        tied = {name: place for header in headers.values() for name, place in header.tied.items()}
+        for name, (_, place) in sorted(tied.items(), key=lambda each: each[1][1]):
+            order.insert(place, name)
+        chosen = select(order, names, directory)
+        owner_of = {name: tied[name][0] if name in tied else name for name in chosen}
+        owners = set(owner_of.values())
+        state: State = {}
+        for path, header in headers.items():
+            state |= self._read(
+                path, [each for each in header.entries if each.layout.name in owners], header.data_start
+            )
+        return {name: state[owner_of[name]] for name in chosen}
+
+    def _read(self, path: Path, entries: Sequence[Entry], data_start: int) -> State:
+        """Read some of a file's tensors into as few pieces of memory as there are gaps between them."""
+        runs = list(_runs(entries, data_start))
+        block_bytes = self.block_mib * 2**20
+        cached = storage.resident_fraction_of(path) > _RESIDENT_ENOUGH
+        with DirectFile(path, os.O_RDONLY, direct=not cached) as file:
+
+            def read(block: tuple[_Run, int], _: mmap.mmap) -> None:
+                run, offset = block
+                part = memoryview(run.memory)[offset : offset + block_bytes]
+                if file.read(part, run.start + offset) < min(len(part), run.end - run.start - offset):
+                    raise CheckpointError(f"{path} ended while it was being read")
+
+            blocks = ((run, offset) for run in runs for offset in range(0, len(run.memory), block_bytes))
+            in_blocks(blocks, read, threads=self.threads, block_bytes=ALIGNMENT)
+        state = {entry.layout.name: tensor for run in runs for entry, tensor in run.tensors(data_start)}
+        if self.verify:
+            with ThreadPoolExecutor(self.threads) as pool:
+                for _ in pool.map(lambda entry: _verify(entry, state[entry.layout.name], path), entries):
+                    pass
+        return state
+
+
+class _Source:
+    """A tensor's bytes: its own memory where that is contiguous and here, else a copy for as long as it is in use."""
+
+    def __init__(self, tensor: torch.Tensor, *, uses: int) -> None:
+        self._tensor = tensor
+        self._array: np.ndarray[Any, Any] | None = None
+        self._bytes_left = uses * tensor.numel() * tensor.element_size()
+        self._lock = threading.Lock()
+
+    def part(self, start: int, end: int) -> np.ndarray[Any, Any]:
+        with self._lock:
+            array = dtypes.to_bytes(self._tensor) if self._array is None else self._array
+            self._bytes_left -= end - start
+            self._array = array if self._bytes_left else None
+        return array[start:end]
+
+    def checksum(self) -> str:
+        return xxh3_64(self.part(0, self._tensor.numel() * self._tensor.element_size()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Tensors that follow each other in a file, from the page in which the first begins, and memory for them."""
+
+    entries: tuple[Entry, ...]
+    start: int
+    end: int
+    memory: mmap.mmap
+
+    def tensors(self, data_start: int) -> Iterator[tuple[Entry, torch.Tensor]]:
+        """The tensors, as views of the memory once that is filled."""
+        for entry in self.entries:
+            yield entry, dtypes.view(self.memory, data_start + entry.start - self.start, entry.layout)
+
+
+def _runs(entries: Sequence[Entry], data_start: int) -> Iterator[_Run]:
+    """Cut the tensors where the file holds a page or more between two of them."""
+    group: list[Entry] = []
+
+    def run() -> _Run:
+        start = (data_start + group[0].start) // ALIGNMENT * ALIGNMENT
+        end = data_start + max(each.end for each in group)
+        return _Run(tuple(group), start, end, aligned_buffer(max(ALIGNMENT, round_up(end - start))))
+
+    for entry in sorted(entries, key=lambda each: (each.start, each.end)):
+        if group and entry.start - group[-1].end >= ALIGNMENT:
+            yield run()
+            group = []
+        group.append(entry)
+    if group:
+        yield run()
+
+
+def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: DirectFile) -> memoryview:
+    """The bytes of a block as direct I/O wants them: as they lie, if they may, else copied together and padded."""
+    if len(parts) == 1 and not (parts[0].ctypes.data % file.memory_alignment or len(parts[0]) % ALIGNMENT):
+        return parts[0].data
+    staged = np.frombuffer(buffer, np.uint8)
+    filled = 0
+    for part in parts:
+        staged[filled : filled + len(part)] = part
+        filled += len(part)
+    staged[filled : round_up(filled)] = 0
+    return memoryview(buffer)[: round_up(filled)]
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of a checkpoint, in order: those that its index names, or the only one.
+
+    Raises:
+        CheckpointError: if one is missing.
+    """
+    index = directory / formats.INDEX
+    if index.exists():
+        try:
+            files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
+    else:
+        files = sorted(path.name for path in directory.glob("*.safetensors"))
+        if len(files) != 1 or re.search(r"-of-\d+\.safetensors$", files[0]):
+            raise CheckpointError(
+                f"{directory} is no complete checkpoint: it has {len(files)} safetensors files and no {formats.INDEX}"
+            )
+    missing = [file for file in files if "/" in file or not (directory / file).is_file()]
+    if missing or not files:
+        raise CheckpointError(f"{directory} is no complete checkpoint: it lacks {', '.join(missing) or 'every file'}")
+    return [directory / file for file in files]
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file says of itself.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        head = file.read(_HEAD_BYTES)
+        missing = formats.header_length(head, size_bytes, str(path)) - len(head)
+        return formats.parse(head + file.read(max(0, missing)), size_bytes, str(path))
+
+
+def _verify(entry: Entry, tensor: torch.Tensor, path: Path) -> None:
+    if entry.checksum and xxh3_64(dtypes.to_bytes(tensor)) != entry.checksum:
+        raise CheckpointError(f"{path} is damaged: tensor {entry.layout.name!r} is not what was written (XXH3 differs)")
+
+
+def xxh3_64(data: Any) -> str:
+    """XXH3 with 64 bits in hexadecimal; the library releases the interpreter's lock."""
+    import xxhash
+
+    return str(xxhash.xxh3_64_hexdigest(data))
