@@ -69,6 +69,7 @@ class Trial:
             TrialError: if the strategy failed.
         """
         staging = commit.begin(final)
+        _have_memory(self._log.state["state_bytes"])
         times: list[float] = []
         problem = ""
         with collect() as cost:
@@ -114,6 +115,7 @@ class Trial:
         cache = ("cold" if proven else "cold-unproven") if cold else "warm"
         problem, loaded = "", {}
         gc.collect()
+        _have_memory(self._log.state["state_bytes"])
         with collect() as cost:
             start = self._clock()
             try:
@@ -273,6 +275,15 @@ def measure_ceiling(when: str, scratch: Path, log: TimingLog, clock: Callable[[]
         log.provenance[f"ceiling_{when}"] = f"unknown ({type(error).__name__}: {error})"
     finally:
         path.unlink(missing_ok=True)
+
+
+def _have_memory(size_bytes: int) -> None:
+    """Touch as much memory as the operation will want, and give it back.
+
+    A virtual machine's host takes memory back that has been free for a few seconds. To get it again can take longer
+    than the disk does, and whether it has to depends on what ran before, and not on the strategy.
+    """
+    direct_io.populate(direct_io.aligned_buffer(max(1, size_bytes)))
 
 
 def _storages(state: State) -> set[int]:

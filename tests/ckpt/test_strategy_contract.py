@@ -25,7 +25,7 @@ from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import tensorstore_t5x
+from ckpt.strategies import tensorstore_t5x, tensorstore_tuned
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -169,6 +169,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "safetensors_direct": safetensors_arrays,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
+    "tensorstore_tuned": zarr_arrays(""),
 }
 """How somebody else reads what a strategy wrote: nothing of this package in it."""
 
@@ -468,6 +469,32 @@ class TestSafetensorsDirectUnchecked(StrategyContract):
     """The same without checksums."""
 
     name, options = "safetensors_direct", {"checksum": False}
+
+
+class TestTensorstoreTuned(StrategyContract):
+    """TensorStore as it can be."""
+
+    name = "tensorstore_tuned"
+
+
+class TestTensorstoreTunedCompressed(StrategyContract):
+    """The same, compressed, with checksums, in types that zarr-python has."""
+
+    name, options = "tensorstore_tuned", {"compression": "zstd", "crc32c": True, "plain_types": True}
+
+
+class TestTensorstoreTunedSharded(StrategyContract):
+    """The same in shards, with chunks so small that the tests' tensors have many of them."""
+
+    name, options = "tensorstore_tuned", {"shard_mib": 1, "chunk_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chunk_shape = tensorstore_tuned.chunk_shape
+        monkeypatch.setattr(
+            tensorstore_tuned, "chunk_shape", lambda shape, itemsize, _: chunk_shape(shape, itemsize, 400)
+        )
+        monkeypatch.setattr(tensorstore_tuned, "_MIB", 1000)
 
 
 def test_every_strategy_has_a_contract() -> None:
