@@ -1,35 +1,190 @@
-"""`python -m ckpt`: what the strategies are and do."""
+"""`python -m ckpt`: the strategies, and checkpoints by hand: save, load, inspect, convert."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from inspect import getdoc
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ckpt import strategy
+from ckpt import checkpoint, strategy
 from ckpt.cli import run
 from ckpt.errors import CheckpointError
+from ckpt.layout import DType, StateSpec
 
 app = App(name="python -m ckpt", help="How a model's state is written and read back.", version_flags=[])
 
+StrategyOption = Annotated[str, Parameter(name="--strategy")]
+OptionOption = Annotated[list[str] | None, Parameter(name="--option", negative="")]
+
+_MATRIX = ("files", "synced", "atomic", "checksum", "partial_load", "other_readers")
+"""The facts that the overview shows; all of them stand on a strategy's own page."""
+
 
 @app.command(name="strategies")
-def show_strategies() -> None:
-    """Print the strategies side by side: what each writes, how, and what it is for."""
-    created = [strategy.create(name) for name in strategy.names()]
+def show_strategies(name: str = "") -> None:
+    """Print what the strategies promise, side by side; or all that is known of one.
+
+    Args:
+        name: a strategy.
+    """
+    if name:
+        _show_strategy(strategy.create(name))
+        return
     table = Table(show_lines=True)
-    table.add_column("")
-    for each in created:
-        table.add_column(each.label, overflow="fold")
-    for field in fields(strategy.Facts):
-        cells = [Text(getattr(each.facts, field.name)) for each in created]
-        table.add_row(field.name.replace("_", " "), *cells)
-    options = [Text("\n".join(f"{k} = {v}" for k, v in each.options.items()) or "none") for each in created]
-    table.add_row("options", *options)
+    for heading in ("strategy", *_MATRIX):
+        table.add_column(heading.replace("_", " "), overflow="fold", no_wrap=heading == "strategy")
+    for created in map(strategy.create, strategy.names()):
+        table.add_row(Text(created.name()), *(Text(getattr(created.facts, fact)) for fact in _MATRIX))
     Console().print(table)
+    print("More of one, with its options: python -m ckpt strategies NAME")
+
+
+@app.command
+def save(
+    model: str,
+    directory: Path,
+    *,
+    strategy_name: StrategyOption = checkpoint.DEFAULT,
+    option: OptionOption = None,
+    tensors: int | None = None,
+    dtype: DType | None = None,
+) -> None:
+    """Save a model's state: real weights, or seeded values in a real model's shapes.
+
+    Args:
+        model: a preset, the path of a config.json, or of a Hugging Face directory (then its weights).
+        directory: the checkpoint's name; an earlier checkpoint of that name is replaced.
+        strategy_name: how.
+        option: of the strategy, as KEY=VALUE; may be repeated.
+        tensors: only the first so many.
+        dtype: of floating-point tensors.
+    """
+    options = _options(option)
+    with _busy("building the state"):
+        from ckpt import state
+
+        built = state.build(StateSpec(model, tensors=tensors, dtype=dtype))
+    with _busy(f"saving {directory}"):
+        checkpoint.save(built, directory, strategy_name, **options)
+    print(f"{directory}: {len(built)} tensors, digest {state.digest(built)}")
+
+
+@app.command
+def load(directory: Path, names: Sequence[str] = (), *, option: OptionOption = None) -> None:
+    """Load a checkpoint, or some of its tensors, and print the digest of what was loaded.
+
+    Args:
+        directory: the checkpoint.
+        names: of tensors; none for all.
+        option: of the strategy, as KEY=VALUE: `--option verify=true`.
+    """
+    options = _options(option)
+    with _busy(f"loading {directory}"):
+        from ckpt import state, tree
+
+        tensors, _, _ = tree.flatten(checkpoint.load(directory, list(names) or None, **options))
+    print(f"{directory}: {len(tensors)} tensors, digest {state.digest(tensors)}")
+
+
+@app.command
+def inspect(directory: Path, *, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Print what is known of a checkpoint without reading its data. Exit code 1 if it is incomplete.
+
+    Args:
+        directory: the checkpoint.
+        as_json: for scripts.
+    """
+    found = checkpoint.inspect(directory)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        _show_inspection(directory, found)
+    return 1 if found.problems else 0
+
+
+@app.command
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    strategy_name: StrategyOption = checkpoint.DEFAULT,
+    option: OptionOption = None,
+) -> None:
+    """Load a checkpoint, of this package or of another program, and save it in another way.
+
+    Args:
+        source: a checkpoint.
+        destination: the new checkpoint's name.
+        strategy_name: how to save it.
+        option: of that strategy, as KEY=VALUE; may be repeated.
+    """
+    with _busy(f"converting {source}"):
+        checkpoint.convert(source, destination, strategy_name, **_options(option))
+    print(f"{destination}: {strategy_name}")
+
+
+def _show_strategy(created: strategy.Strategy) -> None:
+    table = Table(show_header=False, show_lines=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for field in fields(strategy.Facts):
+        table.add_row(field.name.replace("_", " "), Text(getattr(created.facts, field.name)))
+    options = "\n".join(f"{field.name} = {getattr(created, field.name)!r} ({field.type})" for field in fields(created))
+    table.add_row("options", Text(options or "none"))
+    table.add_row("installed by", Text(f"pip install '.[{created.extra}]'"))
+    console = Console()
+    console.print(Text(created.name(), style="bold"))
+    console.print(table)
+    print(getdoc(type(created)))
+
+
+def _show_inspection(directory: Path, found: checkpoint.Inspection) -> None:
+    console = Console(highlight=False)
+    if found.tensors is not None:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("tensor", "dtype", "shape", "MB"):
+            table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
+        for each in found.tensors:
+            size = f"= {each.same_as}" if each.same_as is not None else f"{each.size_bytes / 1e6:,.3f}"
+            table.add_row(Text(each.name), each.dtype, str(list(each.shape)), Text(size))
+        console.print(table)
+    count = "tensors unknown before a load" if found.tensors is None else f"{len(found.tensors)} tensors"
+    written = f"written {found.created_utc}" if found.created_utc else "written by another program"
+    console.print(Text(
+        f"{directory}: {found.strategy}, {count}, {found.plain_values} plain values, {found.files.file_count:,} files, "
+        f"{found.files.apparent_bytes / 1e9:.3f} GB, {written}"
+    ))  # fmt: skip
+    for problem in found.problems:
+        console.print(Text(f"incomplete: {problem}"))
+
+
+def _options(given: Sequence[str] | None) -> dict[str, Any]:
+    """KEY=VALUE as a study would have it: `verify=true`, `chunk_mib=16`, `compression=zstd`."""
+    options: dict[str, Any] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise CheckpointError(f"--option {text!r} is not KEY=VALUE; an example: --option verify=true")
+        try:
+            options[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[key] = value
+    return options
+
+
+def _busy(what: str) -> Status:
+    """Show on a terminal that something takes its time; nothing elsewhere."""
+    return Console(stderr=True).status(Text(f"{what} …"))
 
 
 if __name__ == "__main__":

@@ -127,6 +127,14 @@ def fsync_path(path: Path | str) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it, each durably, where they are missing."""
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_path(path.parent)
+
+
 def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
     """Write a small file that has its name only when it is whole; with `sync`, its data is on stable storage then."""
     partial = path.with_name(f"{path.name}.partial")

@@ -130,6 +130,10 @@ class Strategy(ABC):
     def footprint(self, layout: Layout) -> Footprint:
         """The most files and bytes that a checkpoint of this state takes."""
 
+    def contents(self, directory: Path) -> Layout | None:  # noqa: ARG002  # for those that can
+        """The tensors of a checkpoint that another program wrote, without their data; None if only a load tells."""
+        return None
+
     @abstractmethod
     def save(self, state: State, directory: Path) -> None:
         """Write the state into an existing, empty directory."""

@@ -99,6 +99,10 @@ class SafetensorsDirect(Strategy):
             count + (count > 1), state_bytes(layout) + formats.footprint_bytes(layout, count + (count > 1))
         )
 
+    def contents(self, directory: Path) -> Layout | None:
+        """What the headers say."""
+        return tuple(entry.layout for path in files_of(directory) for entry in read_header(path).entries)
+
     def save(self, state: State, directory: Path) -> None:
         """Write all blocks of each file, then its header."""
         tied = dtypes.tied(state)

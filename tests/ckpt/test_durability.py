@@ -22,12 +22,13 @@ import pytest
 from ckpt.strategy import create, names
 
 STRATEGIES = [(name, {}) for name in names()] + [("tensorstore_basic", {"compressor": "none"})]
-LABELS = [create(name, options).label for name, options in STRATEGIES] + ["plain files"]
+LABELS = [create(name, options).label for name, options in STRATEGIES] + ["plain files", "replacing"]
 
 SCRIPT = """
 import contextlib, json, os, sys
 from pathlib import Path
 import torch
+import ckpt
 from ckpt import commit, storage, strategy
 
 strategies, root = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -61,6 +62,19 @@ for name, options in strategies:
     chosen.prepare()
     checkpoint(chosen.label, lambda directory: chosen.save(state, directory), chosen.syncs_files)
 checkpoint("plain files", write_files, False)
+
+final = root / "replacing" / "final"
+ckpt.save({"old": state}, final)
+publish = commit.publish
+
+def publish_between_marks(*arguments, **options):
+    mark("replacing", "saved")
+    publish(*arguments, **options)
+    mark("replacing", "published")
+
+commit.publish = publish_between_marks
+mark("replacing", "begin")
+ckpt.save({"new": state}, final)
 """
 
 WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate", "sendfile"}
@@ -165,7 +179,13 @@ class Disk:
 
     def _change_names(self, call: Call) -> None:
         *source, target = call.paths
-        if source:
+        if source and "RENAME_EXCHANGE" in call.arguments:
+            first, second = self.below(source[0]), self.below(target)
+            for path in [*first, *second]:
+                self.nodes.pop(path)
+            self.nodes |= {target + path.removeprefix(source[0]): node for path, node in first.items()}
+            self.nodes |= {source[0] + path.removeprefix(target): node for path, node in second.items()}
+        elif source:
             moved = self.below(source[0])
             for path in [*moved, *self.below(target)]:
                 self.nodes.pop(path, None)
@@ -286,7 +306,7 @@ class TestDurability:
         assert staging.pop().startswith(".partial-")
 
 
-@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-1])
+@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
 def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[str, Traced]) -> None:
     """A strategy that claims to sync its files has synced each when `save` returns, and says so in its facts; one
     that doesn't has synced none, or the claim would be missing.
@@ -298,7 +318,7 @@ def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[st
     assert ("files" if strategy.syncs_files else "no") == strategy.facts.synced
 
 
-@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-1])
+@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
 def test_who_writes_aside(name: str, options: dict[str, Any], traced: dict[str, Traced]) -> None:
     """A strategy that claims atomic files creates each under another name and renames it; one that doesn't, writes in
     place.
