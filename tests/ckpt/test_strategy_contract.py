@@ -25,7 +25,7 @@ from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import tensorstore_t5x
+from ckpt.strategies import safetensors_file, tensorstore_t5x
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -41,6 +41,7 @@ PER_STRATEGY = settings(
 HOSTILE_NAMES = [
     "", ".", "..", "/", "../../up", "/absolute", ".hidden", "a.b", "a_b", "a/b", "a%2Fb", "%", "%~", "~", "nul\0",
     "metadata.json", ".zarray", "a.b.zarr", "A.B", "x" * 300, "x" * 301, "ü" * 200, "😀" * 90, "\ud800", "line\nbreak",
+    "__metadata__", "%ED%A0%80",
 ]  # fmt: skip
 
 BIT_PATTERNS = [
@@ -157,8 +158,18 @@ def zarr_arrays(suffix: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
+def safetensors_files(directory: Path) -> dict[str, Any]:
+    """Read a directory with safetensors, its index as transformers does."""
+    from safetensors.torch import load_file
+
+    index = directory / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return {name: tensor for file in files for name, tensor in load_file(directory / file).items()}
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
+    "safetensors_file": safetensors_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
 }
@@ -409,6 +420,22 @@ class TestTorchSave(StrategyContract):
     """torch.save."""
 
     name = "torch_save"
+
+
+class TestSafetensorsFile(StrategyContract):
+    """safetensors in one file."""
+
+    name = "safetensors_file"
+
+
+class TestSafetensorsFileShards(StrategyContract):
+    """The same in shards, so small that the tests' tensors have many of them."""
+
+    name, options = "safetensors_file", {"shard_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(safetensors_file, "_MIB", 300)
 
 
 class TestTensorstoreBasic(StrategyContract):
