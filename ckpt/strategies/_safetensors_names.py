@@ -68,8 +68,9 @@ def pack(state: State) -> tuple[State, Note]:
     taken: dict[int, list[tuple[int, int]]] = {}
     note = Note({}, [])
     for name, original in state.items():
-        identity = (original.data_ptr(), original.dtype, original.shape, original.stride())
-        if original.numel() and identity in first:
+        address = original.data_ptr() if original.numel() else id(original)
+        identity = (address, original.dtype, original.shape, original.stride())
+        if identity in first:
             note.key_of[name] = first[identity]
             continue
         key = note.key_of[name] = first[identity] = _unused_key(name, state, tensors)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -167,9 +168,23 @@ def safetensors_files(directory: Path) -> dict[str, Any]:
     return {name: tensor for file in files for name, tensor in load_file(directory / file).items()}
 
 
+def dcp_files(directory: Path) -> dict[str, Any]:
+    """Read a directory with DCP's own converter, or its safetensors with safetensors."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    if (directory / "model.safetensors.index.json").exists():
+        return safetensors_files(directory)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is unavailable", UserWarning)
+        dcp_to_torch_save(directory, directory / "converted")
+    found: dict[str, Any] = torch.load(directory / "converted", weights_only=True)
+    return found
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
     "safetensors_file": safetensors_files,
+    "torch_dcp": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
 }
@@ -387,6 +402,20 @@ class StrategyContract:
         default.prepare()
         assert exact(state) == exact(default.load(checkpoint))
 
+    def test_failed_write(self, tmp_path: Path, fresh_python: Callable[..., str]) -> None:
+        """A write that fails, as on a full disk, is an error to catch: neither silence nor a killed process."""
+        code = (
+            "import json, resource, sys; from pathlib import Path; import torch; from ckpt import strategy\n"
+            "name, options, directory = sys.argv[1:]\n"
+            "chosen = strategy.create(name, json.loads(options))\n"
+            "chosen.prepare()\n"
+            "state = {str(number): torch.rand(512, 512) for number in range(4)}\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+            "try: chosen.save(state, Path(directory))\n"
+            "except Exception as error: print('caught', type(error))\n"
+        )
+        assert fresh_python(code, self.name, json.dumps(self.options), str(tmp_path)).startswith("caught")
+
     def test_facts(self, strategy: Strategy) -> None:
         """A user finds one line about everything that the table of strategies shows."""
         for field in fields(strategy.facts):
@@ -422,6 +451,12 @@ class TestTorchSave(StrategyContract):
     name = "torch_save"
 
 
+class TestTorchSaveMapped(StrategyContract):
+    """torch.save without checksums, loaded through a mapping, with anything that a pickle may hold."""
+
+    name, options = "torch_save", {"crc": False, "mmap": True, "weights_only": False}
+
+
 class TestSafetensorsFile(StrategyContract):
     """safetensors in one file."""
 
@@ -436,6 +471,37 @@ class TestSafetensorsFileShards(StrategyContract):
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(safetensors_file, "_MIB", 300)
+
+
+class TestTorchDcp(StrategyContract):
+    """DCP's file system writer."""
+
+    name = "torch_dcp"
+
+
+class TestTorchDcpThreads(StrategyContract):
+    """The same with two threads, and so two files."""
+
+    name, options = "torch_dcp", {"thread_count": 2}
+
+
+class TestTorchDcpFilePerTensor(StrategyContract):
+    """The same with a file per tensor."""
+
+    name, options = "torch_dcp", {"thread_count": 2, "single_file_per_rank": False}
+
+
+class TestTorchDcpSafetensors(StrategyContract):
+    """DCP's Hugging Face writer."""
+
+    name, options = "torch_dcp", {"serialization": "safetensors"}
+
+
+class TestTorchDcpSafetensorsFilePerTensor(StrategyContract):
+    """The same with a file per tensor."""
+
+    name = "torch_dcp"
+    options: ClassVar = {"thread_count": 2, "single_file_per_rank": False, "serialization": "safetensors"}
 
 
 class TestTensorstoreBasic(StrategyContract):
