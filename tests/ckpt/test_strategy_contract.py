@@ -26,7 +26,7 @@ from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import safetensors_file, tensorstore_t5x
+from ckpt.strategies import safetensors_file, tensorstore_t5x, tensorstore_t5x_real
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -187,6 +187,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_dcp": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
+    "tensorstore_t5x_real": zarr_arrays(".zarr"),
 }
 """How somebody else reads what a strategy wrote: nothing of this package in it."""
 
@@ -530,6 +531,22 @@ class TestTensorstoreT5xManyChunks(StrategyContract):
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tensorstore_t5x, "_TARGET_CHUNK_BYTES", 4000)
+
+
+class TestTensorstoreT5xReal(StrategyContract):
+    """TensorStore as T5X really uses it."""
+
+    name = "tensorstore_t5x_real"
+
+
+class TestTensorstoreT5xRealManyChunks(StrategyContract):
+    """The same in the state's own dtypes, with chunks so small that the tests' tensors have many of them."""
+
+    name, options = "tensorstore_t5x_real", {"dtype": "native"}
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorstore_t5x_real, "_TARGET_CHUNK_BYTES", 4000)
 
 
 def test_every_strategy_has_a_contract() -> None:
