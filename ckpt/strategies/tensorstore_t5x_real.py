@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ckpt import dtypes
 from ckpt.errors import CheckpointError
+from ckpt.strategies._futures import finished
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter, read_metadata, spec_to_open, write_metadata
 from ckpt.strategy import Facts, select
 
@@ -89,8 +90,8 @@ class TensorstoreT5xReal(ZarrPerParameter):
             )
             for name, tensor in state.items()
         ]
-        stores = _finished(opened)
-        _finished(
+        stores = finished(opened)
+        finished(
             ts.cast(store, dtypes.name_of(tensor)).write(dtypes.to_numpy(tensor))
             for store, tensor in zip(stores, state.values(), strict=True)
         )
@@ -103,9 +104,9 @@ class TensorstoreT5xReal(ZarrPerParameter):
         dtype_of = read_metadata(directory)
         chosen = select(dtype_of, names, directory)
         try:
-            stores = _finished(ts.open(spec_to_open(directory, name)) for name in chosen)
+            stores = finished(ts.open(spec_to_open(directory, name)) for name in chosen)
             opened = zip(chosen, stores, strict=True)
-            arrays = _finished(ts.cast(store, dtype_of[name]).read() for name, store in opened)
+            arrays = finished(ts.cast(store, dtype_of[name]).read() for name, store in opened)
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read the parameters of {directory}: {error}") from error
         return {name: dtypes.to_torch(array) for name, array in zip(chosen, arrays, strict=True)}
@@ -114,11 +115,3 @@ class TensorstoreT5xReal(ZarrPerParameter):
 def _divisors(number: int) -> set[int]:
     small = {part for part in range(1, math.isqrt(number) + 1) if number % part == 0}
     return small | {number // part for part in small}
-
-
-def _finished(futures: Iterable[Any]) -> list[Any]:
-    """The results of all, or the first error once none is at work any more."""
-    started = list(futures)
-    for future in started:
-        future.exception()
-    return [future.result() for future in started]

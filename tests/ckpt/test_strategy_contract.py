@@ -26,7 +26,7 @@ from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import safetensors_file, tensorstore_t5x, tensorstore_t5x_real
+from ckpt.strategies import safetensors_file, tensorstore_ocdbt, tensorstore_t5x, tensorstore_t5x_real
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -181,6 +181,17 @@ def dcp_files(directory: Path) -> dict[str, Any]:
     return found
 
 
+def ocdbt_arrays(directory: Path) -> dict[str, Any]:
+    """Read the arrays `a.b` and `c` of a database with TensorStore."""
+    import tensorstore as ts
+
+    def read(name: str) -> Any:
+        database = {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{name}/"}
+        return ts.open({"driver": "zarr3", "kvstore": database}).result().read().result()
+
+    return {name: read(name) for name in ("a.b", "c")}
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
     "safetensors_file": safetensors_files,
@@ -188,6 +199,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
     "tensorstore_t5x_real": zarr_arrays(".zarr"),
+    "tensorstore_ocdbt": ocdbt_arrays,
 }
 """How somebody else reads what a strategy wrote: nothing of this package in it."""
 
@@ -547,6 +559,24 @@ class TestTensorstoreT5xRealManyChunks(StrategyContract):
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tensorstore_t5x_real, "_TARGET_CHUNK_BYTES", 4000)
+
+
+class TestTensorstoreOcdbt(StrategyContract):
+    """TensorStore's database."""
+
+    name = "tensorstore_ocdbt"
+    exact_file_count = False
+
+
+class TestTensorstoreOcdbtManyFiles(StrategyContract):
+    """The same with files so small that the tests' tensors need many of them."""
+
+    name, options = "tensorstore_ocdbt", {"target_file_mib": 1}
+    exact_file_count = False
+
+    @pytest.fixture(autouse=True)
+    def _small_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorstore_ocdbt, "_MIB", 4000)
 
 
 def test_every_strategy_has_a_contract() -> None:
