@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
+from ckpt.strategies._tied import identity
+
 if TYPE_CHECKING:
     import torch
 
@@ -68,12 +70,10 @@ def pack(state: State) -> tuple[State, Note]:
     taken: dict[int, list[tuple[int, int]]] = {}
     note = Note({}, [])
     for name, original in state.items():
-        address = original.data_ptr() if original.numel() else id(original)
-        identity = (address, original.dtype, original.shape, original.stride())
-        if identity in first:
-            note.key_of[name] = first[identity]
+        if identity(original) in first:
+            note.key_of[name] = first[identity(original)]
             continue
-        key = note.key_of[name] = first[identity] = _unused_key(name, state, tensors)
+        key = note.key_of[name] = first[identity(original)] = _unused_key(name, state, tensors)
         tensor = original.detach().cpu().resolve_conj().resolve_neg().contiguous()
         if tensor.dtype == torch.complex128:
             tensor = torch.view_as_real(tensor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
+from ckpt.strategies._tied import identity
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ class TorchSave(Strategy):
         part: State = {}
         for name in select(state, names, directory):
             tensor = state[name]
-            identity = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            if identity not in owned:
-                owned[identity] = tensor.clone()
-            part[name] = owned[identity]
+            if identity(tensor) not in owned:
+                owned[identity(tensor)] = tensor.clone()
+            part[name] = owned[identity(tensor)]
         return part

@@ -24,6 +24,7 @@ from ckpt.strategy import create, names
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names()] + [
     ("tensorstore_basic", {"compressor": "none"}),
     ("tensorstore_t5x_real", {"dtype": "native", "gzip_level": 0}),
+    ("hdf5", {"layout": "chunked"}),
     ("torch_save", {"crc": False}),
     ("torch_dcp", {"thread_count": 2, "single_file_per_rank": False}),
     ("torch_dcp", {"serialization": "safetensors"}),

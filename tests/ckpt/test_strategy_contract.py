@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from ckpt import state as states
 from ckpt import storage
 from ckpt.dtypes import BYTES_PER_ELEMENT
-from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import safetensors_file, tensorstore_ocdbt, tensorstore_t5x, tensorstore_t5x_real
+from ckpt.strategies import hdf5, safetensors_file, tensorstore_ocdbt, tensorstore_t5x, tensorstore_t5x_real
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -192,6 +192,14 @@ def ocdbt_arrays(directory: Path) -> dict[str, Any]:
     return {name: read(name) for name in ("a.b", "c")}
 
 
+def hdf5_file(directory: Path) -> dict[str, Any]:
+    """Read the datasets of a file with h5py."""
+    import h5py
+
+    with h5py.File(directory / "state.h5") as file:
+        return {name: dataset[()] for name, dataset in file.items()}
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
     "safetensors_file": safetensors_files,
@@ -199,6 +207,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
     "tensorstore_t5x_real": zarr_arrays(".zarr"),
+    "hdf5": hdf5_file,
     "tensorstore_ocdbt": ocdbt_arrays,
 }
 """How somebody else reads what a strategy wrote: nothing of this package in it."""
@@ -579,6 +588,22 @@ class TestTensorstoreOcdbtManyFiles(StrategyContract):
         monkeypatch.setattr(tensorstore_ocdbt, "_MIB", 4000)
 
 
+class TestHdf5(StrategyContract):
+    """HDF5 with contiguous datasets."""
+
+    name = "hdf5"
+
+
+class TestHdf5Chunked(StrategyContract):
+    """The same in chunks, so small that the tests' tensors have many of them."""
+
+    name, options = "hdf5", {"layout": "chunked", "chunk_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hdf5, "_MIB", 4000)
+
+
 def test_every_strategy_has_a_contract() -> None:
     """No strategy, and no value of an option that is a choice, goes untested."""
     covered = [(each.name, each.options) for each in StrategyContract.__subclasses__()]
@@ -598,6 +623,13 @@ def test_unknown_strategy(name: Any) -> None:
     """An unknown name, and a module that is no strategy, is an error that lists the strategies."""
     with pytest.raises(UnknownStrategyError, match=", ".join(names())):
         create(name)
+
+
+@pytest.mark.parametrize(("name", "options"), [("hdf5", {"chunk_mib": 4})])
+def test_contradictions(name: str, options: dict[str, Any]) -> None:
+    """Options that make no sense together are refused, with what to do."""
+    with pytest.raises(ContradictionError, match=r"leave .* out"):
+        create(name, options)
 
 
 @pytest.mark.parametrize("value", ["gzip", "", None, 0, True, ["none"]])
