@@ -40,7 +40,7 @@ class Facts:
     concurrency: str
     dtype_on_disk: str
     order_of_writes: str
-    synced: Literal["files", "no"]
+    synced: Literal["files", "some files", "no"]
     """Whether `save` itself brings the files' data to stable storage; what it leaves, `storage.flush` does."""
     atomic: Literal["each file", "no"]
     """Whether a file gets its name only when it is whole. A checkpoint as a whole is committed by `ckpt.commit`."""

@@ -1,7 +1,7 @@
-"""What the document's two TensorStore strategies share: one zarr array per parameter, one parameter at a time.
+"""What the strategies after the document and T5X share: one zarr (version 2) array per parameter.
 
-They differ in the chunk shape, the compressor and the context. Both store floating-point parameters of 16 bits
-as float32 and come back by a cast; `metadata.json` says to what.
+The document's two handle one parameter at a time and differ in the chunk shape, the compressor and the context; they
+store floating-point parameters of 16 bits as float32 and come back by a cast. `metadata.json` says to what.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class ZarrPerParameter(Strategy):
 
     marker: ClassVar[str] = _METADATA
 
+    chunks_before_the_cast: ClassVar[bool] = False
+    """Whether `chunk_shape` is told the bytes of an element of the state, rather than of what is stored."""
+
+    @property
+    def upcasts(self) -> bool:
+        """Whether 16-bit floats are stored as float32."""
+        return True
+
     @abstractmethod
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
         """The shape of the chunks of an array of that shape; as many dimensions, none of them 0."""
@@ -71,8 +79,9 @@ class ZarrPerParameter(Strategy):
         """A file per chunk, one for each array's metadata, and `metadata.json`; bytes as if nothing compressed."""
         file_count, size_bytes = 1, 4096
         for tensor in layout:
-            itemsize = 4 if tensor.dtype in _UPCAST else dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-            chunk = self.chunk_shape(tensor.shape, itemsize)
+            native = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+            itemsize = 4 if self.upcasts and tensor.dtype in _UPCAST else native
+            chunk = self.chunk_shape(tensor.shape, native if self.chunks_before_the_cast else itemsize)
             chunks = math.prod(-(-size // part) for size, part in zip(tensor.shape, chunk, strict=True))
             file_count += chunks + 1
             # A chunk at the edge is stored whole. Compressors add a few bytes to what they can't compress.
@@ -86,30 +95,13 @@ class ZarrPerParameter(Strategy):
         import tensorstore as ts
 
         context = ts.Context(self.context())
-        entries = {}
         for name, tensor in state.items():
-            array, stored = _as_stored(tensor)
-            spec = {
-                "driver": "zarr",
-                "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
-                "metadata": {
-                    "shape": list(array.shape),
-                    "dtype": _ZARR_DTYPE.get(stored, stored),
-                    "chunks": self.chunk_shape(array.shape, array.dtype.itemsize),
-                    **self.zarr_compressor(),
-                },
-            }
-            store = ts.open(spec, create=True, delete_existing=True, context=context).result()
-            store.write(array).result()
-            entries[name] = {"file": _filename(name), "dtype": dtypes.name_of(tensor)}
-        metadata = {
-            "format": "one zarr array per parameter",
-            "param_count": len(entries),
-            "param_names": list(entries),
-            "params": entries,
-        }
-        # The one file that TensorStore does not write, and so does not sync.
-        storage.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
+            array = dtypes.to_numpy(tensor)
+            if self.stored_dtype(tensor) != dtypes.name_of(tensor):
+                array = tensor.detach().cpu().float().contiguous().numpy()
+            spec = self.spec_to_create(directory, name, tensor)
+            ts.open(spec, create=True, delete_existing=True, context=context).result().write(array).result()
+        write_metadata(directory, state)
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read one parameter at a time, each with a wait, a copy and the cast back."""
@@ -117,26 +109,72 @@ class ZarrPerParameter(Strategy):
 
         context = ts.Context(self.context())
         state: State = {}
-        dtype_of = _read_metadata(directory)
+        dtype_of = read_metadata(directory)
         for name in select(dtype_of, names, directory):
-            spec = {
-                "driver": "zarr",
-                # The path comes from the name, not from the file's text: that could point anywhere.
-                "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
-                # The arrays have no fill value, so every chunk is stored: one that is missing is lost, not zero.
-                "fill_missing_data_reads": False,
-            }
             try:
-                store = ts.open(spec, context=context).result()
+                store = ts.open(spec_to_open(directory, name), context=context).result()
                 array = store.read().result()
             except Exception as error:  # TensorStore raises one of many kinds
                 raise CheckpointError(f"can't read parameter {name!r} of {directory}: {error}") from error
             state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name]))
         return state
 
+    def stored_dtype(self, tensor: torch.Tensor) -> str:
+        """The name of the dtype on disk."""
+        import torch
 
-def _read_metadata(directory: Path) -> dict[str, str]:
-    """The dtype of each parameter, in the order of the state."""
+        name = dtypes.name_of(tensor)
+        # The cast back makes one NaN of all NaNs, so a tensor with a NaN stays as it is: the sum tells in one pass.
+        if self.upcasts and name in _UPCAST and not torch.isnan(tensor.sum(dtype=torch.float32)):
+            return "float32"
+        return name
+
+    def spec_to_create(self, directory: Path, name: str, tensor: torch.Tensor) -> dict[str, Any]:
+        """TensorStore's spec of a parameter's new array."""
+        stored = self.stored_dtype(tensor)
+        itemsize = dtypes.BYTES_PER_ELEMENT[dtypes.name_of(tensor) if self.chunks_before_the_cast else stored]
+        return {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
+            "metadata": {
+                "shape": list(tensor.shape),
+                "dtype": _ZARR_DTYPE.get(stored, stored),
+                "chunks": self.chunk_shape(tuple(tensor.shape), itemsize),
+                **self.zarr_compressor(),
+            },
+        }
+
+
+def spec_to_open(directory: Path, name: str) -> dict[str, Any]:
+    """TensorStore's spec of a parameter's array that exists."""
+    return {
+        "driver": "zarr",
+        # The path comes from the name, not from the file's text: that could point anywhere.
+        "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
+        # The arrays have no fill value, so every chunk is stored: one that is missing is lost, not zero.
+        "fill_missing_data_reads": False,
+    }
+
+
+def write_metadata(directory: Path, state: State) -> None:
+    """Say which parameters there are, in which order, and of which dtype."""
+    entries = {name: {"file": _filename(name), "dtype": dtypes.name_of(tensor)} for name, tensor in state.items()}
+    metadata = {
+        "format": "one zarr array per parameter",
+        "param_count": len(entries),
+        "param_names": list(entries),
+        "params": entries,
+    }
+    # The one file that TensorStore does not write, and so does not sync.
+    storage.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
+
+
+def read_metadata(directory: Path) -> dict[str, str]:
+    """The dtype of each parameter, in the order of the state.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
     path = directory / _METADATA
     try:
         metadata = json.loads(path.read_text())
@@ -149,14 +187,3 @@ def _read_metadata(directory: Path) -> dict[str, str]:
 
 def _filename(name: str) -> str:
     return filenames.to_filename(name) + ".zarr"
-
-
-def _as_stored(tensor: torch.Tensor) -> tuple[Any, str]:
-    """The array to write and the name of its dtype: 16-bit floats as float32, all else as it is."""
-    import torch
-
-    name = dtypes.name_of(tensor)
-    # The cast back makes one NaN of all NaNs, so a tensor with a NaN stays as it is: the sum tells in one pass.
-    if name in _UPCAST and not torch.isnan(tensor.sum(dtype=torch.float32)):
-        return tensor.detach().cpu().float().contiguous().numpy(), "float32"
-    return dtypes.to_numpy(tensor), name

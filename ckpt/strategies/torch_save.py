@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
+from ckpt.strategies._tied import identity
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -19,7 +20,18 @@ _FILE = "state.pth"
 
 @dataclass(frozen=True)
 class TorchSave(Strategy):
-    """PyTorch's own format: a zip archive, stored, with a pickle that names the tensors."""
+    """PyTorch's own format: a zip archive, stored, with a pickle that names the tensors.
+
+    Attributes:
+        crc: whether the archive's CRC-32s are computed; PyTorch never looks at them.
+        mmap: load through a mapping of the file, and copy every tensor out of it.
+        weights_only: unpickle only tensors and plain containers. False runs whatever the file says: only for a study,
+            which loads what it has just written itself.
+    """
+
+    crc: bool = True
+    mmap: bool = False
+    weights_only: bool = True
 
     marker: ClassVar[str] = _FILE
 
@@ -36,7 +48,7 @@ class TorchSave(Strategy):
             order_of_writes="one call for the whole state",
             synced="no",
             atomic="no",
-            checksum="written, not verified",
+            checksum="written, not verified" if self.crc else "none",
             partial_load="by tensor",
             other_readers="torch.load",
             best_for="Speed, simplicity",
@@ -51,19 +63,32 @@ class TorchSave(Strategy):
         """Write everything in one call."""
         import torch
 
-        torch.save(state, directory / _FILE)
+        before = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(self.crc)
+        try:
+            torch.save(state, directory / _FILE)
+        finally:
+            torch.serialization.set_crc32_options(before)
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
-        """Read everything in one call, a part through a mapping; only tensors and plain containers are unpickled."""
+        """Read everything in one call; a part is copied out of a mapping."""
         import torch
 
         path = directory / _FILE
+        mmap = self.mmap or names is not None
         try:
-            state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=names is not None)
+            state: State = torch.load(path, map_location="cpu", weights_only=self.weights_only, mmap=mmap)
         except FileNotFoundError:
             raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}") from None
         except Exception as error:  # torch raises one of many kinds, not all with a text
             raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
-        if names is None:
+        if not mmap:
             return state
-        return {name: state[name].clone() for name in select(state, names, directory)}
+        owned: dict[tuple[object, ...], torch.Tensor] = {}  # tied tensors are copied once
+        part: State = {}
+        for name in select(state, names, directory):
+            tensor = state[name]
+            if identity(tensor) not in owned:
+                owned[identity(tensor)] = tensor.clone()
+            part[name] = owned[identity(tensor)]
+        return part

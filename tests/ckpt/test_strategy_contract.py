@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -22,10 +23,17 @@ from hypothesis import strategies as st
 from ckpt import safetensors_format, storage
 from ckpt import state as states
 from ckpt.dtypes import BYTES_PER_ELEMENT
-from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.state import State
-from ckpt.strategies import tensorstore_t5x, tensorstore_tuned
+from ckpt.strategies import (
+    hdf5,
+    safetensors_file,
+    tensorstore_ocdbt,
+    tensorstore_t5x,
+    tensorstore_t5x_real,
+    tensorstore_tuned,
+)
 from ckpt.strategy import Strategy, create, names, strategy_class
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -41,6 +49,7 @@ PER_STRATEGY = settings(
 HOSTILE_NAMES = [
     "", ".", "..", "/", "../../up", "/absolute", ".hidden", "a.b", "a_b", "a/b", "a%2Fb", "%", "%~", "~", "nul\0",
     "metadata.json", ".zarray", "a.b.zarr", "A.B", "x" * 300, "x" * 301, "ü" * 200, "😀" * 90, "\ud800", "line\nbreak",
+    "__metadata__", "%ED%A0%80",
 ]  # fmt: skip
 
 BIT_PATTERNS = [
@@ -157,18 +166,57 @@ def zarr_arrays(suffix: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
-def safetensors_arrays(directory: Path) -> dict[str, Any]:
-    """Read all files with the safetensors library."""
+def safetensors_files(directory: Path) -> dict[str, Any]:
+    """Read a directory with safetensors, its index as transformers does."""
     from safetensors.torch import load_file
 
-    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    index = directory / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return {name: tensor for file in files for name, tensor in load_file(directory / file).items()}
+
+
+def dcp_files(directory: Path) -> dict[str, Any]:
+    """Read a directory with DCP's own converter, or its safetensors with safetensors."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    if (directory / "model.safetensors.index.json").exists():
+        return safetensors_files(directory)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is unavailable", UserWarning)
+        dcp_to_torch_save(directory, directory / "converted")
+    found: dict[str, Any] = torch.load(directory / "converted", weights_only=True)
+    return found
+
+
+def ocdbt_arrays(directory: Path) -> dict[str, Any]:
+    """Read the arrays `a.b` and `c` of a database with TensorStore."""
+    import tensorstore as ts
+
+    def read(name: str) -> Any:
+        database = {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{name}/"}
+        return ts.open({"driver": "zarr3", "kvstore": database}).result().read().result()
+
+    return {name: read(name) for name in ("a.b", "c")}
+
+
+def hdf5_file(directory: Path) -> dict[str, Any]:
+    """Read the datasets of a file with h5py."""
+    import h5py
+
+    with h5py.File(directory / "state.h5") as file:
+        return {name: dataset[()] for name, dataset in file.items()}
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
-    "safetensors_direct": safetensors_arrays,
+    "safetensors_direct": safetensors_files,
+    "safetensors_file": safetensors_files,
+    "torch_dcp": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
+    "tensorstore_t5x_real": zarr_arrays(".zarr"),
+    "hdf5": hdf5_file,
+    "tensorstore_ocdbt": ocdbt_arrays,
     "tensorstore_tuned": zarr_arrays(""),
 }
 """How somebody else reads what a strategy wrote: nothing of this package in it."""
@@ -385,6 +433,20 @@ class StrategyContract:
         default.prepare()
         assert exact(state) == exact(default.load(checkpoint))
 
+    def test_failed_write(self, tmp_path: Path, fresh_python: Callable[..., str]) -> None:
+        """A write that fails, as on a full disk, is an error to catch: neither silence nor a killed process."""
+        code = (
+            "import json, resource, sys; from pathlib import Path; import torch; from ckpt import strategy\n"
+            "name, options, directory = sys.argv[1:]\n"
+            "chosen = strategy.create(name, json.loads(options))\n"
+            "chosen.prepare()\n"
+            "state = {str(number): torch.rand(512, 512) for number in range(4)}\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+            "try: chosen.save(state, Path(directory))\n"
+            "except Exception as error: print('caught', type(error))\n"
+        )
+        assert fresh_python(code, self.name, json.dumps(self.options), str(tmp_path)).startswith("caught")
+
     def test_facts(self, strategy: Strategy) -> None:
         """A user finds one line about everything that the table of strategies shows."""
         for field in fields(strategy.facts):
@@ -418,6 +480,59 @@ class TestTorchSave(StrategyContract):
     """torch.save."""
 
     name = "torch_save"
+
+
+class TestTorchSaveMapped(StrategyContract):
+    """torch.save without checksums, loaded through a mapping, with anything that a pickle may hold."""
+
+    name, options = "torch_save", {"crc": False, "mmap": True, "weights_only": False}
+
+
+class TestSafetensorsFile(StrategyContract):
+    """safetensors in one file."""
+
+    name = "safetensors_file"
+
+
+class TestSafetensorsFileShards(StrategyContract):
+    """The same in shards, so small that the tests' tensors have many of them."""
+
+    name, options = "safetensors_file", {"shard_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(safetensors_file, "_MIB", 300)
+
+
+class TestTorchDcp(StrategyContract):
+    """DCP's file system writer."""
+
+    name = "torch_dcp"
+
+
+class TestTorchDcpThreads(StrategyContract):
+    """The same with two threads, and so two files."""
+
+    name, options = "torch_dcp", {"thread_count": 2}
+
+
+class TestTorchDcpFilePerTensor(StrategyContract):
+    """The same with a file per tensor."""
+
+    name, options = "torch_dcp", {"thread_count": 2, "single_file_per_rank": False}
+
+
+class TestTorchDcpSafetensors(StrategyContract):
+    """DCP's Hugging Face writer."""
+
+    name, options = "torch_dcp", {"serialization": "safetensors"}
+
+
+class TestTorchDcpSafetensorsFilePerTensor(StrategyContract):
+    """The same with a file per tensor."""
+
+    name = "torch_dcp"
+    options: ClassVar = {"thread_count": 2, "single_file_per_rank": False, "serialization": "safetensors"}
 
 
 class TestTensorstoreBasic(StrategyContract):
@@ -497,6 +612,56 @@ class TestTensorstoreTunedSharded(StrategyContract):
         monkeypatch.setattr(tensorstore_tuned, "_MIB", 1000)
 
 
+class TestTensorstoreT5xReal(StrategyContract):
+    """TensorStore as T5X really uses it."""
+
+    name = "tensorstore_t5x_real"
+
+
+class TestTensorstoreT5xRealManyChunks(StrategyContract):
+    """The same in the state's own dtypes, with chunks so small that the tests' tensors have many of them."""
+
+    name, options = "tensorstore_t5x_real", {"dtype": "native"}
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorstore_t5x_real, "_TARGET_CHUNK_BYTES", 4000)
+
+
+class TestTensorstoreOcdbt(StrategyContract):
+    """TensorStore's database."""
+
+    name = "tensorstore_ocdbt"
+    exact_file_count = False
+
+
+class TestTensorstoreOcdbtManyFiles(StrategyContract):
+    """The same with files so small that the tests' tensors need many of them."""
+
+    name, options = "tensorstore_ocdbt", {"target_file_mib": 1}
+    exact_file_count = False
+
+    @pytest.fixture(autouse=True)
+    def _small_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorstore_ocdbt, "_MIB", 4000)
+
+
+class TestHdf5(StrategyContract):
+    """HDF5 with contiguous datasets."""
+
+    name = "hdf5"
+
+
+class TestHdf5Chunked(StrategyContract):
+    """The same in chunks, so small that the tests' tensors have many of them."""
+
+    name, options = "hdf5", {"layout": "chunked", "chunk_mib": 1}
+
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hdf5, "_MIB", 4000)
+
+
 def test_every_strategy_has_a_contract() -> None:
     """No strategy, and no value of an option that is a choice, goes untested."""
     covered = [(each.name, each.options) for each in StrategyContract.__subclasses__()]
@@ -516,6 +681,13 @@ def test_unknown_strategy(name: Any) -> None:
     """An unknown name, and a module that is no strategy, is an error that lists the strategies."""
     with pytest.raises(UnknownStrategyError, match=", ".join(names())):
         create(name)
+
+
+@pytest.mark.parametrize(("name", "options"), [("hdf5", {"chunk_mib": 4})])
+def test_contradictions(name: str, options: dict[str, Any]) -> None:
+    """Options that make no sense together are refused, with what to do."""
+    with pytest.raises(ContradictionError, match=r"leave .* out"):
+        create(name, options)
 
 
 @pytest.mark.parametrize("value", ["gzip", "", None, 0, True, ["none"]])

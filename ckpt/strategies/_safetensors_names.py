@@ -1,0 +1,106 @@
+"""What the safetensors format can't hold of a state, and how it is kept in the metadata that the format allows.
+
+The format has no order of tensors, no shared tensors, no complex128, and names in valid UTF-8 only, `__metadata__`
+not among them. An ordinary name stays as it is, so that other readers find it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote_from_bytes
+
+from ckpt.strategies._tied import identity
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckpt.layout import TensorLayout
+    from ckpt.state import State
+
+METADATA_KEY = "ckpt"
+"""Where our note stands among a file's metadata."""
+
+_RESERVED = "__metadata__"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How to make a state of what a file holds.
+
+    Attributes:
+        key_of: the file's key for each name of the state, in the state's order; tied names share a key.
+        complex128: the keys whose last dimension is a real and an imaginary part.
+    """
+
+    key_of: dict[str, str]
+    complex128: list[str]
+
+    def to_json(self) -> str:
+        """ASCII, whatever the names."""
+        return json.dumps({"names": self.key_of, "complex128": self.complex128})
+
+    @classmethod
+    def from_json(cls, text: str) -> Note:
+        """The note of `to_json`.
+
+        Raises:
+            ValueError, LookupError, TypeError: if it is damaged.
+        """
+        found = json.loads(text)
+        return cls({str(name): str(key) for name, key in found["names"].items()}, list(found["complex128"]))
+
+    def restore(self, tensors: dict[str, torch.Tensor], names: list[str]) -> State:
+        """The tensors of these names, tied ones as one tensor, from what was read by key."""
+        import torch
+
+        whole = {
+            key: torch.view_as_complex(tensor) if key in self.complex128 else tensor for key, tensor in tensors.items()
+        }
+        return {name: whole[self.key_of[name]] for name in names}
+
+
+def pack(state: State) -> tuple[State, Note]:
+    """The tensors by key as safetensors takes them, contiguous and no two sharing memory, and the note."""
+    import torch
+
+    tensors: State = {}
+    first: dict[tuple[object, ...], str] = {}
+    taken: dict[int, list[tuple[int, int]]] = {}
+    note = Note({}, [])
+    for name, original in state.items():
+        if identity(original) in first:
+            note.key_of[name] = first[identity(original)]
+            continue
+        key = note.key_of[name] = first[identity(original)] = _unused_key(name, state, tensors)
+        tensor = original.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if tensor.dtype == torch.complex128:
+            tensor = torch.view_as_real(tensor)
+            note.complex128.append(key)
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        areas = taken.setdefault(tensor.untyped_storage().data_ptr(), [])
+        if any(start < other_end and other_start < end for other_start, other_end in areas):
+            tensor = tensor.clone()  # a view that overlaps another: safetensors refuses it
+        areas.append((start, end))
+        tensors[key] = tensor
+    return tensors, note
+
+
+def names_bytes(tensor: TensorLayout) -> int:
+    """The most that a tensor's name takes in a header, an index and a note."""
+    return 4 * len(json.dumps(json.dumps(tensor.name)))
+
+
+def _unused_key(name: str, state: State, used: State) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if name != _RESERVED:
+            return name
+    key = quote_from_bytes(name.encode("utf-8", "surrogatepass"), safe="")
+    while key in state or key in used or key == _RESERVED:
+        key += "~"
+    return key

@@ -1,0 +1,190 @@
+"""PyTorch's distributed checkpoint (DCP), in one process: its file system writer, or its safetensors writer."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ckpt import storage
+from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, pack
+from ckpt.strategy import Facts, Footprint, Strategy, select
+
+if TYPE_CHECKING:
+    from ckpt.state import State
+
+_METADATA = ".metadata"
+_INDEX = "model.safetensors.index.json"
+
+_DCP = "torch.distributed.checkpoint"
+_HARMLESS = {
+    f"{_DCP}.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    f"{_DCP}.filesystem": {"_StorageInfo"},
+    "torch": {"Size", *BYTES_PER_ELEMENT},
+    "torch.serialization": {"_get_layout"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TorchDcp(Strategy):
+    """`torch.distributed.checkpoint.save` and `load`, without other ranks.
+
+    Attributes:
+        thread_count: of the threads that write; with one file per rank, each writes a file of its own.
+        single_file_per_rank: False for a file per tensor.
+        serialization: `torch_save` makes each tensor a `torch.save` archive; `safetensors` is DCP's Hugging Face
+            writer, whose reader takes as many threads.
+    """
+
+    thread_count: Annotated[int, Field(ge=1)] = 1
+    single_file_per_rank: bool = True
+    serialization: Literal["torch_save", "safetensors"] = "torch_save"
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", f"{_DCP}.hf_storage", "safetensors.torch")
+
+    marker: ClassVar[str] = _METADATA
+
+    @property
+    def facts(self) -> Facts:
+        """What it does."""
+        archives = self.serialization == "torch_save"
+        return Facts(
+            files=f"{'1 per thread' if self.single_file_per_rank else '1 per tensor'}, 1",
+            format="a torch.save archive per tensor, and a pickle" if archives else "safetensors, and an index",
+            chunks="none",
+            compression="none",
+            concurrency=f"{self.thread_count} thread{'s' * (self.thread_count > 1)}, a file each",
+            dtype_on_disk="as in the state" if archives else "as in the state; complex128 as pairs of float64",
+            order_of_writes="one after the other in each thread",
+            # DCP syncs each file before Python has written the last bytes of its buffer: all of a small file, and so
+            # of the metadata. It doesn't sync the index at all.
+            synced="some files",
+            atomic="no",
+            checksum="written, not verified" if archives else "none",
+            partial_load="by tensor",
+            other_readers="torch.distributed.checkpoint" if archives else "safetensors, transformers, vLLM",
+            best_for="Sharded training (FSDP)",
+        )
+
+    def footprint(self, layout: Layout) -> Footprint:
+        """A file per thread or per tensor, and the metadata; archives hold tied weights twice."""
+        archives = self.serialization == "torch_save"
+        stored = [tensor for tensor in layout if archives or tensor.same_as is None]
+        files = len(stored)
+        if self.single_file_per_rank:
+            files = self.thread_count if archives else min(self.thread_count, files)
+        names = sum(names_bytes(tensor) for tensor in layout)
+        size_bytes = sum(tensor.size_bytes + 4096 for tensor in stored) + 2 * names + 16384 * (files + 1)
+        return Footprint(files + 1, size_bytes)
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write the files, then the metadata."""
+        from torch.distributed.checkpoint import filesystem, hf_storage, state_dict_saver
+
+        with _alone(f"can't save to {directory}"):
+            if self.serialization == "torch_save":
+                writer = filesystem.FileSystemWriter(
+                    directory, single_file_per_rank=self.single_file_per_rank, thread_count=self.thread_count
+                )
+                metadata = state_dict_saver.save(state, storage_writer=writer, no_dist=True)
+                complete = len(metadata.storage_data) == len(state)
+            else:
+                tensors, note = pack(state)
+                files = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
+                by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)
+                file_of = {key: number % files + 1 for number, key in enumerate(by_size)}
+                writer = hf_storage.HuggingFaceStorageWriter(str(directory), file_of, self.thread_count)
+                state_dict_saver.save(tensors, storage_writer=writer, no_dist=True)
+                index = json.loads((directory / _INDEX).read_text())
+                complete = len(index["weight_map"]) == len(tensors)
+                index["metadata"][METADATA_KEY] = note.to_json()
+                storage.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
+        if not complete:  # DCP itself does not look
+            raise CheckpointError(f"can't save to {directory}: a thread of DCP failed, and said why on stderr")
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Allocate the tensors, and let DCP copy into them."""
+        import torch
+        from torch.distributed.checkpoint import state_dict_loader
+
+        try:
+            with _alone(f"can't load {directory}"):
+                reader, found, note = _open(directory, self.thread_count)
+                chosen = select(note.key_of, names, directory)
+                known = {note.key_of[name]: found[note.key_of[name]] for name in chosen}
+                tensors = {key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in known.items()}
+                state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
+                return note.restore(tensors, chosen)
+        except CheckpointError:
+            raise
+        except Exception as error:  # DCP raises one of many kinds
+            raise CheckpointError(f"can't load {directory}: {type(error).__name__}: {error}") from error
+
+
+class _HarmlessUnpickler(pickle.Unpickler):
+    """DCP's metadata is a pickle that DCP reads with no check; this one makes nothing but what it should hold."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of a name, of those that can do no harm."""
+        if name not in _HARMLESS.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint should")
+        return super().find_class(module, name)
+
+
+def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note]:
+    """DCP's reader, what it finds by key, and the names of the state."""
+    from torch.distributed.checkpoint import filesystem, hf_storage
+
+    if (directory / _INDEX).exists():
+        index = json.loads((directory / _INDEX).read_text())
+        noted = index["metadata"].get(METADATA_KEY)
+        note = Note.from_json(noted) if noted else _plain(index["weight_map"])
+        hf_reader = hf_storage.HuggingFaceStorageReader(str(directory), thread_count)
+        return hf_reader, hf_reader.read_metadata().state_dict_metadata, note
+    if not (directory / _METADATA).exists():
+        raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_METADATA} nor {_INDEX}")
+    with (directory / _METADATA).open("rb") as file:
+        metadata = _HarmlessUnpickler(file).load()
+    outside = [each.relative_path for each in metadata.storage_data.values() if "/" in each.relative_path]
+    if outside:
+        raise CheckpointError(f"{directory / _METADATA} names a file outside its directory: {outside[0]!r}")
+    reader = filesystem.FileSystemReader(directory)
+    reader.read_metadata = lambda **_: metadata  # type: ignore[method-assign]  # so that DCP doesn't unpickle it
+    return reader, metadata.state_dict_metadata, _plain(metadata.state_dict_metadata)
+
+
+def _plain(keys: Iterable[str]) -> Note:
+    return Note({key: key for key in keys}, [])
+
+
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Without DCP's warning that there are no other ranks; its errors, which are no `Exception`s, become ours."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        try:
+            yield
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            for cause in causes:
+                if not isinstance(cause, Exception):  # an interrupt, say
+                    raise cause from None
+            told = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+            raise CheckpointError(f"{what}: {told}") from error
