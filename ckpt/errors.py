@@ -5,6 +5,14 @@ class CheckpointError(Exception):
     """A state that can't be built, or a checkpoint that can't be written or read."""
 
 
+class MissingLibraryError(CheckpointError):
+    """A strategy's library can't be imported; `optional` where a study goes on without the strategy."""
+
+    def __init__(self, message: str, *, optional: bool) -> None:
+        super().__init__(message)
+        self.optional = optional
+
+
 class UnknownStrategyError(CheckpointError):
     """A strategy, or one of its options, that does not exist."""
 

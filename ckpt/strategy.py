@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from ckpt import strategies
-from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
+from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError, UnknownStrategyError
 from ckpt.layout import Layout
 
 if TYPE_CHECKING:
     from ckpt.state import State
 
+
+OPTIONAL = "peers"
+"""The extra whose libraries a study can do without."""
 
 SELFTEST = "_selftest"
 """The strategy of known cost that `python -m jobs selftest` runs; not one of those that there are."""
@@ -110,15 +113,16 @@ class Strategy(ABC):
         """Import what `save` and `load` need.
 
         Raises:
-            CheckpointError: if a library is missing.
+            MissingLibraryError: if a library is missing.
         """
         for module in self.requires:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                raise CheckpointError(
+                raise MissingLibraryError(
                     f"strategy {self.name()} needs {module}, which can't be imported here ({error}): "
-                    "install it, or leave the strategy out of the study"
+                    f"install it (pip install '.[{self.extra}]'), or leave the strategy out of the study",
+                    optional=self.extra == OPTIONAL,
                 ) from error
 
     @property

@@ -20,7 +20,7 @@ from ckpt.cli import run as run_command_line
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
 from jobs import plan as plans
-from jobs import slurm, submit, targets, whereabouts
+from jobs import slurm, submit, targets, timing_log, whereabouts
 from jobs import status as statuses
 from jobs import study as studies
 from jobs.errors import StudyError, TimingLogError
@@ -179,7 +179,6 @@ def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster:
     import tempfile
 
     from analysis.load import load
-    from jobs import timing_log
     from jobs.selftest import SelfTest
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
@@ -226,7 +225,7 @@ def run_one_job(
         paths, planned, source = _read_study(study, results)
         _make_directory(paths, planned, source)
     job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number)
-    return 0 if run_job(str(paths.root), job.id) == "complete" else 1
+    return 0 if run_job(str(paths.root), job.id) in timing_log.GOOD else 1
 
 
 def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:
@@ -293,6 +292,7 @@ def _submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.Cluster
     to_send = [job for job in planned.jobs if job.id in missing]
     console = _console()
     console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
+    _print_dropped(console, planned)
     submitter = submit.Submitter(paths, planned, cluster)
     submitter.submit(to_send)
     if cluster == "slurm" and not wait:
@@ -306,7 +306,7 @@ def _submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.Cluster
         console.print(Text(f"stopped: {left}. {again}"))
         raise
     console.print(statuses.table(found))
-    return 1 if any(each.state != "complete" for each in found) else 0
+    return 1 if any(each.state not in statuses.GOOD for each in found) else 0
 
 
 def _follow(
@@ -356,12 +356,18 @@ def _print_plan(planned: Plan) -> None:
     console.print(shown)
     for batch in plans.batches(planned.study, planned.jobs):
         console.print(Text(f"on Slurm, {len(batch.jobs)} jobs in one array, {batch.why}"))
+    _print_dropped(console, planned)
     state = planned.jobs[0].state_bytes
     total = sum(job.written_bytes for job in planned.jobs)
     console.print(Text(
         f"{len(planned.jobs)} jobs; state {state / 1e9:.2f} GB ({state / 2**30:.2f} GiB); "
         f"writes at most {total / 1e9:.2f} GB, one checkpoint at a time"
     ))  # fmt: skip
+
+
+def _print_dropped(console: Console, planned: Plan) -> None:
+    for reason in planned.study.dropped():
+        console.print(Text(f"left out: {reason}"))
 
 
 def _console() -> Console:

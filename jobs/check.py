@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ckpt import storage, strategy
-from ckpt.errors import CheckpointError
+from ckpt.errors import MissingLibraryError
 from jobs import plan as plans
 from jobs import slurm, targets
 from jobs.errors import StudyError, TargetError
@@ -79,8 +79,12 @@ def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
     for name, options in sorted(chosen):
         try:
             strategy.create(name, json.loads(options)).prepare()
-        except CheckpointError as error:
-            yield Finding("problem", str(error), "install it in the environment that jobs run in")
+        except MissingLibraryError as error:
+            remedy = "install it in the environment that jobs run in"
+            if error.optional:
+                yield Finding("unknown", f"{error}. Its jobs would be skipped", remedy)
+            else:
+                yield Finding("problem", str(error), remedy)
         else:
             yield Finding("ok", f"strategy {name} finds its libraries")
 

@@ -99,7 +99,7 @@ def make_plan(study: Study) -> Plan:
     """
     layout = layout_of(study.state)
     size_bytes = state_bytes(layout)
-    strategies = [choice.create() for choice in study.strategies]
+    strategies = study.methods()
     footprints = [each.footprint(layout) for each in strategies]
     jobs: list[Job] = []
     for number in range(1, study.rounds + 1):

@@ -14,22 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ckpt import strategy
+from ckpt.errors import MissingLibraryError
 from jobs import plan, provenance, targets, timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.interrupt import Interrupted, interruptible
 from jobs.paths import StudyPaths
 from jobs.plan import Job
 from jobs.study import Study
-from jobs.timing_log import COMPLETE, FAILED, INTERRUPTED, RUNNING, Header, TimingLog
+from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPED, Header, TimingLog
 
 
 def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
-    """Run one job for a scheduler: the process ends with 1 if the log isn't complete.
+    """Run one job for a scheduler: the process ends with 1 if the log isn't complete, and the job wasn't skipped.
 
     Raises:
         SystemExit: as said.
     """
-    if run_job(results, job_id, submitted_version) != COMPLETE:
+    if run_job(results, job_id, submitted_version) not in GOOD:
         sys.exit(1)
 
 
@@ -59,6 +60,9 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
         with interruptible(note_interruption):
             _measure(planned.study, job, log, clock, paths, submitted_version)
         log.header.status = COMPLETE
+    except MissingLibraryError as error:
+        log.header.status = SKIPPED if error.optional else FAILED
+        log.header.error = str(error)
     except Interrupted as interruption:
         note_interruption(str(interruption))
     except Exception as error:  # noqa: BLE001  # whatever it was: the log names it, and analysis shows it

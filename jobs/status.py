@@ -22,7 +22,12 @@ from jobs.submit import Submission, submissions
 from jobs.timing_log import TimingLog
 from jobs.whereabouts import Whereabouts
 
-State = Literal["not submitted", "waiting", "running", "unknown", "stuck", "complete", "failed", "interrupted", "lost"]
+State = Literal[
+    "not submitted", "waiting", "running", "unknown", "stuck", "complete", "skipped", "failed", "interrupted", "lost"
+]
+
+GOOD = frozenset({"complete", "skipped"})
+"""States of jobs that did what they could; a skipped one is tried again, since a library may be there by then."""
 
 ON_THEIR_WAY = frozenset({"waiting", "running", "unknown"})
 """States that change by themselves."""
@@ -105,8 +110,9 @@ def derive(
     if where is not None and where.state != "gone":
         return status(where.state, where.detail)
     ending = f" ({where.detail})" if where is not None and where.detail else ""
-    if log is not None and log.header.status == timing_log.FAILED:
-        return status("failed", log.header.error)
+    for said in ("skipped", "failed"):
+        if log is not None and log.header.status == said:
+            return status(said, log.header.error)
     if log is not None and log.header.status == timing_log.INTERRUPTED:
         return status("interrupted", log.header.error + ending)
     if submission is None:

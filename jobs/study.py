@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Count, StateSpec
+from jobs import axes
 from jobs.errors import StudyError
 
 _ROOM = Path(__file__).parent
@@ -115,14 +116,10 @@ class Trials(Table):
 
 
 class StrategyChoice(Table):
-    """A strategy with its options, as a study names it."""
+    """A strategy with its options, as a study names it; an option that is a list is an axis."""
 
     name: str
     options: dict[str, Any] = {}
-
-    def create(self) -> strategy.Strategy:
-        """The strategy itself."""
-        return strategy.create(self.name, self.options)
 
 
 class Study(Table):
@@ -165,13 +162,21 @@ class Study(Table):
         labels = []
         for choice in found:
             try:
-                labels.append(choice.create().label)
+                labels += [each.label for each in axes.expand(choice.name, choice.options)[0]]
             except UnknownStrategyError as error:
                 raise ValueError(str(error)) from None
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} stands there more than once")
         return found
+
+    def methods(self) -> list[strategy.Strategy]:
+        """The strategies, each combination of options that is an axis by itself."""
+        return [each for choice in self.strategies for each in axes.expand(choice.name, choice.options)[0]]
+
+    def dropped(self) -> list[str]:
+        """Why combinations of options are left out."""
+        return [each for choice in self.strategies for each in axes.expand(choice.name, choice.options)[1]]
 
 
 def find(name_or_path: str) -> Path:

@@ -29,8 +29,11 @@ from jobs.errors import TimingLogError
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
 
-RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "interrupted"
-"""The values of a log's `status`."""
+RUNNING, COMPLETE, FAILED, INTERRUPTED, SKIPPED = "running", "complete", "failed", "interrupted", "skipped"
+"""The values of a log's `status`. A job is skipped where an optional library is missing; its error says which."""
+
+GOOD = frozenset({COMPLETE, SKIPPED})
+"""Those of a job that did what it could."""
 
 NOT_APPLICABLE = "n/a"
 

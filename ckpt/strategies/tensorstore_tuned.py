@@ -27,6 +27,7 @@ from ckpt import dtypes, filenames, storage
 from ckpt.direct_io import ALIGNMENT, aligned_buffer, populate
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
+from ckpt.strategies._futures import finished
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -130,13 +131,11 @@ class TensorstoreTuned(Strategy):
                     "store_data_equal_to_fill_value": True,
                 }
                 opened[name] = ts.open(spec, create=True, open=False, context=context)
-        stores = {name: future.result() for name, future in opened.items()}
-        writes = [
+        stores = dict(zip(opened, finished(opened.values()), strict=True))
+        finished(
             store.write(_as_stored(state[name], store.dtype.numpy_dtype), can_reference_source_data_indefinitely=True)
             for name, store in stores.items()
-        ]
-        for write in writes:
-            write.result()
+        )
         names = [
             [name, dtypes.name_of(tensor), tied[name][0] if name in tied else name] for name, tensor in state.items()
         ]
@@ -156,17 +155,15 @@ class TensorstoreTuned(Strategy):
             # Every chunk was stored, zeros too: one that is missing is lost.
             known = {"fill_missing_data_reads": False}
             opened = {name: ts.open(_spec(directory, name) | known, open=True, context=context) for name in owners}
-            stores = {name: future.result() for name, future in opened.items()}
+            stores = dict(zip(opened, finished(opened.values()), strict=True))
             state, memory = _allocate({name: listed[name].dtype for name in owners}, stores)
             with ThreadPoolExecutor(1) as beside:
                 beside.submit(populate, memory)
-                reads = [
+                finished(
                     ts.array(_as_stored(state[name], store.dtype.numpy_dtype)).write(store)
                     for name, store in stores.items()
                     if state[name].numel()
-                ]
-                for read in reads:
-                    read.result()
+                )
         except CheckpointError:
             raise
         except Exception as error:  # TensorStore raises one of many kinds

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from ckpt.strategy import names
+from ckpt.strategy import create, names
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,20 +29,66 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_strategies(file_regression: FileRegressionFixture) -> None:
-    """Every strategy has a column with all its facts and its options."""
+    """Every strategy has a row with what it promises."""
     done = run("strategies")
     assert (done.returncode, done.stderr) == (0, "")
     file_regression.check(done.stdout, encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", names())
+def test_one_strategy(name: str) -> None:
+    """A strategy's own page has all its facts, its options, and what they mean."""
+    done = run("strategies", name)
+    assert done.returncode == 0
+    created = create(name)
+    words = " ".join(done.stdout.replace("│", " ").split())
+    assert all(" ".join(fact.split()) in words for fact in asdict(created.facts).values())
+    assert all(f"{option} = " in words for option in created.options)
+
+
+def test_save_load_inspect_convert(tmp_path: Path) -> None:
+    """A checkpoint by hand: saved, looked at, loaded, loaded in part, saved in another way; the digest stays."""
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    saved = run("save", "llama-15m", first, "--tensors", "3", "--option", "shard_mib=1", "--option", "checksum=true")
+    assert (saved.returncode, saved.stderr) == (0, "")
+    digest = saved.stdout.split()[-1]
+    assert digest == run("load", first, "--option", "verify=true").stdout.split()[-1]
+    assert "1 tensors" in run("load", first, "model.embed_tokens.weight").stdout
+    converted = run("convert", first, second, "--strategy", "tensorstore_tuned", "--option", "compression=zstd")
+    assert (converted.returncode, converted.stderr) == (0, "")
+    assert digest == run("load", second).stdout.split()[-1]
+    shown = run("inspect", second)
+    assert "tensorstore_tuned, 3 tensors" in shown.stdout
+    assert json.loads(run("inspect", second, "--json").stdout)["options"]["compression"] == "zstd"
+    (tmp_path / "second" / "zarr.json").unlink()
+    incomplete = run("inspect", second)
+    assert incomplete.returncode == 1
+    assert "incomplete: zarr.json" in incomplete.stdout
+
+
 @pytest.mark.parametrize(
-    "arguments", [["strategy"], ["strategies", "--all"], ["strategies", "torch_save"], ["--version"]]
+    "arguments",
+    [
+        ["strategy"],
+        ["strategies", "--all"],
+        ["strategies", "torch_sav"],
+        ["--version"],
+        ["load", "/no/such/directory"],
+        ["inspect", "/no/such/directory"],
+        ["convert", "/no/such/one", "/no/such/directory"],
+        ["save", "no-such-model"],
+        ["save", "llama-15m", "/proc/x", "--option", "verify"],
+        ["save", "llama-15m", "/proc/x", "--tensors", "1", "--strategy", "torch-save"],
+        ["save", "llama-15m", "/proc/nothing/x", "--tensors", "1"],
+    ],
+    ids=" ".join,
 )
 def test_mistakes(arguments: list[str]) -> None:
     """What can't be understood is told in a few lines, with exit code 2 and no traceback."""
     done = run(*arguments)
     assert done.returncode == 2
-    assert arguments[-1] in done.stdout + done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert any(argument in told for argument in arguments[1:] or arguments)
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -6,6 +6,7 @@ that knows what a power cut would lose.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -19,12 +20,14 @@ from typing import Any
 
 import pytest
 
-from ckpt.strategy import create, names
+from ckpt.strategy import Strategy, create, names
 
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names()] + [
     ("tensorstore_basic", {"compressor": "none"}),
     ("tensorstore_t5x_real", {"dtype": "native", "gzip_level": 0}),
     ("hdf5", {"layout": "chunked"}),
+    ("orbax", {"ocdbt": False, "compression": False}),
+    ("zarr_python", {"compression": "none"}),
     ("torch_save", {"crc": False}),
     ("torch_dcp", {"thread_count": 2, "single_file_per_rank": False}),
     ("torch_dcp", {"serialization": "safetensors"}),
@@ -262,15 +265,31 @@ def replay(lines: list[str], root: Path) -> dict[str, Traced]:
     return found
 
 
+def unavailable(why: str) -> None:
+    """Skip the test and say why; fail it where everything has to be there."""
+    if os.environ.get("CKPT_REQUIRE_ALL"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def missing_library(strategy: Strategy) -> str:
+    """The first module that a strategy of an extra needs and that isn't installed; empty if none."""
+    modules = strategy.requires if strategy.extra == "peers" else ()
+    return next((module for module in modules if importlib.util.find_spec(module.partition(".")[0]) is None), "")
+
+
+class Traces(dict[str, Traced]):
+    """What was traced, by label; whoever asks for a strategy whose library isn't installed is skipped."""
+
+    def __missing__(self, label: str) -> Traced:
+        name, _, _ = label.partition("+")
+        unavailable(f"{name} needs {missing_library(create(name))}, which isn't installed: pip install '.[peers]'")
+        raise KeyError(label)
+
+
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
     """Save with every strategy under strace, once."""
-
-    def unavailable(why: str) -> None:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail(why)
-        pytest.skip(why)
-
     if shutil.which("strace") is None:
         unavailable("strace is missing, so that no fsync can be counted: install strace")
     root = tmp_path_factory.mktemp("traced")
@@ -279,7 +298,8 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
     strace = ["strace", "-f", "-y", "-qq", "-s", "0", "--signal=none", "-e", f"trace={calls}", "-o", str(trace)]
     if subprocess.run([*strace, "true"], capture_output=True, check=False).returncode:
         unavailable("strace can't trace here (ptrace is forbidden), so that no fsync can be counted")
-    script = [sys.executable, "-c", SCRIPT, json.dumps(STRATEGIES), str(root)]
+    installed = [(name, options) for name, options in STRATEGIES if not missing_library(create(name, options))]
+    script = [sys.executable, "-c", SCRIPT, json.dumps(installed), str(root)]
     done = subprocess.run(
         [*strace, *script],
         capture_output=True,
@@ -288,7 +308,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return replay(trace.read_text(errors="surrogateescape").splitlines(), root)
+    return Traces(replay(trace.read_text(errors="surrogateescape").splitlines(), root))
 
 
 @pytest.mark.parametrize("label", LABELS)

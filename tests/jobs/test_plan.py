@@ -70,7 +70,7 @@ def test_every_round_holds_every_cell_once(of: Study) -> None:
     """A plan has a job for each strategy on each target in each round, and rounds follow one another."""
     jobs = plan.make_plan(of).jobs
 
-    labels = [choice.create().label for choice in of.strategies]
+    labels = [each.label for each in of.methods()]
     cells = set(itertools.product(labels, of.targets))
     assert of.rounds * len(cells) == len(jobs)
     assert list(range(len(jobs))) == [job.order for job in jobs]

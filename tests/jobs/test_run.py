@@ -16,6 +16,7 @@ import pytest
 from ckpt import state as states
 from ckpt import storage, strategies
 from ckpt.layout import StateSpec
+from ckpt.strategies.torch_save import TorchSave
 from jobs import plan, timing_log
 from jobs.paths import StudyPaths
 from jobs.run import Clock, run_job
@@ -37,6 +38,25 @@ def run_only(paths: StudyPaths) -> TimingLog:
     log = timing_log.read(paths.log(job.id))
     assert status == log.header.status
     return log
+
+
+@pytest.mark.parametrize(("extra", "status"), [("peers", "skipped"), ("run", "failed")])
+def test_a_missing_library(
+    extra: str, status: str, tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an optional library the job is skipped, and says which; without one that everybody needs it fails. When
+    the library is there, the job runs.
+    """
+    tiny["strategies"] = ["torch_save"]
+    paths = planned(tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchSave, "requires", ("no_such_library",))
+        patch.setattr(TorchSave, "extra", extra)
+        log = run_only(paths)
+    assert log.header.status == status
+    assert "needs no_such_library" in log.header.error
+    assert f"pip install '.[{extra}]'" in log.header.error
+    assert run_only(paths).header.status == "complete"
 
 
 def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> None:

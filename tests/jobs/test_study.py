@@ -78,8 +78,8 @@ WRONG = {
         ["strategies", "compressor", "'zip'", "'default' or 'none'"],
     ),
     "option of a strategy without options": (
-        {"top": 'name = "tiny"\nstrategies = [{name = "torch_save", fast = true}]'},
-        ["strategies", "torch_save", "fast", "True", "none"],
+        {"top": 'name = "tiny"\nstrategies = [{name = "tensorstore_t5x", fast = true}]'},
+        ["strategies", "tensorstore_t5x", "fast", "True", "none"],
     ),
     "strategy twice": (
         {"top": 'name = "tiny"\nstrategies = ["torch_save", {name = "torch_save"}]'},
@@ -201,7 +201,7 @@ def test_strategies_as_strings_and_tables(found: str, labels: list[str], tmp_pat
     """A strategy is a name, or a table of its name and options; one strategy may come with several options."""
     read = study.read(write(tmp_path, top=f'name = "tiny"\nstrategies = {found}'))
 
-    assert labels == [choice.create().label for choice in read.strategies]
+    assert labels == [each.label for each in read.methods()]
 
 
 @pytest.mark.parametrize("name", study.SHIPPED)
