@@ -121,7 +121,11 @@ def advise(setting: Setting, assumptions: Assumptions) -> Advice:
     picks = (
         _fastest("fastest save", {m.label: m.save for m in setting.methods}),
         _fastest("fastest load", {m.label: restart_load(m, "cold")[1] for m in setting.methods}),
-        *([_fastest("fastest warm load", {m.label: m.loads.get(WARM, _NONE) for m in setting.methods})] if warm else []),
+        *(
+            [_fastest("fastest warm load", {m.label: m.loads.get(WARM, _NONE) for m in setting.methods})]
+            if warm
+            else []
+        ),
         _smallest(setting.methods),
         _cheapest("least of the machine lost", schedules),
         _cheapest("best open format", [each for each in schedules if each.label in readable]),
