@@ -12,7 +12,8 @@ from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import entries, frames
 from analysis.merge import write_merged
-from analysis.tables import Format, all_tables, printable, render
+from analysis.render import Format, printable, render
+from analysis.tables import all_tables
 from ckpt.cli import run
 from jobs.errors import TimingLogError
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import print_tables
-from analysis.tables import Format
+from analysis.render import Format
 from jobs import plan as plans
 from jobs import study as studies
 from jobs.paths import StudyPaths

@@ -19,7 +19,8 @@ from analysis.__main__ import merge
 from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import entries, frames
-from analysis.tables import document_tables, render
+from analysis.render import render
+from analysis.tables import document_tables
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
