@@ -8,12 +8,17 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from analysis.advice import Assumptions, Restore, Stall
+from analysis.advice import advise as advise_on
+from analysis.advice_tables import advice_tables, projection_table
 from analysis.comparison import compare
 from analysis.errors import ResultsError
-from analysis.load import entries, frames
+from analysis.load import Results, entries, frames
 from analysis.merge import write_merged
+from analysis.projection import Wanted, project
 from analysis.render import Format, printable, render
 from analysis.tables import all_tables
+from analysis.trials import settings
 from ckpt.cli import run
 from jobs.errors import TimingLogError
 
@@ -76,6 +81,66 @@ def merge(*results: Path, output: OutputOption) -> int:
     without = sum(entry.log is None for entry in found)
     print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
     return 0
+
+
+@app.command
+def advise(
+    *results: Path,
+    mtbf_hours: float = 8,
+    step_time: float | None = None,
+    restore: Restore = "cold",
+    restart_s: float = 0,
+    stall: Stall = "committed",
+    style: StyleOption = "text",
+) -> int:
+    """Say what to use where, how often to checkpoint, and what share of the machine that costs.
+
+    Args:
+        results: where the logs are.
+        mtbf_hours: mean time between failures of the whole job, all its nodes together.
+        step_time: seconds of one training step, to have the interval in steps as well.
+        restore: which load a restart does: cold, from storage; or warm, where a node still has the checkpoint cached.
+        restart_s: seconds that a restart costs besides the load: noticing the failure, waiting for nodes, starting.
+        stall: what stops the job: the save until committed; or its call alone, if your code syncs and commits while
+            the job computes.
+        style: text, markdown or csv.
+    """
+    assumptions = Assumptions(mtbf_hours, step_time, restore, restart_s, stall)
+    advices = [advise_on(setting, assumptions) for setting in settings(read(results))]
+    print(render([table for advice in advices for table in advice_tables(advice)], style))
+    return 0
+
+
+@app.command(name="project")
+def project_(
+    *results: Path,
+    parameters: float,
+    nodes: int,
+    bytes_per_parameter: float = 14,
+    shared_limit_gbps: float | None = None,
+    style: StyleOption = "text",
+) -> int:
+    """Say how long a bigger state on more nodes would take, as a range.
+
+    Args:
+        results: where the logs are.
+        parameters: of the model, such as 405e9.
+        nodes: that save and load it together.
+        bytes_per_parameter: 14 for training in 16 bit with Adam (weights, their 32-bit copy, two moments).
+        shared_limit_gbps: what the shared filesystem can do in all, in GB/s (1e9 bytes).
+        style: text, markdown or csv.
+    """
+    wanted = Wanted(parameters, bytes_per_parameter, nodes, shared_limit_gbps)
+    wanted.check()
+    print(render([projection_table(project(setting, wanted)) for setting in settings(read(results))], style))
+    return 0
+
+
+def read(results: Sequence[Path]) -> Results:
+    """The frames of these results."""
+    if not results:
+        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
+    return frames(entries(results))
 
 
 def print_tables(results: Sequence[Path], style: Format = "text") -> None:

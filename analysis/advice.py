@@ -255,7 +255,7 @@ def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
          "too few for a test: called different only where no trials overlap; add `rounds`, to four or more"),
         ("loads not proven cold", [label for label, (kind, _) in loads.items() if kind == UNPROVEN],
          "a restart may take longer than they did"),
-        ("no cold loads", [label for label, (kind, _) in loads.items() if kind == WARM != assumptions.restore],
+        ("no cold loads", [label for label, (kind, _) in loads.items() if kind == WARM and assumptions.restore == COLD],
          "warm ones stand in, and a restart will take longer: set `cold = true`"),
         ("no warm loads", [label for label, (kind, _) in loads.items() if kind in {COLD, UNPROVEN} and
                            assumptions.restore == WARM], "cold ones stand in: set `warm_load = true`"),

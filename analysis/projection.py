@@ -1,9 +1,9 @@
 """How long a bigger state on more nodes would take, from what was measured: a range, never a number.
 
-The model: every node writes and reads an equal share of the state, all at once, each at the rate that a node was measured to
-reach, and no faster than the target by itself (its ceiling). Node-local targets don't disturb each other, so their
-rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that the
-nodes together get at least one node's rate and at most the sum.
+The model: every node writes and reads an equal share of the state, all at once, each at the rate that a node was
+measured to reach, and no faster than the target by itself (its ceiling). Node-local targets don't disturb each other,
+so their rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that
+the nodes together get at least one node's rate and at most the sum.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from analysis.errors import ResultsError
 from analysis.trials import Measured, Setting, Trials
+
+FAR = 10.0
+"""From this factor on, in either direction, an extrapolation gets a warning of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,18 @@ from analysis.tables import Cell, Marked, Number, Share, Table
 
 Format = Literal["text", "markdown", "csv"]
 
-_TEXTS = {"", "method", "best for"}
+_TEXTS = {
+    "",
+    "method",
+    "best for",
+    "question",
+    "strategies",
+    "unit",
+    "next best",
+    "kind of load",
+    "save bound by",
+    "load bound by",
+}
 """The columns that hold words; all others hold numbers."""
 
 _MARKDOWN = (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("`", "\\`"))

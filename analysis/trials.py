@@ -1,4 +1,4 @@
-"""What each method measured, trial by trial: the valid samples behind the medians, for advice, projection and figures."""
+"""What each method measured, trial by trial: the valid samples that advice, projection and figures are made of."""
 
 from __future__ import annotations
 

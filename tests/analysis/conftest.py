@@ -13,6 +13,7 @@ import pytest
 
 from analysis.__main__ import print_tables
 from analysis.render import Format
+from analysis.trials import COLD, Measured, Setting, Trials
 from jobs import plan as plans
 from jobs import study as studies
 from jobs.paths import StudyPaths
@@ -20,6 +21,7 @@ from jobs.plan import Job, Plan
 from jobs.timing_log import DiskUse, Header, Sample, TimingLog
 
 GIB = 2**30
+GB = 10**9
 
 STRATEGIES = ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
 
@@ -248,3 +250,64 @@ def show(capsys: pytest.CaptureFixture[str]) -> Show:
         return capsys.readouterr().out
 
     return shown
+
+
+def trials_of(durations_s: Sequence[float], jobs: Sequence[str] | None = None) -> Trials:
+    """One trial a minute, each in a job of its own unless said otherwise."""
+    names = tuple(jobs or (f"job {number}" for number in range(len(durations_s))))
+    return Trials(tuple(durations_s), names, tuple(1.75e9 + 60 * number for number in range(len(durations_s))))
+
+
+def _measured(
+    label: str,
+    save: Sequence[float] = (),
+    load: Sequence[float] = (),
+    *,
+    kind: str = COLD,
+    size_bytes: float = math.nan,
+    facts: Mapping[str, str] | None = None,
+    call: Sequence[float] = (),
+    **other: Any,
+) -> Measured:
+    """A method with these seconds; `call` is the part of each save until it returned."""
+    phases = (
+        {"call": trials_of(call), "sync": trials_of([a - b for a, b in zip(save, call, strict=True)])} if call else {}
+    )
+    fields: dict[str, Any] = {
+        "label": label,
+        "strategy": label,
+        "facts": facts or {},
+        "save": trials_of(save),
+        "phases": phases,
+        "loads": {kind: trials_of(load)} if load else {},
+        "size_bytes": size_bytes,
+        "state_bytes": GB,
+    }
+    return Measured(**fields | other)
+
+
+def _setting(*methods: Measured, write_gbps: float = math.nan, read_gbps: float = math.nan, **other: Any) -> Setting:
+    """One node, one task, a shared target."""
+    fields: dict[str, Any] = {
+        "study": "tiny",
+        "target": "disk",
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "apart": "",
+        "node_local": False,
+        "methods": methods,
+        "ceilings_gbps": {"write": write_gbps, "read": read_gbps},
+    }
+    return Setting(**fields | other)
+
+
+@pytest.fixture
+def measured() -> Callable[..., Measured]:
+    """Make a method of hand-chosen trials, without any log."""
+    return _measured
+
+
+@pytest.fixture
+def setting() -> Callable[..., Setting]:
+    """Make a setting of such methods."""
+    return _setting
