@@ -6,11 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from analysis.guard import split
+from analysis.guard import Group, groups
 from analysis.load import Results
 from analysis.noise import Doubt, doubts_about
 
@@ -99,27 +98,21 @@ class Comparison:
 
 def compare(results: Results) -> list[Comparison]:
     """One comparison for each study, target and scale."""
-    keys = ["study", "target", "nodes", "tasks_per_node"]
-    found = []
-    known = results.jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
-    for key, jobs in known.groupby(keys, sort=True):
-        for members, apart in split(jobs):
-            found.append(_comparison(key, members, apart, results))
-    return found
+    return [_comparison(group, results) for group in groups(results.jobs)]
 
 
-def _comparison(key: Any, jobs: pd.DataFrame, apart: str, results: Results) -> Comparison:
+def _comparison(group: Group, results: Results) -> Comparison:
+    jobs = group.jobs
     labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
     described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
-    study, target, nodes, tasks = key
     return Comparison(
-        study=str(study),
-        target=str(target),
-        nodes=int(float(str(nodes))),
-        tasks_per_node=int(float(str(tasks))),
+        study=group.study,
+        target=group.target,
+        nodes=group.nodes,
+        tasks_per_node=group.tasks_per_node,
         state=_state_in_words(described),
         state_bytes=int(described["state_bytes"].iloc[0]) if len(described) else 0,
-        apart=apart,
+        apart=group.apart,
         methods=tuple(_method(label, jobs[jobs["label"] == label], results) for label in labels),
         doubts=tuple(doubts_about(results, jobs)),
     )
