@@ -8,11 +8,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from analysis.cells import printable
 from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import entries, frames
 from analysis.merge import write_merged
-from analysis.render import Format, printable, render
+from analysis.render import Format, render
 from analysis.tables import all_tables
 from ckpt.cli import run
 from jobs.errors import TimingLogError
@@ -33,7 +34,7 @@ def table(*results: Path, style: StyleOption = "text") -> int:
 
     Args:
         results: where the logs are.
-        style: text, markdown or csv.
+        style: text, markdown, csv, latex or html.
     """
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
