@@ -11,12 +11,13 @@ from cyclopts import App, Parameter
 from analysis.advice import Assumptions, Restore, Stall
 from analysis.advice import advise as advise_on
 from analysis.advice_tables import advice_tables, projection_table
+from analysis.cells import printable
 from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import Results, entries, frames
 from analysis.merge import write_merged
 from analysis.projection import Wanted, project
-from analysis.render import Format, printable, render
+from analysis.render import Format, render
 from analysis.tables import all_tables
 from analysis.trials import settings
 from ckpt.cli import run
@@ -38,7 +39,7 @@ def table(*results: Path, style: StyleOption = "text") -> int:
 
     Args:
         results: where the logs are.
-        style: text, markdown or csv.
+        style: text, markdown, csv, latex or html.
     """
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")

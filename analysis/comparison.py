@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from analysis.guard import Group, groups
 from analysis.load import Results
 from analysis.noise import Doubt, doubts_about
+from analysis.statistics import Timed, median_interval
 
 REFERENCE = "torch_save"
 """The method that others are set against, as in the document."""
@@ -28,6 +29,11 @@ class Statistic:
     """Valid samples."""
     invalid: int
     """Samples that were measured, and may not be used."""
+    low: float
+    """The ends of the median's 95 % bootstrap interval; NaN with fewer than two samples."""
+    high: float
+    timed: Timed = field(default=Timed(), compare=False, repr=False)
+    """The valid samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +192,13 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
 
 
 def _statistic(samples: pd.DataFrame) -> Statistic:
-    valid = samples[samples["valid"]]["duration_s"].dropna()
-    invalid = len(samples) - len(valid)
-    if not len(valid):
-        return Statistic(math.nan, math.nan, math.nan, 0, invalid)
-    return Statistic(float(valid.median()), float(valid.min()), float(valid.max()), len(valid), invalid)
+    valid = samples[samples["valid"]].dropna(subset=["duration_s"])
+    timed = Timed(tuple(valid["duration_s"].tolist()), tuple(valid["job_id"].tolist()))
+    median = median_interval(timed.durations, timed.jobs)
+    return Statistic(
+        median.estimate, min(timed.durations, default=math.nan), max(timed.durations, default=math.nan),
+        len(valid), len(samples) - len(valid), median.low, median.high, timed,
+    )  # fmt: skip
 
 
 def _job_problems(jobs: pd.DataFrame) -> list[str]:

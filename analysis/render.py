@@ -1,10 +1,8 @@
-"""Tables as text, Markdown or CSV: each cell from its one definition in `analysis.tables`, harmless in its format."""
+"""Tables as text, Markdown, CSV, LaTeX or HTML: one definition, harmless in each format whatever a log says."""
 
 from __future__ import annotations
 
 import io
-import math
-import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,55 +12,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from analysis.cells import Cell, Change, Marked, Ratio, Table, numbered, printable, shown
 from analysis.comparison import Statistic
-from analysis.tables import Cell, Marked, Number, Share, Table
+from analysis.markup import html, latex
 
-Format = Literal["text", "markdown", "csv"]
-
-_TEXTS = {
-    "",
-    "method",
-    "best for",
-    "question",
-    "strategies",
-    "unit",
-    "next best",
-    "kind of load",
-    "save bound by",
-    "load bound by",
-}
-"""The columns that hold words; all others hold numbers."""
+Format = Literal["text", "markdown", "csv", "latex", "html"]
 
 _MARKDOWN = (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("`", "\\`"))
 """What texts from logs must not do in Markdown: end a cell, be HTML, a link, a picture, or code."""
-
-
-def shown(cell: Cell) -> str:
-    """A cell as people read it."""
-    if isinstance(cell, str):
-        return printable(cell)
-    if isinstance(cell, Marked):
-        return " ".join([printable(cell.text), *(f"[{number}]" for number in cell.notes)])
-    if isinstance(cell, Statistic):
-        return _shown_statistic(cell)
-    if math.isnan(cell.value):
-        return "-"
-    if isinstance(cell, Number):
-        return f"{cell.value:.{cell.decimals}f}"
-    return (f"{cell.value:+.1%}" if isinstance(cell, Share) else f"{cell.value:.0%}").replace("%", " %")
-
-
-def _shown_statistic(cell: Statistic) -> str:
-    invalid = f", {cell.invalid} invalid" if cell.invalid else ""
-    if not cell.count:
-        return f"-{invalid}".removeprefix("-, ")
-    return f"{cell.median:.2f} ({cell.smallest:.2f} - {cell.largest:.2f}, n = {cell.count}{invalid})"
-
-
-def printable(text: str) -> str:
-    """A text from a log on one line, without control characters."""
-    joined = " ".join(text.split())
-    return "".join(character for character in joined if unicodedata.category(character)[0] != "C")
 
 
 def render(tables: Sequence[Table], style: Format) -> str:
@@ -71,13 +28,17 @@ def render(tables: Sequence[Table], style: Format) -> str:
         return "\n".join(_csv(table) for table in tables)
     if style == "markdown":
         return "\n\n".join(_markdown(table) for table in tables) + "\n"
+    if style == "latex":
+        return "\n".join(latex(table) for table in tables)
+    if style == "html":
+        return "\n".join(html(table, f"table-{number}") for number, table in enumerate(tables, 1))
     return "\n".join(_text(table) for table in tables)
 
 
 def _text(table: Table) -> str:
     drawn = RichTable(title=Text(printable(table.title), style="bold"), title_justify="left", expand=False)
-    for heading in table.headings:
-        if heading in _TEXTS:
+    for column, heading in enumerate(table.headings):
+        if table.holds_words(column):
             drawn.add_column(Text(heading), overflow="fold", max_width=60)
         else:
             drawn.add_column(Text(heading), justify="right", no_wrap=True)
@@ -87,7 +48,7 @@ def _text(table: Table) -> str:
     # Wide enough for every column: a table that is too wide would lose ends of its numbers.
     console = Console(file=buffer, width=1000, color_system=None)
     console.print(drawn)
-    for note in table.notes:
+    for note in numbered(table):
         console.print(Text(printable(note)), soft_wrap=True)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
@@ -99,7 +60,7 @@ def _markdown(table: Table) -> str:
         return text
 
     rows = [[cell(shown(each)) for each in row] for row in table.rows]
-    align = ["left" if heading in _TEXTS else "right" for heading in table.headings]
+    align = ["left" if table.holds_words(column) else "right" for column in range(len(table.headings))]
     body = tabulate(
         rows,
         headers=table.headings,
@@ -107,7 +68,7 @@ def _markdown(table: Table) -> str:
         colalign=align if rows else None,
         disable_numparse=True,
     )
-    notes = "\n".join(f"- {cell(printable(note))}" for note in table.notes)
+    notes = "\n".join(f"- {cell(printable(note))}" for note in numbered(table))
     return f"### {cell(printable(table.title))}\n\n{body}\n\n{notes}"
 
 
@@ -117,19 +78,34 @@ def _csv(table: Table) -> str:
     for row in table.rows:
         record: dict[str, str | float] = {"table": table.name, "title": printable(table.title)}
         for heading, cell in zip(table.headings, row, strict=True):
-            key = heading or "method"
-            if isinstance(cell, Marked):
-                record |= {key: printable(cell.text), "notes": " ".join(map(str, cell.notes))}
-            elif isinstance(cell, Statistic):
-                record |= {
-                    f"{key} median": cell.median,
-                    f"{key} smallest": cell.smallest,
-                    f"{key} largest": cell.largest,
-                    f"{key} valid": cell.count,
-                    f"{key} invalid": cell.invalid,
-                }
-            else:
-                record[key] = printable(cell) if isinstance(cell, str) else cell.value
+            record |= _fields(heading or "method", cell)
         records.append(record)
-    notes = "".join(f"# {printable(note)}\n" for note in table.notes)
+    notes = "".join(f"# {printable(note)}\n" for note in numbered(table))
     return pd.DataFrame(records).to_csv(index=False) + notes if records else notes
+
+
+def _fields(key: str, cell: Cell) -> dict[str, str | float]:
+    if isinstance(cell, str):
+        return {key: printable(cell)}
+    if isinstance(cell, Marked):
+        return {key: printable(cell.text), "notes": " ".join(map(str, cell.notes))}
+    if isinstance(cell, Statistic):
+        return {
+            f"{key} median": cell.median,
+            f"{key} low": cell.low,
+            f"{key} high": cell.high,
+            f"{key} smallest": cell.smallest,
+            f"{key} largest": cell.largest,
+            f"{key} valid": cell.count,
+            f"{key} invalid": cell.invalid,
+        }
+    if isinstance(cell, Change | Ratio):
+        low, high = cell.interval.low, cell.interval.high
+        return {
+            key: cell.interval.estimate,
+            f"{key} low": low,
+            f"{key} high": high,
+            f"{key} p": cell.p,
+            f"{key} verdict": cell.verdict,
+        }
+    return {key: cell.value}

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from analysis.comparison import REFERENCE, Comparison, Method, Statistic, change, improvement
+from analysis.cells import Cell, Marked, Number, Part, Share, Table
+from analysis.comparison import REFERENCE, Comparison, Method, change, improvement
 from analysis.noise import in_short
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A relative difference: 0.25 is shown as +25.0 %."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a whole: 0.25 is shown as 25 %."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A plain quantity, shown with so many decimals."""
-
-    value: float
-    decimals: int = 2
-
-
 _HOW_MEASURED = (
-    "medians over trials (smallest - largest, n = valid trials); a save lasts until it is committed (synced and "
-    "renamed), a load until every byte is in memory; GiB = 2^30 bytes"
+    "medians over n valid trials [95 % bootstrap interval, which knows which job a trial belongs to]; a save lasts "
+    "until it is committed (synced and renamed), a load until every byte is in memory; GiB = 2^30 bytes"
 )
 
 _WHAT_BANDWIDTH = (
@@ -48,29 +25,6 @@ _WHAT_COST = (
 )
 
 _COST_NOTES = (_WHAT_BANDWIDTH, _WHAT_COST)
-
-
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """A text, and the numbers of the notes that belong to it."""
-
-    text: str
-    notes: tuple[int, ...]
-
-
-Cell = str | Marked | Statistic | Share | Part | Number
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table before it has a format: headings carry the units."""
-
-    name: str
-    """A short name for files and CSV."""
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...]
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
@@ -109,10 +63,9 @@ def _summary(comparison: Comparison) -> Table:
         )
     cold = ("load, cold [s]", "load, not proven cold [s]") if unproven else ("load, cold [s]",)
     headings = ("method", "save [s]", *cold, "load, warm [s]", "size [GiB]", "best for")
-    numbered = (f"[{number}] {problem}" for number, problem in enumerate(problems, 1))
     doubts = (f"beware: {line}" for line in in_short(comparison.doubts))
-    notes = (f"state: {comparison.state}", _HOW_MEASURED, *numbered, *doubts)
-    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), notes)
+    notes = (f"state: {comparison.state}", _HOW_MEASURED, *doubts)
+    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), notes, tuple(problems))
 
 
 def _relative(comparison: Comparison) -> Table:

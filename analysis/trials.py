@@ -55,6 +55,8 @@ class Measured:
     """By the page cache before: `COLD`, `UNPROVEN`, `WARM`; only those that were measured."""
     size_bytes: float
     """Median of the files' sizes; NaN if nothing was written."""
+    file_bytes: float
+    """Mean size of a file; NaN if nothing was written."""
     state_bytes: int
 
     def fact(self, name: str) -> str:
@@ -165,6 +167,7 @@ def _measured(jobs: pd.DataFrame, results: Results, zeros: Mapping[Any, float]) 
         phases={phase: trials(saves[saves["phase"] == phase]) for phase in parts},
         loads={kind: trials(loads[loads["cache"] == kind]) for kind in kinds},
         size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
+        file_bytes=float(disk["apparent_bytes"].sum() / files) if (files := disk["file_count"].sum()) else math.nan,
         state_bytes=int(sizes.median()) if len(sizes) else 0,
     )
 

@@ -281,6 +281,7 @@ def _measured(
         "phases": phases,
         "loads": {kind: trials_of(load)} if load else {},
         "size_bytes": size_bytes,
+        "file_bytes": size_bytes / 4,
         "state_bytes": GB,
     }
     return Measured(**fields | other)

@@ -124,9 +124,9 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("style", "excerpt"),
     [
-        ((), "│ 87.60 (80.00 - 100.00, n = 3) │"),
-        (("--format", "text"), "│ 87.60 (80.00 - 100.00, n = 3) │"),
-        (("--format", "markdown"), "| 87.60 (80.00 - 100.00, n = 3) |"),
+        ((), "│ 87.60 [80.00, 100.00], n = 3 │"),
+        (("--format", "text"), "│ 87.60 [80.00, 100.00], n = 3 │"),
+        (("--format", "markdown"), "| 87.60 [80.00, 100.00], n = 3 |"),
         (("--format=csv",), ",87.6,80.0,100.0,3,0,"),
     ],
 )

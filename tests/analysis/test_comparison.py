@@ -28,21 +28,21 @@ def test_medians_leave_warm_ups_out(comparison: Comparison) -> None:
 
     assert list(figures) == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
     assert figures["torch_save"] == (
-        Statistic(4, 2, 6, 3, 0),
-        Statistic(2, 1, 3, 3, 0),
-        Statistic(1, 0.5, 1.5, 3, 0),
+        Statistic(4, 2, 6, 3, 0, 2, 6),
+        Statistic(2, 1, 3, 3, 0, 1, 3),
+        Statistic(1, 0.5, 1.5, 3, 0, 0.5, 1.5),
         2.0,
     )
     assert figures["tensorstore_basic"] == (
-        Statistic(87.6, 80, 100, 3, 0),
-        Statistic(25, 20, 30, 3, 0),
-        Statistic(10, 9, 14, 3, 0),
+        Statistic(87.6, 80, 100, 3, 0, 80, 100),
+        Statistic(25, 20, 30, 3, 0, 20, 30),
+        Statistic(10, 9, 14, 3, 0, 9, 14),
         1.5,
     )
     assert figures["tensorstore_t5x"] == (
-        Statistic(43.8, 40, 50, 3, 0),
-        Statistic(12.5, 12, 13, 3, 0),
-        Statistic(12, 11, 13, 3, 0),
+        Statistic(43.8, 40, 50, 3, 0, 40, 50),
+        Statistic(12.5, 12, 13, 3, 0, 12, 13),
+        Statistic(12, 11, 13, 3, 0, 11, 13),
         pytest.approx(1.65),
     )
     assert [method.problems for method in comparison.methods] == [()] * 3
@@ -94,8 +94,8 @@ def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
     method = found.method("torch_save")
 
     assert method is not None
-    assert method.save == Statistic(5, 2, 20, 4, 0)
-    assert method.load_warm == Statistic(1, 1, 3, 4, 0)
+    assert method.save == Statistic(5, 2, 20, 4, 0, 2, 20)
+    assert method.load_warm == Statistic(1, 1, 3, 4, 0, 1, 3)
 
 
 def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) -> None:
@@ -153,7 +153,7 @@ def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[.
     [found] = compare(analysis.load(study.root))
 
     assert found.methods[-1].label == "tensorstore_t5x"
-    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1)
+    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1, 1, 3)
 
 
 @pytest.mark.parametrize(
