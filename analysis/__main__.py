@@ -137,6 +137,23 @@ def project_(
     return 0
 
 
+@app.command(name="figures")
+def figures_(*results: Path, output: OutputOption) -> int:
+    """Draw every figure that there is data for, as SVG, PDF and PNG.
+
+    Args:
+        results: where the logs are.
+        output: the directory to write them to.
+    """
+    from analysis import figures  # only here: matplotlib takes a second to start
+
+    drawn, absent = figures.draw(settings(read(results)))
+    figures.write(drawn, output)
+    print("\n".join(printable(line) for line in absent))
+    print(f"{output}: {len(drawn)} figures, each as {', '.join(figures.FORMATS)}")
+    return 0
+
+
 def read(results: Sequence[Path]) -> Results:
     """The frames of these results."""
     if not results:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from analysis.advice import MTBF_HOURS, Advice, Assumptions, Pick, Schedule
+from analysis.cells import Cell, Number, Table
 from analysis.projection import FAR, Projection, Span
 from analysis.statistics import Interval
-from analysis.cells import Cell, Number, Table
 
 _KINDS = {"cold": "cold", "cold-unproven": "not proven cold", "warm": "warm", "unknown": "-"}
 

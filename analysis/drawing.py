@@ -5,27 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from analysis.looks import Look, wrapped
+from analysis.axes import INK, logarithmic, marks, point, rows, scattered, spread, swatch, with_legend
+from analysis.looks import Look
 from analysis.statistics import Interval
 from analysis.trials import Measured, Trials
-
-INK = "#1f2328"
-"""Text, axes and everything that is no strategy's; a report replaces it by the page's own colour."""
-
-WIDTH_IN = 3.5
-"""A column of a paper with two."""
-
-_GRID = {"color": "#808080", "alpha": 0.3, "linewidth": 0.4}
-_LINE_IN = 0.125
-"""Height of a line of text."""
 
 _PHASES = (("", 1.0), ("////", 0.55), ("....", 0.25))
 """Hatch and opacity of a save's first, second and third phase; later ones repeat the last."""
@@ -52,18 +40,18 @@ def trials(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """Every trial as a point, with median and interval."""
     if not chosen:
         return _NOTHING
-    figure, axes = _rows([method.label for method, _ in chosen])
+    figure, axes = rows([method.label for method, _ in chosen])
     said = []
     for row, (method, measured) in enumerate(chosen):
         look, median = looks[method.label], measured.median()
         # Spread over the row in the order of time, so that equal values stay visible.
         offsets = np.linspace(-0.28, 0.28, len(measured)) if len(measured) > 1 else np.zeros(1)
-        axes.scatter(measured.durations_s, row + offsets, s=9, alpha=0.75, linewidths=0.7, **_mark(look))
+        axes.scatter(measured.durations_s, row + offsets, s=9, alpha=0.75, **scattered(look))
         axes.plot([median.estimate] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.4, solid_capstyle="butt")
         if not math.isnan(median.low):
             axes.plot([median.low, median.high], [row, row], color=INK, linewidth=0.9)
         said.append(f"{method.label} {_interval(median)} s, {len(measured)} trials")
-    _durations(axes.xaxis, [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
+    spread(axes, "x", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
     caption = f"Trials ({title}): each point is one, upright lines are medians, flat ones their 95 % intervals."
     return Picture(figure, caption, f"Duration of each trial, {title}. Medians: {'; '.join(said)}.")
 
@@ -74,15 +62,15 @@ def ecdf(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
         return _NOTHING
     if max(len(measured) for _, measured in chosen) < 2:
         return "a distribution needs two valid trials of a method"
-    figure, axes = _with_legend(chosen, looks, lines=True)
+    figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
     for method, measured in chosen:
         values, look = np.sort(measured.durations_s), looks[method.label]
         shares = np.arange(1, len(values) + 1) / len(values)
         axes.step(np.r_[values[0], values], np.r_[0, shares], where="post", color=look.colour, linestyle=look.line)
-        axes.plot(values, shares, linestyle="none", markersize=3, **_mark_of_line(look))
+        axes.plot(values, shares, markersize=3, **marks(look))
     axes.set_ylim(0, 1.04)
     axes.set_ylabel("share of trials")
-    _durations(axes.xaxis, [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
+    spread(axes, "x", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
     slowest = "; ".join(f"{m.label} {min(t.durations_s):.3g} to {max(t.durations_s):.3g} s" for m, t in chosen)
     caption = f"Distribution ({title}): the share of trials that took at most so long."
     return Picture(figure, caption, f"Cumulative distribution of {title}. Fastest and slowest trials: {slowest}.")
@@ -94,7 +82,7 @@ def phases(chosen: Chosen, looks: Mapping[str, Look]) -> Result:
     names = list(dict.fromkeys(name for method, _ in chosen for name in method.phases))
     if not names:
         return "no save was measured in phases"
-    figure, axes = _rows([method.label for method, _ in chosen], extra_lines=2)
+    figure, axes = rows([method.label for method, _ in chosen], extra_lines=2)
     said = []
     widest = 0.0
     for row, (method, _) in enumerate(chosen):
@@ -112,7 +100,7 @@ def phases(chosen: Chosen, looks: Mapping[str, Look]) -> Result:
     axes.set_xlim(0, widest * 1.22 or 1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("save, mean of trials [s]")
-    handles = [_swatch(*_PHASES[min(number, len(_PHASES) - 1)], name) for number, name in enumerate(names)]
+    handles = [swatch(*_PHASES[min(number, len(_PHASES) - 1)], name) for number, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names), frameon=False)
     caption = "Phases of a save, stacked: means, since medians of parts don't add up to the median of the whole."
     return Picture(figure, caption, f"Mean duration of each phase of a save. {'; '.join(said)}.")
@@ -122,23 +110,23 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     """Bandwidth over the size of the files, below the target's own."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
-    points = [(m, _rates(m, t)) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
+    points = [(m, _rate(m, t)) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
     if not points:
         return _NOTHING
-    figure, axes = _with_legend([(m, None) for m, _ in points], looks)
+    figure, axes = with_legend([m.label for m, _ in points], looks)
     axes.axhline(ceiling_gbps, color=INK, linewidth=1.2)
     axes.annotate(f"ceiling {ceiling_gbps:.3g} GB/s", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
                   xytext=(0, 2), textcoords="offset points", fontsize=6)  # fmt: skip
     for method, rate in points:
-        _point(axes, method.file_bytes / 2**20, Interval(0, 0, 0), rate, looks[method.label])
-    _log(axes.xaxis, [m.file_bytes / 2**20 for m, _ in points])
-    _log(axes.yaxis, [ceiling_gbps, *(rate.estimate for _, rate in points)])
+        point(axes, _exactly(method.file_bytes / 2**20), rate, looks[method.label])
+    logarithmic(axes, "x", [m.file_bytes / 2**20 for m, _ in points])
+    logarithmic(axes, "y", [ceiling_gbps, *(rate.estimate for _, rate in points)])
     axes.set_xlabel("mean size of a file [MiB]")
     axes.set_ylabel(f"{title} [GB/s]")
     said = "; ".join(f"{m.label} {r.estimate:.3g} GB/s, {r.estimate / ceiling_gbps:.0%}" for m, r in points)
     caption = (
-        f"Roofline ({title}): bandwidth with its 95 % interval, over the size of the files; the line is what the target "
-        "did by itself in the same jobs, with direct I/O. A small state, still in a cache, may be above it."
+        f"Roofline ({title}): bandwidth with its 95 % interval, over the size of the files; the line is what the "
+        "target did by itself in the same jobs, with direct I/O. A small state, still in a cache, may be above it."
     )
     return Picture(figure, caption, f"Ceiling {ceiling_gbps:.3g} GB/s. {title} and share of the ceiling: {said}.")
 
@@ -148,13 +136,13 @@ def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     points = [(method, method.size_bytes / 2**30, t.median()) for method, t in chosen if method.size_bytes > 0]
     if not points:
         return "no size on disk with a valid trial"
-    figure, axes = _with_legend([(method, None) for method, _, _ in points], looks)
+    figure, axes = with_legend([method.label for method, _, _ in points], looks)
     front = pareto_front([(size, time.estimate) for _, size, time in points])
     edge = sorted((points[i][2].estimate, points[i][1]) for i in front)
     axes.step(*zip(*edge, strict=True), where="post", color=INK, linewidth=0.8, linestyle=":", label="front")
     for method, size, time in points:
-        _point(axes, time.estimate, time, Interval(size, size, size), looks[method.label])
-    _durations(axes.xaxis, [time.estimate for _, _, time in points], f"{title} [s]")
+        point(axes, time, _exactly(size), looks[method.label])
+    spread(axes, "x", [time.estimate for _, _, time in points], f"{title} [s]")
     axes.set_ylim(0, max(size for _, size, _ in points) * 1.15)
     axes.set_ylabel("size on disk [GiB]")
     said = "; ".join(f"{m.label} {size:.3g} GiB, {time.estimate:.3g} s" for m, size, time in points)
@@ -165,26 +153,22 @@ def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """The places of the points that no other is at least as small in both, and smaller in one."""
-    return [
-        i
-        for i, (x, y) in enumerate(points)
-        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
-    ]
+    return [i for i, (x, y) in enumerate(points) if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)]
 
 
 def drift(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """Every trial at the time when it ran."""
     if not chosen:
         return _NOTHING
-    figure, axes = _with_legend(chosen, looks, lines=True)
+    figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
     zero = min(measured.started_s[0] for _, measured in chosen)
     for method, measured in chosen:
         look = looks[method.label]
         minutes = [(started - zero) / 60 for started in measured.started_s]
-        axes.plot(minutes, measured.durations_s, linestyle=look.line, linewidth=0.5, markersize=3, **_mark_of_line(look))
+        axes.plot(minutes, measured.durations_s, linewidth=0.5, markersize=3, **marks(look, line=True))
     axes.set_xlabel("time since the first trial [min]")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    _durations(axes.yaxis, [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
+    spread(axes, "y", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
     changes = "; ".join(f"{m.label} first {t.durations_s[0]:.3g} s, last {t.durations_s[-1]:.3g} s" for m, t in chosen)
     caption = f"Trials in order of time ({title}): a slope or a step is a machine that changed meanwhile."
     return Picture(figure, caption, f"Duration of each trial over time, {title}. {changes}.")
@@ -195,18 +179,24 @@ def scale(chosen: Sequence[tuple[int, Measured, Trials]], looks: Mapping[str, Lo
     tasks = sorted({number for number, _, _ in chosen})
     if len(tasks) < 2:
         return "measured at one scale only" if tasks else _NOTHING
-    methods = {method.label: method for _, method, _ in chosen}
-    figure, axes = _with_legend([(method, None) for method in methods.values()], looks, lines=True)
+    labels = list(dict.fromkeys(method.label for _, method, _ in chosen))
+    figure, axes = with_legend(labels, looks, lines=True)
     said = []
-    for label in methods:
+    for label in labels:
+        points = [(number, _rate(m, t)) for number, m, t in chosen if m.label == label and t.median().estimate > 0]
+        points.sort(key=lambda each: each[0])
         look = looks[label]
-        points = sorted((n, _rates(m, t)) for n, m, t in chosen if m.label == label and t.median().estimate > 0)
-        rates = [rate.estimate for _, rate in points]
-        axes.plot([n for n, _ in points], rates, linestyle=look.line, markersize=4, **_mark_of_line(look))
+        axes.plot(
+            [n for n, _ in points],
+            [r.estimate for _, r in points],
+            linestyle=look.line,
+            linewidth=0.8,
+            color=look.colour,
+        )
         for number, rate in points:
-            axes.plot([number] * 2, [rate.low, rate.high], color=look.colour, linewidth=0.8)
-        said.append(f"{label}: " + ", ".join(f"{n} tasks {rate:.3g} GB/s" for (n, _), rate in zip(points, rates, strict=True)))
-    _log(axes.xaxis, [float(number) for number in tasks])
+            point(axes, _exactly(number), rate, look)
+        said.append(f"{label} " + ", ".join(f"{r.estimate:.3g} GB/s with {n} tasks" for n, r in points))
+    logarithmic(axes, "x", [float(number) for number in tasks])
     axes.set_xticks(tasks, [str(number) for number in tasks])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tasks (nodes × tasks per node)")
@@ -215,46 +205,21 @@ def scale(chosen: Sequence[tuple[int, Measured, Trials]], looks: Mapping[str, Lo
     return Picture(figure, caption, f"Bandwidth by number of tasks, {title}. {'; '.join(said)}.")
 
 
-def _rows(labels: Sequence[str], extra_lines: int = 0) -> tuple[Figure, Axes]:
-    """Axes with a row for each label, the first on top."""
-    texts = [wrapped(label) for label in labels]
-    lines = max(max(text.count("\n") + 1 for text in texts), 1.4)
-    figure = Figure(figsize=(WIDTH_IN, 0.45 + _LINE_IN * (lines * len(texts) + extra_lines)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_yticks(range(len(texts)), texts)
-    axes.set_ylim(len(texts) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", **_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _exactly(value: float) -> Interval:
+    return Interval(value, value, value)
 
 
-def _with_legend(chosen: Sequence[tuple[Measured, Any]], looks: Mapping[str, Look], *, lines: bool = False) -> tuple[Figure, Axes]:
-    """Axes with a legend of all methods below, in two columns where there are several."""
-    texts = [wrapped(method.label) for method, _ in chosen]
-    columns = 2 if len(texts) > 2 else 1
-    heights = [text.count("\n") + 1.35 for text in texts]
-    per_column = math.ceil(len(texts) / columns)
-    legend = max(sum(heights[start : start + per_column]) for start in range(0, len(heights), per_column))
-    figure = Figure(figsize=(WIDTH_IN, 2.2 + 0.11 * legend), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(**_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles = []
-    for (method, _), text in zip(chosen, texts, strict=True):
-        look = looks[method.label]
-        line = look.line if lines else "none"
-        handles.append(Line2D([], [], linestyle=line, markersize=4, label=text, **_mark_of_line(look)))
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
-    return figure, axes
+def _rate(method: Measured, measured: Trials) -> Interval:
+    """GB/s at the median, and at the ends of its interval."""
+    median = measured.median()
+    low, high = (method.state_bytes / end / 1e9 if end > 0 else math.nan for end in (median.high, median.low))
+    return Interval(method.state_bytes / median.estimate / 1e9, low, high)
 
 
-def _mark(look: Look) -> dict[str, Any]:
-    return {"marker": look.marker, "facecolors": look.colour if look.filled else "none", "edgecolors": look.colour}
+def _mean(measured: Trials | None) -> float:
+    return float(np.mean(measured.durations_s)) if measured else 0.0
 
 
-def _mark_of_line(look: Look) -> dict[str, Any]:
-    face = look.colour if look.filled else "none"
-    return {"marker": look.marker, "color": look.colour, "markerfacecolor": face, "markeredgewidth": 0.7}
+def _interval(value: Interval) -> str:
+    between = "" if math.isnan(value.low) else f" ({value.low:.3g} to {value.high:.3g})"
+    return f"{value.estimate:.3g}{between}"

@@ -16,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from analysis import drawing
+from analysis.axes import INK
 from analysis.errors import ResultsError
 from analysis.looks import Look, looks
 from analysis.trials import COLD, UNPROVEN, WARM, Measured, Setting, Trials
@@ -29,7 +30,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 """Without dates and versions, so that the same results give the same files."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "ckpt-study",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -43,11 +44,14 @@ _STYLE: dict[str, Any] = {
     "hatch.linewidth": 0.5,
     "savefig.dpi": 300,
     **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "hatch.color"), drawing.INK
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "hatch.color"), INK
     ),
 }
 
 _OPERATIONS = {"save": "save", COLD: "load, cold", UNPROVEN: "load, not proven cold", WARM: "load, warm"}
+
+
+_LONGEST_NAME = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,11 @@ def _wanted(kind: str, operation: str) -> bool:
 
 def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
     kinds = [kind for kind in (COLD, UNPROVEN, WARM) if any(kind in method.loads for method in setting.methods)]
-    return [
-        Panel(setting, operation, measured, styles)
-        for operation in ("save", *(kinds or [COLD]))
-        for measured in [tuple((m, t) for m in setting.methods if len(t := _trials(m, operation)))]
-    ]
+    panels = []
+    for operation in ("save", *(kinds or [COLD])):
+        pairs = ((method, _trials(method, operation)) for method in setting.methods)
+        panels.append(Panel(setting, operation, tuple(pair for pair in pairs if len(pair[1])), styles))
+    return panels
 
 
 def _trials(method: Measured, operation: str) -> Trials:
@@ -158,10 +162,12 @@ def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result:
         absent.append(f"no figure of {what} ({where}): {result}")
         return
     scale = "" if kind == "scale" else f"{setting.nodes}x{setting.tasks_per_node}"
-    stem = "-".join(filter(None, (setting.study, setting.target, scale, kind, "" if kind == "phases" else panel.operation)))
-    stem = re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-.")[:120]
+    operation = "" if kind == "phases" else panel.operation
+    parts = filter(None, (setting.study, setting.target, scale, kind, operation))
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:_LONGEST_NAME]
     taken = {each.name for each in drawn}
-    name = next(name for number in range(1, len(taken) + 2) if (name := stem + f"-{number}" * (number > 1)) not in taken)
+    names = (stem + f"-{number}" * (number > 1) for number in range(1, len(taken) + 2))
+    name = next(each for each in names if each not in taken)
     drawn.append(Drawn(name, f"{result.caption} {where[:1].upper()}{where[1:]}.", result.alt, result.figure))
 
 
