@@ -8,8 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from analysis.advice import Assumptions, Restore, Stall
-from analysis.advice import advise as advise_on
+from analysis.advice import USUAL, Assumptions, advise
 from analysis.advice_tables import advice_tables, projection_table
 from analysis.cells import printable
 from analysis.comparison import compare
@@ -30,6 +29,7 @@ app = App(
 )
 
 StyleOption = Annotated[Format, Parameter(name="--format")]
+AssumptionOptions = Annotated[Assumptions, Parameter(name="*")]
 OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 
@@ -84,30 +84,16 @@ def merge(*results: Path, output: OutputOption) -> int:
     return 0
 
 
-@app.command
-def advise(
-    *results: Path,
-    mtbf_hours: float = 8,
-    step_time: float | None = None,
-    restore: Restore = "cold",
-    restart_s: float = 0,
-    stall: Stall = "committed",
-    style: StyleOption = "text",
-) -> int:
+@app.command(name="advise")
+def advise_(*results: Path, assumptions: AssumptionOptions = USUAL, style: StyleOption = "text") -> int:
     """Say what to use where, how often to checkpoint, and what share of the machine that costs.
 
     Args:
         results: where the logs are.
-        mtbf_hours: mean time between failures of the whole job, all its nodes together.
-        step_time: seconds of one training step, to have the interval in steps as well.
-        restore: which load a restart does: cold, from storage; or warm, where a node still has the checkpoint cached.
-        restart_s: seconds that a restart costs besides the load: noticing the failure, waiting for nodes, starting.
-        stall: what stops the job: the save until committed; or its call alone, if your code syncs and commits while
-            the job computes.
-        style: text, markdown or csv.
+        assumptions: what the measurements can't know about the job.
+        style: text, markdown, csv, latex or html.
     """
-    assumptions = Assumptions(mtbf_hours, step_time, restore, restart_s, stall)
-    advices = [advise_on(setting, assumptions) for setting in settings(read(results))]
+    advices = [advise(setting, assumptions) for setting in settings(read(results))]
     print(render([table for advice in advices for table in advice_tables(advice)], style))
     return 0
 
@@ -129,7 +115,7 @@ def project_(
         nodes: that save and load it together.
         bytes_per_parameter: 14 for training in 16 bit with Adam (weights, their 32-bit copy, two moments).
         shared_limit_gbps: what the shared filesystem can do in all, in GB/s (1e9 bytes).
-        style: text, markdown or csv.
+        style: text, markdown, csv, latex or html.
     """
     wanted = Wanted(parameters, bytes_per_parameter, nodes, shared_limit_gbps)
     wanted.check()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from analysis.errors import ResultsError
 from analysis.failures import Loss, daly_interval_s, loss, young_interval_s
@@ -32,7 +34,8 @@ class Assumptions:
 
     mtbf_hours: float = 8.0
     """Mean time between failures of the whole job: of all its nodes together."""
-    step_time_s: float | None = None
+    step_time_s: Annotated[float | None, Parameter(name="--step-time")] = None
+    """Seconds of one training step, to have the interval in steps as well."""
     restore: Restore = "cold"
     """Which load a restart does: from storage, or on a node that still has the checkpoint in its page cache."""
     restart_s: float = 0.0
@@ -54,6 +57,9 @@ class Assumptions:
         for name, value, zero_is_fine in limits:
             if not math.isfinite(value) or value < 0 or (value == 0 and not zero_is_fine):
                 raise ResultsError(f"{name} {value:g}: expected {'zero or ' if zero_is_fine else ''}a positive number")
+
+
+USUAL = Assumptions()
 
 
 @dataclass(frozen=True, slots=True)
