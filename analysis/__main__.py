@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from analysis.across import across_tables
 from analysis.advice import USUAL, Assumptions, advise
 from analysis.advice_tables import advice_tables, projection_table
 from analysis.cells import printable
@@ -34,16 +35,17 @@ OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 
 @app.command
-def table(*results: Path, style: StyleOption = "text") -> int:
-    """Print the comparison tables: summary, relative to PyTorch, T5X against basic.
+def table(*results: Path, style: StyleOption = "text", reference: str = "") -> int:
+    """Print the comparison tables: summary, relative to a reference, phases, bandwidth, cost; targets and scales.
 
     Args:
         results: where the logs are.
+        reference: the method that the others are set against, by its label; torch_save by default.
         style: text, markdown, csv, latex or html.
     """
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    print_tables(results, style)
+    print_tables(results, style, reference)
     return 0
 
 
@@ -147,10 +149,11 @@ def read(results: Sequence[Path]) -> Results:
     return frames(entries(results))
 
 
-def print_tables(results: Sequence[Path], style: Format = "text") -> None:
-    """Print the document's tables for each comparison in the results."""
-    for comparison in compare(frames(entries(results))):
-        print(render(all_tables(comparison), style))
+def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
+    """Print the tables of each comparison in the results, then those across them."""
+    comparisons = compare(frames(entries(results)), reference)
+    tables = [table for comparison in comparisons for table in all_tables(comparison)]
+    print(render([*tables, *across_tables(comparisons)], style))
 
 
 if __name__ == "__main__":

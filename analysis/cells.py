@@ -6,7 +6,7 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
-from analysis.comparison import Statistic
+from analysis.method import Statistic
 from analysis.statistics import Interval
 
 MISSING = "-"
@@ -101,7 +101,8 @@ def pieces(cell: Statistic | Share | Part | Number | Change | Ratio) -> list[tup
     if isinstance(cell, Statistic):
         return _of_statistic(cell)
     if isinstance(cell, Change):
-        return _of_interval(cell.interval, "+.1f", 100, " %", cell.verdict)
+        said_by_sign = cell.verdict in {"slower", "faster"}
+        return _of_interval(cell.interval, "+.1f", 100, " %", "" if said_by_sign else cell.verdict)
     if isinstance(cell, Ratio):
         return _of_interval(cell.interval, ".2f", 1, "", cell.verdict)
     if math.isnan(cell.value):

@@ -79,7 +79,8 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': "''", "[": "{[}", "]": "{]}",
-    "×": r"\ensuremath{\times}", "µ": r"\ensuremath{\mu}", "·": r"\ensuremath{\cdot}", "–": r"\textendash{}", "—": r"\textemdash{}",
+    "×": r"\ensuremath{\times}", "µ": r"\ensuremath{\mu}", "·": r"\ensuremath{\cdot}",
+    "–": r"\textendash{}", "—": r"\textemdash{}",
     "’": "'", "‘": "`", "“": "``", "”": "''", "…": r"\dots{}",
 }  # fmt: skip
 """What means something else in LaTeX; a bracket is kept from being an option."""

@@ -13,8 +13,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from analysis.cells import Cell, Change, Marked, Ratio, Table, numbered, printable, shown
-from analysis.comparison import Statistic
 from analysis.markup import html, latex
+from analysis.method import Statistic
 
 Format = Literal["text", "markdown", "csv", "latex", "html"]
 

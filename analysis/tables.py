@@ -1,35 +1,47 @@
-"""What the tables hold: the document's three, and what the methods cost. `analysis.render` draws them."""
+"""What the tables of one comparison hold: the document's three, phases, bandwidth, cost."""
 
 from __future__ import annotations
 
-from analysis.cells import Cell, Marked, Number, Part, Share, Table
-from analysis.comparison import REFERENCE, Comparison, Method, change, improvement
+import math
+from collections.abc import Iterable
+
+from analysis.cells import Cell, Change, Marked, Number, Part, Share, Table
+from analysis.comparison import Comparison
+from analysis.method import Method
 from analysis.noise import in_short
+from analysis.relative import OPERATIONS, Relative, related, timed
+from analysis.statistics import Difference, Interval
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
 
-
-_HOW_MEASURED = (
-    "medians over n valid trials [95 % bootstrap interval, which knows which job a trial belongs to]; a save lasts "
-    "until it is committed (synced and renamed), a load until every byte is in memory; GiB = 2^30 bytes"
+HOW_MEASURED = (
+    "medians over n valid trials; in brackets: 95 % bootstrap intervals, which know the job of each trial; a save "
+    "lasts until it is committed (synced and renamed), a load until every byte is in memory; GiB = 2^30 bytes"
 )
+
+HOW_TESTED = (
+    "in brackets: 95 % bootstrap intervals; `not significant` is p >= 0.05 in a permutation test of whole jobs, "
+    "corrected for all differences of this table (Benjamini-Hochberg); `too few ... to tell` is what no result could "
+    "have changed"
+)
+
+_WITHIN_ONE_JOB = "with one job a side, trials are permuted: that these two jobs differ doesn't say that others would"
 
 _WHAT_BANDWIDTH = (
     "bandwidth is the state's logical bytes over time, GB = 10^9 bytes, total over total; the ceiling is what the "
-    "target itself did in the same jobs, before and after, with direct I/O where it allows that"
+    "target itself did in the same jobs, before and after, with direct I/O where it allows that; loads are "
+    "cold ones where there are proven cold loads"
 )
 
 _WHAT_COST = (
-    "load: cold where there are proven cold loads; memory is the peak above what was resident before, so a load's "
-    "holds the state"
+    "medians; memory is the peak above what was resident before, so a load's holds the state; written, read and taken "
+    "on disk are shares of the state's bytes: written / state is the write amplification; cores: CPU time over duration"
 )
-
-_COST_NOTES = (_WHAT_BANDWIDTH, _WHAT_COST)
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """The document's tables, and what the methods cost."""
-    return [*document_tables(comparison), _cost(comparison)]
+    """The document's tables, the parts of a save, and what the methods reach and cost."""
+    return [*document_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
 
 
 def document_tables(comparison: Comparison) -> list[Table]:
@@ -37,71 +49,127 @@ def document_tables(comparison: Comparison) -> list[Table]:
     return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
 
 
-def _where(comparison: Comparison) -> str:
-    where = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
-    return f"{where} ({comparison.apart})" if comparison.apart else where
+def where(comparison: Comparison) -> str:
+    """What a comparison is of, for titles."""
+    named = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
+    return f"{named} ({comparison.apart})" if comparison.apart else named
+
+
+def shown_operations(methods: tuple[Method, ...]) -> list[str]:
+    """The operations that get a column: loads that aren't proven cold only where there are any."""
+    unproven = any(method.load_unproven.count or method.load_unproven.invalid for method in methods)
+    return [name for name in OPERATIONS if unproven or name != "load_unproven"]
 
 
 def _summary(comparison: Comparison) -> Table:
     problems: list[str] = []
     rows: list[tuple[Cell, ...]] = []
-    # A column of its own, and only where it is needed: proven and unproven loads do not compare.
-    unproven = any(method.load_unproven.count or method.load_unproven.invalid for method in comparison.methods)
+    operations = shown_operations(comparison.methods)
     for method in comparison.methods:
         first = len(problems) + 1
         problems += [f"{method.label}: {problem}" for problem in method.problems]
         rows.append(
             (
                 Marked(method.label, tuple(range(first, len(problems) + 1))),
-                method.save,
-                method.load_cold,
-                *([method.load_unproven] if unproven else []),
-                method.load_warm,
+                *(timed(method, name) for name in operations),
                 Number(method.size_bytes / 2**30),
                 method.best_for,
             )
         )
-    cold = ("load, cold [s]", "load, not proven cold [s]") if unproven else ("load, cold [s]",)
-    headings = ("method", "save [s]", *cold, "load, warm [s]", "size [GiB]", "best for")
+    headings = ("method", *(f"{OPERATIONS[name]} [s]" for name in operations), "size [GiB]", "best for")
     doubts = (f"beware: {line}" for line in in_short(comparison.doubts))
-    notes = (f"state: {comparison.state}", _HOW_MEASURED, *doubts)
-    return Table("summary", f"Summary: {_where(comparison)}", headings, tuple(rows), notes, tuple(problems))
+    notes = (f"state: {comparison.state}", HOW_MEASURED, *doubts)
+    return Table("summary", f"Summary: {where(comparison)}", headings, tuple(rows), notes, tuple(problems))
 
 
 def _relative(comparison: Comparison) -> Table:
-    reference = comparison.method(REFERENCE)
-    headings = ("method", "save", "load, cold", "load, warm", "size")
-    title = f"Relative to PyTorch ({REFERENCE}): {_where(comparison)}"
-    if reference is None:
-        return Table("relative", title, headings, (), (f"the study has no {REFERENCE} to set the others against",))
+    reference = comparison.reference
+    operations = shown_operations(comparison.methods)
+    headings = ("method", *(OPERATIONS[name] for name in operations), "size")
+    title = f"Relative to {reference}: {where(comparison)}"
+    if comparison.method(reference) is None:
+        return Table("relative", title, headings, (), (f"the study has no {reference} to set the others against",))
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            method.label,
-            *(Share(change(a, b)) for a, b in zip(_figures(method), _figures(reference), strict=True)),
-        )
-        for method in comparison.methods
-        if method is not reference
+        (label, *(_change(each.difference(name)) for name in operations), Share(each.size - 1))
+        for label, each in comparison.relative.items()
     )
-    return Table("relative", title, headings, rows, ("of medians; + is more time, or more bytes",))
+    notes = ("of medians; + is more time, or more bytes", *test_notes(comparison.relative.values()))
+    return Table("relative", title, headings, rows, notes)
 
 
 def _t5x_against_basic(comparison: Comparison) -> Table:
     basic, t5x = comparison.method(BASIC), comparison.method(T5X)
     headings = ("", "save time saved", "cold load time saved", "warm load time saved", "size")
-    title = f"T5X against basic TensorStore: {_where(comparison)}"
+    title = f"T5X against basic TensorStore: {where(comparison)}"
     if basic is None or t5x is None:
         absent = BASIC if basic is None else T5X
         return Table("t5x_against_basic", title, headings, (), (f"the study has no {absent}",))
-    pairs = list(zip(_figures(t5x), _figures(basic), strict=True))
-    row: tuple[Cell, ...] = ("T5X", *(Share(improvement(a, b)) for a, b in pairs[:3]), Share(change(*pairs[3])))
-    return Table("t5x_against_basic", title, headings, (row,), ("of medians; + is time saved, or more bytes",))
+    [found] = related([(t5x, basic)])
+    saved = (_saved(each) for each in (found.save, found.load_cold, found.load_warm))
+    row: tuple[Cell, ...] = ("T5X", *saved, Share(found.size - 1))
+    notes = ("of medians; + is time saved, or more bytes", *test_notes([found]))
+    return Table("t5x_against_basic", title, headings, (row,), notes)
+
+
+def test_notes(relatives: Iterable[Relative]) -> list[str]:
+    """How the verdicts came about, where there are any."""
+    tests = [each.difference(name) for each in relatives for name in OPERATIONS]
+    told = [each for each in tests if each.verdict()]
+    within = any(each.test.unit == "trials" and math.isfinite(each.corrected_p) for each in told)
+    return [*([HOW_TESTED] if told else []), *([_WITHIN_ONE_JOB] if within else [])]
+
+
+def _change(difference: Difference) -> Change:
+    ratio = difference.ratio
+    interval = Interval(ratio.estimate - 1, ratio.low - 1, ratio.high - 1)
+    return Change(interval, difference.verdict(), difference.corrected_p)
+
+
+def _saved(difference: Difference) -> Change:
+    ratio = difference.ratio
+    interval = Interval(1 - ratio.estimate, 1 - ratio.high, 1 - ratio.low)
+    return Change(interval, difference.verdict(), difference.corrected_p)
+
+
+def _phases(comparison: Comparison) -> Table:
+    parts = list(dict.fromkeys(phase for method in comparison.methods for phase in method.phases))
+    loads = [name for name in shown_operations(comparison.methods) if name != "save"]
+    headings = (
+        "method", *(f"save: {part} [s]" for part in parts), "save [s]", *(f"{OPERATIONS[name]} [s]" for name in loads),
+    )  # fmt: skip
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            method.label,
+            *(Number(method.phases.get(part, math.nan)) for part in parts),
+            *(Number(timed(method, name).median) for name in ("save", *loads)),
+        )
+        for method in comparison.methods
+    )
+    note = (
+        "medians, so that the parts need not add up to the whole; a training job may go on after `call` if it may fail"
+    )
+    return Table("phases", f"Phases: {where(comparison)}", headings, rows, (note,))
+
+
+def _bandwidth(comparison: Comparison) -> Table:
+    headings = ("method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling")
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            method.label,
+            Number(method.cost.save_gbps, 3),
+            Part(method.cost.save_share),
+            Number(method.cost.load_gbps, 3),
+            Part(method.cost.load_share),
+        )
+        for method in comparison.methods
+    )
+    return Table("bandwidth", f"Bandwidth: {where(comparison)}", headings, rows, (_WHAT_BANDWIDTH,))
 
 
 def _cost(comparison: Comparison) -> Table:
     headings = (
-        "method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling",
-        "CPU, save [s]", "CPU, load [s]", "memory, save [MiB]", "memory, load [MiB]",
-        "written / state", "files", "under 1 MiB",
+        "method", "CPU, save [s]", "CPU, load [s]", "cores, save", "cores, load", "memory, save [MiB]",
+        "memory, load [MiB]", "written / state", "read / state", "on disk / state", "files", "under 1 MiB",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.methods:
@@ -109,23 +177,17 @@ def _cost(comparison: Comparison) -> Table:
         rows.append(
             (
                 method.label,
-                Number(cost.save_gbps, 3),
-                Part(cost.save_share),
-                Number(cost.load_gbps, 3),
-                Part(cost.load_share),
                 Number(cost.save_cpu_s),
                 Number(cost.load_cpu_s),
+                Number(cost.save_cores, 1),
+                Number(cost.load_cores, 1),
                 Number(cost.save_extra_bytes / 2**20, 0),
                 Number(cost.load_extra_bytes / 2**20, 0),
                 Number(cost.written_share),
+                Number(cost.read_share),
+                Number(cost.disk_share),
                 Number(cost.file_count, 0),
                 Part(cost.small_file_share),
             )
         )
-    return Table(
-        "cost", f"Bandwidth and cost: {_where(comparison)}", headings, tuple(rows), (_WHAT_BANDWIDTH, _WHAT_COST)
-    )
-
-
-def _figures(method: Method) -> tuple[float, float, float, float]:
-    return method.save.median, method.load_cold.median, method.load_warm.median, method.size_bytes
+    return Table("cost", f"Cost: {where(comparison)}", headings, tuple(rows), (_WHAT_COST,))

@@ -127,7 +127,7 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
         ((), "│ 87.60 [80.00, 100.00], n = 3 │"),
         (("--format", "text"), "│ 87.60 [80.00, 100.00], n = 3 │"),
         (("--format", "markdown"), "| 87.60 [80.00, 100.00], n = 3 |"),
-        (("--format=csv",), ",87.6,80.0,100.0,3,0,"),
+        (("--format=csv",), ",87.6,80.0,100.0,80.0,100.0,3,0,"),
     ],
 )
 def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, command: Command) -> None:

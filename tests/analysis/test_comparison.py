@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import analysis
-from analysis.comparison import Comparison, Statistic, change, compare, improvement
+from analysis.comparison import Comparison, compare
+from analysis.method import Statistic
+from analysis.relative import ratio
 
 GIB = 2**30
 
@@ -60,7 +62,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
     blocks = show(three_methods.root, "csv").strip().split("\n\n")
     tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
-    summary, relative, against, cost = tables
+    summary, relative, against, _phases, bandwidth, _cost = tables
 
     def numbers(row: dict[str, str], *columns: str) -> list[float]:
         return [float(row[column]) for column in columns]
@@ -69,6 +71,8 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
         *["summary"] * 3,
         *["relative"] * 2,
         "t5x_against_basic",
+        *["phases"] * 3,
+        *["bandwidth"] * 3,
         *["cost"] * 3,
     ]
     assert [row["method"] for row in summary] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
@@ -81,7 +85,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     figures = ["save time saved", "cold load time saved", "warm load time saved", "size"]
     assert numbers(against[0], *figures) == pytest.approx([0.5, 0.5, -0.2, 0.1])
     # 1 GiB in each of three trials: total bytes over total seconds.
-    assert numbers(cost[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
+    assert numbers(bandwidth[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
 
 
 def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
@@ -157,17 +161,16 @@ def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[.
 
 
 @pytest.mark.parametrize(
-    ("value", "reference", "more", "saved"),
+    ("value", "reference", "expected"),
     [
-        (21.9, 1.0, 20.9, -20.9),
-        (0.5, 1.0, -0.5, 0.5),
-        (3.0, 3.0, 0.0, 0.0),
-        (1.0, 0.0, math.nan, math.nan),
-        (math.nan, 1.0, math.nan, math.nan),
-        (1.0, math.nan, math.nan, math.nan),
+        (21.9, 1.0, 21.9),
+        (0.5, 1.0, 0.5),
+        (3.0, 3.0, 1.0),
+        (1.0, 0.0, math.nan),
+        (math.nan, 1.0, math.nan),
+        (1.0, math.nan, math.nan),
     ],
 )
-def test_relative_differences(value: float, reference: float, more: float, saved: float) -> None:
-    """A difference is a share of the reference; nothing is said where one of the two is unknown."""
-    assert pytest.approx(more, nan_ok=True) == change(value, reference)
-    assert pytest.approx(saved, nan_ok=True) == improvement(value, reference)
+def test_a_ratio(value: float, reference: float, expected: float) -> None:
+    """How many times the reference; nothing is said where one of the two is unknown."""
+    assert pytest.approx(expected, nan_ok=True) == ratio(value, reference)

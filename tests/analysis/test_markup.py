@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cells import Change, Marked, Number, Part, Ratio, Share, Table
-from analysis.comparison import Statistic
 from analysis.markup import LATEX_PACKAGES, html, in_latex, latex
+from analysis.method import Statistic
 from analysis.statistics import Interval
 
 NAN = float("nan")

@@ -97,7 +97,7 @@ def test_text_loses_no_digit_of_wide_tables(make_study: Callable[..., Any], show
     shown = show(study.root, "text")
 
     assert shown.count("123456789.25, n = 1, 1 invalid") == 3
-    assert shown.count("│ 123456789.25 │") == 1
+    assert shown.split("Relative to")[0].count("│ 123456789.25 │") == 1
     assert "…" not in shown
 
 
@@ -136,7 +136,7 @@ def test_texts_from_a_log_are_harmless(style: str, make_study: Callable[..., Any
         assert not re.search(r"(?<!\\)[_#$^~&](?! )", shown.replace("\\#", ""))
         assert r"\textbackslash{}slash" in shown
         assert r"{[}bold{]}loud" in shown
-        assert len([line for line in lines if line.startswith(r"\begin{table}")]) == 4
+        assert len([line for line in lines if line.startswith(r"\begin{table}")]) == 6
     elif style == "html":
         assert set(re.findall(r"<(\w+)", shown)) <= HTML_TAGS
         assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;lt;b&amp;gt; line next" in shown
@@ -145,7 +145,10 @@ def test_texts_from_a_log_are_harmless(style: str, make_study: Callable[..., Any
         assert len(header) == len(row)
         assert row[header.index("method")].startswith("[bold]loud[/bold] [s] |cell| <script>alert(1)</script>")
         assert row[header.index("best for")] == "<b>[red]|x|"
-        assert all(not line or line.startswith(("#", "table,", "summary,", "relative,", "cost,")) for line in lines)
+        assert all(
+            not line or line.startswith(("#", "table,", "summary,", "relative,", "phases,", "bandwidth,", "cost,"))
+            for line in lines
+        )
 
 
 @STYLES
