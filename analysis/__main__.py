@@ -142,6 +142,37 @@ def figures_(*results: Path, output: OutputOption) -> int:
     return 0
 
 
+@app.command(name="report")
+def report_(
+    *results: Path,
+    assumptions: AssumptionOptions = USUAL,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Write one HTML file that holds everything: the answer, tables, figures, method, warnings, provenance, samples.
+
+    Args:
+        results: where the logs are.
+        assumptions: what the measurements can't know about the job.
+        output: the file to write; by default report/report.html in the study's directory.
+    """
+    from analysis import report  # only here: matplotlib takes a second to start
+
+    assumptions.check()
+    frames_ = read(results)
+    path = output or _usual_report(results)
+    report.write(report.report(frames_, assumptions), path)
+    print(path)
+    return 0
+
+
+def _usual_report(results: Sequence[Path]) -> Path:
+    if len(results) == 1 and (results[0] / "logs").is_dir():
+        return results[0] / "report" / "report.html"
+    raise ResultsError(
+        "RESULTS is not one study's directory, so that there is no usual place: name the file with -o FILE"
+    )
+
+
 def read(results: Sequence[Path]) -> Results:
     """The frames of these results."""
     if not results:

@@ -11,13 +11,13 @@ from analysis.statistics import Interval
 
 _KINDS = {"cold": "cold", "cold-unproven": "not proven cold", "warm": "warm", "unknown": "-"}
 
-_HOW_SEPARATED = (
+HOW_SEPARATED = (
     "several strategies in one row: the data does not separate them. One is called slower only if the 95 % interval of "
     "the ratio of medians lies above 1 and a permutation test of whole jobs agrees (corrected p < 0.05); with too "
     "few jobs for that test, only if no trial of one is as fast as one of the other"
 )
 
-_MODEL = (
+MODEL = (
     "Young: sqrt(2 C M); Daly: his higher-order estimate (2006), for C < 2 M; C is the stall, M the MTBF, and the "
     "interval is time spent computing between two checkpoints. The machine lost is what Daly's expected wall time has "
     "above the time for the work alone, at Daly's interval"
@@ -144,7 +144,7 @@ def _picks(advice: Advice) -> Table:
         "times, low",
         "times, high",
     )
-    notes = (*in_words(advice), _HOW_SEPARATED, *(f"assumed: {each}" for each in assumed(advice.assumptions)),
+    notes = (*in_words(advice), HOW_SEPARATED, *(f"assumed: {each}" for each in assumed(advice.assumptions)),
              *(f"thin: {each}" for each in advice.thin))  # fmt: skip
     return Table("advice", f"Advice: {advice.setting.title}", headings, tuple(rows), notes)
 
@@ -176,7 +176,7 @@ def _schedules(advice: Advice) -> Table:
     )  # fmt: skip
     hours = advice.assumptions.mtbf_hours
     title = f"How often to checkpoint, with a failure every {hours:g} h: {advice.setting.title}"
-    return Table("schedule", title, headings, tuple(rows), (_MODEL, _what_stalls(advice.assumptions)))
+    return Table("schedule", title, headings, tuple(rows), (MODEL, _what_stalls(advice.assumptions)))
 
 
 def _what_stalls(assumptions: Assumptions) -> str:
@@ -197,7 +197,7 @@ def _by_mtbf(advice: Advice) -> list[Table]:
     ]
     return [
         Table("interval_by_mtbf", f"Minutes of computing between checkpoints (Daly), by MTBF: {where}",
-              ("method", *(f"{heading} [min]" for heading in headings)), tuple(intervals), (_MODEL,)),
+              ("method", *(f"{heading} [min]" for heading in headings)), tuple(intervals), (MODEL,)),
         Table("lost_by_mtbf", f"Share of the machine lost to checkpoints and failures, by MTBF: {where}",
               ("method", *(f"{heading} [%]" for heading in headings)), tuple(lost), ("at Daly's interval for each",)),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from analysis.looks import Look
 from analysis.statistics import Interval
 from analysis.trials import Measured, Trials
 
-_PHASES = (("", 1.0), ("////", 0.55), ("....", 0.25))
+_PHASES = (("", 1.0), ("////", 0.55), ("\\\\\\\\", 0.25))
 """Hatch and opacity of a save's first, second and third phase; later ones repeat the last."""
 
 Chosen = Sequence[tuple[Measured, Trials]]

@@ -63,6 +63,8 @@ class Drawn:
     caption: str
     alt: str
     """What it shows, with the numbers, for those who don't see it."""
+    setting: Setting | None
+    """Where it was measured; None if in several."""
     figure: Figure
 
 
@@ -168,7 +170,8 @@ def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result:
     taken = {each.name for each in drawn}
     names = (stem + f"-{number}" * (number > 1) for number in range(1, len(taken) + 2))
     name = next(each for each in names if each not in taken)
-    drawn.append(Drawn(name, f"{result.caption} {where[:1].upper()}{where[1:]}.", result.alt, result.figure))
+    caption = f"{result.caption} Study {where}."
+    drawn.append(Drawn(name, caption, result.alt, None if kind == "scale" else setting, result.figure))
 
 
 def save(drawn: Drawn, style: str, file: Any) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
-from analysis.comparison import REFERENCE
+from analysis.comparison import REFERENCE, Rows
 from analysis.guard import groups
 from analysis.load import Results
+from analysis.ranks import whole_operations
 from analysis.statistics import Interval, median_interval
 
 COLD, UNPROVEN, WARM = "cold", "cold-unproven", "warm"
@@ -104,10 +105,11 @@ def settings(results: Results) -> list[Setting]:
     """Everything that was measured, by study, target and scale."""
     started = results.jobs.dropna(subset=["clock_zero_unix_s"]).set_index(["study", "job_id"])["clock_zero_unix_s"]
     zeros = {key: float(value) for key, value in started.items()}
+    rows = Rows(replace(results, samples=whole_operations(results.samples)))
     found = []
     for group in groups(results.jobs):
+        there = rows.of(group.jobs)
         labels = sorted(set(group.jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
-        ids = set(group.jobs["job_id"])
         found.append(
             Setting(
                 group.study,
@@ -116,15 +118,11 @@ def settings(results: Results) -> list[Setting]:
                 group.tasks_per_node,
                 group.apart,
                 _node_local(group.jobs),
-                tuple(_measured(group.jobs[group.jobs["label"] == label], results, zeros) for label in labels),
-                _ceilings(results.ceiling[_of(results.ceiling, group.study, ids)]),
+                tuple(_measured(group.jobs[group.jobs["label"] == label], there, zeros) for label in labels),
+                _ceilings(there.ceiling),
             )
         )
     return found
-
-
-def _of(rows: pd.DataFrame, study: str, ids: set[str]) -> Any:
-    return (rows["study"] == study) & rows["job_id"].isin(ids)
 
 
 def _node_local(jobs: pd.DataFrame) -> bool | None:
@@ -141,13 +139,13 @@ def _ceilings(rows: pd.DataFrame) -> dict[str, float]:
     return rates
 
 
-def _measured(jobs: pd.DataFrame, results: Results, zeros: Mapping[Any, float]) -> Measured:
+def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float]) -> Measured:
     study, ids = str(jobs["study"].iloc[0]), set(jobs["job_id"])
-    samples = results.samples[_of(results.samples, study, ids)]
+    samples = there.samples[there.samples["job_id"].isin(ids)]
     valid = samples[samples["valid"] & ~samples["warmup"] & samples["duration_s"].notna()]
     totals = valid[valid["phase"] == "total"]
     saves, loads = valid[valid["operation"] == "save"], totals[totals["operation"] == "load"]
-    disk = results.disk[_of(results.disk, study, ids)]
+    disk = there.disk[there.disk["job_id"].isin(ids)]
     disk = disk.merge(samples[~samples["warmup"]][["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
 
     def trials(rows: pd.DataFrame) -> Trials:
