@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.advice import MTBF_HOURS, Advice, Assumptions, Pick, Schedule
-from analysis.cells import Cell, Number, Table
+from analysis.cells import Cell, Estimate, Number, Table
 from analysis.projection import FAR, Projection, Span
 from analysis.statistics import Interval
 
@@ -125,28 +125,21 @@ def _picks(advice: Advice) -> Table:
         (
             pick.question,
             _or(pick.best),
-            *(Number(part * scale[pick.unit], 3) for part in (pick.value.estimate, pick.value.low, pick.value.high)),
+            Estimate(_times(scale[pick.unit], pick.value), 3),
             units[pick.unit],
             pick.next_best or "-",
-            *(Number(part) for part in (pick.next_ratio.estimate, pick.next_ratio.low, pick.next_ratio.high)),
+            Estimate(pick.next_ratio),
         )
         for pick in advice.picks
     ]
-    headings = (
-        "question",
-        "strategies",
-        "value",
-        "low",
-        "high",
-        "unit",
-        "next best",
-        "times",
-        "times, low",
-        "times, high",
-    )
+    headings = ("question", "strategies", "value", "unit", "next best", "times as much")
     notes = (*in_words(advice), HOW_SEPARATED, *(f"assumed: {each}" for each in assumed(advice.assumptions)),
              *(f"thin: {each}" for each in advice.thin))  # fmt: skip
     return Table("advice", f"Advice: {advice.setting.title}", headings, tuple(rows), notes)
+
+
+def _times(factor: float, value: Interval) -> Interval:
+    return Interval(factor * value.estimate, factor * value.low, factor * value.high)
 
 
 def _schedules(advice: Advice) -> Table:
@@ -157,22 +150,22 @@ def _schedules(advice: Advice) -> Table:
         rows.append(
             (
                 each.label,
-                *(Number(part, 3) for part in (each.stall_s.estimate, each.stall_s.low, each.stall_s.high)),
-                Number(each.load_s.estimate, 3),
+                Estimate(each.stall_s, 3),
+                Estimate(each.load_s, 3),
                 _KINDS[each.load_kind],
                 Number(each.young_s / 60),
                 Number(each.daly_s / 60),
                 *([Number(math.nan if steps is None else steps, 0)] if step is not None else []),
                 Number(100 * each.lost.checkpoints, 3),
                 Number(100 * each.lost.failures, 3),
-                *(Number(100 * part, 3) for part in (each.lost.total, each.lost_range.low, each.lost_range.high)),
+                Estimate(_times(100, each.lost_range), 3),
             )
         )
     headings = (
-        "method", "stall [s]", "stall, low [s]", "stall, high [s]", "load [s]", "kind of load",
+        "method", "stall [s]", "load [s]", "kind of load",
         "Young [min]", "Daly [min]",
         *([f"Daly [steps of {step:g} s]"] if step is not None else []),
-        "lost to checkpoints [%]", "lost to failures [%]", "lost in all [%]", "lost, low [%]", "lost, high [%]",
+        "lost to checkpoints [%]", "lost to failures [%]", "lost in all [%]",
     )  # fmt: skip
     hours = advice.assumptions.mtbf_hours
     title = f"How often to checkpoint, with a failure every {hours:g} h: {advice.setting.title}"

@@ -54,6 +54,14 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A quantity with its interval: 2.00 [1.90, 2.10]."""
+
+    interval: Interval
+    decimals: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Marked:
     """A text, and the numbers of the footnotes that belong to it."""
 
@@ -61,7 +69,7 @@ class Marked:
     notes: tuple[int, ...]
 
 
-Cell = str | Marked | Statistic | Share | Part | Number | Change | Ratio
+Cell = str | Marked | Statistic | Share | Part | Number | Change | Ratio | Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +104,16 @@ def shown(cell: Cell) -> str:
     return "".join(word for word, _ in pieces(cell))
 
 
-def pieces(cell: Statistic | Share | Part | Number | Change | Ratio) -> list[tuple[str, bool]]:
+def pieces(cell: Statistic | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
     """A cell of numbers in pieces, each with whether it is a number: so that a format can set numbers as such."""
     if isinstance(cell, Statistic):
         return _of_statistic(cell)
     if isinstance(cell, Change):
         said_by_sign = cell.verdict in {"slower", "faster"}
         return _of_interval(cell.interval, "+.1f", 100, " %", "" if said_by_sign else cell.verdict)
-    if isinstance(cell, Ratio):
-        return _of_interval(cell.interval, ".2f", 1, "", cell.verdict)
+    if isinstance(cell, Ratio | Estimate):
+        decimals, verdict = (2, cell.verdict) if isinstance(cell, Ratio) else (cell.decimals, "")
+        return _of_interval(cell.interval, f".{decimals}f", 1, "", verdict)
     if math.isnan(cell.value):
         return [(MISSING, False)]
     if isinstance(cell, Number):

@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.cells import printable
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES = ("-", "--", ":", "-.")
@@ -71,7 +73,7 @@ def _own(label: str) -> int:
 
 def wrapped(label: str) -> str:
     """A label in a few short lines, each option on its own if there is room; what is too long ends with dots."""
-    name, *options = label.split("+")
+    name, *options = printable(label).split("+")
     lines = [line for part in (name, *(f"+{each}" for each in options)) for line in textwrap.wrap(part, _LONGEST_LINE)]
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][: _LONGEST_LINE - 1] + "…"]

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from analysis.cells import Cell, Change, Marked, Ratio, Table, numbered, printable, shown
+from analysis.cells import Cell, Change, Estimate, Marked, Ratio, Table, numbered, printable, shown
 from analysis.markup import html, latex
 from analysis.method import Statistic
 
@@ -108,4 +108,6 @@ def _fields(key: str, cell: Cell) -> dict[str, str | float]:
             f"{key} p": cell.p,
             f"{key} verdict": cell.verdict,
         }
+    if isinstance(cell, Estimate):
+        return {key: cell.interval.estimate, f"{key} low": cell.interval.low, f"{key} high": cell.interval.high}
     return {key: cell.value}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -121,7 +121,15 @@ def _place(
     drawn: Sequence[tuple[Drawn, _Plot]],
 ) -> _Place:
     advice = advise(setting, assumptions)
-    tables = [*all_tables(comparison), *advice_tables(advice)]
+    elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, MODEL}
+    told = {*(f"assumed: {each}" for each in assumed(assumptions)), *(f"thin: {each}" for each in advice.thin)}
+    tables = [
+        *all_tables(comparison),
+        *(
+            replace(each, notes=tuple(n for n in each.notes if n not in elsewhere | told))
+            for each in advice_tables(advice)
+        ),
+    ]
     return _Place(
         anchor=f"place-{number}",
         title=printable(setting.title),

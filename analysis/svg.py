@@ -29,8 +29,6 @@ def inline(drawn: Drawn, prefix: str) -> Markup:
     for element in root.iter():
         for name, value in list(element.attrib.items()):
             element.set(name, _changed(name, value, prefix))
-        if element.text:
-            element.text = _without_controls(element.text)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
@@ -46,7 +44,3 @@ def _changed(name: str, value: str, prefix: str) -> str:
     if name in {"href", f"{{{_XLINK}}}href"}:
         return re.sub(r"^#", f"#{prefix}-", value)
     return re.sub(r"url\(#", f"url(#{prefix}-", value).replace(INK, "currentColor")
-
-
-def _without_controls(text: str) -> str:
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
