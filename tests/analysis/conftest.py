@@ -16,6 +16,7 @@ from analysis.render import Format
 from analysis.trials import COLD, Measured, Setting, Trials
 from jobs import plan as plans
 from jobs import study as studies
+from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
 from jobs.timing_log import DiskUse, Header, Sample, TimingLog
@@ -312,3 +313,42 @@ def measured() -> Callable[..., Measured]:
 def setting() -> Callable[..., Setting]:
     """Make a setting of such methods."""
     return _setting
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*7}}{% include '/etc/passwd' %}",
+    "javascript:alert(1)",
+    "</style><style>*{display:none}",
+    "</svg><svg onload=alert(1)>",
+    "\x1b[31m\u202ereversed\u2028line ]]> <!-- --> &lt;b&gt; $x^2$ 日本",
+]
+
+
+@pytest.fixture
+def hostile_texts() -> list[str]:
+    """Texts that each try to be something else in a page."""
+    return HOSTILE
+
+
+@pytest.fixture
+def hostile_logs(three_methods: Any, tmp_path: Path) -> Path:
+    """The logs of three methods with something hostile wherever a log holds a text."""
+    directory = tmp_path / "hostile"
+    (directory / "logs").mkdir(parents=True)
+    for number, path in enumerate(sorted(three_methods.paths.logs.glob("*.h5"))):
+        log = timing_log.read(path)
+        texts = HOSTILE[number:] + HOSTILE[:number]
+        log.header.study = HOSTILE[0] + HOSTILE[1]
+        log.header.target = HOSTILE[2] + HOSTILE[4]
+        log.header.label = texts[5] + texts[0]
+        log.header.strategy = texts[1]
+        log.header.job_id = f"{number}{texts[2]}"
+        log.header.status, log.header.error = "failed", " ".join(texts)
+        log.header.strategy_facts = '{"best_for": "<b onclick=alert(1)>", "other_readers": "<i>"}'
+        log.header.created_utc = texts[1]
+        log.provenance = dict.fromkeys(("host", "kernel", "packages", "cpu", "cpu_governor"), " ".join(texts))
+        log.state["model"] = texts[0]
+        log.write(directory / "logs" / f"{number}.h5")
+    return directory
