@@ -35,7 +35,7 @@ _LOG_FROM = 8.0
 
 def rows(labels: Sequence[str], extra_lines: float = 0) -> tuple[Figure, Axes]:
     """Axes with a row for each label, the first on top."""
-    texts = [wrapped(label) for label in labels]
+    texts = wrapped(labels)
     lines = max(1.5, *(text.count("\n") + 1.2 for text in texts))
     height = 0.5 + _ROW_LINE_IN * (lines * len(texts) + extra_lines)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
@@ -50,7 +50,7 @@ def rows(labels: Sequence[str], extra_lines: float = 0) -> tuple[Figure, Axes]:
 
 def with_legend(labels: Sequence[str], looks: Mapping[str, Look], *, lines: bool = False) -> tuple[Figure, Axes]:
     """Axes with a legend of all labels below, in two columns where there are several."""
-    texts = [wrapped(label) for label in labels]
+    texts = wrapped(labels)
     columns = 2 if len(texts) > 2 else 1
     heights = [text.count("\n") + 1.4 for text in texts]
     per_column = math.ceil(len(texts) / columns)

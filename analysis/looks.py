@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import textwrap
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.cells import printable
@@ -71,10 +72,21 @@ def _own(label: str) -> int:
     return len(_PINNED) + int.from_bytes(digest[:8], "big") % (len(ALL) - len(_PINNED))
 
 
-def wrapped(label: str) -> str:
-    """A label in a few short lines, each option on its own if there is room; what is too long ends with dots."""
+def wrapped(labels: Sequence[str]) -> list[str]:
+    """Labels in a few short lines, each option on its own if there is room; what is too long ends with dots.
+
+    Labels that would then read the same are given more room.
+    """
+    texts = [_wrapped(label, _MOST_LINES) for label in labels]
+    alike = {text for text, count in Counter(texts).items() if count > 1}
+    return [
+        _wrapped(label, 3 * _MOST_LINES) if text in alike else text for label, text in zip(labels, texts, strict=True)
+    ]
+
+
+def _wrapped(label: str, most_lines: int) -> str:
     name, *options = printable(label).split("+")
     lines = [line for part in (name, *(f"+{each}" for each in options)) for line in textwrap.wrap(part, _LONGEST_LINE)]
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][: _LONGEST_LINE - 1] + "…"]
+    if len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], lines[most_lines - 1][: _LONGEST_LINE - 1] + "…"]
     return "\n".join(lines)

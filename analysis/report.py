@@ -90,7 +90,7 @@ def report(results: Results, assumptions: Assumptions) -> str:
         assumed=assumed(assumptions),
         method=[HOW_SEPARATED, MODEL],
         warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison)],
-        absent=[printable(line) for line in absent],
+        absent=[printable(line) for line in (*_absent_tables(comparisons), *absent)],
         facts=_facts(results.jobs),
         jobs=html(_jobs(results.jobs), "jobs"),
         downloads=downloads,
@@ -135,7 +135,7 @@ def _place(
         title=printable(setting.title),
         words=[printable(line) for line in in_words(advice)],
         thin=[printable(line) for line in advice.thin],
-        tables=[html(table, f"table-{number}-{place}") for place, table in enumerate(tables, 1)],
+        tables=[html(table, f"table-{number}-{place}") for place, table in enumerate(tables, 1) if table.rows],
         plots=[plot for each, plot in drawn if each.setting is setting],
     )
 
@@ -144,6 +144,11 @@ def _subtitle(results: Results) -> str:
     jobs, complete = len(results.jobs), int((results.jobs["status"] == "complete").sum())
     first, last = (str(results.jobs["created_utc"].dropna().agg(end)) for end in ("min", "max"))
     return printable(f"{complete} of {jobs} jobs complete; {len(results.samples)} samples; jobs from {first} to {last}")
+
+
+def _absent_tables(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    for table in (table for comparison in comparisons for table in all_tables(comparison) if not table.rows):
+        yield f"no table {table.title}: {'; '.join(table.notes)}"
 
 
 def _warnings(comparison: Comparison) -> Iterator[str]:

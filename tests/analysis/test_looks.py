@@ -77,8 +77,18 @@ def test_colours_stand_out_on_white_and_on_black() -> None:
 
 def test_long_labels_are_wrapped_at_their_options() -> None:
     """Each option on a line of its own, and no line and no label without an end."""
-    assert wrapped("torch_save") == "torch_save"
-    assert wrapped("tensorstore_basic+compressor=none") == "tensorstore_basic\n+compressor=none"
-    long = wrapped("tensorstore_basic+compressor=none+chunk_bytes=67108864+driver=zarr3+x=1")
+    assert wrapped(["torch_save", "tensorstore_basic+compressor=none"]) == [
+        "torch_save",
+        "tensorstore_basic\n+compressor=none",
+    ]
+    [long, longest] = wrapped(["tensorstore_basic+compressor=none+chunk_bytes=67108864+driver=zarr3", "x" * 10_000])
     assert long == "tensorstore_basic\n+compressor=none\n+chunk_bytes=67108864…"
-    assert all(len(line) <= 24 for line in wrapped("x" * 10_000).split("\n"))
+    assert [len(line) for line in longest.split("\n")] == [24] * 3
+
+
+def test_labels_that_differ_only_at_their_end_are_told_apart() -> None:
+    """Where cutting them would make them read the same, they aren't cut there."""
+    common = "tensorstore_basic+compressor=none+chunk_bytes=67108864+driver="
+    found = wrapped([common + "zarr", common + "zarr3", "torch_save"])
+
+    assert [text.split("\n")[-1] for text in found] == ["+driver=zarr", "+driver=zarr3", "torch_save"]
