@@ -46,7 +46,7 @@ except ModuleNotFoundError:
     pass
 import analysis
 if arguments[0] == "load":
-    print(len(analysis.load(arguments[1]).samples))
+    print(len(analysis.load_results(arguments[1]).samples))
 else:
     sys.argv = ["analysis", *arguments]
     runpy.run_module("analysis", run_name="__main__", alter_sys=True)

@@ -20,7 +20,7 @@ GIB = 2**30
 @pytest.fixture
 def comparison(three_methods: Any) -> Comparison:
     """The only comparison of the three methods."""
-    [found] = compare(analysis.load(three_methods.root))
+    [found] = compare(analysis.load_results(three_methods.root))
     return found
 
 
@@ -94,7 +94,7 @@ def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
     study.log("torch_save", number=1, save=[2, 20], cold=[1, 1], warm=[1, 1])
     study.log("torch_save", number=2, save=[6, 4], cold=[1, 2], warm=[1, 3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
     method = found.method("torch_save")
 
     assert method is not None
@@ -110,7 +110,7 @@ def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) 
     for study, target, seconds in ((first, "fast", 1), (first, "slow", 2), (second, "fast", 3), (second, "slow", 4)):
         study.log("torch_save", on=target, save=[seconds])
 
-    found = compare(analysis.load(first.root.parent))
+    found = compare(analysis.load_results(first.root.parent))
 
     assert [(each.study, each.target, each.methods[0].save.median) for each in found] == [
         ("first", "fast", 1.0),
@@ -127,7 +127,7 @@ def test_options_make_another_method(make_study: Callable[..., Any]) -> None:
     study.log("tensorstore_basic", save=[8])
     study.log("tensorstore_basic+compressor=none", save=[3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
 
     assert [(each.label, each.save.median) for each in found.methods] == [
         ("tensorstore_basic", 8.0),
@@ -142,7 +142,7 @@ def test_different_states_are_said_to_be_different(make_study: Callable[..., Any
     study.log("torch_save", save=[1], state=state | {"digest": "a" * 64})
     study.log("tensorstore_basic", save=[1], state=state | {"digest": "b" * 64, "tensors": 2})
 
-    [first, second] = compare(analysis.load(study.root))
+    [first, second] = compare(analysis.load_results(study.root))
 
     assert "m, 1 tensors" in first.state
     assert "m, 2 tensors" in second.state
@@ -154,7 +154,7 @@ def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[.
     study = make_study()
     study.log("torch_save", save=[1, math.nan, 3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
 
     assert found.methods[-1].label == "tensorstore_t5x"
     assert found.methods[0].save == Statistic(2, 1, 3, 2, 1, 1, 3)

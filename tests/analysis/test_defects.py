@@ -206,7 +206,7 @@ def test_a_failed_job_without_a_state_beside_a_complete_one(study: Any) -> None:
     """The state is that of the jobs that got as far; the failed job keeps its row and its place."""
     study.log("tensorstore_basic", status="failed", error="early", state={})
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
 
     assert found.state_bytes == 2**30
     assert [each.label for each in found.methods] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
@@ -219,7 +219,7 @@ def test_an_unplanned_log_that_cannot_be_read(make_study: Callable[..., Any]) ->
     study.paths.plan_json.unlink()
     (study.paths.logs / "stray.h5").write_text("no HDF5")
 
-    unknown, known = sorted(compare(analysis.load(study.root)), key=lambda each: each.target == "disk")
+    unknown, known = sorted(compare(analysis.load_results(study.root)), key=lambda each: each.target == "disk")
 
     assert (unknown.target, unknown.nodes, unknown.tasks_per_node) == ("unknown", 0, 0)
     assert [(each.label, each.save.count) for each in unknown.methods] == [("stray", 0)]
@@ -234,7 +234,7 @@ def test_a_log_of_a_later_version(study: Any) -> None:
         file.attrs["schema_version"] = 99
     path.write_bytes(timing_log.sealed(path.read_bytes()[512:]))
 
-    [problem, _] = all_problems(compare(analysis.load(study.root)))
+    [problem, _] = all_problems(compare(analysis.load_results(study.root)))
 
     assert "r01-tensorstore_basic-disk-1x1: unreadable: " in problem
     assert "has version 99 of the timing log" in problem.replace("np.int64(99)", "99")
@@ -246,7 +246,7 @@ def test_a_log_under_the_name_of_another_job(study: Any) -> None:
     copy = study.paths.log(study.job("tensorstore_basic").id)
     copy.write_bytes(original.read_bytes())
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
     method = found.method("tensorstore_basic")
 
     assert method is not None
