@@ -137,7 +137,8 @@ def figures_(*results: Path, output: OutputOption) -> int:
 
     drawn, absent = figures.draw(settings(read(results)))
     figures.write(drawn, output)
-    print("\n".join(printable(line) for line in absent))
+    for line in absent:
+        print(printable(line))
     print(f"{output}: {len(drawn)} figures, each as {', '.join(figures.FORMATS)}")
     return 0
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis import load
 from analysis.axes import WIDTH_IN
 from analysis.drawing import pareto_front
 from analysis.errors import ResultsError
 from analysis.figures import Drawn, draw, write
+from analysis.load import load_results
 from analysis.looks import looks
 from analysis.svg import inline
 from analysis.trials import Setting, settings
@@ -173,7 +173,7 @@ def test_an_unknown_ceiling_gives_no_roofline(measured: Make, setting: Make) -> 
 
 def test_figures_of_real_logs(three_methods: Any) -> None:
     """From a log to an axis: warm-ups and invalid samples are no points."""
-    drawn, _ = draw(settings(load(three_methods.root)))
+    drawn, _ = draw(settings(load_results(three_methods.root)))
     axes = axes_of(named(drawn, "trials-save"))
 
     assert [sorted(np.asarray(each.get_offsets())[:, 0].tolist()) for each in axes.collections] == [

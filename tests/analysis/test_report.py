@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from analysis import load, report
+from analysis import report
 from analysis.advice import USUAL, Assumptions
 from analysis.errors import ResultsError
+from analysis.load import load_results
 
 
 class Page(HTMLParser):
@@ -58,7 +59,7 @@ class Page(HTMLParser):
 
 def page_of(results: Path | str, assumptions: Assumptions = USUAL) -> str:
     """The report about these results."""
-    return report.report(load(results), assumptions)
+    return report.report(load_results(results), assumptions)
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
@@ -153,7 +154,7 @@ def test_the_raw_samples_are_inside(three_methods: Any) -> None:
     [uri] = [each["href"] for each in page.having("a") if each.get("download") == "samples.csv.gz"]
     text = gzip.decompress(base64.b64decode(uri.partition("base64,")[2])).decode()
     rows = list(csv.DictReader(io.StringIO(text)))
-    samples = load(three_methods.root).samples
+    samples = load_results(three_methods.root).samples
 
     assert len(rows) == len(samples) == 78
     assert [float(row["duration_s"]) for row in rows] == samples["duration_s"].tolist()

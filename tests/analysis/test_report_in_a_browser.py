@@ -13,8 +13,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from analysis import load, report
+from analysis import report
 from analysis.advice import USUAL
+from analysis.load import load_results
 
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -81,7 +82,7 @@ def pages(three_methods: Any, hostile_logs: Path, many_methods: Path, tmp_path: 
     found = {}
     for name, results in (("plain", three_methods.root), ("hostile", hostile_logs), ("many", many_methods)):
         found[name] = tmp_path / f"{name}.html"
-        report.write(report.report(load(results), USUAL), found[name])
+        report.write(report.report(load_results(results), USUAL), found[name])
     return found
 
 
