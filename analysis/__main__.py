@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import track
 
 from analysis.across import across_tables
 from analysis.cells import printable
+from analysis.columns import usable_cpus
 from analysis.comparison import compare
+from analysis.contrast import contrast
 from analysis.errors import ResultsError
-from analysis.load import entries, frames
+from analysis.load import Entry, Results, entries, frames
 from analysis.merge import write_merged
 from analysis.render import Format, render
 from analysis.tables import all_tables
@@ -54,7 +58,7 @@ def check(*results: Path) -> int:
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
     said = []
-    for comparison in compare(frames(entries(results))):
+    for comparison in compare(_frames(results)):
         where = f"{comparison.study}, target {comparison.target}"
         if comparison.apart:
             said.append(f"{where}: {comparison.apart}")
@@ -62,6 +66,20 @@ def check(*results: Path) -> int:
         said += [f"{where}: {doubt}" for doubt in comparison.doubts]
     print("\n".join(printable(line) for line in said) or "nothing to say against these results")
     return 1 if said else 0
+
+
+@app.command(name="compare")
+def compare_two(first: Path, second: Path, *, style: StyleOption = "text") -> int:
+    """Compare two results, before and after or here and there: each method on each target, and what else differs.
+
+    Args:
+        first: A: a study's directory, a directory of studies, a log, or a merged file.
+        second: B: the same.
+        style: text, markdown, csv, latex or html.
+    """
+    names = str(first), str(second)
+    print(render(contrast(_frames([first]), _frames([second]), names), style))
+    return 0
 
 
 @app.command
@@ -74,16 +92,30 @@ def merge(*results: Path, output: OutputOption) -> int:
     """
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    found = entries(results)
+    found = _entries(results)
     write_merged(found, output)
     without = sum(entry.log is None for entry in found)
     print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
     return 0
 
 
+def _entries(results: Sequence[Path]) -> list[Entry]:
+    """The jobs of the results, read by all CPUs; on a terminal a bar shows how far it is."""
+    return entries(list(results), workers=usable_cpus(), progress=_progress)
+
+
+def _frames(results: Sequence[Path]) -> Results:
+    return frames(_entries(results))
+
+
+def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(logs, "reading logs", count, console=console, transient=True, disable=not console.is_terminal)
+
+
 def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
     """Print the tables of each comparison in the results, then those across them."""
-    comparisons = compare(frames(entries(results)), reference)
+    comparisons = compare(_frames(results), reference)
     tables = [table for comparison in comparisons for table in all_tables(comparison)]
     print(render([*tables, *across_tables(comparisons)], style))
 
