@@ -1,20 +1,24 @@
-"""`python -m analysis`: tables from timing logs, and many logs in one file."""
+"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs, and many logs in one file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import track
 
 from analysis.across import across_tables
 from analysis.advice import USUAL, Assumptions, advise
 from analysis.advice_tables import advice_tables, projection_table
 from analysis.cells import printable
+from analysis.columns import usable_cpus
 from analysis.comparison import compare
+from analysis.contrast import contrast
 from analysis.errors import ResultsError
-from analysis.load import Results, entries, frames
+from analysis.load import Entry, Results, entries, frames
 from analysis.merge import write_merged
 from analysis.projection import Wanted, project
 from analysis.render import Format, render
@@ -43,8 +47,6 @@ def table(*results: Path, style: StyleOption = "text", reference: str = "") -> i
         reference: the method that the others are set against, by its label; torch_save by default.
         style: text, markdown, csv, latex or html.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
     print_tables(results, style, reference)
     return 0
 
@@ -56,10 +58,8 @@ def check(*results: Path) -> int:
     Args:
         results: where the logs are.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
     said = []
-    for comparison in compare(frames(entries(results))):
+    for comparison in compare(_frames(results)):
         where = f"{comparison.study}, target {comparison.target}"
         if comparison.apart:
             said.append(f"{where}: {comparison.apart}")
@@ -67,6 +67,20 @@ def check(*results: Path) -> int:
         said += [f"{where}: {doubt}" for doubt in comparison.doubts]
     print("\n".join(printable(line) for line in said) or "nothing to say against these results")
     return 1 if said else 0
+
+
+@app.command(name="compare")
+def compare_two(first: Path, second: Path, *, style: StyleOption = "text") -> int:
+    """Compare two results, before and after or here and there: each method on each target, and what else differs.
+
+    Args:
+        first: A: a study's directory, a directory of studies, a log, or a merged file.
+        second: B: the same.
+        style: text, markdown, csv, latex or html.
+    """
+    names = str(first), str(second)
+    print(render(contrast(_frames([first]), _frames([second]), names), style))
+    return 0
 
 
 @app.command
@@ -77,9 +91,7 @@ def merge(*results: Path, output: OutputOption) -> int:
         results: where the logs are; merged files too.
         output: the file to write.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    found = entries(results)
+    found = _entries(results)
     write_merged(found, output)
     without = sum(entry.log is None for entry in found)
     print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
@@ -95,7 +107,7 @@ def advise_(*results: Path, assumptions: AssumptionOptions = USUAL, style: Style
         assumptions: what the measurements can't know about the job.
         style: text, markdown, csv, latex or html.
     """
-    advices = [advise(setting, assumptions) for setting in settings(read(results))]
+    advices = [advise(setting, assumptions) for setting in settings(_frames(results))]
     print(render([table for advice in advices for table in advice_tables(advice)], style))
     return 0
 
@@ -121,7 +133,7 @@ def project_(
     """
     wanted = Wanted(parameters, bytes_per_parameter, nodes, shared_limit_gbps)
     wanted.check()
-    print(render([projection_table(project(setting, wanted)) for setting in settings(read(results))], style))
+    print(render([projection_table(project(setting, wanted)) for setting in settings(_frames(results))], style))
     return 0
 
 
@@ -135,7 +147,7 @@ def figures_(*results: Path, output: OutputOption) -> int:
     """
     from analysis import figures  # only here: matplotlib takes a second to start
 
-    drawn, absent = figures.draw(settings(read(results)))
+    drawn, absent = figures.draw(settings(_frames(results)))
     figures.write(drawn, output)
     for line in absent:
         print(printable(line))
@@ -159,9 +171,9 @@ def report_(
     from analysis import report  # only here: matplotlib takes a second to start
 
     assumptions.check()
-    frames_ = read(results)
+    found = _frames(results)
     path = output or _usual_report(results)
-    report.write(report.report(frames_, assumptions), path)
+    report.write(report.report(found, assumptions), path)
     print(path)
     return 0
 
@@ -174,16 +186,25 @@ def _usual_report(results: Sequence[Path]) -> Path:
     )
 
 
-def read(results: Sequence[Path]) -> Results:
-    """The frames of these results."""
+def _entries(results: Sequence[Path]) -> list[Entry]:
+    """The jobs of the results, read by all CPUs; on a terminal a bar shows how far it is."""
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    return frames(entries(results))
+    return entries(list(results), workers=usable_cpus(), progress=_progress)
+
+
+def _frames(results: Sequence[Path]) -> Results:
+    return frames(_entries(results))
+
+
+def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(logs, "reading logs", count, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
     """Print the tables of each comparison in the results, then those across them."""
-    comparisons = compare(frames(entries(results)), reference)
+    comparisons = compare(_frames(results), reference)
     tables = [table for comparison in comparisons for table in all_tables(comparison)]
     print(render([*tables, *across_tables(comparisons)], style))
 

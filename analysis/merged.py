@@ -133,7 +133,7 @@ def _write_table(file: h5py.File, name: str, logs: Sequence[Log | None]) -> None
     _write_column(group, "job", np.repeat(np.arange(len(logs), dtype=np.int32), lengths), name)
     words, whole = columns.joined(name, present)
     floats = columns.joined_floats(name, present)
-    group.create_dataset("words", data=words, shape=(len(words),), dtype=h5py.string_dtype())
+    group.create_dataset("words", data=words, shape=(len(words),), dtype=h5py.string_dtype()).make_scale("words")
     about = {each.name: each.metadata for each in fields(TABLES[name])}
     for array, names in ((whole, WHOLE[name]), (floats, FLOATS[name])):
         for row, column in zip(array, names, strict=True):
@@ -164,4 +164,5 @@ def _write_texts(group: h5py.Group, column: str, texts: Sequence[str], name: str
     words = sorted(set(texts))
     place = {word: number for number, word in enumerate(words)}
     _write_column(group, column, np.array([place[text] for text in texts], np.int32), name)
-    group.create_dataset(f"{column}_values", data=words, shape=(len(words),), dtype=h5py.string_dtype())
+    values = group.create_dataset(f"{column}_values", data=words, shape=(len(words),), dtype=h5py.string_dtype())
+    values.make_scale(f"{column}_values")

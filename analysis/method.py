@@ -171,8 +171,7 @@ def _statistic(samples: pd.DataFrame) -> Statistic:
 def _job_problems(jobs: pd.DataFrame) -> list[str]:
     return [
         f"{job['job_id']}: {job['status']}" + (f": {job['error']}" if job["error"] else "")
-        for _, job in jobs.iterrows()
-        if job["status"] != "complete"
+        for job in jobs[jobs["status"] != "complete"].to_dict("records")
     ]
 
 

@@ -250,6 +250,7 @@ def test_labels_lie_beside_each_other(count: int, measured: Make, setting: Make)
                  [1.2**number, 1.3**number], size_bytes=GIB * (1 + number), call=[0.5 * 1.5**number] * 2)
         for number in range(count)
     ]  # fmt: skip
+    methods[0] = measured("a_name_without_any_place_to_break_it_" * 3, [1, 2], [1, 2], size_bytes=GIB, call=[1, 1])
     for drawn in draw([setting(*methods, write_gbps=0.5, read_gbps=0.7)])[0]:
         figure, canvas = drawn.figure, drawn.figure.bbox
         agg = FigureCanvasAgg(figure)
