@@ -1,4 +1,4 @@
-"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs; and many logs in one file."""
+"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs; many logs in one file."""
 
 from __future__ import annotations
 
