@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, Marked, Ratio, Share, Table
+from analysis.cells import Cell, Marked, Number, Ratio, Share, Table
 from analysis.comparison import Comparison, compare
 from analysis.load import Results
 from analysis.method import Method
@@ -116,7 +116,7 @@ def _of_methods(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[st
             rows.append((*row, Share(relative.size - 1)))
         if len(ratios) > 1:
             mean = geometric_mean(ratios)
-            rows.append(("geometric mean", "all", operation, "", "", f"{mean:.2f}" if mean == mean else "-", ""))  # noqa: PLR0124  # NaN
+            rows.append(("geometric mean", "all", operation, "", "", Number(mean), ""))
     headings = ("method", "target", "operation", "A [s]", "B [s]", "B / A", "size, B against A")
     told = [*_absent(pairs), *left_out]
     notes = (f"A is {names[0]}; B is {names[1]}", HOW_MEASURED, *test_notes(found), *told)
@@ -182,6 +182,10 @@ def _packages(jobs: pd.DataFrame) -> dict[str, str]:
     """The versions of each package, as the jobs recorded them."""
     found: dict[str, set[str]] = {}
     for text in set(jobs["packages"].dropna()) if "packages" in jobs else ():
-        for package, version in json.loads(text).items():
-            found.setdefault(package, set()).add(str(version))
+        try:
+            versions = dict(json.loads(text))
+        except (ValueError, TypeError):
+            versions = {"(as recorded)": text}
+        for package, version in versions.items():
+            found.setdefault(str(package), set()).add(str(version))
     return {package: "; ".join(sorted(versions)) for package, versions in found.items()}

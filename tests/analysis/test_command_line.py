@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import runpy
 import subprocess
 import sys
@@ -119,6 +120,8 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
     assert "+2090.0 %" in table
     assert run_without(blocked, "merge", three_methods.root, "--output", merged) == f"{merged}: 3 logs\n"
     assert run_without(blocked, "table", merged) == table
+    assert "not significant" in run_without(blocked, "compare", three_methods.root, merged)
+    assert r"\begin{table}" in run_without(blocked, "table", merged, "--format", "latex")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,8 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
         ((), "│ 87.60 [80.00, 100.00], n = 3 │"),
         (("--format", "text"), "│ 87.60 [80.00, 100.00], n = 3 │"),
         (("--format", "markdown"), "| 87.60 [80.00, 100.00], n = 3 |"),
+        (("--format", "latex"), r"\num{87.60} {[}\num{80.00}, \num{100.00}{]}, n = \num{3}"),
+        (("--format", "html"), '<td class="number">87.60 [80.00, 100.00], n = 3</td>'),
         (("--format=csv",), ",87.6,80.0,100.0,80.0,100.0,3,0,"),
     ],
 )
@@ -143,6 +148,12 @@ def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, comma
     [
         (("table", "RESULTS", "--format", "xml"), '"xml"'),
         (("table",), "error: name at least one RESULTS"),
+        (
+            ("table", "RESULTS", "--reference", "torch"),
+            "error: no method is called 'torch': name one of tensorstore_basic",
+        ),
+        (("compare", "RESULTS"), "SECOND"),
+        (("compare", "RESULTS", "absent"), "error: absent does not exist"),
         (("table", "absent"), "error: absent does not exist"),
         (("table", "absent\nand more"), "does not exist"),
         (("merge", "--output", "merged.h5"), "error: name at least one RESULTS"),
@@ -265,3 +276,23 @@ def test_a_mistake_about_a_decision_is_one_message(
     assert (code, printed) == (2, "")
     assert message in " ".join(complaint.replace("│", "").split())
     assert not (three_methods.root / "report").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_for_eyes(terminal: bool, three_methods: Any) -> None:
+    """A bar on stderr where that is a terminal; a file or a pipe gets the tables and nothing else."""
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, "-m", "analysis", "table", str(three_methods.root)],
+        stdout=subprocess.PIPE,
+        stderr=theirs if terminal else subprocess.PIPE,
+        text=True,
+        check=True,
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    drawn = os.read(ours, 100_000).decode() if terminal else ended.stderr
+    os.close(ours)
+
+    assert ("reading logs" in drawn) == terminal
+    assert ended.stdout.startswith("Summary: tiny")
