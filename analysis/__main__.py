@@ -70,16 +70,16 @@ def check(*results: Path) -> int:
 
 
 @app.command(name="compare")
-def compare_two(first: Path, second: Path, *, style: StyleOption = "text") -> int:
+def compare_two(a: Path, b: Path, /, *, style: StyleOption = "text") -> int:
     """Compare two results, before and after or here and there: each method on each target, and what else differs.
 
     Args:
-        first: A: a study's directory, a directory of studies, a log, or a merged file.
-        second: B: the same.
+        a: a study's directory, a directory of studies, a log, or a merged file.
+        b: another.
         style: text, markdown, csv, latex or html.
     """
-    names = str(first), str(second)
-    print(render(contrast(_frames([first]), _frames([second]), names), style))
+    names = str(a), str(b)
+    print(render(contrast(_frames([a]), _frames([b]), names), style))
     return 0
 
 

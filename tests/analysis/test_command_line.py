@@ -150,9 +150,9 @@ def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, comma
         (("table",), "error: name at least one RESULTS"),
         (
             ("table", "RESULTS", "--reference", "torch"),
-            "error: no method is called 'torch': name one of tensorstore_basic",
+            "error: no method is called 'torch': name one",
         ),
-        (("compare", "RESULTS"), "SECOND"),
+        (("compare", "RESULTS"), "parameter B requires an argument"),
         (("compare", "RESULTS", "absent"), "error: absent does not exist"),
         (("table", "absent"), "error: absent does not exist"),
         (("table", "absent\nand more"), "does not exist"),
