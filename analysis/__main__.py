@@ -1,18 +1,29 @@
-"""`python -m analysis`: tables from timing logs, and many logs in one file."""
+"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs; many logs in one file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import track
 
+from analysis.across import across_tables
+from analysis.advice import USUAL, Assumptions, advise
+from analysis.advice_tables import advice_tables, projection_table
+from analysis.cells import printable
+from analysis.columns import usable_cpus
 from analysis.comparison import compare
+from analysis.contrast import contrast
 from analysis.errors import ResultsError
-from analysis.load import entries, frames
+from analysis.load import Entry, Results, entries, frames
 from analysis.merge import write_merged
-from analysis.tables import Format, all_tables, printable, render
+from analysis.projection import Wanted, project
+from analysis.render import Format, render
+from analysis.tables import all_tables
+from analysis.trials import settings
 from ckpt.cli import run
 from jobs.errors import TimingLogError
 
@@ -23,20 +34,20 @@ app = App(
 )
 
 StyleOption = Annotated[Format, Parameter(name="--format")]
+AssumptionOptions = Annotated[Assumptions, Parameter(name="*")]
 OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 
 @app.command
-def table(*results: Path, style: StyleOption = "text") -> int:
-    """Print the comparison tables: summary, relative to PyTorch, T5X against basic.
+def table(*results: Path, style: StyleOption = "text", reference: str = "") -> int:
+    """Print the comparison tables: summary, relative to a reference, phases, bandwidth, cost; targets and scales.
 
     Args:
         results: where the logs are.
-        style: text, markdown or csv.
+        reference: the method that the others are set against, by its label; torch_save by default.
+        style: text, markdown, csv, latex or html.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    print_tables(results, style)
+    print_tables(results, style, reference)
     return 0
 
 
@@ -47,10 +58,8 @@ def check(*results: Path) -> int:
     Args:
         results: where the logs are.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
     said = []
-    for comparison in compare(frames(entries(results))):
+    for comparison in compare(_frames(results)):
         where = f"{comparison.study}, target {comparison.target}"
         if comparison.apart:
             said.append(f"{where}: {comparison.apart}")
@@ -58,6 +67,20 @@ def check(*results: Path) -> int:
         said += [f"{where}: {doubt}" for doubt in comparison.doubts]
     print("\n".join(printable(line) for line in said) or "nothing to say against these results")
     return 1 if said else 0
+
+
+@app.command(name="compare")
+def compare_two(a: Path, b: Path, /, *, style: StyleOption = "text") -> int:
+    """Compare two results, before and after or here and there: each method on each target, and what else differs.
+
+    Args:
+        a: a study's directory, a directory of studies, a log, or a merged file.
+        b: another.
+        style: text, markdown, csv, latex or html.
+    """
+    names = str(a), str(b)
+    print(render(contrast(_frames([a]), _frames([b]), names), style))
+    return 0
 
 
 @app.command
@@ -68,19 +91,122 @@ def merge(*results: Path, output: OutputOption) -> int:
         results: where the logs are; merged files too.
         output: the file to write.
     """
-    if not results:
-        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
-    found = entries(results)
+    found = _entries(results)
     write_merged(found, output)
     without = sum(entry.log is None for entry in found)
     print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
     return 0
 
 
-def print_tables(results: Sequence[Path], style: Format = "text") -> None:
-    """Print the document's tables for each comparison in the results."""
-    for comparison in compare(frames(entries(results))):
-        print(render(all_tables(comparison), style))
+@app.command(name="advise")
+def advise_(*results: Path, assumptions: AssumptionOptions = USUAL, style: StyleOption = "text") -> int:
+    """Say what to use where, how often to checkpoint, and what share of the machine that costs.
+
+    Args:
+        results: where the logs are.
+        assumptions: what the measurements can't know about the job.
+        style: text, markdown, csv, latex or html.
+    """
+    advices = [advise(setting, assumptions) for setting in settings(_frames(results))]
+    print(render([table for advice in advices for table in advice_tables(advice)], style))
+    return 0
+
+
+@app.command(name="project")
+def project_(
+    *results: Path,
+    parameters: float,
+    nodes: int,
+    bytes_per_parameter: float = 14,
+    shared_limit_gbps: float | None = None,
+    style: StyleOption = "text",
+) -> int:
+    """Say how long a bigger state on more nodes would take, as a range.
+
+    Args:
+        results: where the logs are.
+        parameters: of the model, such as 405e9.
+        nodes: that save and load it together.
+        bytes_per_parameter: 14 for training in 16 bit with Adam (weights, their 32-bit copy, two moments).
+        shared_limit_gbps: what the shared filesystem can do in all, in GB/s (1e9 bytes).
+        style: text, markdown, csv, latex or html.
+    """
+    wanted = Wanted(parameters, bytes_per_parameter, nodes, shared_limit_gbps)
+    wanted.check()
+    print(render([projection_table(project(setting, wanted)) for setting in settings(_frames(results))], style))
+    return 0
+
+
+@app.command(name="figures")
+def figures_(*results: Path, output: OutputOption) -> int:
+    """Draw every figure that there is data for, as SVG, PDF and PNG.
+
+    Args:
+        results: where the logs are.
+        output: the directory to write them to.
+    """
+    from analysis import figures  # only here: matplotlib takes a second to start
+
+    drawn, absent = figures.draw(settings(_frames(results)))
+    figures.write(drawn, output)
+    for line in absent:
+        print(printable(line))
+    print(f"{output}: {len(drawn)} figures, each as {', '.join(figures.FORMATS)}")
+    return 0
+
+
+@app.command(name="report")
+def report_(
+    *results: Path,
+    assumptions: AssumptionOptions = USUAL,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Write one HTML file that holds everything: the answer, tables, figures, method, warnings, provenance, samples.
+
+    Args:
+        results: where the logs are.
+        assumptions: what the measurements can't know about the job.
+        output: the file to write; by default report/report.html in the study's directory.
+    """
+    from analysis import report  # only here: matplotlib takes a second to start
+
+    assumptions.check()
+    found = _frames(results)
+    path = output or _usual_report(results)
+    report.write(report.report(found, assumptions), path)
+    print(path)
+    return 0
+
+
+def _usual_report(results: Sequence[Path]) -> Path:
+    if len(results) == 1 and (results[0] / "logs").is_dir():
+        return results[0] / "report" / "report.html"
+    raise ResultsError(
+        "RESULTS is not one study's directory, so that there is no usual place: name the file with -o FILE"
+    )
+
+
+def _entries(results: Sequence[Path]) -> list[Entry]:
+    """The jobs of the results, read by all CPUs; on a terminal a bar shows how far it is."""
+    if not results:
+        raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
+    return entries(list(results), workers=usable_cpus(), progress=_progress)
+
+
+def _frames(results: Sequence[Path]) -> Results:
+    return frames(_entries(results))
+
+
+def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(logs, "reading logs", count, console=console, transient=True, disable=not console.is_terminal)
+
+
+def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
+    """Print the tables of each comparison in the results, then those across them."""
+    comparisons = compare(_frames(results), reference)
+    tables = [table for comparison in comparisons for table in all_tables(comparison)]
+    print(render([*tables, *across_tables(comparisons)], style))
 
 
 if __name__ == "__main__":

@@ -1,78 +1,23 @@
-"""What the samples say about each method: medians with their spread, and what is missing or wrong."""
+"""Methods that may be set side by side, and how each differs from the reference."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
-from analysis.guard import split
+from analysis.errors import ResultsError
+from analysis.guard import MUST_AGREE, Group, groups
 from analysis.load import Results
+from analysis.method import Method, method_of
 from analysis.noise import Doubt, doubts_about
+from analysis.ranks import whole_operations
+from analysis.relative import Relative, relate
 
 REFERENCE = "torch_save"
 """The method that others are set against, as in the document."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistic:
-    """A median with its spread; `median` is NaN where no sample is valid."""
-
-    median: float
-    smallest: float
-    largest: float
-    count: int
-    """Valid samples."""
-    invalid: int
-    """Samples that were measured, and may not be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a method's operations cost, and how near they came to what the target can do; NaN where unknown.
-
-    Rates are total bytes over total time, of valid samples. Shares are of the ceiling that the same jobs measured.
-    """
-
-    save_gbps: float
-    save_share: float
-    load_gbps: float
-    """Of cold loads; of unproven ones where none is proven, of warm ones where there are no others."""
-    load_share: float
-    save_cpu_s: float
-    load_cpu_s: float
-    save_extra_bytes: float
-    """Memory above what was resident before, at its peak."""
-    load_extra_bytes: float
-    """The same for loads: the loaded state is part of it."""
-    written_share: float
-    """Bytes sent to storage during a save, over the state's: write amplification."""
-    file_count: float
-    small_file_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One strategy, with its options, on one target at one scale."""
-
-    label: str
-    best_for: str
-    save: Statistic
-    """Seconds until the checkpoint was committed."""
-    load_cold: Statistic
-    """Seconds until every byte was in memory; no page cached before."""
-    load_unproven: Statistic
-    """The same, where it can't be proven that nothing was cached."""
-    load_warm: Statistic
-    size_bytes: float
-    """Median of the files' sizes; NaN if nothing was written."""
-    cost: Cost
-    problems: tuple[str, ...]
-    """What a reader has to know: jobs that failed or never reported, invalid samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +33,13 @@ class Comparison:
     state_bytes: int
     apart: str
     """What sets this apart from other jobs of the same study, target and scale; empty if nothing."""
+    agreed: Mapping[str, str]
+    """What all of its jobs agree in, by the keys of `guard.MUST_AGREE`."""
     methods: tuple[Method, ...]
+    reference: str
+    """The label of the method that the others are set against."""
+    relative: Mapping[str, Relative]
+    """How the others differ from it, by label; empty where it is not among the methods."""
     doubts: tuple[Doubt, ...]
     """What makes the figures less sure."""
 
@@ -97,30 +48,61 @@ class Comparison:
         return next((method for method in self.methods if method.label == label), None)
 
 
-def compare(results: Results) -> list[Comparison]:
-    """One comparison for each study, target and scale."""
-    keys = ["study", "target", "nodes", "tasks_per_node"]
-    found = []
-    known = results.jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
-    for key, jobs in known.groupby(keys, sort=True):
-        for members, apart in split(jobs):
-            found.append(_comparison(key, members, apart, results))
-    return found
+def compare(results: Results, reference: str = "") -> list[Comparison]:
+    """One comparison for each study, target and scale.
+
+    Args:
+        results: what the logs hold.
+        reference: the label of the method that others are set against; by default `REFERENCE`, where there is one.
+
+    Raises:
+        ResultsError: if a reference is named that no comparison has.
+    """
+    labels = sorted(set(results.jobs["label"].dropna()))
+    if reference and reference not in labels:
+        raise ResultsError(f"no method is called {reference!r}: name one of {', '.join(labels)}")
+    whole = replace(results, samples=whole_operations(results.samples))
+    rows = Rows(whole)
+    return [_comparison(group, rows.of(group.jobs), reference or REFERENCE) for group in groups(results.jobs)]
 
 
-def _comparison(key: Any, jobs: pd.DataFrame, apart: str, results: Results) -> Comparison:
-    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
+class Rows:
+    """The rows of each job, looked up once for all comparisons."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._frames = {"samples": results.samples, "disk": results.disk, "ceiling": results.ceiling}
+        self._places = {
+            name: frame.groupby(["study", "job_id"], sort=False).indices for name, frame in self._frames.items()
+        }
+
+    def of(self, jobs: pd.DataFrame) -> Results:
+        """What the results hold of these jobs."""
+        keys = list(zip(jobs["study"], jobs["job_id"], strict=True))
+        chosen = {}
+        for name, frame in self._frames.items():
+            places = [self._places[name][key] for key in keys if key in self._places[name]]
+            chosen[name] = frame.take(np.sort(np.concatenate(places)) if places else [])
+        return Results(jobs=jobs, **chosen)
+
+
+def _comparison(group: Group, results: Results, reference: str) -> Comparison:
+    jobs = group.jobs
+    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != reference, label))
     described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
-    study, target, nodes, tasks = key
+    methods = tuple(method_of(label, jobs[jobs["label"] == label], results) for label in labels)
     return Comparison(
-        study=str(study),
-        target=str(target),
-        nodes=int(float(str(nodes))),
-        tasks_per_node=int(float(str(tasks))),
+        study=group.study,
+        target=group.target,
+        nodes=group.nodes,
+        tasks_per_node=group.tasks_per_node,
         state=_state_in_words(described),
         state_bytes=int(described["state_bytes"].iloc[0]) if len(described) else 0,
-        apart=apart,
-        methods=tuple(_method(label, jobs[jobs["label"] == label], results) for label in labels),
+        apart=group.apart,
+        agreed={key: str(described[key].iloc[0]) for key in MUST_AGREE if key in described and len(described)},
+        methods=methods,
+        reference=reference,
+        relative=relate(methods, reference),
         doubts=tuple(doubts_about(results, jobs)),
     )
 
@@ -136,101 +118,6 @@ def _state_in_words(jobs: pd.DataFrame) -> str:
             f"{job['state_digest'][:12]}"
         )
     return "; ".join(states)
-
-
-def _method(label: str, jobs: pd.DataFrame, results: Results) -> Method:
-    ids = set(jobs["job_id"])
-    study = jobs["study"].iloc[0]
-    samples = results.samples[(results.samples["study"] == study) & results.samples["job_id"].isin(ids)]
-    totals = samples[samples["phase"] == "total"]
-    measured = totals[~totals["warmup"]]
-    loads = measured[measured["operation"] == "load"]
-    disk = results.disk[(results.disk["study"] == study) & results.disk["job_id"].isin(ids)]
-    disk = disk.merge(measured[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
-    facts = [json.loads(text) for text in jobs["strategy_facts"].dropna() if text]
-    return Method(
-        label=label,
-        best_for=facts[0].get("best_for", "") if facts else "",
-        save=_statistic(measured[measured["operation"] == "save"]),
-        load_cold=_statistic(loads[loads["cache"] == "cold"]),
-        load_unproven=_statistic(loads[loads["cache"] == "cold-unproven"]),
-        load_warm=_statistic(loads[loads["cache"] == "warm"]),
-        size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
-        cost=_cost(measured[measured["valid"]], disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
-        problems=(*_job_problems(jobs), *_sample_problems(totals)),
-    )
-
-
-def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cost:
-    saves = valid[valid["operation"] == "save"]
-    loads = valid[valid["operation"] == "load"]
-    kinds = [kind for kind in ("cold", "cold-unproven", "warm") if (loads["cache"] == kind).any()]
-    chosen = loads[loads["cache"] == kinds[0]] if kinds else loads
-
-    def rate(samples: pd.DataFrame, size: str) -> float:
-        seconds = float(samples["duration_s"].sum())
-        return float(samples[size].sum()) / seconds / 1e9 if seconds else math.nan
-
-    def median(samples: pd.DataFrame, column: str, unknown: float = -1) -> float:
-        known = samples[samples[column] != unknown][column].dropna()
-        return float(known.median()) if len(known) else math.nan
-
-    save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
-    written = median(saves, "device_write_bytes")
-    return Cost(
-        save_gbps=save_gbps,
-        save_share=save_gbps / rate(ceiling[ceiling["operation"] == "write"], "size_bytes"),
-        load_gbps=load_gbps,
-        load_share=load_gbps / rate(ceiling[ceiling["operation"] == "read"], "size_bytes"),
-        save_cpu_s=median(saves, "cpu_s"),
-        load_cpu_s=median(chosen, "cpu_s"),
-        save_extra_bytes=median(saves, "peak_extra_bytes"),
-        load_extra_bytes=median(chosen, "peak_extra_bytes"),
-        written_share=written / float(saves["state_bytes"].median()) if len(saves) else math.nan,
-        file_count=median(disk, "file_count"),
-        small_file_share=float((disk["small_file_count"] / disk["file_count"]).median()) if len(disk) else math.nan,
-    )
-
-
-def _statistic(samples: pd.DataFrame) -> Statistic:
-    valid = samples[samples["valid"]]["duration_s"].dropna()
-    invalid = len(samples) - len(valid)
-    if not len(valid):
-        return Statistic(math.nan, math.nan, math.nan, 0, invalid)
-    return Statistic(float(valid.median()), float(valid.min()), float(valid.max()), len(valid), invalid)
-
-
-def _job_problems(jobs: pd.DataFrame) -> list[str]:
-    return [
-        f"{job['job_id']}: {job['status']}" + (f": {job['error']}" if job["error"] else "")
-        for _, job in jobs.iterrows()
-        if job["status"] != "complete"
-    ]
-
-
-def _sample_problems(totals: pd.DataFrame) -> list[str]:
-    problems = []
-    for key, group in totals[~totals["valid"]].groupby(["job_id", "warmup", "operation", "reason"], sort=True):
-        job_id, warmup, operation, reason = key
-        problems.append(f"{job_id}: {len(group)} invalid {'warm-up ' if warmup else ''}{operation} sample(s): {reason}")
-    unproven = totals[totals["valid"] & ~totals["warmup"] & (totals["cache"] == "cold-unproven")]
-    if len(unproven):
-        fraction = unproven["resident_fraction"].max()
-        share = "an unknown share" if math.isnan(fraction) else f"up to {fraction:.0%}"
-        problems.append(
-            f"{len(unproven)} load(s) not proven cold, in a column of their own: {share} of the pages was cached"
-        )
-    return problems
-
-
-def change(value: float, reference: float) -> float:
-    """How much more `value` is than `reference`, as a share of it; NaN where one is unknown."""
-    return value / reference - 1 if reference else math.nan
-
-
-def improvement(value: float, reference: float) -> float:
-    """The share of `reference` that `value` saves: 0.5 is half the time."""
-    return 1 - value / reference if reference else math.nan
 
 
 def all_problems(comparisons: Sequence[Comparison]) -> list[str]:

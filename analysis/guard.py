@@ -6,7 +6,8 @@ the table, and the split says what differs.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import pandas as pd
@@ -18,6 +19,29 @@ MUST_AGREE = {
     "cold_loads": "whether loads are proven cold",
 }
 """The columns of `Results.jobs` in which compared jobs have to agree, and what they are called in messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Jobs that may be compared: rows of `Results.jobs`."""
+
+    study: str
+    target: str
+    nodes: int
+    tasks_per_node: int
+    apart: str
+    """What sets them apart from other jobs of the same study, target and scale; empty if nothing."""
+    jobs: pd.DataFrame
+
+
+def groups(jobs: pd.DataFrame) -> Iterator[Group]:
+    """The jobs by study, target and scale, and by what they must agree in."""
+    keys = ["study", "target", "nodes", "tasks_per_node"]
+    known = jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
+    for key, found in known.groupby(keys, sort=True):
+        study, target, nodes, tasks = map(str, key)
+        for members, apart in split(found):
+            yield Group(study, target, int(float(nodes)), int(float(tasks)), apart, members)
 
 
 def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:

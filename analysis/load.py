@@ -1,27 +1,27 @@
-"""Timing logs -> tidy pandas frames: `load("results/quick").samples`.
+"""Timing logs -> tidy pandas frames: `load("results/quick")`, one row for each sample.
 
 A result is a study's directory, a directory that holds several, one log, or a merged file. A job that was planned
-and left no log is a row of `jobs` too: nothing is silently dropped between the plan and the table.
+and left no log is a row of `Results.jobs` too: nothing is silently dropped between the plan and the table.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 
+from analysis import columns, merged
+from analysis.columns import KINDS, TABLES, Log
 from analysis.errors import ResultsError
 from jobs import timing_log
 from jobs.errors import TimingLogError
-from jobs.timing_log import Ceiling, DiskUse, Header, Sample, TimingLog
-
-MERGED_SCHEMA = "ckpt-timing-logs"
-MERGED_VERSION = 1
+from jobs.timing_log import Header, Sample
 
 NO_LOG = "no log"
 """The status of a job that was planned and left no log."""
@@ -31,7 +31,13 @@ UNREADABLE = "unreadable"
 
 _KEYS = ["study", "job_id"]
 
+_SHARED = [*_KEYS, "label", "target", "round", "nodes", "tasks_per_node"]
+"""What each row says of its job."""
+
 _DTYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "str"}
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Passes on what it is given, of which there will be so many, and may show how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +65,50 @@ class Entry:
 
     study: str
     job_id: str
-    log: TimingLog | None
+    log: Log | None
     planned: dict[str, Any]
     """The job as the plan has it; empty where no plan is known."""
     status: str
     error: str
 
 
-def load(results: Path | str | Sequence[Path | str]) -> Results:
-    """Read results into frames.
+def _silently(found: Iterable[Any], count: int) -> Iterable[Any]:  # noqa: ARG001  # it has nothing to show
+    return found
+
+
+def load(results: Path | str | Sequence[Path | str], workers: int = 1) -> pd.DataFrame:
+    """Read results into one tidy frame: a row for each sample, with what is known of its job and its state.
+
+    The columns are those of the timing log's samples and header, with the state's as `state_*`; units and meanings of
+    the samples' columns stand in `.attrs["columns"]`. Jobs without a sample have no row: `results` has them.
+
+    Args:
+        results: where the logs are.
+        workers: how many processes read; more than one only in a notebook, or in a program that begins with
+            `if __name__ == "__main__"`.
 
     Raises:
         ResultsError: if there are none, or two logs claim to be the same job and differ.
     """
-    return frames(entries(results))
+    found = load_results(results, workers)
+    facts = [name for name in found.jobs if name in _KEYS or name not in found.samples]
+    tidy = found.samples.merge(found.jobs[facts], on=_KEYS, how="left", validate="many_to_one")
+    tidy.attrs["columns"] = {each.name: dict(each.metadata) for each in fields(Sample)}
+    return tidy
 
 
-def entries(results: Path | str | Sequence[Path | str]) -> list[Entry]:
+def load_results(results: Path | str | Sequence[Path | str], workers: int = 1) -> Results:
+    """Read results into frames, one for each kind of row.
+
+    Raises:
+        ResultsError: if there are none, or two logs claim to be the same job and differ.
+    """
+    return frames(entries(results, workers))
+
+
+def entries(
+    results: Path | str | Sequence[Path | str], workers: int = 1, progress: Progress = _silently
+) -> list[Entry]:
     """Every job of the results, sorted by study and id; reading a job twice is harmless.
 
     Raises:
@@ -84,7 +117,7 @@ def entries(results: Path | str | Sequence[Path | str]) -> list[Entry]:
     paths = [results] if isinstance(results, Path | str) else list(results)
     found: dict[tuple[str, str], Entry] = {}
     for path in paths:
-        for entry in _entries_of(Path(path)):
+        for entry in _entries_of(Path(path), workers, progress):
             key = (entry.study, entry.job_id)
             found[key] = _one_of(found[key], entry) if key in found else entry
     if not found:
@@ -105,36 +138,36 @@ def _one_of(first: Entry, second: Entry) -> Entry:
     return replace(chosen, planned=planned)
 
 
-def _entries_of(path: Path) -> Iterator[Entry]:
+def _entries_of(path: Path, workers: int, progress: Progress) -> Iterator[Entry]:
     if path.is_file():
         yield from _from_file(path)
     elif path.is_dir():
         planned = {plan.parent for pattern in ("plan.json", "*/plan.json") for plan in path.glob(pattern)}
         logged = {log.parent.parent for pattern in ("logs/*.h5", "*/logs/*.h5") for log in path.glob(pattern)}
-        for directory in sorted(planned | logged):
-            yield from _from_study(directory)
+        yield from _from_studies(sorted(planned | logged), workers, progress)
     else:
         raise ResultsError(f"{path} does not exist: expected a study's directory, a log, or a merged file")
 
 
-def _from_study(directory: Path) -> Iterator[Entry]:
-    plan = _plan_of(directory)
-    study = plan.get("study", {}).get("name", directory.resolve().name)
-    planned = {job["id"]: job for job in plan.get("jobs", [])}
-    logged = {path.stem: path for path in (directory / "logs").glob("*.h5") if not path.name.startswith(".")}
-    for job_id in sorted(planned.keys() | logged.keys()):
-        job = planned.get(job_id, {})
-        if job_id not in logged:
-            yield Entry(study, job_id, None, job, NO_LOG, "planned, but it never reported")
-            continue
-        try:
-            log = timing_log.read(logged[job_id])
-        except TimingLogError as error:
-            yield Entry(study, job_id, None, job, UNREADABLE, str(error))
-            continue
-        found = log.header.study, log.header.job_id
-        if job and found != (study, job_id):
-            message = f"{logged[job_id]} is the log of another job, {found[1]} of study {found[0]}"
+def _from_studies(directories: Sequence[Path], workers: int, progress: Progress) -> Iterator[Entry]:
+    awaited: list[tuple[str, str, dict[str, Any], Path]] = []
+    for directory in directories:
+        plan = _plan_of(directory)
+        study = plan.get("study", {}).get("name", directory.resolve().name)
+        planned = {job["id"]: job for job in plan.get("jobs", [])}
+        logged = {path.stem: path for path in (directory / "logs").glob("*.h5") if not path.name.startswith(".")}
+        for job_id in sorted(planned.keys() | logged.keys()):
+            job = planned.get(job_id, {})
+            if job_id in logged:
+                awaited.append((study, job_id, job, logged[job_id]))
+            else:
+                yield Entry(study, job_id, None, job, NO_LOG, "planned, but it never reported")
+    logs = columns.read_many([path for *_, path in awaited], workers)
+    for (study, job_id, job, path), log in zip(awaited, progress(logs, len(awaited)), strict=True):
+        if isinstance(log, TimingLogError):
+            yield Entry(study, job_id, None, job, UNREADABLE, str(log))
+        elif job and (log.header.study, log.header.job_id) != (study, job_id):
+            message = f"{path} is the log of another job, {log.header.job_id} of study {log.header.study}"
             yield Entry(study, job_id, None, job, UNREADABLE, message)
         else:
             yield _entry(log, job)
@@ -155,56 +188,45 @@ def _from_file(path: Path) -> Iterator[Entry]:
     try:
         timing_log.check_seal(path)
         with h5py.File(path, "r", locking="best-effort") as file:
-            schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
-            if schema != MERGED_SCHEMA:
-                yield _entry(timing_log.read_from(file, str(path)), {})
+            if file.attrs.get("schema") != merged.SCHEMA:
+                yield _entry(columns.of(timing_log.read_from(file, str(path))), {})
                 return
-            if version != MERGED_VERSION:
-                raise ResultsError(f"{path} has version {version} of the merged file; {MERGED_VERSION} is known here")
-            for group in (job for study in file["jobs"].values() for job in study.values()):
-                planned = json.loads(group.attrs["planned"])
-                if "log" in group:
-                    yield _entry(timing_log.read_from(group["log"], f"{path}:{group.name}"), planned)
-                else:
-                    attributes = group.attrs
-                    yield Entry(
-                        attributes["study"], attributes["job_id"], None, planned,
-                        attributes["status"], attributes["error"],
-                    )  # fmt: skip
+            for job, log in merged.read(file, path):
+                yield _entry(log, job["planned"]) if log is not None else Entry(log=None, **job)
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} is neither a timing log nor a merged file ({error})") from error
     except TimingLogError as error:
         raise ResultsError(str(error)) from error
 
 
-def _entry(log: TimingLog, planned: dict[str, Any]) -> Entry:
+def _entry(log: Log, planned: dict[str, Any]) -> Entry:
     return Entry(log.header.study, log.header.job_id, log, planned, log.header.status, log.header.error)
 
 
 def frames(found: Sequence[Entry]) -> Results:
     """The tidy frames of these jobs."""
-    jobs = pd.DataFrame([_job_row(entry) for entry in found])
-    shared = [*_KEYS, "label", "target", "round", "nodes", "tasks_per_node"]
     logs = [entry.log for entry in found if entry.log is not None]
     return Results(
-        jobs=jobs,
-        samples=_rows([(log, log.samples) for log in logs], Sample, shared),
-        disk=_rows([(log, log.disk) for log in logs], DiskUse, shared),
-        ceiling=_rows([(log, log.ceiling) for log in logs], Ceiling, shared),
+        jobs=pd.DataFrame([_job_row(entry) for entry in found]),
+        **{name: _frame(name, logs) for name in TABLES},
     )
 
 
-def _rows(logs: Sequence[tuple[TimingLog, Sequence[Any]]], row: type, shared: list[str]) -> pd.DataFrame:
-    of_the_job = [each for each in fields(Header) if each.name in shared]
-    dtypes = {each.name: _DTYPES[str(each.type)] for each in (*of_the_job, *fields(row))}
-    columns = shared + [each.name for each in fields(row)]
-    records = [
-        [getattr(log.header, key) for key in shared] + [getattr(record, each.name) for each in fields(row)]
-        for log, rows in logs
-        for record in rows
-    ]
-    # The dtypes are said, not guessed: they are the same where there are no rows.
-    return pd.DataFrame(records, columns=pd.Index(columns)).astype(dtypes)
+def _frame(name: str, logs: Sequence[Log]) -> pd.DataFrame:
+    """One table of all logs; its dtypes are said, not guessed: they are the same where there are no rows."""
+    lengths = [len(log.tables[name]) for log in logs]
+    data: dict[str, Any] = {}
+    for each in (each for key in _SHARED for each in fields(Header) if each.name == key):
+        values = np.array([getattr(log.header, each.name) for log in logs], object)
+        data[each.name] = pd.Series(np.repeat(values, lengths), dtype=_DTYPES[str(each.type)])
+    vocabulary, whole = columns.joined(name, logs)
+    floats = iter(columns.joined_floats(name, logs))
+    integers = iter(whole)
+    words = np.array([*vocabulary, ""], object)
+    for column, kind in KINDS[name].items():
+        values = next(floats) if kind == "float" else next(integers)
+        data[column] = pd.Series(words[values] if kind == "str" else values, dtype=_DTYPES[kind])
+    return pd.DataFrame(data)
 
 
 def _job_row(entry: Entry) -> dict[str, Any]:
@@ -216,22 +238,24 @@ def _job_row(entry: Entry) -> dict[str, Any]:
             **blank, **known,
             "study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": entry.error,
         }  # fmt: skip
-    state = {f"state_{key.removeprefix('state_')}": value for key, value in entry.log.state.items()}
+    state = {f"state_{key.removeprefix('state_')}": value for key, value in entry.log.attributes["state"].items()}
     return {**asdict(entry.log.header), **state, **_circumstances(entry.log)}
 
 
-def _circumstances(log: TimingLog) -> dict[str, Any]:
+def _circumstances(log: Log) -> dict[str, Any]:
     """The facts about a job that decide what it may be compared with, and how far it can be trusted."""
-    machine = log.provenance
+    machine, storage = log.attributes["provenance"], log.attributes["storage"]
     memory = machine.get("memory_bytes")
     kind = [str(machine.get("cpu", "unknown CPU")), f"{machine.get('cpus_usable', '?')} CPUs"]
     kind += [f"{memory / 2**30:.0f} GiB" if isinstance(memory, int) else "unknown memory"]
-    caches = {sample.cache for sample in log.samples if sample.operation == "load"}
-    facts = ("packages", "host", "kernel", "cpu_governor", "steal_share", "dirty_bytes_before", "node_local")
+    facts = (
+        "packages", "python", "code_version", "host", "kernel", "cpu_governor", "clock_source", "cgroup_limits",
+        "modules", "steal_share", "dirty_bytes_before", "node_local",
+    )  # fmt: skip
+    stored = ("filesystem", "source", "options", "device", "layout", "cache_caveat")
     return {
         **{key: machine[key] for key in facts if key in machine},
+        **{f"storage_{key}": storage[key] for key in stored if key in storage},
         "node_type": ", ".join(kind),
-        "cold_loads": "unproven" if log.storage.get("cache_caveat") else "proven where said",
-        "measures_ceiling": bool(log.ceiling),
-        "caches": ", ".join(sorted(caches)),
+        "cold_loads": "unproven" if storage.get("cache_caveat") else "proven where said",
     }

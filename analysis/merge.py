@@ -1,13 +1,10 @@
-"""Many logs -> one HDF5 file that `table` reads as well; the order of the logs, and repeating it, change nothing.
+"""Many logs -> one HDF5 file (`analysis.merged`) that `table` reads as well.
 
-/                       attrs: schema = "ckpt-timing-logs", schema_version
-/jobs/<study>/<job id>  attrs: study, job_id, status, error, planned (JSON); and, if the job left a log,
-/jobs/<study>/<job id>/log      the log, as the job wrote it
+The order of the logs, and repeating it, change nothing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,8 +12,9 @@ from pathlib import Path
 
 import h5py
 
+from analysis import merged
 from analysis.errors import ResultsError
-from analysis.load import MERGED_SCHEMA, MERGED_VERSION, Entry
+from analysis.load import Entry
 from jobs import timing_log
 
 
@@ -49,17 +47,12 @@ def _write(found: Sequence[Entry], output: Path) -> None:
 
 def _image(found: Sequence[Entry]) -> bytes:
     """The bytes of the file: from memory, since HDF5 kills the process where a disk is full."""
+    ordered = sorted(found, key=lambda each: (each.study, each.job_id))
+    jobs = [
+        {"study": e.study, "job_id": e.job_id, "status": e.status, "error": e.error, "planned": e.planned}
+        for e in ordered
+    ]
     with h5py.File("merged", "w", driver="core", backing_store=False) as file:
-        file.attrs["schema"] = MERGED_SCHEMA
-        file.attrs["schema_version"] = MERGED_VERSION
-        jobs = file.create_group("jobs")
-        for entry in sorted(found, key=lambda each: (each.study, each.job_id)):
-            group = jobs.require_group(entry.study).create_group(entry.job_id)
-            group.attrs["study"], group.attrs["job_id"] = entry.study, entry.job_id
-            group.attrs["status"] = entry.status
-            group.attrs["error"] = entry.error.encode("utf-8", "backslashreplace").decode()  # it may name any path
-            group.attrs["planned"] = json.dumps(entry.planned, sort_keys=True)
-            if entry.log is not None:
-                entry.log.write_to(group.create_group("log"))
+        merged.write(file, jobs, [entry.log for entry in ordered])
         file.flush()
         return timing_log.sealed(file.id.get_file_image())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -87,8 +88,14 @@ def _spread(totals: pd.DataFrame) -> Iterator[Doubt]:
             share = durations.std() / durations.mean()
             remedy = "look at the trials one by one, and repeat at a quieter time or with more `rounds`"
             yield Doubt(name, f"the standard deviation is {share:.0%} of the mean", remedy)
-        for job_id, trials in group.sort_values("trial").groupby("job_id", sort=True):
-            yield from _order(f"{name}, {job_id}", [float(value) for value in trials["duration_s"]])
+        yield from _orders(name, group)
+
+
+def _orders(name: str, group: pd.DataFrame) -> Iterator[Doubt]:
+    ordered = group.sort_values(["job_id", "trial"])
+    ids, starts = np.unique(ordered["job_id"].to_numpy(object), return_index=True)
+    for job_id, trials in zip(ids, np.split(ordered["duration_s"].to_numpy(), starts[1:]), strict=True):
+        yield from _order(f"{name}, {job_id}", trials.tolist())
 
 
 def _order(name: str, durations: Sequence[float]) -> Iterator[Doubt]:
@@ -98,7 +105,7 @@ def _order(name: str, durations: Sequence[float]) -> Iterator[Doubt]:
         if durations[0] > _SLOW_FIRST * others:
             times = f"the first trial took {durations[0] / others:.1f} times as long as the others"
             yield Doubt(name, times, "add a warm-up (`warmups = 1`)")
-    if len(durations) >= _FEWEST_FOR_DRIFT and len(set(durations)) > 1:
+    if len(durations) >= _FEWEST_FOR_DRIFT and _may_drift(durations):
         found = stats.spearmanr(range(len(durations)), durations)
         if found.pvalue < _DRIFT_P:
             way = "slower" if found.statistic > 0 else "faster"
@@ -106,19 +113,37 @@ def _order(name: str, durations: Sequence[float]) -> Iterator[Doubt]:
             yield Doubt(name, what, "the device's cache may fill, or its neighbours change: use more `rounds`")
 
 
+def _may_drift(durations: Sequence[float]) -> bool:
+    """Whether scipy's test, which takes a hundred times as long, could find a drift.
+
+    Its statistic t = r sqrt((n - 2) / (1 - r^2)) has heavier tails than the normal distribution, so that |t| must
+    exceed 1.95 at the least. With ties this r is not the test's, and it is asked in any case.
+    """
+    values = np.asarray(durations)
+    count = len(values)
+    order = np.argsort(values, kind="stable")
+    if (np.diff(values[order]) == 0).any():
+        return bool(values.min() < values.max())
+    rank = np.empty(count)
+    rank[order] = np.arange(count)
+    r = 1 - 6 * float(((rank - np.arange(count)) ** 2).sum()) / (count * (count**2 - 1))
+    return r * r * (count - 2) > 1.95**2 * (1 - r * r)
+
+
 def _disturbed(ceilings: pd.DataFrame) -> Iterator[Doubt]:
-    for key, group in ceilings[ceilings["operation"] != "copy"].groupby(["job_id", "operation"], sort=True):
-        job_id, operation = map(str, key)
-        rates = (group["size_bytes"] / group["duration_s"]).groupby(group["when"]).median()
-        if {"before", "after"} <= set(rates.index):
-            before, after = rates["before"] / 1e9, rates["after"] / 1e9
-            if abs(after / before - 1) > DISTURBED:
-                what = f"disturbed: the target's own {operation} went from {before:.2f} to {after:.2f} GB/s"
-                yield Doubt(job_id, what, "somebody else used it meanwhile: repeat, or trust the other rounds more")
+    moved = ceilings[ceilings["operation"] != "copy"]
+    rated = moved.assign(gbps=moved["size_bytes"] / moved["duration_s"] / 1e9)
+    rates = rated.pivot_table(index=["job_id", "operation"], columns="when", values="gbps", aggfunc="median")
+    if not {"before", "after"} <= set(rates.columns):
+        return
+    changed = rates[(rates["after"] / rates["before"] - 1).abs() > DISTURBED]
+    for (job_id, operation), before, after in zip(changed.index, changed["before"], changed["after"], strict=True):
+        what = f"disturbed: the target's own {operation} went from {before:.2f} to {after:.2f} GB/s"
+        yield Doubt(job_id, what, "somebody else used it meanwhile: repeat, or trust the other rounds more")
 
 
 def _machine(jobs: pd.DataFrame) -> Iterator[Doubt]:
-    for _, job in jobs.iterrows():
+    for job in jobs.to_dict("records"):
         steal, dirty, governor = (job.get(key) for key in ("steal_share", "dirty_bytes_before", "cpu_governor"))
         if isinstance(steal, float) and steal > _STEAL:
             yield Doubt(job["job_id"], f"the hypervisor took {steal:.0%} of the CPU time", "use another host")
@@ -134,11 +159,9 @@ def _overlaps(jobs: pd.DataFrame, totals: pd.DataFrame) -> Iterator[Doubt]:
     """Jobs of ours that ran on the same shared target at the same time, by their own clocks."""
     shared = jobs[~jobs["node_local"].fillna(False).astype(bool)] if "node_local" in jobs else jobs
     zeros = shared.set_index("job_id")["clock_zero_unix_s"].dropna()
-    spans = []
-    for job_id, group in totals.groupby("job_id"):
-        if job_id in zeros.index:
-            start = float(zeros[job_id] + group["start_s"].min())
-            spans.append((start, float(zeros[job_id] + (group["start_s"] + group["duration_s"]).max()), str(job_id)))
+    ran = totals.assign(end_s=totals["start_s"] + totals["duration_s"]).groupby("job_id")
+    times = pd.DataFrame({"zero": zeros, "start": ran["start_s"].min(), "end": ran["end_s"].max()}).dropna()
+    spans = list(zip(times["zero"] + times["start"], times["zero"] + times["end"], map(str, times.index), strict=True))
     for first, second in itertools.pairwise(sorted(spans)):
         common_s = min(first[1], second[1]) - second[0]
         if common_s > 0:

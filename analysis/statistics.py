@@ -1,42 +1,263 @@
-"""Intervals from samples, by scipy's bootstrap."""
+"""What samples support: medians and ratios with bootstrap intervals, and whether a difference is one; by scipy.
+
+Trials of one job share its node, its minute and its neighbours, so they say less than as many trials of different jobs.
+Everything here is therefore told which job each duration belongs to. Results are the same whatever the samples' order.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
 
-_RESAMPLES = 9999
+SIGNIFICANT_P = 0.05
+"""A corrected p under this is called a difference."""
+
+NOT_SIGNIFICANT = "not significant"
+
+_RESAMPLES = 1999
+
+_MANY_JOBS = 30
+"""From so many jobs on, whole jobs are drawn."""
+
+_LEAST_S = 1e-9
+"""What a clock can tell. A shorter duration is no measurement: it has neither a ratio nor a logarithm."""
+
+_BATCH = 2_000_000
+"""Values that are held at once, so that memory does not grow with the number of resamples."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with the interval that the samples support, at the confidence above."""
+    """An estimate with the interval that the samples support, at the confidence above; NaN where they support none."""
 
     estimate: float
     low: float
     high: float
 
 
-def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
-    """How many times larger the median of the first samples is, with its bootstrap interval.
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
-    With fewer than two samples on a side there is no interval: its ends are NaN.
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The durations, in s, of one method's valid trials, and the job that each belongs to."""
+
+    durations: tuple[float, ...] = ()
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Permutation:
+    """The result of a permutation test."""
+
+    p: float
+    """Two-sided, uncorrected; NaN where a side has fewer than two of the unit."""
+    least_p: float
+    """The smallest p that so many jobs, or trials, could reach."""
+    unit: str
+    """What was permuted: `jobs`, or `trials` where each side is one job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two methods differ: the ratio of their medians, and whether it could be chance."""
+
+    ratio: Interval
+    test: Permutation
+    corrected_p: float
+    """p, corrected for all differences that are looked at together; NaN where the test can't show any."""
+
+    def verdict(self, more: str = "slower", less: str = "faster") -> str:
+        """The difference in words; absent evidence is not called evidence of absence. Empty where nothing is known."""
+        if math.isnan(self.ratio.estimate):
+            return ""
+        if self.test.least_p > SIGNIFICANT_P:
+            return f"too few {self.test.unit} to tell"
+        if self.corrected_p >= SIGNIFICANT_P:
+            return NOT_SIGNIFICANT
+        return more if self.ratio.estimate > 1 else less
+
+
+def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval:
+    """The median of all durations, with its 95 % bootstrap interval.
+
+    Jobs are drawn with replacement, then trials within each drawn job; with a single job, trials only. From 30 jobs on,
+    whole jobs are drawn, as the textbook has it (Davison and Hinkley 1997, section 3.8). With three to five, that has
+    too few distinct results: of simulated studies its intervals held the true median in 74 to 89 of 100, and these in
+    75 to 98, least where jobs differ by more than their trials do. Intervals from so few jobs are rather too narrow.
+
+    Args:
+        durations: in s.
+        jobs: the job of each duration.
+
+    Returns:
+        The interval, in s. With fewer than two durations its ends are NaN; with none, the median too.
     """
-    above, below = np.asarray(numerator, float), np.asarray(denominator, float)
-    estimate = float(np.median(above) / np.median(below)) if len(above) and len(below) else float("nan")
-    if min(len(above), len(below)) < 2:
-        return Interval(estimate, float("nan"), float("nan"))
+    pooled = np.asarray(durations, float)
+    estimate = float(np.median(pooled)) if len(pooled) else math.nan
+    return _percentiles(estimate, _medians(Timed(tuple(durations), tuple(jobs))))
 
-    def ratio(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
 
-    found = stats.bootstrap(
-        (above, below), ratio, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="percentile", rng=0
+def ratio_interval(
+    numerator: Sequence[float],
+    numerator_jobs: Sequence[str],
+    denominator: Sequence[float],
+    denominator_jobs: Sequence[str],
+) -> Interval:
+    """How many times the median of the second durations the median of the first is, with its bootstrap interval.
+
+    Both sides are drawn as in `median_interval`, one independently of the other. With fewer than two durations on a
+    side, the ends are NaN; without any, or with one that no clock can tell from zero, the estimate too.
+    """
+    if min((*numerator, *denominator), default=0.0) < _LEAST_S or not (len(numerator) and len(denominator)):
+        return UNKNOWN
+    estimate = float(np.median(numerator) / np.median(denominator))
+    above = _medians(Timed(tuple(numerator), tuple(numerator_jobs)))
+    below = _medians(Timed(tuple(denominator), tuple(denominator_jobs)))
+    # Resamples of equal samples are equal one by one: in another order, they are as independent as the sides.
+    return _percentiles(estimate, above / np.random.default_rng(0).permutation(below))
+
+
+def permutation_p(
+    first: Sequence[float], first_jobs: Sequence[str], second: Sequence[float], second_jobs: Sequence[str]
+) -> Permutation:
+    """Whether two sets of durations could come from the same distribution.
+
+    A permutation test of the difference of mean log-durations. Whole jobs are permuted, each by the median of its
+    trials, since only jobs are exchangeable. Where each side is a single job, trials are: the answer then holds for
+    these two jobs, and not for others.
+    """
+    sides = [_by_job(first, first_jobs), _by_job(second, second_jobs)]
+    unit = "trials" if all(len(groups) == 1 for groups in sides) else "jobs"
+    if not all(_measured(groups) for groups in sides):
+        return Permutation(math.nan, 1.0, unit)
+    a, b = (
+        np.log(groups[0]) if unit == "trials" else np.array([np.median(np.log(group)) for group in groups])
+        for groups in sides
     )
-    return Interval(estimate, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    ways = math.comb(len(a) + len(b), len(a))
+    if min(len(a), len(b)) < 2:
+        return Permutation(math.nan, 1.0, unit)
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.mean(a, axis=axis) - np.mean(b, axis=axis)
+
+    found = stats.permutation_test(
+        (a, b), difference, permutation_type="independent", vectorized=True, n_resamples=_RESAMPLES,
+        batch=max(1, _BATCH // (len(a) + len(b))), rng=0,
+    )  # fmt: skip
+    return Permutation(float(found.pvalue), min(1.0, 2 / min(ways, _RESAMPLES + 1)), unit)
+
+
+def differences(pairs: Sequence[tuple[Timed, Timed]]) -> list[Difference]:
+    """How the first of each pair differs from the second; the ps are corrected for all pairs together.
+
+    By Benjamini and Hochberg: of the differences that a table shows, at most 5 % are to be chance. (Holm's bound on any
+    error at all would need more rounds than studies have.) Pairs that could show nothing don't count.
+    """
+    found = []
+    for above, below in pairs:
+        sides = (above.durations, above.jobs, below.durations, below.jobs)
+        found.append(Difference(ratio_interval(*sides), permutation_p(*sides), math.nan))
+    testable = [i for i, each in enumerate(found) if each.test.least_p <= SIGNIFICANT_P]
+    if testable:
+        corrected = stats.false_discovery_control([found[i].test.p for i in testable])
+        for i, p in zip(testable, corrected, strict=True):
+            found[i] = replace(found[i], corrected_p=float(p))
+    return found
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """The mean of ratios to one reference, over states or targets; NaN if one is unknown, or there are none.
+
+    Unlike the arithmetic mean it gives the same order of methods whichever is the reference (Fleming and Wallace 1986).
+    """
+    known = bool(ratios) and all(ratio > 0 for ratio in ratios)
+    return float(stats.gmean(ratios)) if known else math.nan
+
+
+def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
+    """The durations of each job, in an order that does not depend on theirs."""
+    if not len(durations):
+        return []
+    values = np.asarray(durations, float)
+    names, members = np.unique(np.asarray(jobs, str), return_inverse=True)
+    order = np.lexsort((values, members))
+    return np.split(values[order], np.cumsum(np.bincount(members, minlength=len(names)))[:-1])
+
+
+def _measured(groups: Sequence[Floats]) -> bool:
+    return bool(groups) and all(group[0] >= _LEAST_S for group in groups)
+
+
+def _percentiles(estimate: float, resamples: Floats) -> Interval:
+    low, high = np.percentile(resamples, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return Interval(estimate, float(low), float(high))
+
+
+@functools.lru_cache(maxsize=1024)
+def _medians(timed: Timed) -> Floats:
+    """The medians of the resamples, by scipy's bootstrap; NaN with fewer than two durations.
+
+    They are kept: a method's stand behind its own interval, and behind each of its ratios.
+    """
+    if len(timed.durations) < 2:
+        return np.full(_RESAMPLES, np.nan)
+    draws = _Draws(_by_job(timed.durations, timed.jobs))
+    found = stats.bootstrap(
+        (np.arange(len(draws.counts)),), draws.medians, vectorized=True, n_resamples=_RESAMPLES,
+        batch=max(1, _BATCH // len(timed.durations)), method="percentile", rng=0,
+    )  # fmt: skip
+    return np.asarray(found.bootstrap_distribution)
+
+
+class _Draws:
+    """Medians of what scipy draws from the jobs."""
+
+    def __init__(self, groups: Sequence[Floats]) -> None:
+        if len(groups) == 1:
+            groups = [groups[0][i : i + 1] for i in range(len(groups[0]))]  # each trial stands for itself
+        self.counts = np.array([len(group) for group in groups])
+        self._padded = np.full((len(groups), self.counts.max()), np.nan)
+        for row, group in zip(self._padded, groups, strict=True):
+            row[: len(group)] = group
+        self._random = np.random.default_rng(1)
+        pooled = np.concatenate(groups)
+        order = np.argsort(pooled, kind="stable")
+        self._sorted, self._job_of_sorted = pooled[order], np.repeat(np.arange(len(groups)), self.counts)[order]
+
+    def medians(self, jobs: NDArray[np.int64], axis: int = -1) -> Floats:  # noqa: ARG002  # scipy says it: the last
+        """The median of each resample; `jobs` has one resample a row."""
+        rows = jobs.astype(np.int64).reshape(-1, len(self.counts))
+        found = self._of_whole_jobs(rows) if len(self.counts) >= _MANY_JOBS else self._of_both_stages(rows)
+        return found.reshape(jobs.shape[:-1])
+
+    def _of_both_stages(self, jobs: NDArray[np.int64]) -> Floats:
+        counts = self.counts[jobs][..., np.newaxis]
+        shape = (*jobs.shape, self._padded.shape[1])
+        trials = (self._random.random(shape) * counts).astype(np.int64)
+        drawn = self._padded[jobs[..., np.newaxis], trials]
+        if self.counts.min() == self.counts.max():
+            return np.asarray(np.median(drawn.reshape(len(jobs), -1), axis=-1))
+        drawn[np.broadcast_to(np.arange(shape[-1]) >= counts, shape)] = np.nan
+        return np.asarray(np.nanmedian(drawn.reshape(len(jobs), -1), axis=-1))
+
+    def _of_whole_jobs(self, jobs: NDArray[np.int64]) -> Floats:
+        """By how often each job was drawn: the trials are sorted once for all resamples."""
+        places = jobs + len(self.counts) * np.arange(len(jobs))[:, np.newaxis]
+        times = np.bincount(places.ravel(), minlength=jobs.size).reshape(jobs.shape).astype(np.int32)
+        twice_reached = 2 * np.cumsum(times[:, self._job_of_sorted], axis=1, dtype=np.int32)
+        drawn = twice_reached[:, -1:] // 2
+        lower, upper = (twice_reached >= drawn).argmax(axis=1), (twice_reached > drawn).argmax(axis=1)
+        return np.asarray((self._sorted[lower] + self._sorted[upper]) / 2)

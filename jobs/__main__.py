@@ -178,7 +178,7 @@ def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster:
     """
     import tempfile
 
-    from analysis.load import load
+    from analysis.load import load_results
     from jobs.selftest import SelfTest
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
@@ -190,7 +190,7 @@ def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster:
     _submit_and_follow(*prepared, wait=True)
     paths, planned, _ = prepared
     log = timing_log.read(paths.log(planned.jobs[0].id))
-    found = list(SelfTest().verdicts(load(paths.root), str(log.storage["cache_caveat"])))
+    found = list(SelfTest().verdicts(load_results(paths.root), str(log.storage["cache_caveat"])))
     for verdict in found:
         print(f"{'ok' if verdict.passed else 'FAILED':>6}  {verdict.what}")
     return 0 if all(verdict.passed for verdict in found) else 1

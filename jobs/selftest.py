@@ -84,7 +84,7 @@ class SelfTest:
             yield Verdict(bool(caught) and all(caught), what)
 
     def _known_costs(self, operation: str, valid: pd.DataFrame) -> Iterator[Verdict]:
-        from analysis.statistics import ratio_of_medians
+        from analysis.statistics import ratio_interval
 
         def durations(option: str) -> list[float]:
             label = f"{SELFTEST}+{option}" if option else SELFTEST
@@ -97,7 +97,7 @@ class SelfTest:
             return
         own = base[len(base) // 2]  # what saving or loading takes without the sleep
         truth = (2 * self.sleep_s + own) / (self.sleep_s + own)
-        found = ratio_of_medians(twice, slow)
+        found = ratio_interval(twice, ["twice"] * len(twice), slow, ["slow"] * len(slow))  # one job each
         yield Verdict(
             found.low * (1 - _TOLERANCE) <= truth <= found.high * (1 + _TOLERANCE),
             f"{operation}: {2 * self.sleep_s} s against {self.sleep_s} s of sleep is a factor of {truth:.2f}, measured "

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import print_tables
-from analysis.tables import Format
+from analysis.render import Format
+from analysis.trials import COLD, Measured, Setting, Trials
 from jobs import plan as plans
 from jobs import study as studies
+from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
 from jobs.timing_log import DiskUse, Header, Sample, TimingLog
 
 GIB = 2**30
+GB = 10**9
 
 STRATEGIES = ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
 
@@ -248,3 +251,104 @@ def show(capsys: pytest.CaptureFixture[str]) -> Show:
         return capsys.readouterr().out
 
     return shown
+
+
+def trials_of(durations_s: Sequence[float], jobs: Sequence[str] | None = None) -> Trials:
+    """One trial a minute, each in a job of its own unless said otherwise."""
+    names = tuple(jobs or (f"job {number}" for number in range(len(durations_s))))
+    return Trials(tuple(durations_s), names, tuple(1.75e9 + 60 * number for number in range(len(durations_s))))
+
+
+def _measured(
+    label: str,
+    save: Sequence[float] = (),
+    load: Sequence[float] = (),
+    *,
+    kind: str = COLD,
+    size_bytes: float = math.nan,
+    facts: Mapping[str, str] | None = None,
+    call: Sequence[float] = (),
+    **other: Any,
+) -> Measured:
+    """A method with these seconds; `call` is the part of each save until it returned."""
+    phases = (
+        {"call": trials_of(call), "sync": trials_of([a - b for a, b in zip(save, call, strict=True)])} if call else {}
+    )
+    fields: dict[str, Any] = {
+        "label": label,
+        "strategy": label,
+        "facts": facts or {},
+        "save": trials_of(save),
+        "phases": phases,
+        "loads": {kind: trials_of(load)} if load else {},
+        "size_bytes": size_bytes,
+        "file_bytes": size_bytes / 4,
+        "state_bytes": GB,
+    }
+    return Measured(**fields | other)
+
+
+def _setting(*methods: Measured, write_gbps: float = math.nan, read_gbps: float = math.nan, **other: Any) -> Setting:
+    """One node, one task, a shared target."""
+    fields: dict[str, Any] = {
+        "study": "tiny",
+        "target": "disk",
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "apart": "",
+        "node_local": False,
+        "methods": methods,
+        "ceilings_gbps": {"write": write_gbps, "read": read_gbps},
+    }
+    return Setting(**fields | other)
+
+
+@pytest.fixture
+def measured() -> Callable[..., Measured]:
+    """Make a method of hand-chosen trials, without any log."""
+    return _measured
+
+
+@pytest.fixture
+def setting() -> Callable[..., Setting]:
+    """Make a setting of such methods."""
+    return _setting
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*7}}{% include '/etc/passwd' %}",
+    "javascript:alert(1)",
+    "</style><style>*{display:none}",
+    "</svg><svg onload=alert(1)>",
+    "\x1b[31m\u202ereversed\u2028line ]]> <!-- --> &lt;b&gt; $x^2$ 日本",
+]
+
+
+@pytest.fixture
+def hostile_texts() -> list[str]:
+    """Texts that each try to be something else in a page."""
+    return HOSTILE
+
+
+@pytest.fixture
+def hostile_logs(three_methods: Any, tmp_path: Path) -> Path:
+    """The logs of three methods with something hostile wherever a log holds a text."""
+    directory = tmp_path / "hostile"
+    (directory / "logs").mkdir(parents=True)
+    for number, path in enumerate(sorted(three_methods.paths.logs.glob("*.h5"))):
+        log = timing_log.read(path)
+        texts = HOSTILE[number:] + HOSTILE[:number]
+        log.header.study = HOSTILE[0] + HOSTILE[1]
+        log.header.target = HOSTILE[2] + HOSTILE[4]
+        log.header.label = texts[5] + texts[0]
+        log.header.strategy = texts[1]
+        log.header.job_id = f"{number}{texts[2]}"
+        log.header.status, log.header.error = "failed", " ".join(texts)
+        log.header.strategy_facts = '{"best_for": "<b onclick=alert(1)>", "other_readers": "<i>"}'
+        log.header.created_utc = texts[1]
+        log.provenance = dict.fromkeys(("host", "kernel", "packages", "cpu", "cpu_governor"), " ".join(texts))
+        log.state["model"] = texts[0]
+        log.write(directory / "logs" / f"{number}.h5")
+    return directory

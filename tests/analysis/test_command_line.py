@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import runpy
 import subprocess
 import sys
@@ -46,7 +47,7 @@ except ModuleNotFoundError:
     pass
 import analysis
 if arguments[0] == "load":
-    print(len(analysis.load(arguments[1]).samples))
+    print(len(analysis.load_results(arguments[1]).samples))
 else:
     sys.argv = ["analysis", *arguments]
     runpy.run_module("analysis", run_name="__main__", alter_sys=True)
@@ -119,15 +120,19 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
     assert "+2090.0 %" in table
     assert run_without(blocked, "merge", three_methods.root, "--output", merged) == f"{merged}: 3 logs\n"
     assert run_without(blocked, "table", merged) == table
+    assert "not significant" in run_without(blocked, "compare", three_methods.root, merged)
+    assert r"\begin{table}" in run_without(blocked, "table", merged, "--format", "latex")
 
 
 @pytest.mark.parametrize(
     ("style", "excerpt"),
     [
-        ((), "│ 87.60 (80.00 - 100.00, n = 3) │"),
-        (("--format", "text"), "│ 87.60 (80.00 - 100.00, n = 3) │"),
-        (("--format", "markdown"), "| 87.60 (80.00 - 100.00, n = 3) |"),
-        (("--format=csv",), ",87.6,80.0,100.0,3,0,"),
+        ((), "│ 87.60 [80.00, 100.00], n = 3 │"),
+        (("--format", "text"), "│ 87.60 [80.00, 100.00], n = 3 │"),
+        (("--format", "markdown"), "| 87.60 [80.00, 100.00], n = 3 |"),
+        (("--format", "latex"), r"\num{87.60} {[}\num{80.00}, \num{100.00}{]}, n = \num{3}"),
+        (("--format", "html"), '<td class="number">87.60 [80.00, 100.00], n = 3</td>'),
+        (("--format=csv",), ",87.6,80.0,100.0,80.0,100.0,3,0,"),
     ],
 )
 def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, command: Command) -> None:
@@ -143,6 +148,12 @@ def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, comma
     [
         (("table", "RESULTS", "--format", "xml"), '"xml"'),
         (("table",), "error: name at least one RESULTS"),
+        (
+            ("table", "RESULTS", "--reference", "torch"),
+            "error: no method is called 'torch': name one",
+        ),
+        (("compare", "RESULTS"), "parameter B requires an argument"),
+        (("compare", "RESULTS", "absent"), "error: absent does not exist"),
         (("table", "absent"), "error: absent does not exist"),
         (("table", "absent\nand more"), "does not exist"),
         (("merge", "--output", "merged.h5"), "error: name at least one RESULTS"),
@@ -187,3 +198,101 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(unbuffered: str, three_me
         os.close(writing)
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_importing_analysis_imports_no_figures() -> None:
+    """A notebook that only reads logs waits for neither matplotlib nor torch."""
+    script = (
+        "import analysis, sys; print(sorted({'matplotlib', 'torch', 'submitit', 'tensorstore'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+
+    assert ended.stdout == "[]\n"
+
+
+def test_the_report_and_its_parts_run_on_a_laptop(three_methods: Any, tmp_path: Path) -> None:
+    """Report, figures, advice and projection come from the logs alone, with nothing but the `analysis` extra."""
+    blocked = absent_from_the_analysis_extra()
+    root = three_methods.root
+
+    assert "use torch_save." in run_without(blocked, "advise", root)
+    assert "Projected to 1e+09 parameters" in run_without(blocked, "project", root, "--parameters=1e9", "--nodes=2")
+    assert run_without(blocked, "report", root) == f"{root}/report/report.html\n"
+    assert "10 figures, each as svg, pdf, png" in run_without(blocked, "figures", root, "-o", tmp_path / "figures")
+    assert len(list((tmp_path / "figures").iterdir())) == 30
+    assert (root / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("style", ["text", "markdown", "csv", "latex", "html"])
+@pytest.mark.parametrize("arguments", [("advise",), ("project", "--parameters", "405e9", "--nodes", "64")])
+def test_advice_and_projections_come_in_all_formats(
+    style: str, arguments: tuple[str, ...], three_methods: Any, command: Command
+) -> None:
+    """They are tables like the others."""
+    code, printed, complaint = command(*arguments, str(three_methods.root), "--format", style)
+
+    assert (code, complaint) == (0, "")
+    assert ("torch\\_save" if style == "latex" else "torch_save") in printed
+
+
+def test_the_options_of_advise(three_methods: Any, command: Command) -> None:
+    """Each assumption can be stated, and stands in the output."""
+    options = ("--mtbf-hours=4", "--step-time=2", "--restore=warm", "--restart-s=90", "--stall=call")
+    code, printed, _ = command("advise", str(three_methods.root), *options)
+
+    assert code == 0
+    assert "With a failure every 4 h" in printed
+    assert "Daly [steps of 2 s]" in printed
+    assert "warm loads), and costs 90 s besides" in printed
+    assert "for the strategy's call only" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("advise",), "error: name at least one RESULTS"),
+        (("advise", "RESULTS", "--mtbf-hours", "-1"), "error: --mtbf-hours -1: expected a positive number"),
+        (("advise", "RESULTS", "--mtbf-hours", "nan"), "error: --mtbf-hours nan"),
+        (("advise", "RESULTS", "--restore", "hot"), "hot"),
+        (("report", "RESULTS", "RESULTS"), "error: RESULTS is not one study's directory"),
+        (("report", "RESULTS", "--step-time", "0"), "error: --step-time 0"),
+        (("figures", "RESULTS"), "--output"),
+        (("project", "RESULTS", "--nodes", "2"), "--parameters"),
+        (("project", "RESULTS", "--parameters", "1e9", "--nodes", "0"), "error: --nodes 0: expected a number from 1"),
+        (("project", "RESULTS", "--parameters", "-1", "--nodes", "2"), "error: --parameters -1"),
+        (
+            ("project", "RESULTS", "--parameters=1e9", "--nodes=2", "--shared-limit-gbps=0"),
+            "error: --shared-limit-gbps 0",
+        ),
+    ],
+)
+def test_a_mistake_about_a_decision_is_one_message(
+    arguments: tuple[str, ...], message: str, three_methods: Any, command: Command
+) -> None:
+    """What was wrong, what was expected; nothing is printed, and nothing written."""
+    given = [str(three_methods.root) if argument == "RESULTS" else argument for argument in arguments]
+    code, printed, complaint = command(*given)
+
+    assert (code, printed) == (2, "")
+    assert message in " ".join(complaint.replace("│", "").split())
+    assert not (three_methods.root / "report").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_for_eyes(terminal: bool, three_methods: Any) -> None:
+    """A bar on stderr where that is a terminal; a file or a pipe gets the tables and nothing else."""
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, "-m", "analysis", "table", str(three_methods.root)],
+        stdout=subprocess.PIPE,
+        stderr=theirs if terminal else subprocess.PIPE,
+        text=True,
+        check=True,
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    drawn = os.read(ours, 100_000).decode() if terminal else ended.stderr
+    os.close(ours)
+
+    assert ("reading logs" in drawn) == terminal
+    assert ended.stdout.startswith("Summary: tiny")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import analysis
-from analysis.comparison import Comparison, Statistic, change, compare, improvement
+from analysis.comparison import Comparison, compare
+from analysis.method import Statistic
+from analysis.relative import ratio
 
 GIB = 2**30
 
@@ -18,7 +20,7 @@ GIB = 2**30
 @pytest.fixture
 def comparison(three_methods: Any) -> Comparison:
     """The only comparison of the three methods."""
-    [found] = compare(analysis.load(three_methods.root))
+    [found] = compare(analysis.load_results(three_methods.root))
     return found
 
 
@@ -28,21 +30,21 @@ def test_medians_leave_warm_ups_out(comparison: Comparison) -> None:
 
     assert list(figures) == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
     assert figures["torch_save"] == (
-        Statistic(4, 2, 6, 3, 0),
-        Statistic(2, 1, 3, 3, 0),
-        Statistic(1, 0.5, 1.5, 3, 0),
+        Statistic(4, 2, 6, 3, 0, 2, 6),
+        Statistic(2, 1, 3, 3, 0, 1, 3),
+        Statistic(1, 0.5, 1.5, 3, 0, 0.5, 1.5),
         2.0,
     )
     assert figures["tensorstore_basic"] == (
-        Statistic(87.6, 80, 100, 3, 0),
-        Statistic(25, 20, 30, 3, 0),
-        Statistic(10, 9, 14, 3, 0),
+        Statistic(87.6, 80, 100, 3, 0, 80, 100),
+        Statistic(25, 20, 30, 3, 0, 20, 30),
+        Statistic(10, 9, 14, 3, 0, 9, 14),
         1.5,
     )
     assert figures["tensorstore_t5x"] == (
-        Statistic(43.8, 40, 50, 3, 0),
-        Statistic(12.5, 12, 13, 3, 0),
-        Statistic(12, 11, 13, 3, 0),
+        Statistic(43.8, 40, 50, 3, 0, 40, 50),
+        Statistic(12.5, 12, 13, 3, 0, 12, 13),
+        Statistic(12, 11, 13, 3, 0, 11, 13),
         pytest.approx(1.65),
     )
     assert [method.problems for method in comparison.methods] == [()] * 3
@@ -60,7 +62,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
     blocks = show(three_methods.root, "csv").strip().split("\n\n")
     tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
-    summary, relative, against, cost = tables
+    summary, relative, against, _phases, bandwidth, _cost = tables
 
     def numbers(row: dict[str, str], *columns: str) -> list[float]:
         return [float(row[column]) for column in columns]
@@ -69,6 +71,8 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
         *["summary"] * 3,
         *["relative"] * 2,
         "t5x_against_basic",
+        *["phases"] * 3,
+        *["bandwidth"] * 3,
         *["cost"] * 3,
     ]
     assert [row["method"] for row in summary] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
@@ -81,7 +85,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     figures = ["save time saved", "cold load time saved", "warm load time saved", "size"]
     assert numbers(against[0], *figures) == pytest.approx([0.5, 0.5, -0.2, 0.1])
     # 1 GiB in each of three trials: total bytes over total seconds.
-    assert numbers(cost[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
+    assert numbers(bandwidth[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
 
 
 def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
@@ -90,12 +94,12 @@ def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
     study.log("torch_save", number=1, save=[2, 20], cold=[1, 1], warm=[1, 1])
     study.log("torch_save", number=2, save=[6, 4], cold=[1, 2], warm=[1, 3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
     method = found.method("torch_save")
 
     assert method is not None
-    assert method.save == Statistic(5, 2, 20, 4, 0)
-    assert method.load_warm == Statistic(1, 1, 3, 4, 0)
+    assert method.save == Statistic(5, 2, 20, 4, 0, 2, 20)
+    assert method.load_warm == Statistic(1, 1, 3, 4, 0, 1, 3)
 
 
 def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) -> None:
@@ -106,7 +110,7 @@ def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) 
     for study, target, seconds in ((first, "fast", 1), (first, "slow", 2), (second, "fast", 3), (second, "slow", 4)):
         study.log("torch_save", on=target, save=[seconds])
 
-    found = compare(analysis.load(first.root.parent))
+    found = compare(analysis.load_results(first.root.parent))
 
     assert [(each.study, each.target, each.methods[0].save.median) for each in found] == [
         ("first", "fast", 1.0),
@@ -123,7 +127,7 @@ def test_options_make_another_method(make_study: Callable[..., Any]) -> None:
     study.log("tensorstore_basic", save=[8])
     study.log("tensorstore_basic+compressor=none", save=[3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
 
     assert [(each.label, each.save.median) for each in found.methods] == [
         ("tensorstore_basic", 8.0),
@@ -138,7 +142,7 @@ def test_different_states_are_said_to_be_different(make_study: Callable[..., Any
     study.log("torch_save", save=[1], state=state | {"digest": "a" * 64})
     study.log("tensorstore_basic", save=[1], state=state | {"digest": "b" * 64, "tensors": 2})
 
-    [first, second] = compare(analysis.load(study.root))
+    [first, second] = compare(analysis.load_results(study.root))
 
     assert "m, 1 tensors" in first.state
     assert "m, 2 tensors" in second.state
@@ -150,24 +154,23 @@ def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[.
     study = make_study()
     study.log("torch_save", save=[1, math.nan, 3])
 
-    [found] = compare(analysis.load(study.root))
+    [found] = compare(analysis.load_results(study.root))
 
     assert found.methods[-1].label == "tensorstore_t5x"
-    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1)
+    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1, 1, 3)
 
 
 @pytest.mark.parametrize(
-    ("value", "reference", "more", "saved"),
+    ("value", "reference", "expected"),
     [
-        (21.9, 1.0, 20.9, -20.9),
-        (0.5, 1.0, -0.5, 0.5),
-        (3.0, 3.0, 0.0, 0.0),
-        (1.0, 0.0, math.nan, math.nan),
-        (math.nan, 1.0, math.nan, math.nan),
-        (1.0, math.nan, math.nan, math.nan),
+        (21.9, 1.0, 21.9),
+        (0.5, 1.0, 0.5),
+        (3.0, 3.0, 1.0),
+        (1.0, 0.0, math.nan),
+        (math.nan, 1.0, math.nan),
+        (1.0, math.nan, math.nan),
     ],
 )
-def test_relative_differences(value: float, reference: float, more: float, saved: float) -> None:
-    """A difference is a share of the reference; nothing is said where one of the two is unknown."""
-    assert pytest.approx(more, nan_ok=True) == change(value, reference)
-    assert pytest.approx(saved, nan_ok=True) == improvement(value, reference)
+def test_a_ratio(value: float, reference: float, expected: float) -> None:
+    """How many times the reference; nothing is said where one of the two is unknown."""
+    assert pytest.approx(expected, nan_ok=True) == ratio(value, reference)

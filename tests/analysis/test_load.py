@@ -12,8 +12,10 @@ from typing import Any
 import h5py
 import pandas as pd
 import pytest
+import xarray
 
 import analysis
+from analysis import columns
 from analysis.errors import ResultsError
 from analysis.load import entries
 from analysis.merge import write_merged
@@ -68,7 +70,7 @@ DISK_COLUMNS = JOB_COLUMNS | {
 }
 
 
-def columns(frame: pd.DataFrame) -> dict[str, str]:
+def dtypes(frame: pd.DataFrame) -> dict[str, str]:
     """A frame's columns and dtypes; text is `str`, whatever pandas calls it."""
     return {
         name: "str" if pd.api.types.is_string_dtype(column) else str(column.dtype) for name, column in frame.items()
@@ -83,7 +85,7 @@ def assert_same(first: analysis.Results, second: analysis.Results) -> None:
 
 def test_one_row_for_each_sample(three_methods: Any) -> None:
     """Every value of every sample and every disk use stands in the frames, with the job that it belongs to."""
-    found = analysis.load(three_methods.root)
+    found = analysis.load_results(three_methods.root)
     logs = [timing_log.read(path) for path in sorted(three_methods.paths.logs.glob("*.h5"))]
     shared = list(JOB_COLUMNS)
 
@@ -100,10 +102,10 @@ def test_one_row_for_each_sample(three_methods: Any) -> None:
 
 def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: Any) -> None:
     """A column of the log is a column of the frame, with a dtype that does not depend on the values."""
-    found = analysis.load(three_methods.root)
+    found = analysis.load_results(three_methods.root)
 
-    assert columns(found.samples) == SAMPLE_COLUMNS
-    assert columns(found.disk) == DISK_COLUMNS
+    assert dtypes(found.samples) == SAMPLE_COLUMNS
+    assert dtypes(found.disk) == DISK_COLUMNS
     assert [*JOB_COLUMNS, *(each.name for each in fields(Sample))] == list(SAMPLE_COLUMNS)
     assert [*JOB_COLUMNS, *(each.name for each in fields(DiskUse))] == list(DISK_COLUMNS)
 
@@ -113,10 +115,10 @@ def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callab
     study = make_study()
     for prepare in (lambda: None, lambda: study.log("torch_save", status="failed", error="early", state={})):
         prepare()
-        found = analysis.load(study.root)
+        found = analysis.load_results(study.root)
 
-        assert columns(found.samples) == SAMPLE_COLUMNS
-        assert columns(found.disk) == DISK_COLUMNS
+        assert dtypes(found.samples) == SAMPLE_COLUMNS
+        assert dtypes(found.disk) == DISK_COLUMNS
         assert list(SAMPLE_COLUMNS) == list(found.samples[found.samples["valid"]].columns)
 
 
@@ -125,7 +127,7 @@ def test_one_row_for_each_job(make_study: Callable[..., Any]) -> None:
     study = make_study(strategies=["torch_save", "tensorstore_t5x"])
     log = timing_log.read(study.log("torch_save", save=[1]))
 
-    jobs = analysis.load(study.root).jobs.set_index("label")
+    jobs = analysis.load_results(study.root).jobs.set_index("label")
 
     assert {each.name for each in fields(Header)} - {"label"} <= set(jobs.columns)
     found = jobs.loc["torch_save"]
@@ -150,21 +152,21 @@ def test_one_row_for_each_job(make_study: Callable[..., Any]) -> None:
 def test_results_may_be_named_in_many_ways(three_methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study, its parent, its logs, a merged file; as a path, a string, or a list: the frames are the same."""
     root = three_methods.root
-    expected = analysis.load(root)
+    expected = analysis.load_results(root)
     merged = tmp_path / "merged.h5"
     write_merged(entries([root]), merged)
     logs = sorted(three_methods.paths.logs.glob("*.h5"))
 
     for results in (str(root), root.parent, [root], [str(root)], (root, root.parent), merged, str(merged), logs):
-        assert_same(expected, analysis.load(results))
+        assert_same(expected, analysis.load_results(results))
     monkeypatch.chdir(root)
-    assert_same(expected, analysis.load("."))
-    assert_same(expected, analysis.load(Path("..")))
+    assert_same(expected, analysis.load_results("."))
+    assert_same(expected, analysis.load_results(Path("..")))
 
 
 def test_one_log_is_a_result(three_methods: Any) -> None:
     """A single log has its samples only, and nothing is said of jobs that nobody asked about."""
-    found = analysis.load(three_methods.paths.log("r01-torch_save-disk-1x1"))
+    found = analysis.load_results(three_methods.paths.log("r01-torch_save-disk-1x1"))
 
     assert list(found.jobs["label"]) == ["torch_save"]
     assert {"torch_save"} == set(found.samples["label"])
@@ -179,19 +181,19 @@ def test_a_parent_of_studies_has_them_all(make_study: Callable[..., Any], tmp_pa
     (tmp_path / "results" / "logs").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("mine")
 
-    jobs = analysis.load(tmp_path / "results").jobs
+    jobs = analysis.load_results(tmp_path / "results").jobs
 
     assert list(jobs.groupby("study").size().items()) == [("logged", 1), ("planned", 3)]
 
 
 def test_the_same_log_twice_is_harmless(three_methods: Any, tmp_path: Path) -> None:
     """A log that is found in two places, or named twice, counts once."""
-    expected = analysis.load(three_methods.root)
+    expected = analysis.load_results(three_methods.root)
     log = three_methods.paths.log("r01-torch_save-disk-1x1")
     copy = tmp_path / "copy.h5"
     copy.write_bytes(log.read_bytes())
 
-    assert_same(expected, analysis.load([copy, three_methods.root, log, copy]))
+    assert_same(expected, analysis.load_results([copy, three_methods.root, log, copy]))
 
 
 def test_two_logs_of_one_job_are_an_error(three_methods: Any, tmp_path: Path) -> None:
@@ -202,18 +204,18 @@ def test_two_logs_of_one_job_are_an_error(three_methods: Any, tmp_path: Path) ->
     three_methods.log("torch_save", save=[5])
 
     with pytest.raises(ResultsError, match="two different logs claim to be job r01-torch_save-disk-1x1 of study tiny"):
-        analysis.load([three_methods.root, other])
+        analysis.load_results([three_methods.root, other])
 
 
 def test_a_log_found_elsewhere_fills_its_place_in_the_plan(three_methods: Any, tmp_path: Path) -> None:
     """In whichever order they are named, a log says more than that it was missing."""
-    expected = analysis.load(three_methods.root)
+    expected = analysis.load_results(three_methods.root)
     log = three_methods.paths.log("r01-torch_save-disk-1x1")
     elsewhere = log.rename(tmp_path / "elsewhere.h5")
 
-    assert set(analysis.load(three_methods.root).jobs["status"]) == {"no log", "complete"}
-    assert_same(expected, analysis.load([three_methods.root, elsewhere]))
-    assert_same(expected, analysis.load([elsewhere, three_methods.root]))
+    assert set(analysis.load_results(three_methods.root).jobs["status"]) == {"no log", "complete"}
+    assert_same(expected, analysis.load_results([three_methods.root, elsewhere]))
+    assert_same(expected, analysis.load_results([elsewhere, three_methods.root]))
 
 
 def test_a_log_that_cannot_be_read_says_more_than_none(make_study: Callable[..., Any], tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_log_that_cannot_be_read_says_more_than_none(make_study: Callable[...,
     broken.log("torch_save", save=[1]).write_text("no HDF5")
 
     for results in ([without.root, broken.root], [broken.root, without.root]):
-        statuses = analysis.load(results).jobs.set_index("label")["status"].to_dict()
+        statuses = analysis.load_results(results).jobs.set_index("label")["status"].to_dict()
         assert statuses == {"torch_save": "unreadable", "tensorstore_basic": "no log", "tensorstore_t5x": "no log"}
 
 
@@ -236,9 +238,9 @@ def _newer(path: Path) -> None:
         file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", 99
 
 
-def _hollow(path: Path) -> None:
+def _hollow(path: Path, version: int = 1) -> None:
     with h5py.File(path, "w") as file:
-        file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", 1
+        file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", version
         file["jobs"] = [1, 2, 3]
 
 
@@ -250,10 +252,11 @@ def _hollow(path: Path) -> None:
         (lambda path: path.write_text("hello"), "is neither a timing log nor a merged file"),
         (lambda path: path.write_bytes(b""), "is neither a timing log nor a merged file"),
         (_foreign, "is no timing log: its attribute 'schema' is None"),
-        (_newer, "has version 99 of the merged file; 1 is known here"),
+        (_newer, "has version 99 of the merged file; 2 is known here"),
         (_hollow, "is neither a timing log nor a merged file"),
+        (lambda path: _hollow(path, 2), "is neither a timing log nor a merged file"),
     ],
-    ids=["nothing", "empty directory", "text", "empty file", "foreign HDF5", "newer", "hollow"],
+    ids=["nothing", "empty directory", "text", "empty file", "foreign HDF5", "newer", "hollow", "hollow columns"],
 )
 def test_what_holds_no_results_is_told_in_one_message(
     make: Callable[[Path], Any], message: str, tmp_path: Path
@@ -263,7 +266,7 @@ def test_what_holds_no_results_is_told_in_one_message(
     make(path)
 
     with pytest.raises(ResultsError) as caught:
-        analysis.load(path)
+        analysis.load_results(path)
 
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
@@ -275,15 +278,84 @@ def test_a_plan_that_is_none_is_an_error(text: str, three_methods: Any) -> None:
     three_methods.paths.plan_json.write_text(text)
 
     with pytest.raises(ResultsError, match=r"plan\.json is no plan of this package"):
-        analysis.load(three_methods.root)
+        analysis.load_results(three_methods.root)
 
 
 def test_a_plan_of_a_later_release_is_read(three_methods: Any) -> None:
     """Analysis takes from a plan what it needs, and does not mind what else stands there."""
-    expected = analysis.load(three_methods.root)
+    expected = analysis.load_results(three_methods.root)
     plan = json.loads(three_methods.paths.plan_json.read_text())
     for job in plan["jobs"]:
         job["priority"] = 7
     three_methods.paths.plan_json.write_text(json.dumps(plan | {"comment": "new"}))
 
-    assert_same(expected, analysis.load(three_methods.root))
+    assert_same(expected, analysis.load_results(three_methods.root))
+
+
+def test_one_tidy_frame(three_methods: Any) -> None:
+    """A notebook gets one row for each sample, with its job's and its state's facts, and every column's unit."""
+    found = analysis.load(three_methods.root)
+    results = analysis.load_results(three_methods.root)
+
+    assert len(found) == len(results.samples)
+    assert found["duration_s"].tolist() == results.samples["duration_s"].tolist()
+    assert {"status", "strategy_options", "state_digest", "node_type", "host"} <= set(found.columns)
+    assert found.columns.is_unique
+    assert found.attrs["columns"]["duration_s"] == {"units": "s", "long_name": "duration, by a monotonic clock"}
+    [fastest] = (
+        found[found["label"] == "torch_save"]
+        .query("valid and phase == 'total' and operation == 'save'")["duration_s"]
+        .nsmallest(1)
+    )
+    assert fastest == 2.0
+
+
+def test_columns_are_the_records(three_methods: Any) -> None:
+    """What is read quickly is what is read carefully: of a log as it is written now, and of the first version."""
+    frozen = Path(timing_log.__file__).parents[1] / "tests" / "jobs" / "data" / "v1.h5"
+    for path in (frozen, *three_methods.paths.logs.glob("*.h5")):
+        with h5py.File(path) as file:
+            quick = columns._quickly(file)
+
+        assert repr(columns.of(timing_log.read(path))) == repr(quick)
+
+
+def test_processes_read_what_one_reads(three_methods: Any) -> None:
+    """In the same order, and with the same errors."""
+    path = three_methods.paths.log("r01-torch_save-disk-1x1")
+    broken = path.with_name("broken.h5")
+    broken.write_text("no HDF5")
+    paths = [path] * 70 + [broken] + [path] * 70
+
+    alone, together = (list(map(repr, columns.read_many(paths, workers))) for workers in (1, 2))
+
+    assert alone == together
+    assert "broken.h5" in alone[70]
+
+
+def test_a_merged_file_of_the_first_version_is_read(three_methods: Any, tmp_path: Path) -> None:
+    """It had a group for each job, with the whole log inside."""
+    old = tmp_path / "old.h5"
+    with h5py.File(old, "w") as file:
+        file.attrs["schema"], file.attrs["schema_version"] = "ckpt-timing-logs", 1
+        for entry in entries(three_methods.root):
+            group = file.create_group(f"jobs/{entry.study}/{entry.job_id}")
+            group.attrs.update({"study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": ""})
+            group.attrs["planned"] = json.dumps(entry.planned)
+            timing_log.read(three_methods.paths.log(entry.job_id)).write_to(group.create_group("log"))
+
+    assert_same(analysis.load_results(three_methods.root), analysis.load_results(old))
+
+
+def test_others_read_a_merged_file(three_methods: Any, tmp_path: Path) -> None:
+    """xarray opens its tables, with units and without phony dimensions; texts are places in a list of words."""
+    merged = tmp_path / "merged.h5"
+    write_merged(entries(three_methods.root), merged)
+
+    with xarray.open_dataset(merged, group="/samples", engine="h5netcdf") as samples:
+        seconds = samples["duration_s"]
+        assert seconds.dims == ("samples_row",)
+        assert seconds.attrs["units"] == "s"
+        assert seconds.to_numpy().tolist() == analysis.load(three_methods.root)["duration_s"].tolist()
+        words = samples[samples["phase"].attrs["places_in"]].to_numpy()
+        assert words[samples["phase"].to_numpy()].tolist() == analysis.load(three_methods.root)["phase"].tolist()

@@ -19,7 +19,8 @@ from analysis.__main__ import merge
 from analysis.comparison import compare
 from analysis.errors import ResultsError
 from analysis.load import entries, frames
-from analysis.tables import document_tables, render
+from analysis.render import render
+from analysis.tables import document_tables
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
@@ -119,7 +120,7 @@ def test_studies_stay_apart_in_one_file(make_study: Callable[..., Any], tmp_path
     merge(*reversed(roots), output=output)
 
     assert shown(*roots) == shown(output)
-    assert [(each.study, each.methods[0].save.median) for each in compare(analysis.load(output))] == [
+    assert [(each.study, each.methods[0].save.median) for each in compare(analysis.load_results(output))] == [
         ("first", 1.0),
         ("second", 2.0),
     ]

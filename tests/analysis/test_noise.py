@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.comparison import compare
-from analysis.load import load
+from analysis.load import load_results
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 
@@ -16,7 +16,7 @@ STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98]
 
 def doubts(study: Any) -> list[str]:
     """What is said against the study's figures."""
-    return [str(doubt) for comparison in compare(load(study.root)) for doubt in comparison.doubts]
+    return [str(doubt) for comparison in compare(load_results(study.root)) for doubt in comparison.doubts]
 
 
 def amend(path: Path, change: Callable[[timing_log.TimingLog], None]) -> None:
@@ -77,7 +77,7 @@ def test_a_disturbed_job(make_study: Callable[..., Any]) -> None:
     amend(study.paths.log(study.job("torch_save").id), disturb)
 
     assert [line for line in doubts(study) if "write went from 2.00 to 1.00 GB/s" in line] != []
-    (found,) = compare(load(study.root))
+    (found,) = compare(load_results(study.root))
     method = found.method("torch_save")
     assert 2 * 2 / (1 + 2) == method.cost.save_gbps / method.cost.save_share
 

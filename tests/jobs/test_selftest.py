@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis import load
+from analysis import load_results
 from ckpt import storage
 from jobs import measure, timing_log
 from jobs import plan as plans
@@ -35,7 +35,7 @@ def selftest(tmp_path: Path) -> Callable[[], list[Verdict]]:
         for job in planned.jobs:
             run_job(str(paths.root), job.id)
         caveat = str(timing_log.read(paths.log(planned.jobs[0].id)).storage["cache_caveat"])
-        return list(asked.verdicts(load(paths.root), caveat))
+        return list(asked.verdicts(load_results(paths.root), caveat))
 
     return run
 

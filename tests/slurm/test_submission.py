@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis import load
+from analysis.load import load_results
 from jobs import study as studies
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -42,7 +42,7 @@ def test_the_quick_study_runs_on_two_targets_and_through_plain_sbatch(cluster: A
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "5 of 6 jobs to run" in done.stdout
 
-    results = load(tmp_path / "results" / "quick")
+    results = load_results(tmp_path / "results" / "quick")
     assert {"complete"} == set(results.jobs["status"])
     assert 6 == len(results.jobs)
     assert 1 == results.jobs["state_digest"].nunique()
@@ -62,7 +62,7 @@ def test_node_local_jobs_run_side_by_side_and_shared_ones_one_after_the_other(
 
     sent = json.loads((tmp_path / "arrays" / "slurm" / "submissions.json").read_text())
     assert 2 == len({each["scheduler_id"].partition("_")[0] for each in sent})
-    results = load(tmp_path / "arrays")
+    results = load_results(tmp_path / "arrays")
     starts = results.jobs.set_index("job_id")["clock_zero_unix_s"]
     samples = results.samples
     samples["end"] = samples["start_s"] + samples["duration_s"] + samples["job_id"].map(starts)

@@ -1,0 +1,167 @@
+"""What the tables across comparisons hold: targets against each other, scales, and means over all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from analysis.cells import Cell, Marked, Number, Part, Ratio, Share, Table
+from analysis.comparison import Comparison
+from analysis.guard import MUST_AGREE
+from analysis.method import Method
+from analysis.relative import OPERATIONS, mean_ratios, related, timed
+from analysis.statistics import geometric_mean
+from analysis.tables import HOW_MEASURED, shown_operations, test_notes, where
+
+_MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
+"""Filesystems with caches of their own have no proven cold loads: the loads then stand in different rows."""
+
+
+def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """The tables that need several comparisons; none where there is only one."""
+    return [*_targets(comparisons), *_scales(comparisons), *_means(comparisons)]
+
+
+def _targets(comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    def of(each: Comparison) -> tuple[str, int, int]:
+        return each.study, each.nodes, each.tasks_per_node
+
+    for (study, nodes, tasks), found in itertools.groupby(sorted(comparisons, key=of), key=of):
+        group = list(found)
+        if len({each.target for each in group}) > 1:
+            yield _of_targets(f"{study}, {nodes}x{tasks}", group)
+
+
+def _of_targets(title: str, group: Sequence[Comparison]) -> Table:
+    """Every target against the first, of comparisons that agree in everything else."""
+    together, left_out = _agreeing(group)
+    first, *others = together
+    names = [each.target for each in together]
+    rows: list[tuple[Cell, ...]] = []
+    unproven_apart = False
+    operations = shown_operations(tuple(method for each in together for method in each.methods))
+    pairs = [(method, base) for each in others for method in each.methods if (base := first.method(method.label))]
+    found_all = iter(related(pairs))
+    against = [
+        {method.label: next(found_all) for method in each.methods if first.method(method.label)} for each in others
+    ]
+    for name in operations:
+        for label in dict.fromkeys(method.label for each in together for method in each.methods):
+            found = [each.method(label) for each in together]
+            ratios: list[Cell] = [
+                Ratio(each.ratio, each.verdict(), each.corrected_p)
+                if (each := relatives[label].difference(name) if label in relatives else None)
+                else "-"
+                for relatives in against
+            ]
+            kinds = {
+                kind
+                for method in found
+                if method
+                for kind in ("load_cold", "load_unproven")
+                if timed(method, kind).count
+            }
+            apart = name in kinds and len(kinds) > 1
+            unproven_apart |= apart
+            medians = (timed(method, name) if method else "-" for method in found)
+            rows.append((Marked(label, (1,) if apart else ()), OPERATIONS[name], *medians, *ratios))
+        means = [
+            geometric_mean([each.difference(name).ratio.estimate for each in relatives.values()])
+            for relatives in against
+        ]
+        rows.append(("geometric mean", OPERATIONS[name], *("" for _ in together), *(Number(mean) for mean in means)))
+    headings = (
+        "method", "operation", *(f"{target} [s]" for target in names), *(f"{name} / {names[0]}" for name in names[1:]),
+    )  # fmt: skip
+    footnotes = (
+        ("loads proven cold on one target and not on another are not set against each other",) if unproven_apart else ()
+    )
+    notes = [HOW_MEASURED, *dict.fromkeys(note for relatives in against for note in test_notes(relatives.values()))]
+    return Table("targets", f"Targets: {title}", headings, tuple(rows), (*notes, *left_out), footnotes)
+
+
+def _agreeing(group: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """The largest set of comparisons that agree, one a target, and a note for each that is left out."""
+    keys = [key for key in MUST_AGREE if key not in _MAY_DIFFER_BETWEEN_TARGETS]
+
+    def agreed(each: Comparison) -> tuple[str | None, ...]:
+        return tuple(each.agreed.get(key) for key in keys)
+
+    sets: dict[tuple[str | None, ...], dict[str, Comparison]] = {}
+    for each in group:
+        sets.setdefault(agreed(each), {}).setdefault(each.target, each)
+    chosen, together = max(sets.items(), key=lambda item: len(item[1]))
+    notes = []
+    for each in group:
+        if each not in together.values():
+            differing = [MUST_AGREE[key] for key, a, b in zip(keys, agreed(each), chosen, strict=True) if a != b]
+            why = f"it differs in {', '.join(differing)}" if differing else "the target has other jobs here"
+            notes.append(f"left out: {where(each)}: {why}")
+    return list(together.values()), notes
+
+
+def _scales(comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    def of(each: Comparison) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        # The state's digest differs with the number of ranks that share it.
+        return each.study, each.target, tuple((k, v) for k, v in sorted(each.agreed.items()) if k != "state_digest")
+
+    for (study, target, _), found in itertools.groupby(sorted(comparisons, key=of), key=of):
+        group = sorted(found, key=lambda each: (each.nodes * each.tasks_per_node, each.nodes))
+        if len({(each.nodes, each.tasks_per_node) for each in group}) > 1:
+            yield _of_scales(f"{study}, target {target}", group)
+
+
+def _of_scales(title: str, group: Sequence[Comparison]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for label in dict.fromkeys(method.label for each in group for method in each.methods):
+        found = [(each, method) for each in group if (method := each.method(label))]
+        base, least = found[0]
+        for each, method in found:
+            more = each.nodes * each.tasks_per_node / (base.nodes * base.tasks_per_node)
+            rows.append(
+                (
+                    label,
+                    Number(each.nodes, 0),
+                    Number(each.tasks_per_node, 0),
+                    *_scaled(method.cost.save_gbps, least.cost.save_gbps, more),
+                    *_scaled(method.cost.load_gbps, least.cost.load_gbps, more),
+                )
+            )
+    headings = (
+        "method", "nodes", "tasks per node", "save [GB/s]", "save, efficiency", "load [GB/s]", "load, efficiency",
+    )  # fmt: skip
+    note = (
+        "bandwidth of all ranks together, total bytes over total time, an operation from the first start to the last "
+        "end; efficiency is the bandwidth per rank over that of the smallest scale"
+    )
+    return Table("scaling", f"Scaling: {title}", headings, tuple(rows), (note,))
+
+
+def _scaled(gbps: float, least_gbps: float, more: float) -> tuple[Cell, Cell]:
+    return Number(gbps, 3), Part(gbps / (least_gbps * more) if least_gbps else math.nan)
+
+
+def _means(comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    """The geometric mean of each method's ratios to the reference over all comparisons that have the reference."""
+    group = [each for each in comparisons if each.relative]
+    if len(group) < 2:
+        return
+    reference = group[0].reference
+    relatives = [each.relative for each in group]
+    methods: list[Method] = [method for each in group for method in each.methods if method.label != reference]
+    operations = shown_operations(tuple(methods))
+    rows: list[tuple[Cell, ...]] = []
+    incomplete: list[str] = []
+    for label in dict.fromkeys(method.label for method in methods):
+        means = mean_ratios(relatives, label)
+        absent = sum(label not in each for each in relatives)
+        if absent:
+            incomplete.append(f"{label} is not among the methods of {absent} of them")
+        marks = (len(incomplete),) if absent else ()
+        rows.append((Marked(label, marks), *(Share(means[name] - 1) for name in operations), Share(means["size"] - 1)))
+    headings = ("method", *(OPERATIONS[name] for name in operations), "size")
+    over = "; ".join(where(each) for each in group)
+    notes = (f"geometric means of the ratios of medians, over: {over}", "`-` where a ratio is unknown in one of them")
+    title = f"Relative to {reference}, over {len(group)} comparisons"
+    yield Table("overall", title, headings, tuple(rows), notes, tuple(incomplete))

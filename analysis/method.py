@@ -1,0 +1,190 @@
+"""What the samples say about each method: medians with their intervals, its cost, and what is missing or wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from analysis.load import Results
+from analysis.statistics import Timed, median_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A median with its spread; `median` is NaN where no sample is valid."""
+
+    median: float
+    smallest: float
+    largest: float
+    count: int
+    """Valid samples."""
+    invalid: int
+    """Samples that were measured, and may not be used."""
+    low: float
+    """The ends of the median's 95 % bootstrap interval; NaN with fewer than two samples."""
+    high: float
+    timed: Timed = field(default=Timed(), compare=False, repr=False)
+    """The valid samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method's operations cost, and how near they came to what the target can do; NaN where unknown.
+
+    Rates are total bytes over total time, of valid samples. Shares are of the ceiling that the same jobs measured.
+    """
+
+    save_gbps: float
+    save_share: float
+    load_gbps: float
+    """Of cold loads; of unproven ones where none is proven, of warm ones where there are no others."""
+    load_share: float
+    save_cpu_s: float
+    load_cpu_s: float
+    save_cores: float
+    """CPU time over duration, total over total."""
+    load_cores: float
+    save_extra_bytes: float
+    """Memory above what was resident before, at its peak."""
+    load_extra_bytes: float
+    """The same for loads: the loaded state is part of it."""
+    written_share: float
+    """Bytes sent to storage during a save, over the state's: write amplification."""
+    read_share: float
+    """Bytes fetched from storage during a load, over the state's."""
+    disk_share: float
+    """What the filesystem took for the checkpoint, over the state's bytes."""
+    file_count: float
+    small_file_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One strategy, with its options, on one target at one scale."""
+
+    label: str
+    best_for: str
+    save: Statistic
+    """Seconds until the checkpoint was committed."""
+    load_cold: Statistic
+    """Seconds until every byte was in memory; no page cached before."""
+    load_unproven: Statistic
+    """The same, where it can't be proven that nothing was cached."""
+    load_warm: Statistic
+    size_bytes: float
+    """Median of the files' sizes; NaN if nothing was written."""
+    phases: Mapping[str, float]
+    """Medians in s of the parts of a save, in their order."""
+    cost: Cost
+    problems: tuple[str, ...]
+    """What a reader has to know: jobs that failed or never reported, invalid samples."""
+
+
+def method_of(label: str, jobs: pd.DataFrame, results: Results) -> Method:
+    """One method, from its jobs and from results that hold their samples."""
+    ids = set(jobs["job_id"])
+    samples = results.samples[results.samples["job_id"].isin(ids)]
+    totals = samples[samples["phase"] == "total"]
+    measured = totals[~totals["warmup"]]
+    loads = measured[measured["operation"] == "load"]
+    disk = results.disk[results.disk["job_id"].isin(ids)]
+    disk = disk.merge(measured[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
+    facts = [json.loads(text) for text in jobs["strategy_facts"].dropna() if text]
+    return Method(
+        label=label,
+        best_for=facts[0].get("best_for", "") if facts else "",
+        save=_statistic(measured[measured["operation"] == "save"]),
+        load_cold=_statistic(loads[loads["cache"] == "cold"]),
+        load_unproven=_statistic(loads[loads["cache"] == "cold-unproven"]),
+        load_warm=_statistic(loads[loads["cache"] == "warm"]),
+        size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
+        phases=_phases(samples),
+        cost=_cost(measured[measured["valid"]], disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
+        problems=(*_job_problems(jobs), *_sample_problems(totals)),
+    )
+
+
+def _phases(samples: pd.DataFrame) -> dict[str, float]:
+    parts = samples[
+        (samples["operation"] == "save") & (samples["phase"] != "total") & samples["valid"] & ~samples["warmup"]
+    ]
+    return {
+        str(phase): float(value) for phase, value in parts.groupby("phase", sort=False)["duration_s"].median().items()
+    }
+
+
+def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cost:
+    saves = valid[valid["operation"] == "save"]
+    loads = valid[valid["operation"] == "load"]
+    kinds = [kind for kind in ("cold", "cold-unproven", "warm") if (loads["cache"] == kind).any()]
+    chosen = loads[loads["cache"] == kinds[0]] if kinds else loads
+
+    def rate(samples: pd.DataFrame, size: str) -> float:
+        seconds = float(samples["duration_s"].sum())
+        return float(samples[size].sum()) / seconds / 1e9 if seconds else math.nan
+
+    def median(samples: pd.DataFrame, column: str, unknown: float = -1) -> float:
+        known = samples[samples[column] != unknown][column].dropna()
+        return float(known.median()) if len(known) else math.nan
+
+    save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
+    state_bytes = float(saves["state_bytes"].median()) if len(saves) else math.nan
+    return Cost(
+        save_gbps=save_gbps,
+        save_share=save_gbps / rate(ceiling[ceiling["operation"] == "write"], "size_bytes"),
+        load_gbps=load_gbps,
+        load_share=load_gbps / rate(ceiling[ceiling["operation"] == "read"], "size_bytes"),
+        save_cpu_s=median(saves, "cpu_s"),
+        load_cpu_s=median(chosen, "cpu_s"),
+        save_cores=_cores(saves),
+        load_cores=_cores(chosen),
+        save_extra_bytes=median(saves, "peak_extra_bytes"),
+        load_extra_bytes=median(chosen, "peak_extra_bytes"),
+        written_share=median(saves, "device_write_bytes") / state_bytes if state_bytes else math.nan,
+        read_share=median(chosen, "device_read_bytes") / state_bytes if state_bytes else math.nan,
+        disk_share=median(disk, "allocated_bytes") / state_bytes if state_bytes else math.nan,
+        file_count=median(disk, "file_count"),
+        small_file_share=float((disk["small_file_count"] / disk["file_count"]).median()) if len(disk) else math.nan,
+    )
+
+
+def _cores(samples: pd.DataFrame) -> float:
+    known = samples.dropna(subset=["cpu_s"])
+    seconds = float(known["duration_s"].sum())
+    return float(known["cpu_s"].sum()) / seconds if seconds else math.nan
+
+
+def _statistic(samples: pd.DataFrame) -> Statistic:
+    valid = samples[samples["valid"]].dropna(subset=["duration_s"])
+    timed = Timed(tuple(valid["duration_s"].tolist()), tuple(valid["job_id"].tolist()))
+    median = median_interval(timed.durations, timed.jobs)
+    return Statistic(
+        median.estimate, min(timed.durations, default=math.nan), max(timed.durations, default=math.nan),
+        len(valid), len(samples) - len(valid), median.low, median.high, timed,
+    )  # fmt: skip
+
+
+def _job_problems(jobs: pd.DataFrame) -> list[str]:
+    return [
+        f"{job['job_id']}: {job['status']}" + (f": {job['error']}" if job["error"] else "")
+        for job in jobs[jobs["status"] != "complete"].to_dict("records")
+    ]
+
+
+def _sample_problems(totals: pd.DataFrame) -> list[str]:
+    problems = []
+    for key, group in totals[~totals["valid"]].groupby(["job_id", "warmup", "operation", "reason"], sort=True):
+        job_id, warmup, operation, reason = key
+        problems.append(f"{job_id}: {len(group)} invalid {'warm-up ' if warmup else ''}{operation} sample(s): {reason}")
+    unproven = totals[totals["valid"] & ~totals["warmup"] & (totals["cache"] == "cold-unproven")]
+    if len(unproven):
+        fraction = unproven["resident_fraction"].max()
+        share = "an unknown share" if math.isnan(fraction) else f"up to {fraction:.0%}"
+        problems.append(
+            f"{len(unproven)} load(s) not proven cold, in a column of their own: {share} of the pages was cached"
+        )
+    return problems

@@ -1,0 +1,311 @@
+"""A study whose truths are known by construction is reported with exactly these truths."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.__main__ import check, compare_two
+from analysis.comparison import Comparison, compare
+from analysis.errors import ResultsError
+from analysis.load import load_results
+from jobs import timing_log
+from jobs.timing_log import Ceiling
+
+ROUNDS, TRIALS = 6, 8
+
+REFERENCE, SLOW, SAME, DRIFTING = (
+    "torch_save",
+    "tensorstore_basic",
+    "tensorstore_t5x",
+    "tensorstore_basic+compressor=none",
+)
+
+STRATEGIES = [REFERENCE, SLOW, SAME, {"name": "tensorstore_basic", "compressor": "none"}]
+
+FACTOR = 2.0
+
+
+def amended(path: Path, change: Callable[[timing_log.TimingLog], Any]) -> None:
+    """Rewrite a log."""
+    log = timing_log.read(path)
+    change(log)
+    log.write(path)
+
+
+def ceilings(before_gbps: float, after_gbps: float) -> list[Ceiling]:
+    """What the target did by itself before a job and after it."""
+    return [
+        Ceiling(when=when, operation=operation, size_bytes=10**9, start_s=0.0, duration_s=1 / gbps, direct=True)
+        for when, gbps in (("before", before_gbps), ("after", after_gbps))
+        for operation in ("write", "read")
+    ]
+
+
+def noisy(draw: np.random.Generator, median_s: float) -> list[float]:
+    """One job's trials: jobs differ by 3 %, trials within one by 1 %."""
+    level = median_s * np.exp(draw.normal(0, 0.03))
+    return [float(each) for each in level * np.exp(draw.normal(0, 0.01, TRIALS))]
+
+
+def make_truths(make_study: Callable[..., Any], seed: int = 0, *, all_report: bool = False, **keys: Any) -> Any:
+    """Six rounds: one method twice as slow, one the same, one that drifts; one job is disturbed, one never reports."""
+    study = make_study(strategies=STRATEGIES, rounds=ROUNDS, **keys)
+    draw = np.random.default_rng(seed)
+    for number in range(1, ROUNDS + 1):
+        for place, (label, median_s) in enumerate(((REFERENCE, 1.0), (SLOW, FACTOR), (SAME, 1.0), (DRIFTING, 1.0))):
+            seconds = noisy(draw, median_s)
+            if label == DRIFTING and number == 1:
+                seconds = [1.0 + 0.05 * trial for trial in range(TRIALS)]
+            if label == SAME and number == ROUNDS and not all_report:
+                continue
+            path = study.log(
+                label, number=number, save=seconds, cold=[each / 2 for each in seconds], gib=[1.0] * TRIALS,
+                clock_zero_unix_s=1.75e9 + 1e4 * (10 * number + place),
+            )  # fmt: skip
+            after_gbps = 1.0 if (label, number) == (SLOW, 3) else 2.0
+            amended(path, lambda log, gbps=after_gbps: log.ceiling.extend(ceilings(2.0, gbps)))
+    return study
+
+
+@pytest.fixture
+def truths(make_study: Callable[..., Any]) -> Any:
+    """The study of known truths."""
+    return make_truths(make_study)
+
+
+def only(study: Any) -> Comparison:
+    """The study's one comparison."""
+    [found] = compare(load_results(study.root))
+    return found
+
+
+def test_the_factor_is_found(truths: Any) -> None:
+    """Twice as slow is shown as twice as slow: the interval holds two, and the verdict is in words."""
+    found = only(truths).relative[SLOW]
+
+    for difference in (found.save, found.load_cold):
+        assert difference.ratio.low <= FACTOR <= difference.ratio.high
+        assert difference.ratio.high - difference.ratio.low < 0.3
+        assert difference.verdict() == "slower"
+    assert found.load_warm.verdict() == ""
+    assert found.size == 1.0
+
+
+def test_no_difference_is_called_none(truths: Any) -> None:
+    """The same speed is not significant, and its interval holds one."""
+    found = only(truths).relative[SAME].save
+
+    assert found.verdict() == "not significant"
+    assert found.ratio.low <= 1.0 <= found.ratio.high
+
+
+def test_another_reference_turns_the_verdict(truths: Any) -> None:
+    """Against the slow method, the others take half as long."""
+    [found] = compare(load_results(truths.root), SLOW)
+
+    assert found.methods[0].label == SLOW
+    assert {label: each.save.verdict() for label, each in found.relative.items()} == {
+        REFERENCE: "faster", SAME: "faster", DRIFTING: "faster",
+    }  # fmt: skip
+    ratio = found.relative[REFERENCE].save.ratio
+    assert ratio.low <= 1 / FACTOR <= ratio.high
+
+
+def test_an_unknown_reference_lists_the_labels(truths: Any) -> None:
+    """The error says what could have been meant."""
+    with pytest.raises(ResultsError, match=r"no method is called 'torch'.*tensorstore_t5x, torch_save"):
+        compare(load_results(truths.root), "torch")
+
+
+def test_drift_disturbance_and_absence_are_named(truths: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` names the job that drifts, the one that was disturbed and the one that is missing, and no other job."""
+    assert check(truths.root) == 1
+    said = capsys.readouterr().out.splitlines()
+
+    def jobs(text: str) -> set[str]:
+        return {word.strip(":,") for line in said if text in line for word in line.split() if word.startswith("r0")}
+
+    assert jobs("disturbed: the target's own") == {truths.job(SLOW, number=3).id}
+    assert jobs("never reported") == {truths.job(SAME, number=ROUNDS).id}
+    drifting = truths.job(DRIFTING, number=1).id
+    assert drifting in jobs("trials get slower with time (rank correlation +1.00")
+
+
+def test_a_null_difference_is_rarely_called_one(make_study: Callable[..., Any], tmp_path: Path) -> None:
+    """Of twelve whole studies, at most two call a method slower or faster that is not."""
+    called = 0
+    for seed in range(12):
+        found = only(make_truths(make_study, seed, all_report=True, below=tmp_path / str(seed)))
+        called += found.relative[SAME].save.verdict() != "not significant"
+
+    assert called <= 2
+
+
+def rows(shown: str, table: str) -> list[dict[str, str]]:
+    """The rows of one table in CSV."""
+    blocks = [[line for line in block.splitlines() if line[:1] != "#"] for block in shown.split("\n\n")]
+    [found] = [block for block in blocks if len(block) > 1 and block[1].startswith(f"{table},")]
+    return list(csv.DictReader(io.StringIO("\n".join(found))))
+
+
+def two_targets(make_study: Callable[..., Any], **logs: Any) -> Any:
+    """One strategy on two targets, of which the second takes three times as long."""
+    targets = {"lustre": {"path": "/lustre"}, "nvme": {"path": "/nvme"}}
+    study = make_study(targets=targets, strategies=["torch_save"], rounds=5)
+    draw = np.random.default_rng(3)
+    for number in range(1, 6):
+        for target, median_s in (("nvme", 1.0), ("lustre", 3.0)):
+            seconds = noisy(draw, median_s)
+            unproven = dict.fromkeys(range(TRIALS), 0.0) if target == "lustre" else {}
+            study.log("torch_save", on=target, number=number, save=seconds, cold=seconds, unproven=unproven, **logs)
+    return study
+
+
+def test_targets_stand_against_each_other(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+    """The filesystem study: each method on both, with the ratio and its verdict; unlike loads have none."""
+    shown = show(two_targets(make_study).root, "csv")
+    found = {(row["operation"], row["method"]): row for row in rows(shown, "targets")}
+
+    save = found["save", "torch_save"]
+    assert float(save["nvme / lustre low"]) <= 1 / 3 <= float(save["nvme / lustre high"])
+    assert save["nvme / lustre verdict"] == "faster"
+    for operation, present, absent in (
+        ("load, cold", "nvme", "lustre"),
+        ("load, not proven cold", "lustre", "nvme"),
+    ):
+        row = found[operation, "torch_save"]
+        assert [float(row[f"{target} [s] valid"]) for target in (present, absent)] == [40, 0]
+        assert (row["nvme / lustre"], row["notes"]) == ("", "1")
+    assert "loads proven cold on one target and not on another are not set against each other" in shown
+
+
+def test_targets_that_differ_in_more_are_left_out_with_the_reason(
+    make_study: Callable[..., Any], show: Callable[..., str]
+) -> None:
+    """Another kind of node on one of the targets is no comparison of targets."""
+    study = two_targets(make_study)
+    for number in range(1, 6):
+        path = study.paths.log(study.job("torch_save", "lustre", number).id)
+        amended(path, lambda log: log.provenance.update(cpu="another CPU"))
+
+    shown = show(study.root, "text")
+
+    assert "left out: tiny, target nvme, 1x1: it differs in the kind of node" in shown
+
+
+def test_means_over_targets(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+    """Four times as long on one target and as long on the other is twice as long, by the geometric mean."""
+    study = make_study(targets={"a": {"path": "/a"}, "b": {"path": "/b"}}, strategies=[REFERENCE, SLOW])
+    for target, seconds in (("a", 4.0), ("b", 1.0)):
+        study.log(REFERENCE, on=target, save=[1.0, 1.0], gib=[1, 1])
+        study.log(SLOW, on=target, save=[seconds, seconds], gib=[2, 2])
+
+    [row] = rows(show(study.root, "csv"), "overall")
+
+    assert float(row["save"]) == pytest.approx(1.0)  # +100 %
+    assert float(row["size"]) == pytest.approx(1.0)
+    assert row["load, cold"] == ""
+
+
+def scaled(study: Any, nodes: int, seconds: Sequence[float]) -> None:
+    """Rewrite the study's log as that of a job with a rank on each of so many nodes, which start 0.25 s apart."""
+    path = study.paths.log(study.job("torch_save").id)
+
+    def change(log: timing_log.TimingLog) -> None:
+        log.header.nodes, log.header.job_id = nodes, f"scale-{nodes}"
+        [sample] = [each for each in log.samples if each.operation == "save" and each.phase == "total"]
+        log.samples = [
+            replace(sample, trial=trial, rank=rank, start_s=10.0 * trial + 0.25 * rank, duration_s=value)
+            for trial, value in enumerate(seconds)
+            for rank in range(nodes)
+        ]
+
+    log = timing_log.read(path)
+    change(log)
+    log.write(path.with_name(f"scale-{nodes}.h5"))
+
+
+def test_scales_stand_against_the_smallest(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+    """An operation of many ranks lasts from the first start to the last end, and moves the bytes of all."""
+    study = make_study(strategies=["torch_save"])
+    study.log("torch_save", save=[1.0])
+    for nodes in (1, 2, 4):
+        scaled(study, nodes, [2.0, 2.0])
+    study.paths.plan_json.unlink()
+    study.paths.log(study.job("torch_save").id).unlink()
+
+    found = rows(show(study.root, "csv"), "scaling")
+
+    # One rank: 1 GiB in 2 s. Two: 2 GiB in 2.25 s. Four: 4 GiB in 2.75 s.
+    rates = [ranks * 2**30 / seconds / 1e9 for ranks, seconds in ((1, 2.0), (2, 2.25), (4, 2.75))]
+    assert [float(row["nodes"]) for row in found] == [1, 2, 4]
+    assert [float(row["save [GB/s]"]) for row in found] == pytest.approx(rates)
+    assert [float(row["save, efficiency"]) for row in found] == pytest.approx([1.0, 2 / 2.25, 2 / 2.75])
+
+
+def test_an_operation_is_valid_where_it_is_on_every_rank(make_study: Callable[..., Any]) -> None:
+    """One rank's mismatch makes the whole load invalid, with its reason."""
+    study = make_study(strategies=["torch_save"])
+    path = study.log("torch_save", save=[1.0, 1.0], cold=[1.0, 1.0])
+
+    def second_rank(log: timing_log.TimingLog) -> None:
+        for sample in list(log.samples):
+            wrong = sample.trial == 1 and sample.operation == "load"
+            log.samples.append(replace(sample, rank=1, valid=not wrong, reason="loaded state differs" if wrong else ""))
+
+    amended(path, second_rank)
+    [method] = only(study).methods
+
+    assert (method.load_cold.count, method.load_cold.invalid, method.save.count) == (1, 1, 2)
+    assert method.problems == (f"{study.job('torch_save').id}: 1 invalid load sample(s): loaded state differs",)
+
+
+def test_before_and_after(make_study: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare A B`: what became faster, what did not change, and what else differs, by key with both values."""
+    sides = []
+    for name, slow_s, kernel, version in (("before", 2.0, "6.1", "2.6"), ("after", 1.0, "6.8", "2.7")):
+        study = make_study(strategies=[REFERENCE, SLOW], rounds=5, below=tmp_path / name)
+        draw = np.random.default_rng(len(name))
+        for number in range(1, 6):
+            for label, median_s in ((REFERENCE, 1.0), (SLOW, slow_s)):
+                path = study.log(label, number=number, save=noisy(draw, median_s))
+                facts = {"kernel": kernel, "packages": f'{{"torch": "{version}", "numpy": "2.0"}}'}
+                amended(path, lambda log, facts=facts: log.provenance.update(facts))
+                amended(path, lambda log: log.storage.update(options="rw,noatime"))
+        sides.append(study.root)
+
+    assert compare_two(sides[0], sides[1], style="csv") == 0
+    shown = capsys.readouterr().out
+
+    found = {row["method"]: row for row in rows(shown, "methods")}
+    assert float(found[SLOW]["B / A low"]) <= 0.5 <= float(found[SLOW]["B / A high"])
+    assert found[SLOW]["B / A verdict"] == "faster"
+    assert found[REFERENCE]["B / A verdict"] == "not significant"
+    assert [(row["what"], row["A"], row["B"]) for row in rows(shown, "circumstances")] == [
+        ("kernel", "6.1", "6.8"),
+        ("package torch", "2.6", "2.7"),
+    ]
+
+
+def test_two_studies_with_nothing_in_common_say_so(
+    make_study: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other targets and other methods are listed, not dropped."""
+    first = make_study(below=tmp_path / "a", strategies=["torch_save"], targets={"x": {"path": "/x"}})
+    second = make_study(below=tmp_path / "b", strategies=["torch_save"], targets={"y": {"path": "/y"}})
+    first.log("torch_save", on="x", save=[1.0])
+    second.log("torch_save", on="y", save=[1.0])
+
+    compare_two(first.root, second.root)
+    shown = capsys.readouterr().out
+
+    assert "only in A: tiny, target x, 1x1" in shown
+    assert "only in B: tiny, target y, 1x1" in shown

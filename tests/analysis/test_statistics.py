@@ -1,0 +1,191 @@
+"""Intervals and tests: on samples whose truth is known, and on those that support nothing."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.statistics import (
+    NOT_SIGNIFICANT,
+    SIGNIFICANT_P,
+    Interval,
+    Permutation,
+    Timed,
+    differences,
+    geometric_mean,
+    median_interval,
+    permutation_p,
+    ratio_interval,
+)
+
+SECONDS = st.floats(1e-6, 1e6)
+
+
+def simulated(seed: int, jobs: int, trials: int, median_s: float = 1.0, between: float = 0.05) -> Timed:
+    """Trials whose jobs differ among each other as much as `between`, and trials within a job by 2 %."""
+    draw = np.random.default_rng(seed)
+    level = median_s * np.exp(draw.normal(0, between, (jobs, 1)))
+    seconds = level * np.exp(draw.normal(0, 0.02, (jobs, trials)))
+    names = np.repeat([f"job {number}" for number in range(jobs)], trials)
+    return Timed(tuple(seconds.ravel().tolist()), tuple(names.tolist()))
+
+
+def same(first: Interval, second: Interval) -> bool:
+    """Whether two intervals are equal, NaN for NaN."""
+    return repr(first) == repr(second)
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [
+        ([], Interval(math.nan, math.nan, math.nan)),
+        ([3.0], Interval(3.0, math.nan, math.nan)),
+        ([2.0, 2.0], Interval(2.0, 2.0, 2.0)),
+    ],
+)
+def test_few_samples_support_no_more_than_they_do(durations: list[float], expected: Interval) -> None:
+    """None have no median, one has no interval, equal ones have one of no width."""
+    assert same(median_interval(durations, ["job"] * len(durations)), expected)
+
+
+@given(st.lists(st.tuples(SECONDS, st.sampled_from("abc")), min_size=2, max_size=12), st.randoms())
+def test_an_interval_lies_among_the_samples(samples: list[tuple[float, str]], order: random.Random) -> None:
+    """It holds the median, never leaves the samples' range, and does not depend on their order."""
+    seconds, jobs = zip(*samples, strict=True)
+    found = median_interval(seconds, jobs)
+    order.shuffle(samples)
+
+    rounding = 1 + 1e-12
+    assert min(seconds) <= found.low * rounding
+    assert found.low <= found.high <= max(seconds) * rounding
+    assert found.estimate == float(np.median(seconds))
+    assert found == median_interval(*zip(*samples, strict=True))
+
+
+@given(st.lists(SECONDS, min_size=2, max_size=8), st.floats(0.01, 100))
+def test_a_ratio_is_the_ratio_of_medians(seconds: list[float], factor: float) -> None:
+    """Of samples and their multiple, it is the factor."""
+    jobs = [str(number % 3) for number in range(len(seconds))]
+    found = ratio_interval([factor * each for each in seconds], jobs, seconds, jobs)
+
+    assert pytest.approx(factor) == found.estimate
+    assert found.low <= found.estimate * (1 + 1e-9)
+    assert found.high >= found.estimate * (1 - 1e-9)
+
+
+def test_trials_of_one_job_are_not_taken_for_independent() -> None:
+    """Where jobs differ and their trials hardly do, the interval is as wide as few jobs make it."""
+    levels = [1.0, 1.2, 0.9, 1.1]
+    seconds = [level * (1 + 0.001 * trial) for level in levels for trial in range(20)]
+    respected = median_interval(seconds, [str(level) for level in levels for _ in range(20)])
+    ignored = median_interval(seconds, [str(number) for number in range(len(seconds))])
+
+    assert respected.high - respected.low > 1.5 * (ignored.high - ignored.low)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Of 100 simulated studies of ten jobs, the 95 % interval of a factor of two holds two in 90 or more."""
+    held = 0
+    for seed in range(100):
+        slow, fast = simulated(2 * seed, 10, 5, median_s=2.0), simulated(2 * seed + 1, 10, 5)
+        found = ratio_interval(slow.durations, slow.jobs, fast.durations, fast.jobs)
+        held += found.low <= 2.0 <= found.high
+
+    assert held >= 90
+
+
+@pytest.mark.parametrize(("jobs", "trials"), [(4, 3), (6, 5), (1, 6)])
+def test_no_difference_is_rarely_called_one(jobs: int, trials: int) -> None:
+    """Of 200 simulated studies where nothing differs, no more are called different than the level allows.
+
+    A true rate of 5 % gives more than 18 of 200 in under one case of a hundred.
+    """
+    between = 0.0 if jobs == 1 else 0.05  # with one job a side, only the trials of these two are compared
+    called = 0
+    for seed in range(200):
+        pair = (
+            simulated(2 * seed, jobs, trials, between=between),
+            simulated(2 * seed + 1, jobs, trials, between=between),
+        )
+        [found] = differences([pair])
+        called += found.verdict() != NOT_SIGNIFICANT
+
+    assert called <= 18
+
+
+def test_many_comparisons_are_corrected_for() -> None:
+    """Of 40 tables with nine differences each, none of them real, at most 5 hold a single one that is called real."""
+    tables = [
+        [(simulated(1000 * table + n, 5, 3), simulated(1000 * table + 500 + n, 5, 3)) for n in range(9)]
+        for table in range(40)
+    ]
+    called = [any(each.verdict() != NOT_SIGNIFICANT for each in differences(pairs)) for pairs in tables]
+
+    assert sum(called) <= 5
+
+
+@pytest.mark.parametrize(
+    ("jobs", "trials", "factor", "expected"),
+    [
+        (5, 3, 2.0, "slower"),
+        (5, 3, 0.5, "faster"),
+        (5, 3, 1.0, NOT_SIGNIFICANT),
+        (3, 9, 2.0, "too few jobs to tell"),
+        (2, 9, 2.0, "too few jobs to tell"),
+        (1, 5, 2.0, "slower"),
+        (1, 3, 2.0, "too few trials to tell"),
+        (1, 1, 2.0, "too few trials to tell"),
+        (0, 0, 2.0, ""),
+    ],
+)
+def test_verdicts(jobs: int, trials: int, factor: float, expected: str) -> None:
+    """A difference is named, and its absence is only where it could have been seen."""
+    [found] = differences([(simulated(1, jobs, trials, median_s=factor), simulated(2, jobs, trials))])
+
+    assert expected == found.verdict()
+
+
+def test_one_job_against_several_is_too_few() -> None:
+    """A single job can't show that its method is slower, however many trials it has."""
+    [found] = differences([(simulated(1, 1, 50, median_s=9.0), simulated(2, 8, 5))])
+
+    assert repr(found.test) == repr(Permutation(math.nan, 1.0, "jobs"))
+    assert found.verdict() == "too few jobs to tell"
+
+
+def test_what_can_show_nothing_weakens_no_other() -> None:
+    """A pair that is too small to tell is not counted among the comparisons that are corrected for."""
+    real = simulated(1, 4, 3, median_s=2.0), simulated(2, 4, 3)
+    hopeless = simulated(3, 2, 3), simulated(4, 2, 3)
+
+    alone, *_ = differences([real])
+    among = differences([real, *[hopeless] * 20, (Timed(), Timed())])
+
+    assert among[0] == alone
+    assert alone.corrected_p < SIGNIFICANT_P
+    assert [math.isnan(each.corrected_p) for each in among[1:]] == [True] * 21
+
+
+@pytest.mark.parametrize("zero", [0.0, 5e-324])
+def test_what_no_clock_can_tell_is_no_measurement(zero: float) -> None:
+    """A duration of zero has a median, and neither ratio nor test: nothing divides by it."""
+    jobs = ["a", "b"]
+
+    assert median_interval([zero, zero], jobs).estimate == zero
+    assert math.isnan(ratio_interval([1.0, 2.0], jobs, [zero, 1.0], jobs).estimate)
+    assert math.isnan(permutation_p([1.0, 2.0], jobs, [zero, 1.0], jobs).p)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [([2.0, 0.5], 1.0), ([4.0], 4.0), ([], math.nan), ([2.0, math.nan], math.nan), ([2.0, 0.0], math.nan)],
+)
+def test_geometric_mean(ratios: Sequence[float], expected: float) -> None:
+    """Twice as long here and half as long there is even; with one unknown, so is the mean."""
+    assert pytest.approx(expected, nan_ok=True) == geometric_mean(ratios)
