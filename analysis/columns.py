@@ -43,6 +43,9 @@ DEFAULTS = {
 """What stands for the columns that an older log lacks."""
 
 _TEXT = h5t.py_create(h5py.string_dtype())
+_PLAIN: dict[type, type] = {h5t.TypeIntegerID: np.int64, h5t.TypeFloatID: np.float64}
+_PLAIN_TYPES = {np.int64: h5t.NATIVE_INT64, np.float64: h5t.NATIVE_DOUBLE}
+_MEMORY = {"str": (object, _TEXT), "float": (np.float64, h5t.NATIVE_DOUBLE)}
 _CHUNK = 64
 
 Whole = NDArray[np.int64]
@@ -199,35 +202,37 @@ def _table(group: Any, name: str) -> Rows:
     columns: dict[str, Any] = {}
     length = -1
     for column, kind in KINDS[name].items():
-        encoded = column.encode()
-        if column in DEFAULTS[name] and encoded not in group:
-            columns[column] = [DEFAULTS[name][column]] * length
+        try:
+            dataset = h5d.open(group, column.encode())
+        except KeyError:
+            columns[column] = [DEFAULTS[name][column]] * length  # a log of before that column
             continue
-        dataset = h5d.open(group, encoded)
         shape = dataset.shape
         if len(shape) != 1 or length not in {-1, shape[0]}:
             raise ValueError
         length = shape[0]
-        values = np.empty(length, object if kind == "str" else np.float64 if kind == "float" else np.int64)
+        dtype, memory = _MEMORY.get(kind, (np.int64, h5t.NATIVE_INT64))
+        values = np.empty(length, dtype)
         if length:
-            dataset.read(h5s.ALL, h5s.ALL, values, _TEXT if kind == "str" else None)
+            dataset.read(h5s.ALL, h5s.ALL, values, memory)
         columns[column] = [value.decode() for value in values] if kind == "str" else values
     return _packed(name, columns, length)
 
 
 def _attributes(group: Any) -> dict[str, Any]:
+    names: list[bytes] = []
+    h5a.iterate(group, names.append)  # opening them by number would sort all of them each time
     found = {}
-    for number in range(h5a.get_num_attrs(group)):
-        attribute = h5a.open(group, index=number)
+    for name in names:
+        attribute = h5a.open(group, name)
         kind = attribute.get_type()
-        if attribute.shape != ():
-            raise ValueError  # an array: rare enough for the slow way
         if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-            text: Any = np.empty((), object)
+            text: Any = np.empty((), object)  # an array does not fit in: that is for the slow way
             attribute.read(text, _TEXT)
-            found[attribute.name.decode()] = text[()].decode()
+            found[name.decode()] = text[()].decode()
         else:
-            value = np.empty((), attribute.dtype)
-            attribute.read(value)
-            found[attribute.name.decode()] = value[()].item()
+            plain: Any = _PLAIN.get(type(kind))
+            value = np.empty((), plain or attribute.dtype)
+            attribute.read(value, _PLAIN_TYPES.get(plain))
+            found[name.decode()] = value.item()
     return found

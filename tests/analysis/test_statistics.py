@@ -17,6 +17,8 @@ from analysis.statistics import (
     Interval,
     Permutation,
     Timed,
+    _by_job,
+    _Draws,
     differences,
     geometric_mean,
     median_interval,
@@ -189,3 +191,16 @@ def test_what_no_clock_can_tell_is_no_measurement(zero: float) -> None:
 def test_geometric_mean(ratios: Sequence[float], expected: float) -> None:
     """Twice as long here and half as long there is even; with one unknown, so is the mean."""
     assert pytest.approx(expected, nan_ok=True) == geometric_mean(ratios)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.5])
+@pytest.mark.parametrize("trials", [1, 4, 5])
+def test_many_jobs_are_resampled_as_numpy_would(trials: int, between: float) -> None:
+    """The quick way by how often each job was drawn gives what the medians of the drawn trials are."""
+    many = simulated(1, 40, trials, between=between)
+    draws = _Draws(_by_job(many.durations, many.jobs))
+    chosen = np.random.default_rng(2).integers(0, 40, (50, 40))
+
+    expected = np.median(draws._padded[chosen].reshape(50, -1), axis=1)
+
+    assert np.allclose(expected, draws.medians(chosen), rtol=1e-12)

@@ -135,9 +135,8 @@ def main() -> None:
             merging = timed([*analysis, "merge", str(study), "-o", str(merged)])
             table = timed([*analysis, "table", str(merged)])
             direct = timed([*analysis, "table", str(study)])
-            print(
-                f"{count // share} logs, merged: {merging[0]:.1f} s, {merging[1]:.0f} MB; then tabulated: {table[0]:.1f} s"
-            )
+            print(f"{count // share} logs, merged: {merging[0]:.1f} s, {merging[1]:.0f} MB, then", end=" ")
+            print(f"tabulated: {table[0]:.1f} s, {table[1]:.0f} MB")
             print(f"{count // share} logs, tabulated as they are: {direct[0]:.1f} s, {direct[1]:.0f} MB", flush=True)
         few = linked(paths[:fewer], root / "few")
         (root / "paths").write_text("\n".join(map(str, sorted((few / "logs").iterdir()))))
