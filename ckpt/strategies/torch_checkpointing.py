@@ -1,0 +1,107 @@
+"""torch_checkpointing, Meta's successor to DCP, in one process: the state is one item, written by `torch.save`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout
+from ckpt.strategies.torch_save import TorchSave
+from ckpt.strategy import Facts, Footprint, Strategy
+
+if TYPE_CHECKING:
+    from ckpt.state import State
+
+_ITEM = "state"
+_FILE = f"{_ITEM}_0.pt"  # the item's key and the rank
+
+
+@dataclass(frozen=True)
+class TorchCheckpointing(Strategy):
+    """`CheckpointManager` with a synchronous save.
+
+    Direct I/O, its default, is off: `torch.save` writes at any offset, which ext4 and XFS refuse, so that a save fails.
+
+    Attributes:
+        mmap: load through an anonymous mapping, which 8 threads fill; False for one thread and buffers of the heap.
+    """
+
+    mmap: bool = True
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "torch_checkpointing")
+
+    extra: ClassVar[str] = "peers"
+
+    @property
+    def facts(self) -> Facts:
+        """What it does."""
+        return Facts(
+            files="1",
+            format="zip of raw tensors, and a pickle",
+            chunks="none",
+            compression="none",
+            concurrency=f"one thread on save, {8 if self.mmap else 1} on load",
+            dtype_on_disk="as in the state",
+            order_of_writes="one call for the whole state",
+            synced="no",
+            atomic="no",
+            checksum="written, not verified",
+            partial_load="no",
+            other_readers="torch.load",
+            best_for="Training with PyTorch, asynchronously",
+        )
+
+    def footprint(self, layout: Layout) -> Footprint:
+        """That of `torch.save`."""
+        return TorchSave().footprint(layout)
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write the item in place: there are no other ranks to wait for."""
+        manager = self._manager()
+        try:
+            manager.save(str(directory), {_ITEM: state})
+        finally:
+            manager.close()
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read the item, after a look at what its pickle names: the library would run anything."""
+        path = directory / _FILE
+        if names is not None:
+            raise CheckpointError(f"{directory} can only be read as a whole: torch_checkpointing reads whole items")
+        if not path.exists():
+            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}")
+        manager = self._manager()
+        try:
+            _check(path)
+            state: State = manager.load(directory, into={_ITEM: None})[_ITEM]
+        except CheckpointError:
+            raise
+        except Exception as error:  # torch raises one of many kinds
+            raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
+        finally:
+            manager.close()
+        return state
+
+    def _manager(self) -> Any:
+        from torch_checkpointing import CheckpointManager
+        from torch_checkpointing.checkpoint_writer import CheckpointWriterConfig
+        from torch_checkpointing.config import CheckpointLoaderConfig, SyncCheckpointSaverConfig
+        from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
+
+        writer = CheckpointWriterConfig(barrier_config=None, write_to_temp_dir=False)
+        return CheckpointManager.Config(
+            save=SyncCheckpointSaverConfig(writer_config=writer),
+            load=CheckpointLoaderConfig(use_mmap=self.mmap),
+            storage_config=LocalFileSystemStorageConfig(use_direct_io=False),
+        ).build()
+
+
+def _check(path: Path) -> None:
+    import torch
+
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if unsafe:
+        raise CheckpointError(f"{path} names {', '.join(unsafe)}, which no checkpoint should")
