@@ -7,10 +7,12 @@ not among them. An ordinary name stays as it is, so that other readers find it.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
+from ckpt.dtypes import name_of
 from ckpt.strategies._tied import identity
 
 if TYPE_CHECKING:
@@ -31,15 +33,15 @@ class Note:
 
     Attributes:
         key_of: the file's key for each name of the state, in the state's order; tied names share a key.
-        complex128: the keys whose last dimension is a real and an imaginary part.
+        pairs: the complex keys, whose last dimension is a real and an imaginary part.
     """
 
     key_of: dict[str, str]
-    complex128: list[str]
+    pairs: list[str]
 
     def to_json(self) -> str:
         """ASCII, whatever the names."""
-        return json.dumps({"names": self.key_of, "complex128": self.complex128})
+        return json.dumps({"names": self.key_of, "pairs": self.pairs})
 
     @classmethod
     def from_json(cls, text: str) -> Note:
@@ -49,20 +51,19 @@ class Note:
             ValueError, LookupError, TypeError: if it is damaged.
         """
         found = json.loads(text)
-        return cls({str(name): str(key) for name, key in found["names"].items()}, list(found["complex128"]))
+        return cls({str(name): str(key) for name, key in found["names"].items()}, list(found["pairs"]))
 
     def restore(self, tensors: dict[str, torch.Tensor], names: list[str]) -> State:
         """The tensors of these names, tied ones as one tensor, from what was read by key."""
-        import torch
-
-        whole = {
-            key: torch.view_as_complex(tensor) if key in self.complex128 else tensor for key, tensor in tensors.items()
-        }
+        whole = {key: _complex(tensor) if key in self.pairs else tensor for key, tensor in tensors.items()}
         return {name: whole[self.key_of[name]] for name in names}
 
 
-def pack(state: State) -> tuple[State, Note]:
-    """The tensors by key as safetensors takes them, contiguous and no two sharing memory, and the note."""
+def pack(state: State, as_pairs: Collection[str] = ("complex128",)) -> tuple[State, Note]:
+    """The tensors by key as safetensors takes them, contiguous and no two sharing memory, and the note.
+
+    Tensors of the dtypes in `as_pairs` get a last dimension for the real and the imaginary part.
+    """
     import torch
 
     tensors: State = {}
@@ -75,9 +76,9 @@ def pack(state: State) -> tuple[State, Note]:
             continue
         key = note.key_of[name] = first[identity(original)] = _unused_key(name, state, tensors)
         tensor = original.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        if tensor.dtype == torch.complex128:
+        if name_of(tensor) in as_pairs:
             tensor = torch.view_as_real(tensor)
-            note.complex128.append(key)
+            note.pairs.append(key)
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         areas = taken.setdefault(tensor.untyped_storage().data_ptr(), [])
         if any(start < other_end and other_start < end for other_start, other_end in areas):
@@ -90,6 +91,13 @@ def pack(state: State) -> tuple[State, Note]:
 def names_bytes(tensor: TensorLayout) -> int:
     """The most that a tensor's name takes in a header, an index and a note."""
     return 4 * len(json.dumps(json.dumps(tensor.name)))
+
+
+def _complex(pairs: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    # A view of a larger buffer may begin where no complex number can.
+    return torch.view_as_complex(pairs if pairs.storage_offset() % 2 == 0 else pairs.clone())
 
 
 def _unused_key(name: str, state: State, used: State) -> str:

@@ -40,6 +40,9 @@ class SafetensorsFile(Strategy):
 
     marker: ClassVar[str] = "*.safetensors"
 
+    as_pairs: ClassVar[tuple[str, ...]] = ("complex128",)
+    """The dtypes that the format has no name for."""
+
     @property
     def facts(self) -> Facts:
         """What it does."""
@@ -70,7 +73,7 @@ class SafetensorsFile(Strategy):
         """Write one shard after the other, then the index."""
         from safetensors.torch import save_file
 
-        tensors, note = pack(state)
+        tensors, note = pack(state, self.as_pairs)
         shards = self._shards({key: tensor.nbytes for key, tensor in tensors.items()})
         ours = {METADATA_KEY: note.to_json()}
         if len(shards) == 1:
@@ -98,8 +101,7 @@ class SafetensorsFile(Strategy):
                 keys_in.setdefault(file_of[key], []).append(key)
             tensors: dict[str, torch.Tensor] = {}
             for file, keys in keys_in.items():
-                with _open(directory / file) as opened:
-                    tensors |= {key: opened.get_tensor(key) for key in keys}
+                tensors |= self.read(directory / file, keys)
             return note.restore(tensors, chosen)
         except CheckpointError:
             raise
@@ -107,6 +109,11 @@ class SafetensorsFile(Strategy):
             raise CheckpointError(
                 f"can't load the safetensors in {directory}: {type(error).__name__}: {error}"
             ) from error
+
+    def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these keys of one file."""
+        with _open(path) as opened:
+            return {key: opened.get_tensor(key) for key in keys}
 
     def _shards(self, sizes: Mapping[str, int]) -> list[list[str]]:
         """Which tensors go into which file: filled in their order, as transformers does."""

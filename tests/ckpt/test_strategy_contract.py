@@ -229,7 +229,9 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tensorstore_t5x_real": zarr_arrays(".zarr"),
     "hdf5": hdf5_file,
     "orbax": orbax_tree,
+    "fastsafetensors": safetensors_files,
     "zarr_python": zarr_arrays(""),
+    "torch_checkpointing": lambda directory: torch.load(directory / "state_0.pt", weights_only=True),
     "tensorstore_ocdbt": ocdbt_arrays,
     "tensorstore_tuned": zarr_arrays(""),
 }
@@ -739,6 +741,24 @@ class TestZarrPythonUncompressed(StrategyContract):
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(zarr_python, "_MIB", 60)
+
+
+class TestFastsafetensors(StrategyContract):
+    """safetensors in one file, read by fastsafetensors."""
+
+    name = "fastsafetensors"
+
+
+class TestTorchCheckpointing(StrategyContract):
+    """Meta's torch_checkpointing."""
+
+    name = "torch_checkpointing"
+
+
+class TestTorchCheckpointingUnmapped(StrategyContract):
+    """The same without its mapping on load."""
+
+    name, options = "torch_checkpointing", {"mmap": False}
 
 
 def test_every_strategy_has_a_contract() -> None:
