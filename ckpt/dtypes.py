@@ -124,14 +124,18 @@ def view(memory: mmap.mmap, offset: int, layout: TensorLayout) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=layout.elements, offset=offset).reshape(layout.shape)
 
 
+def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What tied tensors have in common, and no others while both are alive: their memory and how it is seen."""
+    memory = (tensor.device, tensor.data_ptr()) if tensor.numel() else id(tensor)
+    return memory, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
+
+
 def tied(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, int]]:
-    """The names whose tensor is an earlier one's, bit for bit the same memory: that one's name, and their own place."""
+    """The names whose tensor is an earlier one's memory again: that one's name, and their own place, from 0."""
     first: dict[tuple[Any, ...], str] = {}
     found: dict[str, tuple[str, int]] = {}
     for place, (name, tensor) in enumerate(state.items()):
-        memory = (tensor.device, tensor.data_ptr()) if tensor.numel() else id(tensor)
-        key = (memory, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg())
-        owner = first.setdefault(key, name)
+        owner = first.setdefault(identity(tensor), name)
         if owner != name:
             found[name] = (owner, place)
     return found

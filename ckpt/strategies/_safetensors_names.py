@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
-from ckpt.dtypes import name_of
-from ckpt.strategies._tied import identity
+from ckpt.dtypes import identity, name_of
 
 if TYPE_CHECKING:
     import torch

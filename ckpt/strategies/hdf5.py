@@ -16,7 +16,6 @@ from pydantic import Field
 from ckpt import dtypes, filenames
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
-from ckpt.strategies._tied import identity
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -98,10 +97,10 @@ class Hdf5(Strategy):
             with h5py.File(raw, "w", libver=("v110", "v110"), track_order=True) as file:
                 for name, tensor in state.items():
                     link = filenames.to_filename(name)
-                    if identity(tensor) in first:
-                        file[link] = first[identity(tensor)]
+                    if dtypes.identity(tensor) in first:
+                        file[link] = first[dtypes.identity(tensor)]
                     else:
-                        first[identity(tensor)] = self._write(file, link, tensor)
+                        first[dtypes.identity(tensor)] = self._write(file, link, tensor)
                 file.attrs["names"] = np.void(json.dumps(list(state)).encode() + b"\n")
             if raw.error:
                 raise raw.error

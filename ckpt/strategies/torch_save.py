@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ckpt.dtypes import identity
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
-from ckpt.strategies._tied import identity
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
