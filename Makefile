@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint cluster cluster-packages clean
+.PHONY: help demo test lint peers cluster cluster-packages clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -22,6 +22,9 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+peers: $(READY)  ## the optional libraries that some strategies try: orbax, fastsafetensors, torch_checkpointing, zarr
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 cluster:  ## start a real four-node Slurm on this machine, and say what to export (needs its packages: make cluster-packages)
 	slurm/devcluster/devcluster start

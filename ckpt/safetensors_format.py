@@ -183,7 +183,7 @@ def _layout(name: str, told: Mapping[str, Any], *, pair: bool) -> TensorLayout:
     if pair:
         return TensorLayout(name, shape[:-1], "complex128")
     if told["dtype"] not in _BY_NAME:
-        raise CheckpointError(f"tensor {name!r} has the dtype {told['dtype']}; known are {', '.join(_BY_NAME)}")
+        raise ValueError(f"{name!r} has the dtype {told['dtype']}; known are {', '.join(_BY_NAME)}")
     return TensorLayout(name, shape, _BY_NAME[told["dtype"]])
 
 

@@ -1,0 +1,134 @@
+"""How safetensors_direct moves bytes: past the page cache or through it, with how much memory, from where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ckpt import direct_io, dtypes, storage
+from ckpt.errors import CheckpointError
+from ckpt.strategies import safetensors_direct
+from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from jobs.cost import collect
+
+MIB = 2**20
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    """48 MiB in tensors of every kind of size."""
+    random = torch.Generator().manual_seed(1)
+    shapes = [(2048, 2048), (1000, 999), (7,), (), (2048, 4096), (3, 1)]
+    return {str(number): torch.randn(shape, generator=random) for number, shape in enumerate(shapes)}
+
+
+def direct_opens(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Note for each file that is opened for data whether that is past the page cache."""
+    seen = []
+    init = direct_io.DirectFile.__init__
+
+    def note(self: direct_io.DirectFile, path: Path, flags: int, *, direct: bool = True) -> None:
+        init(self, path, flags, direct=direct)
+        seen.append(self.direct)
+
+    monkeypatch.setattr(direct_io.DirectFile, "__init__", note)
+    return seen
+
+
+def test_past_the_page_cache(state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save leaves nothing in the page cache; a cold load goes past it, a warm one through it."""
+    seen = direct_opens(monkeypatch)
+    strategy = SafetensorsDirect()
+    strategy.save(state, tmp_path)
+    if not all(seen):
+        pytest.skip(f"{storage.mount_of(tmp_path).filesystem} refuses O_DIRECT")
+    assert storage.resident_fraction(tmp_path) < 0.01
+    strategy.load(tmp_path)
+    (tmp_path / "model.safetensors").read_bytes()
+    strategy.load(tmp_path)
+    assert [True, True, False] == seen
+
+
+def test_memory_of_a_save(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Beside the state, a save takes its buffers, however large the state is, and tensors that aren't contiguous."""
+    strategy = SafetensorsDirect(threads=2, block_mib=1)
+    strategy.save({"warm": torch.ones(1)}, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with collect() as cost:
+        strategy.save(state, tmp_path)
+    if cost.peak_extra_bytes < 0:
+        pytest.skip("the kernel doesn't let the peak of memory be reset here")
+    assert cost.peak_extra_bytes < 12 * MIB
+
+
+@pytest.mark.parametrize(("device_wants", "length", "copied"), [(4, MIB, False), (4096, MIB, True), (4, 5000, True)])
+def test_straight_from_the_tensor(device_wants: int, length: int, copied: bool, tmp_path: Path) -> None:
+    """Where the device takes a tensor's address and length, its bytes are written as they lie; else they are copied
+    into an aligned buffer, and padded to whole pages.
+    """
+    memory, buffer = direct_io.aligned_buffer(2 * MIB), direct_io.aligned_buffer(2 * MIB)
+    tensor = np.frombuffer(memory, np.uint8)[64 : 64 + length]  # as torch aligns
+    tensor[:] = 7
+    buffer[:] = b"\1" * len(buffer)
+    with direct_io.DirectFile(tmp_path / "file", os.O_RDWR | os.O_CREAT) as file:
+        file.memory_alignment = device_wants
+        data = safetensors_direct._aligned([tensor], buffer, file)
+    written = np.frombuffer(data, np.uint8)
+    assert copied == (written.ctypes.data != tensor.ctypes.data)
+    assert len(written) % 4096 == 0
+    assert bytes(written) == b"\7" * length + b"\0" * (len(written) - length)
+
+
+def test_a_load_is_one_piece_of_memory(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """The tensors lie side by side in it, each with a storage of its own that can be written to."""
+    strategy = SafetensorsDirect()
+    strategy.save(state, tmp_path)
+    loaded = strategy.load(tmp_path)
+    addresses = [tensor.data_ptr() for tensor in loaded.values()]
+    assert max(addresses) - min(addresses) < sum(tensor.nbytes for tensor in state.values())
+    for tensor in loaded.values():
+        tensor.fill_(1)
+    assert all(bool((tensor == 1).all()) for tensor in loaded.values())
+
+
+def test_verification_names_the_tensor(tmp_path: Path) -> None:
+    """A flipped bit is told with the tensor in which it lies, and is not noticed unless asked for."""
+    SafetensorsDirect().save({"first": torch.zeros(1024), "second": torch.zeros(1024)}, tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    SafetensorsDirect().load(tmp_path)
+    with pytest.raises(CheckpointError, match="'second' is not what was written"):
+        SafetensorsDirect(verify=True).load(tmp_path)
+
+
+def test_a_tensor_that_is_not_contiguous_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies live only while they are written: one of many such tensors at a time, not all."""
+    alive: list[int] = []
+    largest = 0
+    to_bytes = dtypes.to_bytes
+
+    class Counted(np.ndarray):
+        def __del__(self) -> None:
+            if self.base is None:
+                alive.pop()
+
+    def counted(tensor: torch.Tensor) -> np.ndarray:
+        nonlocal largest
+        alive.append(1)
+        largest = max(largest, len(alive))
+        copy = Counted(tensor.numel() * tensor.element_size(), np.uint8)
+        copy[:] = to_bytes(tensor)
+        return copy
+
+    monkeypatch.setattr(safetensors_direct.dtypes, "to_bytes", counted)
+    state = {str(number): torch.randn(512, 1024).T for number in range(16)}  # 2 MiB each
+    SafetensorsDirect(threads=1, block_mib=1).save(state, tmp_path)
+    monkeypatch.undo()
+    assert largest <= 3
+    assert all(torch.equal(tensor, state[name]) for name, tensor in SafetensorsDirect().load(tmp_path).items())

@@ -1,0 +1,154 @@
+"""The safetensors format: what our files look like to others, and what damaged ones are met with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ckpt import safetensors_format as formats
+from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.errors import CheckpointError
+from ckpt.layout import TensorLayout
+from ckpt.safetensors_format import Entry
+from ckpt.strategies.safetensors_direct import SafetensorsDirect
+
+layouts = st.lists(
+    st.builds(
+        TensorLayout,
+        st.text(),
+        st.lists(st.sampled_from([0, 1, 3, 64, 2048]), max_size=2).map(tuple),
+        st.sampled_from(sorted(BYTES_PER_ELEMENT)),
+    ),
+    unique_by=lambda layout: layout.name,
+    max_size=6,
+)
+
+
+@given(layouts)
+def test_places(state: list[TensorLayout]) -> None:
+    """The data has no hole; a tensor of whole pages begins at a page, any other at a multiple of its elements' size."""
+    places = sorted(formats.place(state), key=lambda entry: (entry.start, entry.end))
+    end = 0
+    for entry in places:
+        assert entry.start == end
+        assert entry.start % BYTES_PER_ELEMENT[entry.layout.dtype] == 0
+        assert entry.layout.size_bytes % 4096 or entry.start % 4096 == 0
+        end = entry.end
+
+
+@given(layouts, st.booleans())
+def test_headers_are_read_back(state: list[TensorLayout], checked: bool) -> None:
+    """What the header says, the order too, is what was written; the data begins at a page; no checksum's value
+    changes its length.
+    """
+    entries = [
+        Entry(each.layout, each.start, f"{number:016x}" * checked) for number, each in enumerate(formats.place(state))
+    ]
+    tied = {f"tied to {entries[0].layout.name}": (entries[0].layout.name, 1)} if entries else {}
+    head = formats.header_bytes(entries, tied)
+    size_bytes = len(head) + sum(each.size_bytes for each in state)
+    header = formats.parse(head, size_bytes, "file")
+    assert (tuple(entries), tied, len(head)) == (header.entries, dict(header.tied), header.data_start)
+    assert len(head) % 4096 == 0
+
+
+def test_others_read_all_of_it(tmp_path: Path) -> None:
+    """safetensors reads every tensor, and the checksums as texts in the metadata."""
+    state = {f"layer.{number}": torch.randn(number, 700) for number in range(5)}
+    SafetensorsDirect().save(state, tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in state.items())
+    with safe_open(tmp_path / "model.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["format"] == "pt"
+    assert set(state) == set(json.loads(metadata["xxh3_64"]))
+
+
+@pytest.mark.parametrize("names", [None, ["b"]])
+def test_we_read_others(names: list[str] | None, tmp_path: Path) -> None:
+    """A file whose data begins anywhere, and whose tensors lie at odd places, is read too, whole and in part."""
+    state = {"a": torch.arange(3, dtype=torch.int8), "b": torch.randn(1000, 3).double(), "c": torch.randn(7).bfloat16()}
+    save_file(state, tmp_path / "any name.safetensors")
+    loaded = SafetensorsDirect().load(tmp_path, names)
+    assert set(names or state) == set(loaded)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+
+
+def whole(tmp_path: Path) -> bytes:
+    """A good file."""
+    SafetensorsDirect().save({"a": torch.ones(3), "b": torch.ones(5, 5).half()}, tmp_path)
+    return (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"F32"', b'"F99"'),
+        (b'"F32"', b'"F64"'),
+        (b'"shape":[3]', b'"shape":[4]'),
+        (b'"shape":[3]', b'"shape":null'),
+        (b'"shape":[5,5]', b'"shape":[-5,-5]'),
+        (b"[0,12]", b"[4,16]"),
+        (b"[12,62]", b"[11,61]"),
+        (b'"a":{', b'"a":['),
+        (b"{", b"\xff"),
+    ],
+)  # fmt: skip
+def test_headers_that_lie(old: bytes, new: bytes, tmp_path: Path) -> None:
+    """A header that contradicts itself, or its file, is refused by the file's name."""
+    content = whole(tmp_path)
+    changed = content.replace(old, new, 1)
+    if changed == content:  # the place of a tensor depends on its size: find it
+        pytest.fail(f"{old!r} is not in the header: {content[8:400]!r}")
+    (tmp_path / "model.safetensors").write_bytes(changed[: len(content)])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        SafetensorsDirect().load(tmp_path)
+
+
+@given(data=st.data())
+def test_damage_anywhere_in_the_header(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever bytes stand where the header was, the load ends with one message or a state, never with a crash."""
+    directory = tmp_path_factory.mktemp("damaged")
+    content = bytearray(whole(directory))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, 300))] = data.draw(st.integers(0, 255))
+    (directory / "model.safetensors").write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        SafetensorsDirect().load(directory)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**63, 2**64 - 1, 10**9])
+def test_impossible_lengths(length: int, tmp_path: Path) -> None:
+    """A header that can't be that long is not allocated."""
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        SafetensorsDirect().load(tmp_path)
+
+
+def test_an_index_that_leads_away(tmp_path: Path) -> None:
+    """A file outside the directory is not opened, whatever the index says."""
+    whole(tmp_path)
+    (tmp_path / "in").mkdir()
+    index = {"weight_map": {"a": "../model.safetensors"}}
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        SafetensorsDirect().load(tmp_path / "in")
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 100))
+def test_shards(sizes: list[int], most: int) -> None:
+    """Every tensor is in one file, in order; a file holds no more than it may, unless one tensor does."""
+    state = [TensorLayout(str(number), (size,), "int8") for number, size in enumerate(sizes)]
+    groups = list(formats.shards(state, most))
+    assert state == [layout for group in groups for layout in group]
+    assert all(sum(each.size_bytes for each in group) <= most or len(group) == 1 for group in groups if most)
+    assert len(groups) == 1 or most
