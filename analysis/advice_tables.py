@@ -24,6 +24,9 @@ MODEL = (
 )
 
 
+_MOST_IN_A_SENTENCE = 3
+
+
 def advice_tables(advice: Advice) -> list[Table]:
     """What is best, how often to checkpoint with each strategy, and how both depend on the MTBF."""
     return [_picks(advice), _schedules(advice), *_by_mtbf(advice)]
@@ -39,7 +42,7 @@ def in_words(advice: Advice) -> list[str]:
     if len(pick.best) == 1:
         said = [f"{where}, use {first.label}."]
     else:
-        said = [f"{where}, use {_or(pick.best)}: the data does not separate them."]
+        said = [f"{where}, use {_some(pick.best)}: the data does not separate them."]
     said.append(
         f"With {first.label} a checkpoint stops the job for {_duration(first.stall_s.estimate)}, and a restart loads "
         f"for {_duration(first.load_s.estimate)} ({_KINDS[first.load_kind]})."
@@ -53,9 +56,9 @@ def in_words(advice: Advice) -> list[str]:
     )
     if pick.next_best:
         said.append(f"The next, {pick.next_best}, loses {pick.next_ratio.estimate:.3g} times as much.")
-    said += [f"Fastest to save: {_or(each.best)}." for each in advice.picks if each.question == "fastest save"]
-    said += [f"Fastest to load: {_or(each.best)}." for each in advice.picks if each.question == "fastest load"]
-    said += [f"Smallest: {_or(each.best)}." for each in advice.picks if each.question == "smallest" and each.best]
+    said += [f"Fastest to save: {_some(each.best)}." for each in advice.picks if each.question == "fastest save"]
+    said += [f"Fastest to load: {_some(each.best)}." for each in advice.picks if each.question == "fastest load"]
+    said += [f"Smallest: {_some(each.best)}." for each in advice.picks if each.question == "smallest" and each.best]
     said += [_open_in_words(each) for each in advice.picks if each.question == "best open format"]
     return said
 
@@ -89,10 +92,17 @@ def _or(labels: tuple[str, ...]) -> str:
     return " or ".join(labels) if labels else "unknown"
 
 
+def _some(labels: tuple[str, ...]) -> str:
+    """As many as a sentence can take; the table has them all."""
+    if len(labels) <= _MOST_IN_A_SENTENCE:
+        return _or(labels)
+    return f"{_or(labels[:_MOST_IN_A_SENTENCE])} or one of {len(labels) - _MOST_IN_A_SENTENCE} others"
+
+
 def _open_in_words(pick: Pick) -> str:
     if not pick.best:
         return "Open formats: none is known among these strategies."
-    return f"If other software has to read the checkpoint: {_or(pick.best)}."
+    return f"If other software has to read the checkpoint: {_some(pick.best)}."
 
 
 def _duration(seconds: float) -> str:
