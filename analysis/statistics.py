@@ -140,21 +140,8 @@ def permutation_p(
     trials, since only jobs are exchangeable. Where each side is a single job, trials are: the answer then holds for
     these two jobs, and not for others.
     """
-    sides = Timed(tuple(first), tuple(first_jobs)), Timed(tuple(second), tuple(second_jobs))
-    unit = "trials" if all(len(set(side.jobs)) == 1 for side in sides) else "jobs"
-    a, b = (np.log(side.durations) if unit == "trials" else _levels(side) for side in map(_measured, sides))
-    if min(len(a), len(b)) < 2:
-        return Permutation(math.nan, 1.0, unit)
-    ways = math.comb(len(a) + len(b), len(a))
-
-    def difference(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.mean(a, axis=axis) - np.mean(b, axis=axis)
-
-    found = stats.permutation_test(
-        (a, b), difference, permutation_type="independent", vectorized=True, n_resamples=_RESAMPLES,
-        batch=max(1, _BATCH // (len(a) + len(b))), rng=0,
-    )  # fmt: skip
-    return Permutation(float(found.pvalue), min(1.0, 2 / min(ways, _RESAMPLES + 1)), unit)
+    pair = Timed(tuple(first), tuple(first_jobs)), Timed(tuple(second), tuple(second_jobs))
+    return _permutations([pair])[0]
 
 
 def differences(pairs: Sequence[tuple[Timed, Timed]]) -> list[Difference]:
@@ -163,10 +150,11 @@ def differences(pairs: Sequence[tuple[Timed, Timed]]) -> list[Difference]:
     By Benjamini and Hochberg: of the differences that a table shows, at most 5 % are to be chance. (Holm's bound on any
     error at all would need more rounds than studies have.) Pairs that could show nothing don't count.
     """
-    found = []
-    for above, below in pairs:
-        sides = (above.durations, above.jobs, below.durations, below.jobs)
-        found.append(Difference(ratio_interval(*sides), permutation_p(*sides), math.nan))
+    tests = _permutations(pairs)
+    found = [
+        Difference(ratio_interval(above.durations, above.jobs, below.durations, below.jobs), test, math.nan)
+        for (above, below), test in zip(pairs, tests, strict=True)
+    ]
     testable = [i for i, each in enumerate(found) if each.test.least_p <= SIGNIFICANT_P]
     if testable:
         corrected = stats.false_discovery_control([found[i].test.p for i in testable])
@@ -182,6 +170,31 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     """
     known = bool(ratios) and all(ratio > 0 for ratio in ratios)
     return float(stats.gmean(ratios)) if known else math.nan
+
+
+def _permutations(pairs: Sequence[tuple[Timed, Timed]]) -> list[Permutation]:
+    """The test of each pair. Those with as many units go to scipy together: it permutes all of them at once."""
+    found, shapes = [], dict[tuple[int, int], list[tuple[int, Floats, Floats]]]()
+    for number, pair in enumerate(pairs):
+        unit = "trials" if all(len(set(side.jobs)) == 1 for side in pair) else "jobs"
+        a, b = (np.log(side.durations) if unit == "trials" else _levels(side) for side in map(_measured, pair))
+        found.append(Permutation(math.nan, 1.0, unit))
+        if min(len(a), len(b)) > 1:
+            shapes.setdefault((len(a), len(b)), []).append((number, a, b))
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.mean(a, axis=axis) - np.mean(b, axis=axis)
+
+    for (many, others), members in shapes.items():
+        test = stats.permutation_test(
+            (np.array([a for _, a, _ in members]), np.array([b for *_, b in members])), difference,
+            permutation_type="independent", vectorized=True, n_resamples=_RESAMPLES, axis=-1,
+            batch=max(1, _BATCH // (len(members) * (many + others))), rng=0,
+        )  # fmt: skip
+        least_p = 2 / min(math.comb(many + others, many), _RESAMPLES + 1)
+        for (number, *_), p in zip(members, test.pvalue, strict=True):
+            found[number] = replace(found[number], p=float(p), least_p=min(1.0, least_p))
+    return found
 
 
 def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:

@@ -84,6 +84,17 @@ def test_latex_compiles(pdflatex: str, tmp_path: Path) -> None:
     assert "Overfull" not in said
 
 
+def test_the_tables_of_a_study_compile(pdflatex: str, tmp_path: Path) -> None:
+    """Those that the golden files hold, as they are; wide ones are shrunk to the line."""
+    for number, golden in enumerate(sorted((Path(__file__).parent / "test_tables").glob("*.tex"))):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+
+        said = compiled(pdflatex, golden.read_text(), directory)
+
+        assert "Overfull" not in said
+
+
 def test_every_latin_letter_compiles(pdflatex: str, tmp_path: Path) -> None:
     """What is not in LaTeX's standard fonts is named instead."""
     characters = map(chr, [*range(32, 127), *range(160, 0x250), *range(0x1E00, 0x2070)])

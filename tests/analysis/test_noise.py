@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
 from analysis.comparison import compare
 from analysis.load import load_results
+from analysis.noise import _may_drift
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 
@@ -117,3 +122,10 @@ def test_a_round_that_matters_more_than_the_strategy(make_study: Callable[..., A
 
     assert len(said) == 2
     assert "the closest two methods differ by 10%" in said[0]
+
+
+@given(st.lists(st.one_of(st.floats(0.5, 2), st.sampled_from([1.0, 1.5])), min_size=6, max_size=30))
+def test_no_drift_is_missed_for_speed(durations: list[float]) -> None:
+    """Where the quick look says that there can be no drift, scipy's test finds none either."""
+    if not _may_drift(durations):
+        assert len(set(durations)) == 1 or stats.spearmanr(range(len(durations)), durations).pvalue >= 0.05

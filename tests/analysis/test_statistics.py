@@ -161,6 +161,15 @@ def test_one_job_against_several_is_too_few() -> None:
     assert found.verdict() == "too few jobs to tell"
 
 
+def test_a_test_is_the_same_alone_and_among_others() -> None:
+    """Pairs that are tested in one call have the ps that each has by itself."""
+    pairs = [(simulated(2 * seed, 7, 3, median_s=1.02), simulated(2 * seed + 1, 7, 3)) for seed in range(5)]
+    alone = [permutation_p(a.durations, a.jobs, b.durations, b.jobs) for a, b in pairs]
+
+    assert alone == [each.test for each in differences(pairs)]
+    assert len({each.p for each in alone}) > 1
+
+
 def test_what_can_show_nothing_weakens_no_other() -> None:
     """A pair that is too small to tell is not counted among the comparisons that are corrected for."""
     real = simulated(1, 4, 3, median_s=2.0), simulated(2, 4, 3)
