@@ -48,7 +48,10 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     replaced = os.path.lexists(final)
     if replaced:
         _refuse_what_is_not_ours(final)
-    storage.make_directories(final.parent)
+    try:
+        storage.make_directories(final.parent)
+    except OSError as error:
+        raise CheckpointError(f"can't make the directory {final.parent}: {error}") from error
     staging = commit.begin(final, replace=replaced)
     try:
         chosen.save(tensors, staging)

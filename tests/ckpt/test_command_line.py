@@ -76,7 +76,7 @@ def test_save_load_inspect_convert(tmp_path: Path) -> None:
         ["load", "/no/such/directory"],
         ["inspect", "/no/such/directory"],
         ["convert", "/no/such/one", "/no/such/directory"],
-        ["save", "no-such-model"],
+        ["save", "no-such-model", "/proc/x"],
         ["save", "llama-15m", "/proc/x", "--option", "verify"],
         ["save", "llama-15m", "/proc/x", "--tensors", "1", "--strategy", "torch-save"],
         ["save", "llama-15m", "/proc/nothing/x", "--tensors", "1"],
