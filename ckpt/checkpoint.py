@@ -51,7 +51,7 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     try:
         storage.make_directories(final.parent)
     except OSError as error:
-        raise CheckpointError(f"can't make the directory {final.parent}: {error}") from error
+        raise CheckpointError(f"can't save {final}: {error}") from error
     staging = commit.begin(final, replace=replaced)
     try:
         chosen.save(tensors, staging)
