@@ -137,6 +137,7 @@ def test_a_full_disk(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [final] == list(final.parent.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 class TestCrash:
     """Killed at any instant, a save leaves the checkpoint of before, or the new one, never a mixture."""
 

@@ -160,7 +160,21 @@ Level = IntEnum("Level", "LOW")
         (torch.ones(2, device="meta"), "no ordinary tensor"),
         ({Path("key"): 1}, "Path"),
     ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    ids=[
+        "object",
+        "named tuple",
+        "enum",
+        "set",
+        "counter",
+        "path",
+        "function",
+        "texts",
+        "objects",
+        "big-endian",
+        "sparse",
+        "meta",
+        "key",
+    ],
 )
 def test_what_cannot_be_saved(value: Any, told: str) -> None:
     """It is named with its place and its type before anything is written: it would not come back as what it was."""
