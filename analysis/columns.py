@@ -42,6 +42,8 @@ DEFAULTS = {
 }
 """What stands for the columns that an older log lacks."""
 
+_HEADER = [each.name for each in fields(Header)]
+
 _TEXT = h5t.py_create(h5py.string_dtype())
 _PLAIN: dict[type, type] = {h5t.TypeIntegerID: np.int64, h5t.TypeFloatID: np.float64}
 _PLAIN_TYPES = {np.int64: h5t.NATIVE_INT64, np.float64: h5t.NATIVE_DOUBLE}
@@ -77,6 +79,10 @@ class Log:
     tables: dict[str, Rows]
     attributes: dict[str, dict[str, Any]]
     """`state`, `storage` and `provenance`."""
+
+    def header_facts(self) -> dict[str, Any]:
+        """The header by name; its values are plain, so that nothing needs a copy."""
+        return {name: getattr(self.header, name) for name in _HEADER}
 
 
 def read(path: Path) -> Log:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ def _job_row(entry: Entry) -> dict[str, Any]:
             "study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": entry.error,
         }  # fmt: skip
     state = {f"state_{key.removeprefix('state_')}": value for key, value in entry.log.attributes["state"].items()}
-    return {**asdict(entry.log.header), **state, **_circumstances(entry.log)}
+    return {**entry.log.header_facts(), **state, **_circumstances(entry.log)}
 
 
 def _circumstances(log: Log) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def write(file: h5py.File, jobs: Sequence[dict[str, Any]], logs: Sequence[Log | 
         (number, name, key, json.dumps(value))
         for number, log in enumerate(logs)
         if log is not None
-        for name, facts in (("header", asdict(log.header)), *sorted(log.attributes.items()))
+        for name, facts in (("header", log.header_facts()), *sorted(log.attributes.items()))
         for key, value in sorted(facts.items())
     ]
     group = _table(file, "attributes", len(said))

@@ -128,6 +128,7 @@ def main() -> None:
             for a, b in ((0, count // 2), (count // 2, count))
         ]
         assert [writer.wait() for writer in writers] == [0, 0]
+        os.sync()  # what is still to be written would disturb what is measured
         paths = sorted(logs.iterdir())
         analysis, merged = [sys.executable, "-m", "analysis"], root / "merged.h5"
         for share in (4, 1):
