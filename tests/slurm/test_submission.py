@@ -112,7 +112,7 @@ def test_a_whole_study_runs_inside_one_allocation(cluster: Any, write_study: Wri
         "sbatch", "--wait", "--partition=shared", f"--output={output}", "slurm/study.sbatch", str(study),
         "--results", str(tmp_path),
     )  # fmt: skip
-    assert "Relative to PyTorch" in output.read_text()
+    assert "Relative to torch_save" in output.read_text()
     assert {"complete"} == {status["state"] for status in cluster.status(tmp_path / "whole")}
 
 
