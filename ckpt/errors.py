@@ -19,3 +19,7 @@ class UnknownStrategyError(CheckpointError):
 
 class ContradictionError(UnknownStrategyError):
     """Options of a strategy that each exist, and make no sense together."""
+
+
+class LostRankError(Exception):
+    """A rank that did not come to where the others wait, or failed; its message names it."""

@@ -54,6 +54,8 @@ class Inventory:
     allocated_bytes: int
     small_file_count: int
     largest_file_bytes: int
+    directory_count: int
+    """The checkpoint's own included."""
 
 
 def existing_parent(path: Path) -> Path:
@@ -93,6 +95,7 @@ def files_below(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 def inventory(directory: Path) -> Inventory:
     """Count and weigh the files below a directory."""
+    directories = sum(1 for _ in os.walk(directory))
     count = apparent = allocated = small = largest = 0
     for entry in files_below(directory):
         status = entry.stat(follow_symlinks=False)
@@ -101,7 +104,7 @@ def inventory(directory: Path) -> Inventory:
         allocated += status.st_blocks * 512  # by definition of st_blocks
         small += status.st_size < SMALL_FILE_BYTES
         largest = max(largest, status.st_size)
-    return Inventory(count, apparent, allocated, small, largest)
+    return Inventory(count, apparent, allocated, small, largest, directories)
 
 
 def flush(directory: Path, *, files: bool = True) -> None:

@@ -20,6 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from ckpt import strategies
 from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError, UnknownStrategyError
 from ckpt.layout import Layout
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part
+from ckpt.storage import files_below
 
 if TYPE_CHECKING:
     from ckpt.state import State
@@ -54,6 +57,10 @@ class Facts:
     other_readers: str
     """Who else opens what it wrote; `none` if nobody."""
     best_for: str
+    ranks: str = "a directory for each rank"
+    """What a checkpoint that several ranks write together consists of."""
+    resharding: Literal["any number of ranks", "as many ranks as saved"] = "as many ranks as saved"
+    """On how many ranks a checkpoint of a state that isn't replicated can be loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,9 @@ class Strategy(ABC):
 
     marker: ClassVar[str] = ""
     """A pattern of the top-level file by which a checkpoint that others wrote is recognised; empty for none."""
+
+    uses_process_group: ClassVar[bool] = False
+    """Whether `save_together` and `load_together` need torch.distributed's default process group to be these ranks."""
 
     @property
     def syncs_files(self) -> bool:
@@ -150,6 +160,63 @@ class Strategy(ABC):
             CheckpointError: if the checkpoint is incomplete or damaged, or lacks a name; and if names are given
                 where the format has only the whole.
         """
+
+    def footprint_together(self, division: Division) -> Footprint:
+        """The most files and bytes that a checkpoint takes which the ranks of a division write together."""
+        each = [(self.footprint(layout), count) for layout, count in division.alike()]
+        return Footprint(
+            sum(footprint.file_count * count for footprint, count in each),
+            sum(footprint.size_bytes * count for footprint, count in each),
+        )
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # for those that need the others
+        """Write one rank's part of a checkpoint into a directory that all ranks write to; every rank calls it.
+
+        Here: each into a directory of its own. Strategies that can do better do.
+
+        Args:
+            state: what `part.writes` says, each slice a tensor under its whole's name.
+            directory: exists, the same for all ranks, and was empty before the first came.
+            part: what this rank has to write.
+            ranks: those that write, as this one sees them.
+
+        Returns:
+            The files that this rank wrote: nobody else can bring them to stable storage.
+        """
+        own = directory / directory_of(part.rank, part.division.count)
+        own.mkdir()
+        self.save(state, own)
+        return [Path(entry.path) for entry in files_below(own)]
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # for those that need the others
+        """Read one rank's part of what ranks saved together; every rank that loads calls it.
+
+        Args:
+            directory: the checkpoint.
+            part: what this rank wants: `part.holds`, each slice a tensor under its whole's name, in that order.
+            saved: how the checkpoint was divided.
+            ranks: those that load, as this one sees them.
+
+        Raises:
+            CheckpointError: if the checkpoint is incomplete or damaged; and if it was saved by another number of
+                ranks than `part` has, and this strategy can't cope with that.
+        """
+        if saved.sharding == "replicated":  # every whole tensor is somewhere
+            found: State = {}
+            for rank in range(saved.count):
+                found |= self.load(directory / directory_of(rank, saved.count))
+            return {each.whole.name: found[each.whole.name] for each in part.holds}
+        if part.division != saved:
+            raise CheckpointError(
+                f"strategy {self.label} can load what {saved.count} ranks saved on {saved.count} ranks only, not on "
+                f"{part.division.count}: leave `load_ranks` out, or choose a strategy that can reshard"
+            )
+        return self.load(directory / directory_of(part.rank, saved.count))
+
+
+def directory_of(rank: int, size: int) -> str:
+    """The name of what one of so many ranks has for itself."""
+    return f"rank-{rank:05d}-of-{size:05d}"
 
 
 def select(known: Iterable[str], names: Collection[str] | None, directory: Path) -> list[str]:

@@ -4,6 +4,7 @@
     /samples     one row per measured phase of a trial on a rank (`Sample`), one dataset per column
     /disk        one row per trial: what the checkpoint took on disk (`DiskUse`)
     /ceiling     what the target did by itself before the first trial and after the last (`Ceiling`)
+    /ranks       one row per process of the job (`Rank`): where it ran, how well its clock is known
     /state, /storage, /provenance    attributes: what was saved, where, by what
 
 Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
@@ -91,6 +92,7 @@ class DiskUse:
     allocated_bytes: int = _column("byte", "blocks that the filesystem took for them")
     small_file_count: int = _column("1", "files under 1 MiB")
     largest_file_bytes: int = _column("byte", "size of the largest file")
+    directory_count: int = _column("1", "directories, the checkpoint's own included; -1 unknown", default=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,18 @@ class Ceiling:
     start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
     duration_s: float = _column("s", "duration; a write until it was synced")
     direct: bool = _column("1", "whether it went past the page cache; not, where the filesystem refuses")
+    rank: int = _column("1", "rank that measured it, at the same time as all others", default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One process of the job."""
+
+    rank: int = _column("1", "its number, from 0; the samples' `rank`")
+    host: str = _column("1", "where it ran")
+    node: int = _column("1", "number of its node in the job, from 0")
+    process_id: int = _column("1", "its number on its node")
+    clock_uncertainty_s: float = _column("s", "how far its clock may be from the first rank's, at most")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,6 +153,7 @@ class TimingLog:
     samples: list[Sample] = field(default_factory=list)
     disk: list[DiskUse] = field(default_factory=list)
     ceiling: list[Ceiling] = field(default_factory=list)
+    ranks: list[Rank] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -180,6 +195,7 @@ class TimingLog:
         _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
         _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
         _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
+        _write_rows(group.create_group("ranks"), "ranks_row", Rank, self.ranks)
         for name in ("state", "storage", "provenance"):
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():
@@ -281,6 +297,7 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
             samples=_read_rows(group["samples"], Sample),
             disk=_read_rows(group["disk"], DiskUse),
             ceiling=_read_rows(group["ceiling"], Ceiling) if "ceiling" in group else [],
+            ranks=_read_rows(group["ranks"], Rank) if "ranks" in group else [],  # not in logs of one process
             **{
                 name: {key: _plain(value) for key, value in sorted(group[name].attrs.items())}
                 for name in ("state", "storage", "provenance")

@@ -129,6 +129,7 @@ def test_inventory(tmp_path: Path) -> None:
         allocated_bytes=found.allocated_bytes,
         small_file_count=2,
         largest_file_bytes=10 * 2**20,
+        directory_count=3,
     )
     assert expected == found
     if not storage.mount_of(tmp_path).in_memory:

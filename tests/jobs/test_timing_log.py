@@ -377,9 +377,9 @@ def test_xarray_opens_the_whole_file(log: TimingLog, tmp_path: Path) -> None:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree.load()
 
-    assert {"/", "/samples", "/disk", "/ceiling", "/state", "/storage", "/provenance"} == set(tree.groups)
+    assert {"/", "/samples", "/disk", "/ceiling", "/ranks", "/state", "/storage", "/provenance"} == set(tree.groups)
     sizes = {name for group in tree.groups for name in tree[group].sizes}
-    assert {"sample", "disk_trial", "ceiling_row"} == sizes
+    assert {"sample", "disk_trial", "ceiling_row", "ranks_row"} == sizes
     assert asdict(log.header) | {"schema": "ckpt-timing-log", "schema_version": 1} == tree.attrs
     assert log.storage == tree["storage"].attrs
 
