@@ -18,7 +18,7 @@ import hashlib
 import math
 import os
 import tempfile
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,10 @@ class Header:
     """Seconds since 1970 at the zero of every `start_s`."""
     status: str = RUNNING
     error: str = ""
+    load_ranks: int = 0
+    """How many ranks load, where that isn't how many save; 0 where it is."""
+    read_shift: int = 0
+    """How many nodes away from itself a rank's share was written that it loads."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -293,7 +297,7 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
         )
     try:
         return TimingLog(
-            header=Header(**{f.name: _plain(group.attrs[f.name]) for f in fields(Header)}),
+            header=Header(**{f.name: _plain(group.attrs[f.name]) for f in fields(Header) if _has(group, f)}),
             samples=_read_rows(group["samples"], Sample),
             disk=_read_rows(group["disk"], DiskUse),
             ceiling=_read_rows(group["ceiling"], Ceiling) if "ceiling" in group else [],
@@ -305,6 +309,11 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
         )
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise TimingLogError(f"{where} is a damaged timing log: {error}") from error
+
+
+def _has(group: h5py.Group, attribute: Field[Any]) -> bool:
+    """False for an attribute that came later than a log, and has a default."""
+    return attribute.name in group.attrs or attribute.default is MISSING
 
 
 def _read_rows(group: h5py.Group, row: type) -> list[Any]:
