@@ -93,7 +93,7 @@ class Submitter:
         if not self._to_start:
             return False
         job = self._to_start.pop(0)
-        submitit_job = self._here().submit(*self._call(job))
+        submitit_job = self._here(job).submit(*self._call(job))
         self._note([(job, submitit_job.job_id)])
         if self._cluster == "debug":
             with contextlib.suppress(SystemExit):  # how a job that isn't complete ends its process; the log says why
@@ -105,14 +105,17 @@ class Submitter:
     def _call(self, job: Job) -> tuple[Any, ...]:
         return run_submitted, str(self._paths.root), job.id, self._version
 
-    def _here(self) -> Any:
+    def _here(self, job: Job) -> Any:
         import submitit
+
+        refuse_here(job, self._cluster)
 
         if self._cluster == "debug":
             return submitit.DebugExecutor(self._paths.slurm)
         executor = submitit.LocalExecutor(self._paths.slurm)
         # submitit's own limit for a local job is two minutes.
-        executor.update_parameters(timeout_min=self._plan.study.slurm.timeout_min or 60)
+        limit_min = self._plan.study.slurm.timeout_min or 60
+        executor.update_parameters(timeout_min=limit_min, tasks_per_node=job.scale.processes)
         return executor
 
     def _note(self, sent: Sequence[tuple[Job, str]]) -> None:
@@ -126,6 +129,23 @@ class Submitter:
         partial = self._paths.submissions_json.with_suffix(".partial")
         partial.write_text(json.dumps(everything, indent=1) + "\n")
         partial.replace(self._paths.submissions_json)
+
+
+def refuse_here(job: Job, cluster: ClusterName) -> None:
+    """Make sure that this machine can be what a job asks for.
+
+    Raises:
+        SubmissionError: if it takes several nodes, or several processes where there is one.
+    """
+    if job.nodes > 1 and cluster == "local":
+        raise SubmissionError(
+            f"{job.id} takes {job.nodes} nodes, and --cluster local has one: use --cluster slurm, or `nodes = 1` below "
+            "[slurm] (`make cluster` starts a Slurm of four nodes on this machine)"
+        )
+    if job.scale.processes > 1 and cluster == "debug":
+        raise SubmissionError(
+            f"{job.id} takes {job.scale.processes} processes, and --cluster debug has one: use --cluster local or slurm"
+        )
 
 
 def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
@@ -152,6 +172,9 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
+    if batch.jobs[0].scale.processes > 1:
+        # Ranks are numbered node by node, and the others are to tell whom they lost, not to be killed with it.
+        parameters["srun_args"] = ["--distribution=block", "--kill-on-bad-exit=0", *parameters.get("srun_args", [])]
     if parameters.get("exclusive") is False:
         del parameters["exclusive"]  # the option's absence says that
     # From the names that all of submitit's executors share to those of this one.
