@@ -54,6 +54,14 @@ class Ranks(ABC):
         """
 
     @abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """On the first rank everybody's value, by rank; nothing on the others, which don't wait. As above, JSON.
+
+        Raises:
+            LostRankError: as above.
+        """
+
+    @abstractmethod
     def fail(self, reason: str) -> None:
         """Tell those that wait for this rank, or will, that it can't go on."""
 
@@ -84,6 +92,10 @@ class Alone(Ranks):
     rank, size = 0, 1
 
     def all_gather(self, value: Any) -> list[Any]:
+        """Its own value."""
+        return [value]
+
+    def gather(self, value: Any) -> list[Any]:
         """Its own value."""
         return [value]
 
