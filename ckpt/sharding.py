@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
 from itertools import pairwise
-from typing import Literal
 
-from ckpt.layout import Layout, TensorLayout
-
-Sharding = Literal["dim0", "tensors", "replicated"]
+from ckpt.layout import Layout, Sharding, TensorLayout
 
 
 @dataclass(frozen=True, slots=True)
