@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ckpt.errors import LostRankError
-from ckpt.layout import Layout
+from ckpt.layout import Layout, Sharding
 from ckpt.ranks import Alone, Ranks, StoreRanks
-from ckpt.sharding import Division, Part, Sharding
+from ckpt.sharding import Division, Part
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
 from jobs.plan import Job

@@ -126,7 +126,7 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, log: TimingLog, 
     crew = subject.crew
     size_bytes = direct_io.round_up(subject.saved_bytes)
     path = scratch / f"ceiling-{crew.place.number}"
-    operations = {
+    operations: dict[str, Callable[[], bool]] = {
         "write": lambda: direct_io.write_sequentially(path, size_bytes, seed=len(log.ceiling)),
         "read": lambda: direct_io.read_sequentially(path),
         "copy": lambda: direct_io.copy_memory(size_bytes),

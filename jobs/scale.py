@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckpt.layout import Layout
-from ckpt.sharding import Division, Sharding
+from ckpt.layout import Layout, Sharding
+from ckpt.sharding import Division
 
 
 @dataclass(frozen=True, slots=True, order=True)
