@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ckpt.ranks import StoreRanks
 
-_ROUND_TRIPS = 8
+_ROUND_TRIPS = 20
 """The shortest of so many is the one that nothing held up."""
 
 

@@ -121,7 +121,11 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """What the metadata servers will suffer from."""
-        most = {(job.label, str(job.scale), job.checkpoint_files, job.scale.ranks) for job in self.jobs}
+        most = {
+            (job.label, str(job.scale), job.checkpoint_files, job.scale.ranks)
+            for job in self.jobs
+            if not self.study.targets[job.target].on_each_node
+        }
         return [
             f"{label} at {scale} makes up to {files:,} files for each checkpoint, {-(-files // ranks):,} a rank: "
             f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
@@ -177,9 +181,12 @@ def _cells(study: Study, layout: Layout) -> Iterator[tuple[Strategy, str, Scale,
         for name, target in study.targets.items()
         for scale in study.scales(name)
     }
-    rank_bytes = {key: max(map(_largest_share, divisions)) for key, divisions in directories.items()}
+    rank_bytes = {
+        key: max(_largest_share(each) for each in {each.layout: each for each in divisions}.values())  # most are alike
+        for key, divisions in directories.items()
+    }
     for chosen in study.methods():
-        taken = {key: [_footprint(chosen, each) for each in divisions] for key, divisions in directories.items()}
+        taken = {key: list(_footprints(chosen, divisions)) for key, divisions in directories.items()}
         for name, target in study.targets.items():
             for scale in study.scales(name):
                 if can_load(chosen, study, scale):
@@ -196,8 +203,14 @@ def _cells(study: Study, layout: Layout) -> Iterator[tuple[Strategy, str, Scale,
                     yield chosen, name, scale, need
 
 
-def _footprint(chosen: Strategy, division: Division) -> Footprint:
-    return chosen.footprint(division.layout) if division.count == 1 else chosen.footprint_together(division)
+def _footprints(chosen: Strategy, directories: Sequence[Division]) -> Iterator[Footprint]:
+    """What a checkpoint takes in each directory; most nodes' parts are alike."""
+    known: dict[Layout, Footprint] = {}
+    for division in directories:
+        if division.layout not in known:
+            alone = division.count == 1
+            known[division.layout] = chosen.footprint(division.layout) if alone else chosen.footprint_together(division)
+        yield known[division.layout]
 
 
 def _largest_share(division: Division) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -93,11 +94,22 @@ def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew |
         crew.world.fail(log.header.error)
     if place.number == 0:
         log.write(paths.log(job.id))
+    if place.number == 1 and "rank 0" in log.header.error:
+        _note_loss_of_the_first(paths.log(job.id), log.header.error)
     if place.number == 0 or log.header.status not in GOOD:
         who = f"rank {place.number}: " if place.count > 1 else ""
         _say(job, f"{who}{log.header.status} {log.header.error}".rstrip())
     if crew:
         crew.leave()
+
+
+def _note_loss_of_the_first(path: Path, error: str) -> None:
+    """The log's writer is gone: the next rank says so in its place."""
+    with contextlib.suppress(TimingLogError):  # it left none
+        left = timing_log.read(path)
+        if left.header.status == RUNNING:
+            left.header.status, left.header.error = FAILED, error
+            left.write(path)
 
 
 def _open_log(paths: StudyPaths, study: Study, job: Job, place: Place) -> tuple[TimingLog, Clock]:
@@ -193,9 +205,7 @@ def _ranks(crew: Crew, clock: Clock) -> list[Rank]:
     return [Rank(**each) for each in crew.world.gather(asdict(mine))]
 
 
-def _subject(
-    study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLog, paths: StudyPaths
-) -> Subject:
+def _subject(study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLog, paths: StudyPaths) -> Subject:
     """Build what this process saves and loads, and describe the whole state."""
     from ckpt import state as states
     from jobs.trial import Subject

@@ -24,6 +24,10 @@ from jobs.run import run_submitted
 
 ClusterName = Literal["debug", "local", "slurm"]
 
+_SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0", "--wait=60")
+"""Ranks are numbered node by node; the others are to tell whom they lost, not to be killed with it; and one that hangs
+must not keep the nodes when the others have left."""
+
 
 def default_cluster() -> ClusterName:
     """Slurm where one answers, else this machine."""
@@ -173,8 +177,7 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
     if batch.jobs[0].scale.processes > 1:
-        # Ranks are numbered node by node, and the others are to tell whom they lost, not to be killed with it.
-        parameters["srun_args"] = ["--distribution=block", "--kill-on-bad-exit=0", *parameters.get("srun_args", [])]
+        parameters["srun_args"] = [*_SRUN_RANKS, *parameters.get("srun_args", [])]
     if parameters.get("exclusive") is False:
         del parameters["exclusive"]  # the option's absence says that
     # From the names that all of submitit's executors share to those of this one.
