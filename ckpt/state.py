@@ -233,7 +233,7 @@ def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Ran
         found = ranks.gather(_digest(layout, hashes))
         others = [rank for rank, each in enumerate(found) if each != found[0]]
         if others:
-            raise CheckpointError(f"every rank should hold the same state, but others than rank 0: {others[:5]}")
+            raise CheckpointError(f"rank 0 holds another state than rank {', '.join(map(str, others[:5]))}")
         whole = found[0] if found else ""
     else:
         gathered: dict[str, bytes] = {}
