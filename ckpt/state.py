@@ -40,6 +40,7 @@ _ALONE = Alone()
 def build(spec: StateSpec, part: Part | None = None) -> State:
     """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.holds` says.
 
+    `part` is of a division of `layout_of(spec)` among all ranks, not of a window.
     A part has the values that it has in the whole, and takes little more memory than its own size to build; so do
     real weights where `values.RealWeights` can read them by blocks, else the whole model is loaded first.
 
