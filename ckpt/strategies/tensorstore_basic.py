@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ckpt.strategies._chunks import RANKS
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter
 from ckpt.strategy import Facts
 
@@ -41,6 +42,8 @@ class TensorstoreBasic(ZarrPerParameter):
             partial_load="by tensor",
             other_readers="TensorStore, zarr-python",
             best_for="Cross-framework",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:  # noqa: ARG002  # as the document: size in bytes plays no part
