@@ -83,6 +83,16 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[
     return chunk
 
 
+def shard_shape(shape: tuple[int, ...], chunk: Sequence[int], itemsize: int, most_bytes: int) -> list[int]:
+    """As many chunks as have that many bytes, but one at least, along the dimension that is split."""
+    shard = list(chunk)
+    for axis, (size, part) in enumerate(zip(shape, chunk, strict=True)):
+        if part < size:
+            shard[axis] *= min(-(-size // part), max(1, most_bytes // (itemsize * math.prod(chunk))))
+            break
+    return shard
+
+
 def count(shape: Collection[int], part: Collection[int]) -> int:
     """How many parts of that shape cover a shape."""
     return math.prod(-(-size // each) for size, each in zip(shape, part, strict=True))
