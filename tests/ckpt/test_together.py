@@ -32,6 +32,7 @@ from ckpt.layout import TensorLayout
 from ckpt.ranks import Ranks, StoreRanks
 from ckpt.sharding import Division, Part, Sharding, Share
 from ckpt.state import State
+from ckpt.strategies import tensorstore_ocdbt
 from ckpt.strategy import Strategy, create, names
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -49,13 +50,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 """The options that change what several ranks write, besides the defaults."""
 
-SMALL: dict[str, tuple[tuple[str, int], ...]] = {
+SMALL: dict[str, tuple[tuple[str, Any], ...]] = {
     "hdf5": (("_MIB", 60),),
     "tensorstore_basic": (("_LARGEST_SIDE", 3),),
     "tensorstore_t5x": (("_TARGET_CHUNK_BYTES", 60),),
     "tensorstore_t5x_real": (("_TARGET_CHUNK_BYTES", 60),),
     "tensorstore_tuned": (("_MIB", 1),),
-    "tensorstore_ocdbt": (("_MIB", 1),),
+    "tensorstore_ocdbt": (("_MIB", 1), ("_CONFIG", {**tensorstore_ocdbt._CONFIG, "max_inline_value_bytes": 10})),
     "zarr_python": (("_MIB", 1),),
 }
 """Constants of the modules, made so small that the tests' tensors have several chunks."""
