@@ -398,7 +398,16 @@ def test_a_lost_file(strategy: Strategy, run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(name, {}) for name in ("tensorstore_basic", "tensorstore_t5x_real", "tensorstore_tuned", "tensorstore_ocdbt")],
+    [
+        (name, {})
+        for name in (
+            "tensorstore_basic",
+            "tensorstore_t5x_real",
+            "tensorstore_tuned",
+            "tensorstore_ocdbt",
+            "zarr_python",
+        )
+    ],
     ids=lambda value: value or "",
 )
 def test_one_array_by_several_processes(strategy: Strategy, processes: Processes, tmp_path: Path) -> None:
