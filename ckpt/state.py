@@ -40,6 +40,7 @@ _ALONE = Alone()
 def build(spec: StateSpec, part: Part | None = None) -> State:
     """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.holds` says.
 
+    `part` is of a division of `layout_of(spec)` among all ranks, not of a window.
     A part has the values that it has in the whole, and takes little more memory than its own size to build; so do
     real weights where `values.RealWeights` can read them by blocks, else the whole model is loaded first.
 
@@ -233,7 +234,7 @@ def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Ran
         found = ranks.gather(_digest(layout, hashes))
         others = [rank for rank, each in enumerate(found) if each != found[0]]
         if others:
-            raise CheckpointError(f"every rank should hold the same state, but others than rank 0: {others[:5]}")
+            raise CheckpointError(f"rank 0 holds another state than rank {', '.join(map(str, others[:5]))}")
         whole = found[0] if found else ""
     else:
         gathered: dict[str, bytes] = {}

@@ -64,6 +64,22 @@ def test_seed(model: str) -> None:
     assert [name for name in one if torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (StateSpec("llama-15m"), "c9c321fbf49833ee4f7a857d01c75771ec9cd6181abdd340b69e3f56faa1b942"),
+        (
+            StateSpec("llama-15m", dtype="float32", values="normal", seed=7, tensors=9),
+            "9f91bafb0b4de6f9886ac517e075ba36cf27310a517b9ff0b6dc4107f7f051a2",
+        ),
+    ],
+    ids=["as trained", "not rounded"],
+)
+def test_digest_stays(spec: StateSpec, expected: str) -> None:
+    """Logs of earlier versions are continued: a state's values and digest never change."""
+    assert expected == states.describe(states.build(spec), spec)["digest"]
+
+
 def test_threads_do_not_matter(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One core or sixty-four: the same values and the same digest."""
     digests = set()

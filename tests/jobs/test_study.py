@@ -65,6 +65,18 @@ WRONG = {
         {"state": '[state]\nmodel = "openllama-3b"\nvalues = "zeros"'},
         ["state.values", "'zeros'", "'normal-bfloat16' or 'normal'"],
     ),
+    "unknown sharding": (
+        {"state": '[state]\nmodel = "openllama-3b"\nsharding = "dim1"'},
+        ["state.sharding", "'dim1'", "'dim0', 'tensors' or 'replicated'"],
+    ),
+    "unknown contents": (
+        {"state": '[state]\nmodel = "openllama-3b"\ncontents = "optimizer"'},
+        ["state.contents", "'optimizer'", "'weights' or 'training'"],
+    ),
+    "more than all": (
+        {"state": '[state]\nmodel = "openllama-3b"\nfraction = 1.5'},
+        ["state.fraction", "1.5", "less than or equal to 1"],
+    ),
     "unknown strategy": (
         {"top": 'name = "tiny"\nstrategies = ["torch_sav"]'},
         ["strategies", "'torch_sav'", *strategy.names()],
@@ -96,7 +108,7 @@ WRONG = {
     "another version": ({"top": GOOD["top"] + "\nschema_version = 2"}, ["schema_version", "2", "1"]),
     "misspelt key of the state": (
         {"state": '[state]\nmodel = "openllama-3b"\ntensor = 3'},
-        ["state.tensor", "model", "tensors", "dtype", "values", "seed"],
+        ["state.tensor", "model", "tensors", "dtype", "values", "seed", "sharding", "contents", "fraction"],
     ),
     "key beside a strategy's options": (
         {"top": 'name = "tiny"\nstrategies = [{name = "torch_save", options = {}, fast = true}]'},
