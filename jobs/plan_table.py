@@ -8,23 +8,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.plan import Plan, batches
-
-_HEADINGS = ("order", "job", "ranks", "GB a rank ≤", "files ≤", "files a rank ≤", "checkpoint ≤", "trials", "writes ≤")
+from jobs.plan import Job, Plan, batches
 
 
 def table(planned: Plan) -> RenderableType:
     """The jobs in the order of submission, how they go to Slurm, and the totals."""
     shown = Table(box=None, pad_edge=False)
-    for heading in _HEADINGS:
+    rows = [_row(job) for job in planned.jobs]
+    one_rank = all(job.scale.ranks == 1 for job in planned.jobs)
+    headings = [heading for heading in rows[0] if not (one_rank and heading in _OF_RANKS)]
+    for heading in headings:
         shown.add_column(heading, justify="left" if heading == "job" else "right", no_wrap=True)
-    for job in planned.jobs:
-        ranks = job.scale.ranks
-        shown.add_row(
-            str(job.order), job.id, str(ranks), f"{job.rank_bytes / 1e9:.2f}", f"{job.checkpoint_files:,}",
-            f"{-(-job.checkpoint_files // ranks):,}", f"{job.checkpoint_bytes / 1e9:.2f} GB", str(job.trials),
-            f"{job.written_bytes / 1e9:.2f} GB",
-        )  # fmt: skip
+    for row in rows:
+        shown.add_row(*map(row.__getitem__, headings))
     sent = [
         Text(f"on Slurm, {len(batch.jobs)} jobs in one array, {batch.why}")
         for batch in batches(planned.study, planned.jobs)
@@ -36,6 +32,25 @@ def table(planned: Plan) -> RenderableType:
         f"writes at most {total / 1e9:.2f} GB, one checkpoint at a time"
     )
     return Group(shown, *sent, notes(planned), totals)
+
+
+_OF_RANKS = frozenset({"ranks", "GB a rank ≤", "files a rank ≤"})
+"""What a study has nothing to say about whose jobs have one rank each."""
+
+
+def _row(job: Job) -> dict[str, str]:
+    ranks = job.scale.ranks
+    return {
+        "order": str(job.order),
+        "job": job.id,
+        "ranks": str(ranks),
+        "GB a rank ≤": f"{job.rank_bytes / 1e9:.2f}",
+        "files ≤": f"{job.checkpoint_files:,}",
+        "files a rank ≤": f"{-(-job.checkpoint_files // ranks):,}",
+        "checkpoint ≤": f"{job.checkpoint_bytes / 1e9:.2f} GB",
+        "trials": str(job.trials),
+        "writes ≤": f"{job.written_bytes / 1e9:.2f} GB",
+    }
 
 
 def notes(planned: Plan) -> RenderableType:

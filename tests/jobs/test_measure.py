@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ckpt import commit, storage
-from ckpt.state import State
 from ckpt.layout import TensorLayout
+from ckpt.state import State
 from jobs import cost, measure, trial
 from jobs.crew import Crew, parts_of
 from jobs.measure import finished_trials, run_trials

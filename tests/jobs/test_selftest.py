@@ -10,9 +10,9 @@ import pytest
 
 from analysis import load_results
 from ckpt import storage
-from jobs import timing_log
 from jobs import plan as plans
 from jobs import study as studies
+from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.run import run_job
 from jobs.selftest import SelfTest, Verdict
