@@ -237,8 +237,9 @@ class StoreRanks(Ranks):
         _process_group[:] = [self._name]
 
     def called(self, rank: int) -> str:
-        """What messages call a rank."""
-        return f"rank {rank} ({self._members[rank][1]})"
+        """What messages call a rank of this group: by its place among all processes."""
+        place, host = self._members[rank]
+        return f"rank {place} ({host})"
 
     def _wait(self, keys: Sequence[str], timeout_s: float, *ranks: int) -> None:
         """Wait for all keys, each from its rank, but no longer than that, nor once a rank has failed."""

@@ -27,7 +27,7 @@ from jobs.scale import Scale
 
 _POLL_S = 0.1
 
-_FAREWELL_S = 10
+_FAREWELL_S = 5
 """How long the first process stays for the others, which talk through it."""
 
 

@@ -21,7 +21,7 @@ from jobs.trial import WRONG_ANSWERS, Subject, Trial, TrialError
 _MOST_TRIALS = 10_000
 """Where `min_time_s` asks for more, something else is wrong."""
 
-_LAST_WORDS_S = 30
+_LAST_WORDS_S = 10
 """How long the first process waits for the others' samples when a trial has failed: some may be lost."""
 
 

@@ -274,7 +274,7 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
 def _request(study: Study, job: Job) -> tuple[Slurm, bool]:
     """What a job asks of Slurm, and whether it disturbs no other."""
     target = study.targets[job.target]
-    scale = {"nodes": job.nodes, "tasks_per_node": job.scale.processes_per_node}
+    scale = {"nodes": (job.nodes,), "tasks_per_node": (job.scale.processes_per_node,)}
     request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS).model_copy(update=scale)
     return request, target.on_each_node and bool(request.exclusive)
 

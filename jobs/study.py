@@ -8,7 +8,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
@@ -27,8 +36,18 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
 
 
-Axis = Annotated[Count, Field(ge=1)] | Annotated[tuple[Annotated[Count, Field(ge=1)], ...], Field(min_length=1)]
-"""A number, or a list of numbers that a study tries one after the other."""
+def _at_least_one(found: tuple[int, ...]) -> tuple[int, ...]:
+    if not found or min(found) < 1:
+        raise ValueError(f"{list(found)} has to be one number or several, each greater than or equal to 1")
+    return found
+
+
+Axis = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(lambda found: found if isinstance(found, list | tuple) else [found]),
+    AfterValidator(_at_least_one),
+]
+"""Numbers that a study tries one after the other; a file may also give one alone."""
 
 
 class Table(BaseModel):
@@ -217,10 +236,7 @@ class Study(Table):
     def scales(self, target: str) -> list[Scale]:
         """The scales at which a target is measured: every number of nodes with every number of tasks."""
         asked = self.targets[target].slurm.over(self.slurm)
-        nodes, tasks = (
-            each if isinstance(each, tuple) else (each or 1,) for each in (asked.nodes, asked.tasks_per_node)
-        )
-        pairs = dict.fromkeys(itertools.product(nodes, tasks))
+        pairs = dict.fromkeys(itertools.product(asked.nodes or (1,), asked.tasks_per_node or (1,)))
         return [Scale(node, task, self.trials.load_ranks or node * task) for node, task in pairs]
 
     def methods(self) -> list[strategy.Strategy]:

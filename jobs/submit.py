@@ -163,6 +163,8 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
             return 2
 
     parameters = batch.slurm.model_dump(mode="json", exclude_none=True)
+    scale = batch.jobs[0].scale
+    parameters |= {"nodes": scale.nodes, "tasks_per_node": scale.processes_per_node}
     name = f"ckpt-{planned.study.name}"
     if batch.one_at_a_time:
         # Within the array by its limit; between arrays, and between submissions, by the common name.
@@ -176,7 +178,7 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
-    if batch.jobs[0].scale.processes > 1:
+    if scale.processes > 1:
         parameters["srun_args"] = [*_SRUN_RANKS, *parameters.get("srun_args", [])]
     if parameters.get("exclusive") is False:
         del parameters["exclusive"]  # the option's absence says that

@@ -50,6 +50,33 @@ WRONG = {
     "number for a table": ({"top": GOOD["top"] + "\ntrials = 5"}, ["trials", "5", "Trials"]),
     "number for a path": ({"targets": "[targets.here]\npath = 3"}, ["targets.here.path", "3", "string"]),
     "string for a list": ({"top": 'name = "tiny"\nstrategies = "torch_save"'}, ["strategies", "'torch_save'"]),
+    "no node": ({"rest": "[slurm]\nnodes = 0"}, ["slurm.nodes", "0", "greater than or equal to 1"]),
+    "no scale": ({"rest": "[slurm]\nnodes = []"}, ["slurm.nodes", "[]", "greater than or equal to 1"]),
+    "a scale that is no number": ({"rest": "[slurm]\ntasks_per_node = [1, 2.5]"}, ["tasks_per_node", "2.5", "integer"]),
+    "shift and other ranks": (
+        {"rest": "[trials]\nread_shift = 1\nload_ranks = 2"},
+        ["read_shift", "load_ranks", "leave one of them out"],
+    ),
+    "shift with fewer nodes": (
+        {"rest": "[trials]\nread_shift = 2\n[slurm]\nnodes = [2, 4]"},
+        ["read_shift = 2", "2 node(s)", "`nodes = 3` or more"],
+    ),
+    "shift on a node-local target": (
+        {"targets": '[targets.here]\npath = "."\nnode_local = true', "rest": "[trials]\nread_shift = 1"},
+        ["trials.read_shift", "'here' is node-local"],
+    ),
+    "shift where $TMPDIR is the target": (
+        {"targets": "[targets.here]", "rest": "[trials]\nread_shift = 1"},
+        ["trials.read_shift", "'here' is node-local"],
+    ),
+    "other ranks on a node-local target": (
+        {"targets": '[targets.here]\npath = "."\nnode_local = true', "rest": "[trials]\nload_ranks = 2"},
+        ["trials.load_ranks", "'here' is node-local"],
+    ),
+    "shift where every rank loads everything": (
+        {"state": GOOD["state"] + '\nsharding = "replicated"', "rest": "[trials]\nread_shift = 1\n[slurm]\nnodes = 2"},
+        ["read_shift", "replicated"],
+    ),
     "no repeats": ({"rest": "[trials]\nrepeats = 0"}, ["trials.repeats", "0", "greater than or equal to 1"]),
     "no rounds": ({"top": GOOD["top"] + "\nrounds = 0"}, ["rounds", "0", "greater than or equal to 1"]),
     "name that is no file name": (

@@ -146,7 +146,8 @@ def processes(study: str, rank: int) -> Iterator[int]:
     found = subprocess.run(["pgrep", "-f", f"submitit.core._submit .*/{study}/slurm"], capture_output=True, text=True)  # noqa: PLW1510  # none found is no error
     for process in map(int, found.stdout.split()):
         environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-        if f"SLURM_PROCID={rank}".encode() in environment:
+        is_srun = Path(f"/proc/{process}/comm").read_text() == "srun\n"  # its command line names what it starts
+        if f"SLURM_PROCID={rank}".encode() in environment and not is_srun:
             yield process
 
 
