@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckpt import dtypes, filenames, storage
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.layout import Layout, TensorLayout
+from ckpt.ranks import Alone, Ranks
+from ckpt.sharding import Division, Part, Slice
+from ckpt.strategies._chunks import alone, count, for_ranks, is_cut, opening, places, rows_in
 from ckpt.strategy import Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -76,51 +79,99 @@ class ZarrPerParameter(Strategy):
         """TensorStore's context: its concurrency limits."""
 
     def footprint(self, layout: Layout) -> Footprint:
+        """As of one rank."""
+        return self.footprint_together(Division.of(layout, "replicated", 1))
+
+    def footprint_together(self, division: Division) -> Footprint:
         """A file per chunk, one for each array's metadata, and `metadata.json`; bytes as if nothing compressed."""
         file_count, size_bytes = 1, 4096
-        for tensor in layout:
-            native = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-            itemsize = 4 if self.upcasts and tensor.dtype in _UPCAST else native
-            chunk = self.chunk_shape(tensor.shape, native if self.chunks_before_the_cast else itemsize)
-            chunks = math.prod(-(-size // part) for size, part in zip(tensor.shape, chunk, strict=True))
+        for tensor in division.layout:
+            stored = "float32" if self.upcasts and tensor.dtype in _UPCAST else tensor.dtype
+            chunk = self._chunk(tensor, stored, division)
+            chunks = count(tensor.shape, chunk)
             file_count += chunks + 1
             # A chunk at the edge is stored whole. Compressors add a few bytes to what they can't compress.
-            chunk_bytes = math.prod(chunk) * itemsize
+            chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[stored]
             size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64)
             size_bytes += 1024 + 2 * len(json.dumps(tensor.name))  # the array's metadata, and its entry in ours
         return Footprint(file_count, size_bytes)
 
     def save(self, state: State, directory: Path) -> None:
+        """Write everything, as one rank does."""
+        part = alone(state)
+        self._write(state, directory, part, self._stored_dtypes(state, part, Alone()))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+        """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
+        stored = self._stored_dtypes(state, part, ranks)
+        self._write(state, directory, part, stored)
+        files = [directory / _METADATA] if part.rank == 0 else []
+        for each in part.writes:
+            array = directory / _filename(each.whole.name)
+            files += [array / ".zarray"] if each.start == 0 else []
+            chunk = self._chunk(each.whole, stored[each.whole.name], part.division)
+            files += [array / (".".join(place) or "0") for place in places(each, chunk)]
+        return files
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything, or the parameters of these names."""
+        dtype_of = read_metadata(directory)
+        return self._read(directory, dtype_of, dict.fromkeys(select(dtype_of, names, directory)))
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+        """Read the rows that this rank wants."""
+        dtype_of = read_metadata(directory)
+        wanted = {each.whole.name: each for each in part.holds}
+        select(dtype_of, wanted, directory)
+        return self._read(directory, dtype_of, wanted)
+
+    def _write(self, state: State, directory: Path, part: Part, stored: Mapping[str, str]) -> None:
         """Write one parameter at a time, each with a wait for its end, then the metadata."""
         import tensorstore as ts
 
         context = ts.Context(self.context())
-        for name, tensor in state.items():
+        for each in part.writes:
+            tensor = state[each.whole.name]
             array = dtypes.to_numpy(tensor)
-            if self.stored_dtype(tensor) != dtypes.name_of(tensor):
+            if stored[each.whole.name] != each.whole.dtype:
                 array = tensor.detach().cpu().float().contiguous().numpy()
-            spec = self.spec_to_create(directory, name, tensor)
-            ts.open(spec, create=True, delete_existing=True, context=context).result().write(array).result()
-        write_metadata(directory, state)
+            spec = self.spec_to_create(directory, each, stored[each.whole.name], part.division)
+            store = ts.open(spec, context=context, **opening_of(each, part)).result()
+            rows_in(store, each).write(array).result()
+        if part.rank == 0:
+            write_metadata(directory, part.division.layout)
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Slice | None]) -> State:
         """Read one parameter at a time, each with a wait, a copy and the cast back."""
         import tensorstore as ts
 
         context = ts.Context(self.context())
         state: State = {}
-        dtype_of = read_metadata(directory)
-        for name in select(dtype_of, names, directory):
+        for name, each in wanted.items():
             try:
                 store = ts.open(spec_to_open(directory, name), context=context).result()
-                array = store.read().result()
+                array = rows_in(store, each).read().result()
             except Exception as error:  # TensorStore raises one of many kinds
                 raise CheckpointError(f"can't read parameter {name!r} of {directory}: {error}") from error
             state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name]))
         return state
 
+    def _stored_dtypes(self, state: State, part: Part, ranks: Ranks) -> dict[str, str]:
+        """The names of the dtypes on disk: of what this rank has, and the same on all that have rows of a tensor."""
+        found = {name: self.stored_dtype(tensor) for name, tensor in state.items()}
+        shared = {
+            tensor.name: tensor.dtype
+            for tensor in part.division.layout
+            if self.upcasts and tensor.dtype in _UPCAST and is_cut(tensor, part.division)
+        }
+        if not shared:
+            return found
+        own = [name for name, dtype in found.items() if shared.get(name) == dtype]
+        kept = {name for names in ranks.all_gather(own) for name in names}
+        return {name: shared[name] if name in kept else dtype for name, dtype in found.items()}
+
     def stored_dtype(self, tensor: torch.Tensor) -> str:
-        """The name of the dtype on disk."""
+        """The name of the dtype on disk, of a tensor that no other rank has rows of."""
         import torch
 
         name = dtypes.name_of(tensor)
@@ -129,20 +180,28 @@ class ZarrPerParameter(Strategy):
             return "float32"
         return name
 
-    def spec_to_create(self, directory: Path, name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    def _chunk(self, tensor: TensorLayout, stored: str, division: Division) -> list[int]:
+        """The shape of a parameter's chunks where it is stored in that dtype."""
+        itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype if self.chunks_before_the_cast else stored]
+        return for_ranks(lambda shape: self.chunk_shape(shape, itemsize), tensor, division)
+
+    def spec_to_create(self, directory: Path, each: Slice, stored: str, division: Division) -> dict[str, Any]:
         """TensorStore's spec of a parameter's new array."""
-        stored = self.stored_dtype(tensor)
-        itemsize = dtypes.BYTES_PER_ELEMENT[dtypes.name_of(tensor) if self.chunks_before_the_cast else stored]
         return {
             "driver": "zarr",
-            "kvstore": {"driver": "file", "path": str(directory / _filename(name))},
+            "kvstore": {"driver": "file", "path": str(directory / _filename(each.whole.name))},
             "metadata": {
-                "shape": list(tensor.shape),
+                "shape": list(each.whole.shape),
                 "dtype": _ZARR_DTYPE.get(stored, stored),
-                "chunks": self.chunk_shape(tuple(tensor.shape), itemsize),
+                "chunks": self._chunk(each.whole, stored, division),
                 **self.zarr_compressor(),
             },
         }
+
+
+def opening_of(each: Slice, part: Part) -> dict[str, Any]:
+    """How TensorStore opens a parameter's new array; what others write there is deleted by no rank."""
+    return opening(each) | ({"delete_existing": True} if part.division.count == 1 else {})
 
 
 def spec_to_open(directory: Path, name: str) -> dict[str, Any]:
@@ -156,9 +215,9 @@ def spec_to_open(directory: Path, name: str) -> dict[str, Any]:
     }
 
 
-def write_metadata(directory: Path, state: State) -> None:
+def write_metadata(directory: Path, layout: Layout) -> None:
     """Say which parameters there are, in which order, and of which dtype."""
-    entries = {name: {"file": _filename(name), "dtype": dtypes.name_of(tensor)} for name, tensor in state.items()}
+    entries = {tensor.name: {"file": _filename(tensor.name), "dtype": tensor.dtype} for tensor in layout}
     metadata = {
         "format": "one zarr array per parameter",
         "param_count": len(entries),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ckpt.strategies._chunks import RANKS
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter
 from ckpt.strategy import Facts
+
+_LARGEST_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class TensorstoreBasic(ZarrPerParameter):
             partial_load="by tensor",
             other_readers="TensorStore, zarr-python",
             best_for="Cross-framework",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:  # noqa: ARG002  # as the document: size in bytes plays no part
         """`[min(64, size)]` for each dimension; 1 where the size is 0, which zarr needs."""
-        return [max(1, min(64, size)) for size in shape]
+        return [max(1, min(_LARGEST_SIDE, size)) for size in shape]
 
     def zarr_compressor(self) -> dict[str, Any]:
         """Nothing, or an explicit null."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,21 +13,28 @@ from pydantic import Field
 
 from ckpt import dtypes, filenames
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.layout import Layout, TensorLayout
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part, Slice
+from ckpt.storage import files_below
+from ckpt.strategies._chunks import alone, count, for_ranks, opening, rows_in
 from ckpt.strategies._futures import finished
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.strategy import Facts, Footprint, Strategy, directory_of, select
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckpt.state import State
 
 _MANIFEST = "manifest.ocdbt"
+_DATA = "d"
 _NAMES = "names.json"
 _MIB = 2**20
 
 # As orbax has them: an array's zarr.json lies in the tree's node itself, and one node holds all of a model's.
-_CONFIG = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"}
+_CONFIG: dict[str, Any] = {
+    "max_inline_value_bytes": 1024,
+    "max_decoded_node_bytes": 100_000_000,
+    "manifest_kind": "single",
+}
 _NODE_CACHE_BYTES = 100_000_000
 
 
@@ -60,46 +67,107 @@ class TensorstoreOcdbt(Strategy):
             partial_load="by tensor",
             other_readers="TensorStore",
             best_for="Few files on a parallel filesystem",
+            ranks="one database, whose data lies in a directory for each rank",
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
-        """The state's bytes with the last chunks padded, a file whenever that is enough, and a few for the tree."""
-        size_bytes = 2**16
-        for tensor in layout:
-            itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-            chunk = self._chunk_shape(tensor.shape, itemsize)
-            chunks = math.prod(-(-size // part) for size, part in zip(tensor.shape, chunk, strict=True))
-            size_bytes += chunks * (math.prod(chunk) * itemsize + 512) + 2048 + 2 * len(json.dumps(tensor.name))
-        files = 8 + size_bytes // (self.target_file_mib * _MIB)
-        return Footprint(files, size_bytes + files * 4096)
+        """As of one rank."""
+        return self.footprint_together(Division.of(layout, "replicated", 1))
+
+    def footprint_together(self, division: Division) -> Footprint:
+        """The state's bytes with the last chunks padded, a file whenever that is enough, and a few for each tree."""
+        data_bytes, tree_bytes, inline_bytes = 0, 2**16, 0
+        for tensor in division.layout:
+            chunk = self._chunk(tensor, division)
+            chunks = count(tensor.shape, chunk)
+            chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+            data_bytes += chunks * chunk_bytes
+            inline_bytes += chunks * chunk_bytes if chunk_bytes <= _CONFIG["max_inline_value_bytes"] else 0
+            tree_bytes += chunks * 512 + 2048 + 2 * len(json.dumps(tensor.name))
+        trees = 1
+        if division.count > 1:  # each rank's, and the one of all, which has everything that lies in theirs
+            trees += division.count
+            tree_bytes += tree_bytes + inline_bytes + division.count * 2**16
+        files = 8 * trees + (data_bytes + tree_bytes) // (self.target_file_mib * _MIB)
+        return Footprint(files, data_bytes + tree_bytes + files * 4096)
 
     def save(self, state: State, directory: Path) -> None:
+        """Write everything, as one rank does."""
+        self._write(state, directory, alone(state))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+        """Write a database of this rank's chunks; the first rank makes one of all, once they are written.
+
+        Its tree names the files of the others, which stay where they are: no data is copied.
+        """
+        size = part.division.count
+        own = directory / directory_of(part.rank, size) if size > 1 else directory
+        own.mkdir(exist_ok=True)
+        self._write(state, own, part)
+        if size > 1:
+            ranks.barrier()
+        files = [Path(entry.path) for entry in files_below(own)]
+        if size > 1 and part.rank == 0:
+            self._merge(directory, [directory / directory_of(rank, size) for rank in range(size)])
+            files += [directory / _MANIFEST, *(Path(entry.path) for entry in files_below(directory / _DATA))]
+        return files
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything, or the tensors of these names."""
+        return self._read(directory, names, {})
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+        """Read the rows that this rank wants."""
+        rows = {each.whole.name: each for each in part.holds}
+        state = self._read(directory, rows, rows)
+        return {name: state[name] for name in rows}
+
+    def _write(self, state: State, directory: Path, part: Part) -> None:
         """Hand everything to one transaction, without a copy, and commit it."""
         import tensorstore as ts
 
         context = _context()
         transaction = ts.Transaction(atomic=True)
-        database = {**_database(directory), "config": _CONFIG, "target_data_file_size": self.target_file_mib * _MIB}
-        arrays = [dtypes.to_numpy(tensor) for tensor in state.values()]
+        database = self._new_database(directory)
         stores = finished(
             ts.open(
-                {**_array(database, name), "metadata": self._metadata(array), "store_data_equal_to_fill_value": True},
-                create=True,
+                {
+                    **_array(database, each.whole.name),
+                    "metadata": self._metadata(each.whole, part.division),
+                    "store_data_equal_to_fill_value": True,
+                },
                 context=context,
                 transaction=transaction,
+                **opening(each),
             )
-            for name, array in zip(state, arrays, strict=True)
+            for each in part.writes
         )
         writes = [
-            store.write(array, can_reference_source_data_indefinitely=True)
-            for store, array in zip(stores, arrays, strict=True)
+            rows_in(store, each).write(
+                dtypes.to_numpy(state[each.whole.name]), can_reference_source_data_indefinitely=True
+            )
+            for store, each in zip(stores, part.writes, strict=True)
         ]
-        names = ts.KvStore.open(database, context=context).result().with_transaction(transaction)
-        names.write(_NAMES, json.dumps(list(state)).encode()).result()
+        if part.rank == 0:
+            names = json.dumps([tensor.name for tensor in part.division.layout])
+            store = ts.KvStore.open(database, context=context).result().with_transaction(transaction)
+            store.write(_NAMES, names.encode()).result()
         transaction.commit_async().result()
         finished(writes)
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _merge(self, directory: Path, parts: Iterable[Path]) -> None:
+        """Make one database of several below it, of which it needs the data files alone."""
+        import tensorstore as ts
+
+        context = _context()
+        transaction = ts.Transaction(atomic=True)
+        whole = ts.KvStore.open(self._new_database(directory), context=context).result()
+        stores = finished(ts.KvStore.open(_database(part), context=context) for part in parts)
+        finished(store.experimental_copy_range_to(whole.with_transaction(transaction)) for store in stores)
+        transaction.commit_async().result()
+
+    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Slice]) -> State:
         """Open all arrays, read all, and only then wait."""
         import tensorstore as ts
 
@@ -111,22 +179,29 @@ class TensorstoreOcdbt(Strategy):
             store = ts.KvStore.open(database, context=context).result()
             chosen = select(json.loads(store[_NAMES]), names, directory)
             specs = [{**_array(database, name), "fill_missing_data_reads": False} for name in chosen]
-            stores = finished(ts.open(spec, context=context) for spec in specs)
-            arrays = finished(store.read() for store in stores)
+            stores = zip(chosen, finished(ts.open(spec, context=context) for spec in specs), strict=True)
+            arrays = finished(rows_in(store, rows.get(name)).read() for name, store in stores)
         except CheckpointError:
             raise
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read the database in {directory}: {error}") from error
         return {name: dtypes.to_torch(array) for name, array in zip(chosen, arrays, strict=True)}
 
-    def _metadata(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
-        chunk = self._chunk_shape(array.shape, array.dtype.itemsize)
+    def _new_database(self, directory: Path) -> dict[str, Any]:
+        return {**_database(directory), "config": _CONFIG, "target_data_file_size": self.target_file_mib * _MIB}
+
+    def _metadata(self, tensor: TensorLayout, division: Division) -> dict[str, Any]:
+        chunk = self._chunk(tensor, division)
         return {
-            "shape": list(array.shape),
-            "data_type": array.dtype.name,
+            "shape": list(tensor.shape),
+            "data_type": tensor.dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
         }
+
+    def _chunk(self, tensor: TensorLayout, division: Division) -> list[int]:
+        itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, division)
 
     def _chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
         """Equal parts of the first dimension, as many as it takes; any other cut would cost a copy."""

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ckpt.strategies._chunks import RANKS
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter
 from ckpt.strategy import Facts
 
@@ -37,6 +38,8 @@ class TensorstoreT5x(ZarrPerParameter):
             partial_load="by tensor",
             other_readers="TensorStore, zarr-python",
             best_for="Production, scale",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,9 +12,11 @@ from pydantic import Field
 
 from ckpt import dtypes
 from ckpt.errors import CheckpointError
+from ckpt.sharding import Part, Slice
+from ckpt.strategies._chunks import RANKS, rows_in
 from ckpt.strategies._futures import finished
-from ckpt.strategies._zarr_per_parameter import ZarrPerParameter, read_metadata, spec_to_open, write_metadata
-from ckpt.strategy import Facts, select
+from ckpt.strategies._zarr_per_parameter import ZarrPerParameter, opening_of, spec_to_open, write_metadata
+from ckpt.strategy import Facts
 
 if TYPE_CHECKING:
     from ckpt.state import State
@@ -54,6 +56,8 @@ class TensorstoreT5xReal(ZarrPerParameter):
             partial_load="by tensor",
             other_readers="TensorStore, zarr-python",
             best_for="Production, scale",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     @property
@@ -77,39 +81,37 @@ class TensorstoreT5xReal(ZarrPerParameter):
         """128 file operations at once; T5X makes a context for each array, so that these add up."""
         return {"file_io_concurrency": {"limit": _CONCURRENCY}}
 
-    def save(self, state: State, directory: Path) -> None:
+    def _write(self, state: State, directory: Path, part: Part, stored: Mapping[str, str]) -> None:
         """Open all arrays, write all, and only then wait; the cast happens on the way to disk."""
         import tensorstore as ts
 
         opened = [
             ts.open(
-                self.spec_to_create(directory, name, tensor),
-                create=True,
-                delete_existing=True,
+                self.spec_to_create(directory, each, stored[each.whole.name], part.division),
                 context=ts.Context(self.context()),
+                **opening_of(each, part),
             )
-            for name, tensor in state.items()
+            for each in part.writes
         ]
         stores = finished(opened)
         finished(
-            ts.cast(store, dtypes.name_of(tensor)).write(dtypes.to_numpy(tensor))
-            for store, tensor in zip(stores, state.values(), strict=True)
+            ts.cast(rows_in(store, each), each.whole.dtype).write(dtypes.to_numpy(state[each.whole.name]))
+            for store, each in zip(stores, part.writes, strict=True)
         )
-        write_metadata(directory, state)
+        if part.rank == 0:
+            write_metadata(directory, part.division.layout)
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Slice | None]) -> State:
         """Open all arrays, read all, and only then wait; as T5X does, with TensorStore's default context."""
         import tensorstore as ts
 
-        dtype_of = read_metadata(directory)
-        chosen = select(dtype_of, names, directory)
         try:
-            stores = finished(ts.open(spec_to_open(directory, name)) for name in chosen)
-            opened = zip(chosen, stores, strict=True)
-            arrays = finished(ts.cast(store, dtype_of[name]).read() for name, store in opened)
+            stores = finished(ts.open(spec_to_open(directory, name)) for name in wanted)
+            opened = zip(wanted.items(), stores, strict=True)
+            arrays = finished(ts.cast(rows_in(store, each), dtype_of[name]).read() for (name, each), store in opened)
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read the parameters of {directory}: {error}") from error
-        return {name: dtypes.to_torch(array) for name, array in zip(chosen, arrays, strict=True)}
+        return {name: dtypes.to_torch(array) for name, array in zip(wanted, arrays, strict=True)}
 
 
 def _divisors(number: int) -> set[int]:

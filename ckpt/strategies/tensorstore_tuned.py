@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -23,11 +23,28 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, filenames, storage
+from ckpt import dtypes, storage
 from ckpt.direct_io import ALIGNMENT, aligned_buffer, populate
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part, Share, Slice
+from ckpt.strategies import _zarr_group
+from ckpt.strategies._chunks import (
+    RANKS,
+    alone,
+    chunk_shape,
+    count,
+    for_ranks,
+    is_cut,
+    nearest_divisor,
+    opening,
+    places,
+    rows_in,
+    shard_shape,
+)
 from ckpt.strategies._futures import finished
+from ckpt.strategies._zarr_group import METADATA, Listed
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -36,10 +53,7 @@ if TYPE_CHECKING:
 
     from ckpt.state import State
 
-_GROUP = "zarr.json"
-_ATTRIBUTE = "ckpt"
 _MIB = 2**20
-_RESIDENT_ENOUGH = 0.5
 _INDEX_BYTES = 16
 """Of a chunk's place in a shard."""
 
@@ -70,7 +84,7 @@ class TensorstoreTuned(Strategy):
     plain_types: bool = False
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
-    marker: ClassVar[str] = _GROUP
+    marker: ClassVar[str] = METADATA
 
     @property
     def contradiction(self) -> str:
@@ -100,62 +114,96 @@ class TensorstoreTuned(Strategy):
             other_readers="TensorStore, zarr-python"
             + ("" if self.plain_types else " (of types that it knows: not bfloat16, float8)"),
             best_for="An open format, in pieces, at nearly the disk's speed",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
+        """As of one rank."""
+        return self.footprint_together(Division.of(layout, "replicated", 1))
+
+    def footprint_together(self, division: Division) -> Footprint:
         """A file per chunk or shard, one for each array's metadata, one for the group; as if nothing compressed."""
-        own = [tensor for tensor in layout if tensor.same_as is None]
         file_count, size_bytes = 1, 4096
-        for tensor in own:
-            chunk, shard = self._shapes(tensor)
-            chunks, files = _count(tensor.shape, chunk), _count(tensor.shape, shard)
-            chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-            chunks = files * _count(shard, chunk)
-            size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64 + _INDEX_BYTES) + files * 64 + 2048
-            file_count += files + 1
-        size_bytes += sum(200 + 4 * len(json.dumps(tensor.name)) for tensor in layout)
+        for tensor in division.layout:
+            size_bytes += 200 + 4 * len(json.dumps(tensor.name))
+            if tensor.same_as is None:
+                chunk, shard = self._shapes(tensor, division)
+                files = count(tensor.shape, shard)
+                chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+                chunks = files * count(shard, chunk)
+                size_bytes += chunks * (chunk_bytes + chunk_bytes // 1000 + 64 + _INDEX_BYTES) + files * 64 + 2048
+                file_count += files + 1
         return Footprint(file_count, size_bytes)
 
     def save(self, state: State, directory: Path) -> None:
+        """Write everything, as one rank does."""
+        self._write(state, directory, alone(state))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+        """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
+        self._write(state, directory, part)
+        files = [directory / METADATA] if part.rank == 0 else []
+        for each in _own(part.writes):
+            array = _zarr_group.path_of(directory, each.whole.name)
+            files += [array / METADATA] if each.start == 0 else []
+            _, shard = self._shapes(each.whole, part.division)
+            files += [array / _zarr_group.chunk_name(place) for place in places(each, shard)]
+        return files
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything, or the tensors of these names."""
+        listed = _zarr_group.read_group(directory)
+        chosen = select(listed, names, directory)
+        cached = storage.resident_fraction(directory) > _zarr_group.RESIDENT_ENOUGH if chosen else True
+        return self._read(directory, listed, dict.fromkeys(chosen), cached=cached)
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+        """Read the rows that this rank wants."""
+        listed = _zarr_group.read_group(directory)
+        wanted = {each.whole.name: each for each in part.holds}
+        select(listed, wanted, directory)
+        return self._read(directory, listed, wanted, cached=_zarr_group.is_cached(directory, part.holds))
+
+    def _write(self, state: State, directory: Path, part: Part) -> None:
         """Open all arrays, write all arrays, wait for all of them."""
         import tensorstore as ts
 
         context = self._context()
-        tied = dtypes.tied(state)
-        opened: dict[str, Any] = {}
-        for name, tensor in state.items():
-            if name not in tied:
-                layout = TensorLayout(name, tuple(tensor.shape), dtypes.name_of(tensor))
-                spec = _spec(directory, name) | {
-                    "metadata": self._metadata(layout),
-                    "store_data_equal_to_fill_value": True,
-                }
-                opened[name] = ts.open(spec, create=True, open=False, context=context)
-        stores = dict(zip(opened, finished(opened.values()), strict=True))
-        finished(
-            store.write(_as_stored(state[name], store.dtype.numpy_dtype), can_reference_source_data_indefinitely=True)
-            for name, store in stores.items()
-        )
-        names = [
-            [name, dtypes.name_of(tensor), tied[name][0] if name in tied else name] for name, tensor in state.items()
+        own = _own(part.writes)
+        opened = [
+            ts.open(
+                _spec(directory, each.whole.name)
+                | {"metadata": self._metadata(each.whole, part.division), "store_data_equal_to_fill_value": True},
+                context=context,
+                **opening(each),
+            )
+            for each in own
         ]
-        group = {"zarr_format": 3, "node_type": "group", "attributes": {_ATTRIBUTE: {"tensors": names}}}
-        storage.write_whole(directory / _GROUP, json.dumps(group).encode(), sync=False)
+        stores = zip(own, finished(opened), strict=True)
+        finished(
+            rows_in(store, each).write(
+                _as_stored(state[each.whole.name], store.dtype.numpy_dtype), can_reference_source_data_indefinitely=True
+            )
+            for each, store in stores
+        )
+        if part.rank == 0:
+            _zarr_group.write_group(directory, part.division.layout)
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _read(
+        self, directory: Path, listed: Mapping[str, Listed], wanted: Mapping[str, Slice | None], *, cached: bool
+    ) -> State:
         """Open all arrays, read all into memory that exists already, wait for all of them."""
         import tensorstore as ts
 
-        listed = _read_group(directory)
-        chosen = select(listed, names, directory)
-        owners = {listed[name].owner for name in chosen}
-        cached = storage.resident_fraction(directory) > _RESIDENT_ENOUGH if owners else True
         context = self._context(direct=not cached)
+        owners = {listed[name].owner: each for name, each in wanted.items()}
         try:
             # Every chunk was stored, zeros too: one that is missing is lost.
             known = {"fill_missing_data_reads": False}
-            opened = {name: ts.open(_spec(directory, name) | known, open=True, context=context) for name in owners}
-            stores = dict(zip(opened, finished(opened.values()), strict=True))
+            opened = [ts.open(_spec(directory, name) | known, open=True, context=context) for name in owners]
+            arrays = zip(owners.items(), finished(opened), strict=True)
+            stores = {name: rows_in(store, each) for (name, each), store in arrays}
             state, memory = _allocate({name: listed[name].dtype for name in owners}, stores)
             with ThreadPoolExecutor(1) as beside:
                 beside.submit(populate, memory)
@@ -168,7 +216,7 @@ class TensorstoreTuned(Strategy):
             raise
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read {directory}: {error}") from error
-        return {name: state[listed[name].owner] for name in chosen}
+        return {name: state[listed[name].owner] for name in wanted}
 
     def _context(self, *, direct: bool = False) -> Any:
         import tensorstore as ts
@@ -176,25 +224,27 @@ class TensorstoreTuned(Strategy):
         return ts.Context({
             "cache_pool": {"total_bytes_limit": 0},
             "file_io_concurrency": {"limit": self.concurrency},
-            "file_io_locking": {"mode": "none"},  # a new directory has one writer
+            "file_io_locking": {"mode": "none"},  # no file has two writers
             "file_io_mode": {"mode": "direct" if direct else "default"},  # of reads
             "file_io_sync": False,  # one pass at the end: `storage.flush`
         })  # fmt: skip
 
-    def _shapes(self, tensor: TensorLayout) -> tuple[list[int], list[int]]:
+    def _shapes(self, tensor: TensorLayout, division: Division) -> tuple[list[int], list[int]]:
         """The shapes of a chunk and of a file."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-        chunk = chunk_shape(tensor.shape, itemsize, self.chunk_mib * _MIB)
-        shard = list(chunk)
-        chunk_bytes = itemsize * math.prod(chunk)
-        for axis, (size, part) in enumerate(zip(tensor.shape, chunk, strict=True)):
-            if part < size:
-                shard[axis] *= min(-(-size // part), max(1, self.shard_mib * _MIB // chunk_bytes))
-                break
+        shard = for_ranks(lambda shape: self._wanted(shape, itemsize)[1], tensor, division)
+        chunk = for_ranks(lambda shape: self._wanted(shape, itemsize)[0], tensor, division)
+        if is_cut(tensor, division):
+            chunk[0] = nearest_divisor(shard[0], chunk[0])
         return chunk, shard
 
-    def _metadata(self, tensor: TensorLayout) -> dict[str, Any]:
-        chunk, shard = self._shapes(tensor)
+    def _wanted(self, shape: tuple[int, ...], itemsize: int) -> tuple[list[int], list[int]]:
+        """The same for an array of that shape, whoever writes it."""
+        chunk = chunk_shape(shape, itemsize, self.chunk_mib * _MIB)
+        return chunk, shard_shape(shape, chunk, itemsize, self.shard_mib * _MIB)
+
+    def _metadata(self, tensor: TensorLayout, division: Division) -> dict[str, Any]:
+        chunk, shard = self._shapes(tensor, division)
         little = {"name": "bytes", "configuration": {"endian": "little"}}
         codecs: list[dict[str, Any]] = [little]
         if self.compression == "zstd":
@@ -219,39 +269,15 @@ class TensorstoreTuned(Strategy):
         }
 
 
-def chunk_shape(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[int]:
-    """Split along the first dimension that has to be split, so that a chunk is one piece of the tensor's memory.
-
-    Where a divisor of the dimension serves nearly as well as the largest part, it is taken: no chunk is padded then.
-    """
-    chunk = [max(1, size) for size in shape]
-    for axis, size in enumerate(chunk):
-        row_bytes = itemsize * math.prod(chunk[axis + 1 :])
-        most = most_bytes // row_bytes
-        if most >= size:
-            break
-        if most < 1:
-            chunk[axis] = 1
-            continue
-        divisors = (part for part in range(most, most // 2, -1) if size % part == 0)
-        chunk[axis] = next(divisors, -(-size // -(-size // most)))
-        break
-    return chunk
-
-
-def _count(shape: Collection[int], part: Collection[int]) -> int:
-    """How many parts of that shape cover a shape."""
-    return math.prod(-(-size // each) for size, each in zip(shape, part, strict=True))
+def _own(share: Share) -> list[Slice]:
+    """Those that have an array: not the tied ones."""
+    return [each for each in share if each.whole.same_as is None]
 
 
 def _spec(directory: Path, name: str) -> dict[str, Any]:
-    filename = filenames.to_filename(name)
-    if filename == _GROUP:
-        filename = filename.replace(".", "%2E")
     return {
         "driver": "zarr3",
-        # The path comes from the name, not from the file's text: that could point anywhere.
-        "kvstore": {"driver": "file", "path": f"{directory / filename}/"},
+        "kvstore": {"driver": "file", "path": f"{_zarr_group.path_of(directory, name)}/"},
         "recheck_cached_data": False,
         "recheck_cached_metadata": False,
     }
@@ -260,30 +286,6 @@ def _spec(directory: Path, name: str) -> dict[str, Any]:
 def _as_stored(tensor: torch.Tensor, dtype: Any) -> np.ndarray[Any, Any]:
     """The tensor's memory as an array of the dtype that the store has: its own, or an integer of the same width."""
     return dtypes.to_numpy(tensor).view(dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What the group says of a tensor."""
-
-    dtype: str
-    owner: str
-    """The name whose array holds it: its own, or the one that it is tied to."""
-
-
-def _read_group(directory: Path) -> dict[str, _Listed]:
-    """What the group lists, in the order of the state."""
-    path = directory / _GROUP
-    try:
-        tensors = json.loads(path.read_text())["attributes"][_ATTRIBUTE]["tensors"]
-        listed = {str(name): _Listed(str(dtype), str(owner)) for name, dtype, owner in tensors}
-        if any(listed[each.owner].owner != each.owner for each in listed.values()):
-            raise ValueError("its tied names point nowhere")  # noqa: TRY301  # with the other damages
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_GROUP}") from None
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged, or not of this package: {type(error).__name__}: {error}") from error
-    return listed
 
 
 def _allocate(dtype_of: dict[str, str], stores: dict[str, Any]) -> tuple[State, mmap.mmap]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,7 +12,10 @@ from pydantic import Field
 
 from ckpt import dtypes, filenames
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.layout import Layout, TensorLayout
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part, Slice
+from ckpt.strategies._chunks import RANKS, alone, count, for_ranks, places
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from ckpt.state import State
 
-_GROUP = "zarr.json"
+_METADATA = "zarr.json"
 _MIB = 2**20
 
 _AS_BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
@@ -60,57 +63,100 @@ class ZarrPython(Strategy):
             partial_load="by tensor",
             other_readers="zarr-python, TensorStore",
             best_for="Python without TensorStore",
+            ranks=RANKS,
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
+        """As of one rank."""
+        return self.footprint_together(Division.of(layout, "replicated", 1))
+
+    def footprint_together(self, division: Division) -> Footprint:
         """A file per chunk, one for each array's metadata, and the group's; bytes as if nothing compressed."""
         file_count, size_bytes = 1, 4096
-        for tensor in layout:
-            itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-            chunk = self._chunk_shape(tensor.shape, itemsize)
-            chunks = math.prod(-(-size // part) for size, part in zip(tensor.shape, chunk, strict=True))
+        for tensor in division.layout:
+            chunk = self._chunk(tensor, division)
+            chunks = count(tensor.shape, chunk)
             file_count += chunks + 1
-            chunk_bytes = math.prod(chunk) * itemsize
+            chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
             size_bytes += chunks * (chunk_bytes + chunk_bytes // 100 + 64) + 2048 + 12 * len(tensor.name)
         return Footprint(file_count, size_bytes)
 
     def save(self, state: State, directory: Path) -> None:
+        """Write everything, as one rank does."""
+        self._write(state, directory, alone(state))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+        """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
+        self._write(state, directory, part)
+        files = [directory / _METADATA] if part.rank == 0 else []
+        for each in part.writes:
+            path = _path(directory, each.whole.name)
+            files += [path / _METADATA] if each.start == 0 else []
+            files += _chunk_files(path, each, self._chunk(each.whole, part.division))
+        return files
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything, or the tensors of these names."""
+        return self._read(directory, names, {})
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+        """Read the rows that this rank wants."""
+        rows = {each.whole.name: each for each in part.holds}
+        state = self._read(directory, rows, rows)
+        return {name: state[name] for name in rows}
+
+    def _write(self, state: State, directory: Path, part: Part) -> None:
         """Write one array after the other, then the group's metadata, which names them."""
         import zarr
 
         root = directory.absolute()
-        for name, tensor in state.items():
-            array, dtype = dtypes.to_numpy(tensor), dtypes.name_of(tensor)
-            bits = array.view(_AS_BITS.get(dtype, array.dtype))
-            stored = zarr.create_array(
-                _path(root, name),
-                shape=bits.shape,
-                dtype=bits.dtype,
-                chunks=self._chunk_shape(bits.shape, bits.dtype.itemsize),
-                compressors="auto" if self.compression == "zstd" else None,
-                attributes={"dtype": dtype},
-                config={"write_empty_chunks": True},  # or a chunk that was lost couldn't be told from zeros
-            )
-            stored[...] = bits
-        zarr.create_group(root, attributes={"names": list(state)})
+        for each in part.writes:
+            array = dtypes.to_numpy(state[each.whole.name])
+            stored = self._new_array(_path(root, each.whole.name), each, part.division)
+            stored[slice(each.start, each.stop) if array.ndim else ...] = array.view(stored.dtype)
+        if part.rank == 0:
+            zarr.create_group(root, attributes={"names": [tensor.name for tensor in part.division.layout]})
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _new_array(self, path: Path, each: Slice, division: Division) -> Any:
+        """The array to write these rows to: made by who has the first; the others know what it is without looking."""
+        import zarr
+        from zarr.storage import LocalStore, MemoryStore, StorePath
+
+        config = {"write_empty_chunks": True}  # or a chunk that was lost couldn't be told from zeros
+        made = zarr.create_array(
+            path if each.start == 0 else MemoryStore(),
+            shape=each.whole.shape,
+            dtype=_AS_BITS.get(each.whole.dtype, each.whole.dtype),
+            chunks=tuple(self._chunk(each.whole, division)),
+            compressors="auto" if self.compression == "zstd" else None,
+            attributes={"dtype": each.whole.dtype},
+            config=config,
+        )
+        if each.start == 0:
+            return made
+        return zarr.Array(zarr.AsyncArray(made.metadata, StorePath(LocalStore(path)), config=made.config))
+
+    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Slice]) -> State:
         """Read one array after the other."""
         import zarr
 
         root = directory.absolute()
-        if not (root / _GROUP).exists():
-            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_GROUP}")
+        if not (root / _METADATA).exists():
+            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_METADATA}")
         try:
             known = list(zarr.open_group(root, mode="r").attrs["names"])
             return {
-                name: _read(zarr.open_array(_path(root, name), mode="r"), name)
-                for name in select(known, names, directory)
+                name: _read_array(_path(root, name), name, rows.get(name)) for name in select(known, names, directory)
             }
         except CheckpointError:
             raise
         except Exception as error:  # zarr-python raises one of many kinds
             raise CheckpointError(f"can't read the arrays of {directory}: {type(error).__name__}: {error}") from error
+
+    def _chunk(self, tensor: TensorLayout, division: Division) -> list[int]:
+        itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
+        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, division)
 
     def _chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> tuple[int, ...]:
         """Equal parts of the first dimension, as many as it takes."""
@@ -122,13 +168,25 @@ class ZarrPython(Strategy):
 
 def _path(root: Path, name: str) -> Path:
     filename = filenames.to_filename(name)
-    return root / ("zarr%2Ejson" if filename == _GROUP else filename)  # which no other name becomes
+    return root / ("zarr%2Ejson" if filename == _METADATA else filename)  # which no other name becomes
 
 
-def _read(array: Any, name: str) -> torch.Tensor:
+def _chunk_files(path: Path, each: Slice, chunk: Sequence[int]) -> list[Path]:
+    """The files of an array's chunks that have these rows."""
+    return [path.joinpath("c", *place) for place in places(each, chunk)]
+
+
+def _read_array(path: Path, name: str, each: Slice | None) -> torch.Tensor:
     import numpy as np
+    import zarr
 
-    if array.nchunks_initialized != array.nchunks:  # zarr-python would take zeros for them
-        raise OSError(f"{array.nchunks - array.nchunks_initialized} chunks of {name!r} are missing")
-    tensor = dtypes.to_torch(np.asarray(array[...]))
+    array = zarr.open_array(path, mode="r")
+    # zarr-python would take zeros for what is missing.
+    if each is None or each.is_whole:
+        missing = array.nchunks - array.nchunks_initialized
+    else:
+        missing = sum(not file.exists() for file in _chunk_files(path, each, array.chunks))
+    if missing:
+        raise OSError(f"{missing} chunks of {name!r} are missing")
+    tensor = dtypes.to_torch(np.asarray(array[...] if each is None or each.is_whole else array[each.start : each.stop]))
     return tensor.view(dtypes.torch_dtype(array.attrs["dtype"]))

@@ -18,7 +18,8 @@ from ckpt import state as states
 from ckpt import storage
 from ckpt.errors import CheckpointError
 from ckpt.layout import StateSpec
-from ckpt.strategies.tensorstore_tuned import TensorstoreTuned, chunk_shape
+from ckpt.strategies._chunks import chunk_shape
+from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
 
 
 @given(st.lists(st.integers(0, 5000), max_size=3).map(tuple), st.sampled_from([1, 2, 4, 8]), st.integers(1, 10**7))
