@@ -37,9 +37,8 @@ from ckpt.strategy import Strategy, create, names
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "torch_save": [{"mmap": True}],
-    "safetensors_direct": [{"shard_mib": 1, "block_mib": 1}, {"checksum": False}],
-    "safetensors_file": [{"shard_mib": 1}],
-    "torch_dcp": [{"thread_count": 2, "single_file_per_rank": False}, {"serialization": "safetensors"}],
+    "safetensors_direct": [{"block_mib": 1}, {"checksum": False}],
+    "torch_dcp": [{"thread_count": 2, "single_file_per_rank": False}],
     "hdf5": [{"layout": "chunked", "chunk_mib": 1}],
     "orbax": [{"ocdbt": False, "compression": False}],
     "tensorstore_basic": [{"compressor": "none"}],
@@ -176,6 +175,8 @@ Run = Callable[[Work, int], list[Any]]
 def outcome(work: Work, ranks: StoreRanks) -> Any:
     """What a rank's work returned, or the error it ended with, which the others are told."""
     try:
+        if work.strategy.uses_process_group and ranks.size > 1:
+            ranks.use_process_group()
         return work(ranks)
     except Exception as error:  # noqa: BLE001  # every test says which it expects
         ranks.fail(f"{type(error).__name__}: {error}")
@@ -418,6 +419,16 @@ def test_one_array_by_several_processes(strategy: Strategy, processes: Processes
         saved_by(processes, strategy, directory, division)
         load = Load(strategy, directory, division, division)
         assert load.expected() == processes(load, 3)
+
+
+@pytest.mark.parametrize(("name", "options"), [("orbax", {}), ("torch_checkpointing", {})], ids=["orbax", "torch"])
+def test_directories_of_several_processes(strategy: Strategy, processes: Processes, tmp_path: Path) -> None:
+    """A library that knows of other ranks in its own way only works in several processes beside each other."""
+    division = Division.of(TENSORS, "dim0", 3)
+    directory = tmp_path / "checkpoint"
+    saved_by(processes, strategy, directory, division)
+    load = Load(strategy, directory, division, division, 1)
+    assert load.expected() == processes(load, 3)
 
 
 @EVERY
