@@ -7,24 +7,22 @@ zeros where a part of a virtual dataset is missing, and says nothing; a load her
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ckpt import dtypes, filenames
-from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece, Slice, rows_of
 from ckpt.strategies import _pieces
+from ckpt.strategies._hdf5_files import create, opened
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ class Hdf5(Strategy):
 
     def _save_file(self, state: State, path: Path, rows: Mapping[str, tuple[int, int] | None]) -> None:
         first: dict[tuple[object, ...], h5py.Dataset] = {}
-        with _create(path, list(state)) as file:
+        with create(path, list(state)) as file:
             for name, tensor in state.items():
                 link = filenames.to_filename(name)
                 if dtypes.identity(tensor) in first:
@@ -122,7 +120,7 @@ class Hdf5(Strategy):
         path = directory / _FILE
         state: State = {}
         read: dict[tuple[int, int], tuple[torch.Tensor, h5py.Dataset]] = {}
-        with _open(path) as file:
+        with opened(path) as file:
             for name in select(json.loads(file.attrs["names"].tobytes()), names, directory):
                 dataset = file[filenames.to_filename(name)]
                 where = h5py.h5o.get_info(dataset.id)
@@ -159,7 +157,7 @@ class Hdf5(Strategy):
         found: dict[str, list[torch.Tensor]] = {}
         for rank, pieces in saved.pieces(part.holds).items():
             path = directory / _file(rank, saved.count)
-            with _open(path) as file:
+            with opened(path) as file:
                 for piece in pieces:
                     name = piece.wanted.whole.name
                     dataset = file[filenames.to_filename(name)]
@@ -187,52 +185,35 @@ def _file(rank: int, size: int) -> str:
     return _FILE if size == 1 else f"state-{rank:05d}-of-{size:05d}.h5"
 
 
-@contextmanager
-def _create(path: Path, names: list[str]) -> Iterator[h5py.File]:
-    """A new file, in a format whose metadata have checksums, for tensors of these names."""
-    import h5py
-
-    with _PatientFile(path, "w+") as raw:
-        with h5py.File(raw, "w", libver=("v110", "v110"), track_order=True) as file:
-            yield file
-            file.attrs["names"] = np.void(json.dumps(names).encode() + b"\n")
-        if raw.error:
-            raise raw.error
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    import h5py
-
-    if not path.exists():
-        raise CheckpointError(f"{path.parent} is no complete checkpoint: it has no {path.name}")
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            yield file
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # h5py raises one of many kinds
-        raise CheckpointError(f"can't read {path}: {type(error).__name__}: {error}") from error
-
-
 def _write_joint(path: Path, division: Division) -> None:
     """Make the file in which every tensor is whole: it follows from the division."""
     import h5py
 
-    found: dict[str, list[tuple[str, Piece]]] = {}
-    everything = tuple(Slice(tensor, 0, rows_of(tensor)) for tensor in division.layout)
-    for rank, pieces in division.pieces(everything).items():
-        for piece in pieces:
-            found.setdefault(piece.wanted.whole.name, []).append((_file(rank, division.count), piece))
-    with _create(path, [tensor.name for tensor in division.layout]) as file:
-        for tensor in division.layout:
+    with create(path, [tensor.name for tensor in division.layout]) as file:
+        for tensor, parts in _parts(division):
             link = filenames.to_filename(tensor.name)
-            owner = filenames.to_filename(tensor.same_as or tensor.name)
-            parts = found[tensor.same_as or tensor.name]
             if parts[0][1].saved.is_whole:
-                file[link] = h5py.ExternalLink(parts[0][0], f"/{owner}")
-            elif tensor.same_as is not None:
-                file[link] = file[owner]
+                file[link] = h5py.ExternalLink(parts[0][0], f"/{link}")
             else:
                 _write_virtual(file, link, tensor, parts)
+        for tensor in division.layout:
+            if tensor.same_as is not None:
+                owner = file.get(filenames.to_filename(tensor.same_as), getlink=True)
+                link = filenames.to_filename(tensor.name)
+                file[link] = (
+                    owner if isinstance(owner, h5py.ExternalLink) else file[filenames.to_filename(tensor.same_as)]
+                )
+
+
+def _parts(division: Division) -> Iterator[tuple[TensorLayout, list[tuple[str, Piece]]]]:
+    """In which files each tensor lies, and which rows; tensor by tensor where ranks have rows of all."""
+    whole = tuple(Slice(tensor, 0, rows_of(tensor)) for tensor in division.layout if tensor.same_as is None)
+    for share in [(each,) for each in whole] if division.sharding == "dim0" else [whole]:
+        found: dict[TensorLayout, list[tuple[str, Piece]]] = {}
+        for rank, pieces in division.pieces(share).items():
+            for piece in pieces:
+                found.setdefault(piece.wanted.whole, []).append((_file(rank, division.count), piece))
+        yield from found.items()
 
 
 def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list[tuple[str, Piece]]) -> None:
@@ -244,11 +225,16 @@ def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list
     if not tensor.elements:
         dataset = file.create_dataset(link, tensor.shape, dtype)
     else:
-        layout = h5py.VirtualLayout(tensor.shape, dtype)
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)  # h5py's VirtualLayout is this, at several times the cost
+        space = h5py.h5s.create_simple(tensor.shape)
+        source = link.replace("%", "%%").encode()
         for name, piece in parts:
-            source = h5py.VirtualSource(name, link.replace("%", "%%"), piece.saved.layout.shape)
-            layout[piece.saved.start : piece.saved.stop] = source
-        dataset = file.create_virtual_dataset(link, layout)
+            held = piece.saved.layout.shape
+            space.select_hyperslab((piece.saved.start, *(0 for _ in held[1:])), held)
+            properties.set_virtual(space, name.encode(), source, h5py.h5s.create_simple(held))
+        space.select_all()
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        dataset = h5py.Dataset(h5py.h5d.create(file.id, link.encode(), kind, space, properties))
     dataset.attrs["dtype"] = tensor.dtype
 
 
@@ -256,7 +242,7 @@ def _require_sources(dataset: h5py.Dataset, directory: Path) -> None:
     """Make sure that what a virtual dataset shows is there."""
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
         first, last = source.vspace.get_select_bounds()
-        with _open(directory / source.file_name) as file:
+        with opened(directory / source.file_name) as file:
             shape, expected = file[dataset.name].shape, tuple(b - a + 1 for a, b in zip(first, last, strict=True))
             if shape != expected:
                 raise ValueError(f"{dataset.name!r} has the shape {shape}, expected {expected}")
@@ -265,27 +251,3 @@ def _require_sources(dataset: h5py.Dataset, directory: Path) -> None:
 def _read(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.Tensor:
     tensor = dtypes.to_torch(np.asarray(dataset[rows]))
     return tensor.view(dtypes.torch_dtype(dataset.attrs["dtype"]))
-
-
-class _PatientFile(io.FileIO):
-    """A file that keeps its first error for later: HDF5 has no way back from a failed write, and may crash."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        """Write all of it, or remember why not."""
-        view = memoryview(data).cast("B")
-        while view and not self.error:
-            try:
-                view = view[super().write(view) :]  # Linux writes 2 GiB at most
-            except OSError as error:
-                self.error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Set the size, or remember why not."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
