@@ -195,7 +195,7 @@ class Division:
             heapreplace(piles, (size_bytes + self.tensors[number].size_bytes, rank))
             holder[self.tensors[number].name] = rank
         for number, tensor in enumerate(self.tensors):
-            hands[holder[tensor.same_as or tensor.name]].append(number)
+            hands[holder[tensor.owner]].append(number)
         return hands
 
 

@@ -63,10 +63,13 @@ SMALL: dict[str, tuple[tuple[str, Any], ...]] = {
 CASES = [(name, options) for name in names() for options in [{}, *OPTIONS.get(name, [])]]
 EVERY = pytest.mark.parametrize(("name", "options"), CASES, ids=[create(*case).label for case in CASES])
 
+IN_PROCESSES = {"torch_dcp"}
+"""It silences a warning while it works, and threads share what is silenced."""
+
 TIMEOUT_S = 60
 
 TENSORS = (
-    TensorLayout("embed", (12, 6), "float16"),
+    TensorLayout("", (12, 6), "float16"),
     TensorLayout("layers.0/weight", (16, 10), "float32"),
     TensorLayout("layers.0/bias", (5,), "float32"),
     TensorLayout("layers.1.weight", (5, 3), "bfloat16"),
@@ -80,7 +83,7 @@ TENSORS = (
     TensorLayout("one row", (1, 3), "uint8"),
     TensorLayout("one NaN", (8, 2), "float16"),
     TensorLayout("cube", (6, 2, 2), "bfloat16"),
-    TensorLayout("head", (12, 6), "float16", same_as="embed"),
+    TensorLayout("head", (12, 6), "float16", same_as=""),
 )
 
 
@@ -94,7 +97,7 @@ def whole() -> State:
         state[tensor.name] = values.round().clamp(0, 1) if tensor.dtype == "bool" else values
         state[tensor.name] = state[tensor.name].to(getattr(torch, tensor.dtype))
     state["one NaN"].view(torch.int16)[6, 1] = 0x7C01  # with bits that a cast would change, and on one rank only
-    state["head"] = state["embed"]
+    state["head"] = state[""]
     return state
 
 
@@ -108,7 +111,7 @@ def share_of(division: Division, share: Share) -> State:
             if division.sharding == "dim0":  # a window counts its rows from its own first
                 before = min(division.first * -(-values.shape[0] // division.ranks), values.shape[0])
             values = values[before + each.start : before + each.stop]
-        state[each.whole.name] = state.get(each.whole.same_as or "", values)
+        state[each.whole.name] = values if each.whole.same_as is None else state[each.whole.same_as]
     return state
 
 
@@ -281,10 +284,15 @@ def strategy(name: str, options: dict[str, Any]) -> Iterator[Strategy]:
         yield found
 
 
+def in_processes(strategy: Strategy) -> bool:
+    """Whether threads won't do as its ranks."""
+    return strategy.uses_process_group or strategy.name() in IN_PROCESSES
+
+
 @pytest.fixture
 def run(strategy: Strategy, request: pytest.FixtureRequest) -> Run:
     """Let so many ranks do something at the same time; returns what each returned, or the error it ended with."""
-    return request.getfixturevalue("processes") if strategy.uses_process_group else in_threads
+    return request.getfixturevalue("processes") if in_processes(strategy) else in_threads
 
 
 def saved_by(run: Run, strategy: Strategy, directory: Path, division: Division) -> list[list[str]]:
@@ -331,7 +339,7 @@ def test_round_trip(strategy: Strategy, run: Run, sharding: Sharding, count: int
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 3), (4, 8), (3, 1), (1, 2)], ids=str)
 def test_other_numbers_of_ranks(strategy: Strategy, run: Run, before: int, after: int, tmp_path: Path) -> None:
     """What some ranks saved others load, if the strategy says so; if it doesn't, it names itself and both numbers."""
-    if strategy.uses_process_group and after > 4:
+    if in_processes(strategy) and after > 4:
         after = 4  # as many processes as there are
     directory = tmp_path / "checkpoint"
     saved = Division.of(TENSORS, "dim0", before)
