@@ -23,7 +23,7 @@ def join(share: Share, pieces: Mapping[str, Sequence[torch.Tensor]]) -> State:
     import torch
 
     whole = {name: found[0] if len(found) == 1 else torch.cat(list(found)) for name, found in pieces.items()}
-    return {each.whole.name: whole[each.whole.same_as or each.whole.name] for each in share}
+    return {each.whole.name: whole[each.whole.owner] for each in share}
 
 
 def require(path: Path) -> None:

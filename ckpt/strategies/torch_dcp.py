@@ -179,7 +179,7 @@ class TorchDcp(Strategy):
             state_dict_loader.load(
                 state, storage_reader=reader, planner=planners.LoadPlanner(own), no_dist=ranks.size == 1
             )
-        return {each.whole.name: state[each.whole.same_as or each.whole.name] for each in part.holds}
+        return {each.whole.name: state[each.whole.owner] for each in part.holds}
 
     def _refuse_safetensors(self, division: Division) -> None:
         if self.serialization == "safetensors" and division.count > 1:

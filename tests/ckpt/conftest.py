@@ -80,7 +80,7 @@ class Together:
         for each in share:
             name, owner = each.whole.name, each.whole.same_as
             rows = slice(each.start, each.stop) if each.whole.shape else ...
-            found[name] = found[owner] if owner else self.state[name][rows].clone()
+            found[name] = found[owner] if owner is not None else self.state[name][rows].clone()
         return found
 
     def save(self, strategy: Strategy, directory: Path, division: Division) -> list[list[Path]]:
