@@ -26,8 +26,8 @@ app = App(name="python -m ckpt", help="How a model's state is written and read b
 StrategyOption = Annotated[str, Parameter(name="--strategy")]
 OptionOption = Annotated[list[str] | None, Parameter(name="--option", negative="")]
 
-_MATRIX = ("files", "synced", "atomic", "checksum", "partial_load", "other_readers")
-"""The facts that the overview shows; all of them stand on a strategy's own page."""
+_MATRICES = (("files", "synced", "atomic", "checksum", "partial_load", "other_readers"), ("ranks", "resharding"))
+"""The facts that the overview shows, of one rank and of several; all of them stand on a strategy's own page."""
 
 
 @app.command(name="strategies")
@@ -40,12 +40,13 @@ def show_strategies(name: str = "") -> None:
     if name:
         _show_strategy(strategy.create(name))
         return
-    table = Table(show_lines=True)
-    for heading in ("strategy", *_MATRIX):
-        table.add_column(heading.replace("_", " "), overflow="fold", no_wrap=heading == "strategy")
-    for created in map(strategy.create, strategy.names()):
-        table.add_row(Text(created.name()), *(Text(getattr(created.facts, fact)) for fact in _MATRIX))
-    Console().print(table)
+    for matrix in _MATRICES:
+        table = Table(show_lines=True)
+        for heading in ("strategy", *matrix):
+            table.add_column(heading.replace("_", " "), overflow="fold", no_wrap=heading == "strategy")
+        for created in map(strategy.create, strategy.names()):
+            table.add_row(Text(created.name()), *(Text(getattr(created.facts, fact)) for fact in matrix))
+        Console().print(table)
     print("More of one, with its options: python -m ckpt strategies NAME")
 
 

@@ -56,6 +56,11 @@ class TensorLayout:
         """Logical size, whether the memory is shared or not."""
         return self.elements * BYTES_PER_ELEMENT[self.dtype]
 
+    @property
+    def owner(self) -> str:
+        """The name of the tensor whose memory it is: its own, or the earlier one's, which may be empty."""
+        return self.name if self.same_as is None else self.same_as
+
 
 Layout = tuple[TensorLayout, ...]
 

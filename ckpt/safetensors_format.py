@@ -5,7 +5,8 @@
     data        the tensors' bytes, without holes, at the offsets that the header gives
 
 Ours begins its data at a multiple of 4096, and puts first the tensors whose size is one: nearly every byte of a real
-model can then be moved by direct I/O. What the format lacks lies in `__metadata__`: tied weights, checksums.
+model can then be moved by direct I/O. What the format lacks lies in `__metadata__`: tied weights, checksums, and, where
+several ranks have a tensor's rows, which of them these are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -22,10 +23,18 @@ from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
 from ckpt.filenames import to_filename
 from ckpt.layout import TensorLayout
+from ckpt.sharding import Division
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """The names that transformers gives to a single file, and to the index of several."""
+
+_IN_ROWS = "rows-in-each-of-{:05d}-files.safetensors"
+"""The file that an index names for tensors that lie in no file as a whole. There is none: who reads whole tensors fails
+there, and is told why, instead of taking a part for the whole."""
+
+ROWS = "rows_of_whole"
+"""Where the metadata say which rows a file has of tensors that it has not as a whole."""
 
 LONGEST_HEADER_BYTES = 100_000_000
 """The limit of the reference implementation."""
@@ -68,6 +77,8 @@ class Entry:
     start: int
     checksum: str = ""
     """XXH3-64 of its bytes in hexadecimal; empty where there is none."""
+    rows: tuple[int, int] | None = None
+    """Where it is a part of a tensor: its first row there, and how many that has."""
 
     @property
     def end(self) -> int:
@@ -98,6 +109,16 @@ def place(layouts: Sequence[TensorLayout]) -> tuple[Entry, ...]:
     return tuple(Entry(layout, starts[number]) for number, layout in enumerate(layouts))
 
 
+def part_of(entry: Entry, rows: slice) -> Entry:
+    """Some rows of a tensor in a file; what isn't all of it has no checksum."""
+    layout = entry.layout
+    if not layout.shape or rows == slice(0, layout.shape[0]):
+        return entry
+    row_bytes = layout.size_bytes // layout.shape[0]
+    cut = replace(layout, shape=(rows.stop - rows.start, *layout.shape[1:]))
+    return Entry(cut, entry.start + rows.start * row_bytes)
+
+
 def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
     """The beginning of the file, up to the data: its length depends on no checksum's value."""
     stored = {entry.layout.name: _stored(entry.layout.name) for entry in entries}
@@ -106,6 +127,7 @@ def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
         _TIED: dict(tied),
         _CHECKSUMS: {stored[entry.layout.name]: entry.checksum for entry in entries if entry.checksum},
         _PAIRS: [stored[entry.layout.name] for entry in entries if entry.layout.dtype == "complex128"],
+        ROWS: {stored[entry.layout.name]: entry.rows for entry in entries if entry.rows},
     }
     metadata = {"format": "pt"}  # transformers opens no file without it
     metadata |= {key: json.dumps(value) for key, value in extras.items() if value}
@@ -146,13 +168,14 @@ def parse(head: bytes, file_bytes: int, where: str) -> Header:
 
 
 def _entries(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[Entry]:
-    names, checksums, pairs = (json.loads(metadata.get(key, "{}")) for key in (_NAMES, _CHECKSUMS, _PAIRS))
+    names, checksums, pairs, rows = (json.loads(metadata.get(key, "{}")) for key in (_NAMES, _CHECKSUMS, _PAIRS, ROWS))
     for stored, told in content.items():
         layout = _layout(str(names.get(stored, stored)), told, pair=stored in pairs)
         start, end = map(int, told["data_offsets"])
         if end - start != layout.size_bytes:
             raise ValueError(f"{stored!r} has a size that its shape and dtype contradict")
-        yield Entry(layout, start, str(checksums.get(stored, "")))
+        first, whole = map(int, rows.get(stored, (0, 0)))
+        yield Entry(layout, start, str(checksums.get(stored, "")), (first, whole) if stored in rows else None)
 
 
 def _tied(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Tied:
@@ -225,10 +248,20 @@ def shard_name(number: int, count: int) -> str:
     return FILE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
+def files_together(division: Division) -> dict[str, list[TensorLayout]]:
+    """Which file has which tensors where each rank writes one file: pure, so that no rank waits for another."""
+    if division.sharding == "dim0" and division.count > 1:
+        return {_IN_ROWS.format(division.count): [each for each in division.layout if each.same_as is None]}
+    return {
+        shard_name(rank, division.count): [each.whole for each in division.writes(rank) if each.whole.same_as is None]
+        for rank in range(division.count)
+    }
+
+
 def index_bytes(files: Mapping[str, Sequence[TensorLayout]]) -> bytes:
     """The index of several files: which of them has which tensor."""
     total = sum(layout.size_bytes for layouts in files.values() for layout in layouts)
-    weight_map = {layout.name: file for file, layouts in files.items() for layout in layouts}
+    weight_map = {_stored(layout.name): file for file, layouts in files.items() for layout in layouts}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2).encode()
 
 

@@ -42,6 +42,24 @@ Share = tuple[Slice, ...]
 """What one rank holds, in the state's order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows that are wanted of a tensor, among those that one rank saved of it."""
+
+    saved: Slice
+    wanted: Slice
+
+    @property
+    def rows(self) -> slice:
+        """The wanted rows, counted in what the rank saved."""
+        return slice(self.wanted.start - self.saved.start, self.wanted.stop - self.saved.start)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether all that the rank saved of the tensor is wanted."""
+        return self.saved == self.wanted
+
+
 @dataclass(frozen=True)
 class Division:
     """How a state is divided among ranks; or among some of them that follow each other, as if there were no others.
@@ -113,6 +131,28 @@ class Division:
             return tuple(Slice(tensor, 0, rows_of(tensor)) for tensor in self.layout)
         return self.writes(rank)
 
+    def pieces(self, share: Share) -> dict[int, list[Piece]]:
+        """Where the rows of a share lie that these ranks saved: by rank, in order; tied tensors with their owner only.
+
+        Raises:
+            KeyError: if no rank saved a tensor of that name.
+        """
+        found: dict[int, list[Piece]] = {}
+        own = [each for each in share if each.whole.same_as is None]
+        if self.sharding != "dim0":
+            dealt = {each.whole.name: rank for rank in range(self.count) for each in self.writes(rank)}
+            for each in own:
+                everything = Slice(each.whole, 0, rows_of(each.whole))
+                found.setdefault(dealt[each.whole.name], []).append(Piece(everything, each))
+        else:
+            for each in own:
+                step, rows = self.step(each.whole), rows_of(each.whole)
+                for rank in range(each.start // step, max(each.start // step + 1, -(-each.stop // step))):
+                    saved = Slice(each.whole, rank * step, min((rank + 1) * step, rows))
+                    wanted = Slice(each.whole, max(each.start, saved.start), min(each.stop, saved.stop))
+                    found.setdefault(rank, []).append(Piece(saved, wanted))
+        return dict(sorted(found.items()))
+
     def alike(self) -> Iterator[tuple[Layout, int]]:
         """What the ranks save, as tensors of their own, and how many ranks save just that.
 
@@ -153,7 +193,7 @@ class Division:
             heapreplace(piles, (size_bytes + self.tensors[number].size_bytes, rank))
             holder[self.tensors[number].name] = rank
         for number, tensor in enumerate(self.tensors):
-            hands[holder[tensor.same_as or tensor.name]].append(number)
+            hands[holder[tensor.owner]].append(number)
         return hands
 
 

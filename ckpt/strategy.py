@@ -206,12 +206,20 @@ class Strategy(ABC):
             for rank in range(saved.count):
                 found |= self.load(directory / directory_of(rank, saved.count))
             return {each.whole.name: found[each.whole.name] for each in part.holds}
+        self.refuse_resharding(part, saved)
+        return self.load(directory / directory_of(part.rank, saved.count))
+
+    def refuse_resharding(self, part: Part, saved: Division) -> None:
+        """For strategies that load as many ranks as saved.
+
+        Raises:
+            CheckpointError: if a part is wanted that no rank saved.
+        """
         if part.division != saved:
             raise CheckpointError(
                 f"strategy {self.label} can load what {saved.count} ranks saved on {saved.count} ranks only, not on "
                 f"{part.division.count}: leave `load_ranks` out, or choose a strategy that can reshard"
             )
-        return self.load(directory / directory_of(part.rank, saved.count))
 
 
 def directory_of(rank: int, size: int) -> str:

@@ -7,17 +7,17 @@ not among them. An ordinary name stays as it is, so that other readers find it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
-from ckpt.dtypes import identity, name_of
+from ckpt.dtypes import name_of, tied
+from ckpt.layout import TensorLayout
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.layout import TensorLayout
     from ckpt.state import State
 
 METADATA_KEY = "ckpt"
@@ -54,37 +54,60 @@ class Note:
 
     def restore(self, tensors: dict[str, torch.Tensor], names: list[str]) -> State:
         """The tensors of these names, tied ones as one tensor, from what was read by key."""
-        whole = {key: _complex(tensor) if key in self.pairs else tensor for key, tensor in tensors.items()}
+        whole = {key: self.value(key, tensor) for key, tensor in tensors.items()}
         return {name: whole[self.key_of[name]] for name in names}
 
+    def value(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor that was saved, from what a file holds under that key."""
+        return _complex(tensor) if key in self.pairs else tensor
 
-def pack(state: State, as_pairs: Collection[str] = ("complex128",)) -> tuple[State, Note]:
-    """The tensors by key as safetensors takes them, contiguous and no two sharing memory, and the note.
+
+def note_of(layout: Iterable[TensorLayout], as_pairs: Collection[str] = ("complex128",)) -> Note:
+    """The note on a state of that layout; pure, so that many ranks need not tell each other.
 
     Tensors of the dtypes in `as_pairs` get a last dimension for the real and the imaginary part.
     """
+    tensors = {tensor.name: tensor for tensor in layout}
+    keys: dict[str, str] = {}
+    used: set[str] = set()
+    for tensor in tensors.values():
+        keys[tensor.name] = (
+            keys[tensor.same_as] if tensor.same_as is not None else _unused_key(tensor.name, tensors, used)
+        )
+        used.add(keys[tensor.name])
+    pairs = [keys[tensor.name] for tensor in tensors.values() if tensor.same_as is None and tensor.dtype in as_pairs]
+    return Note(keys, pairs)
+
+
+def pack(state: State, note: Note) -> State:
+    """The tensors by key as safetensors takes them, contiguous and no two sharing memory."""
     import torch
 
     tensors: State = {}
-    first: dict[tuple[object, ...], str] = {}
     taken: dict[int, list[tuple[int, int]]] = {}
-    note = Note({}, [])
     for name, original in state.items():
-        if identity(original) in first:
-            note.key_of[name] = first[identity(original)]
+        key = note.key_of[name]
+        if key in tensors:
             continue
-        key = note.key_of[name] = first[identity(original)] = _unused_key(name, state, tensors)
         tensor = original.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        if name_of(tensor) in as_pairs:
+        if key in note.pairs:
             tensor = torch.view_as_real(tensor)
-            note.pairs.append(key)
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         areas = taken.setdefault(tensor.untyped_storage().data_ptr(), [])
         if any(start < other_end and other_start < end for other_start, other_end in areas):
             tensor = tensor.clone()  # a view that overlaps another: safetensors refuses it
         areas.append((start, end))
         tensors[key] = tensor
-    return tensors, note
+    return tensors
+
+
+def layout_of(state: State) -> list[TensorLayout]:
+    """The layout of a state; tied tensors are those that share memory."""
+    owners = tied(state)
+    return [
+        TensorLayout(name, tuple(tensor.shape), name_of(tensor), owners[name][0] if name in owners else None)
+        for name, tensor in state.items()
+    ]
 
 
 def names_bytes(tensor: TensorLayout) -> int:
@@ -99,7 +122,7 @@ def _complex(pairs: torch.Tensor) -> torch.Tensor:
     return torch.view_as_complex(pairs if pairs.storage_offset() % 2 == 0 else pairs.clone())
 
 
-def _unused_key(name: str, state: State, used: State) -> str:
+def _unused_key(name: str, names: Collection[str], used: Collection[str]) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -108,6 +131,6 @@ def _unused_key(name: str, state: State, used: State) -> str:
         if name != _RESERVED:
             return name
     key = quote_from_bytes(name.encode("utf-8", "surrogatepass"), safe="")
-    while key in state or key in used or key == _RESERVED:
+    while key in names or key in used or key == _RESERVED:
         key += "~"
     return key

@@ -32,7 +32,7 @@ class Listed:
 
 def write_group(directory: Path, layout: Layout) -> None:
     """List the tensors, in the order of the state."""
-    names = [[tensor.name, tensor.dtype, tensor.same_as or tensor.name] for tensor in layout]
+    names = [[tensor.name, tensor.dtype, tensor.owner] for tensor in layout]
     group = {"zarr_format": 3, "node_type": "group", "attributes": {_ATTRIBUTE: {"tensors": names}}}
     storage.write_whole(directory / METADATA, json.dumps(group).encode(), sync=False)
 
@@ -75,7 +75,7 @@ def is_cached(directory: Path, share: Share) -> bool:
     largest = max(share, key=lambda each: each.layout.size_bytes, default=None)
     if largest is None or not largest.layout.size_bytes:
         return True
-    array = path_of(directory, largest.whole.same_as or largest.whole.name)
+    array = path_of(directory, largest.whole.owner)
     try:
         grid = json.loads((array / METADATA).read_text())["chunk_grid"]
         place = next(places(largest, grid["configuration"]["chunk_shape"]))

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part
 from ckpt.strategies.safetensors_file import SafetensorsFile
 from ckpt.strategy import Facts
 
 if TYPE_CHECKING:
     import torch
+
+    from ckpt.state import State
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,14 @@ class Fastsafetensors(SafetensorsFile):
             concurrency=f"one thread on save, {self.thread_count} on load",
             dtype_on_disk="as in the state; complex as pairs",
             best_for="Loading weights onto GPUs",
+            resharding="as many ranks as saved",
         )
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:
+        """Read the files that have what is wanted: the reader reads whole tensors, and no rows."""
+        if saved.sharding != "replicated":
+            self.refuse_resharding(part, saved)
+        return super().load_together(directory, part, saved, ranks)
 
     def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file; the others are left out where they lie between."""

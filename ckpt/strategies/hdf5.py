@@ -1,21 +1,28 @@
-"""HDF5 through h5py: one file, one dataset per tensor."""
+"""HDF5 through h5py: one file, one dataset per tensor.
+
+Several ranks write such a file each, and the first one a small file that joins them, so that any reader of HDF5 sees
+whole tensors: links to those that lie in one file, virtual datasets of those whose rows lie in several. HDF5 shows
+zeros where a part of a virtual dataset is missing, and says nothing; a load here makes sure that all is there.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ckpt import dtypes, filenames
-from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, state_bytes
+from ckpt.layout import Layout, TensorLayout, state_bytes
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part, Piece, Slice, rows_of
+from ckpt.strategies import _pieces
+from ckpt.strategies._hdf5_files import create, opened
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -74,6 +81,8 @@ class Hdf5(Strategy):
             partial_load="by tensor",
             other_readers="h5py, HDF5 1.10 and later",
             best_for="Sharing with other sciences",
+            ranks="a file for each rank, one that joins them",
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
@@ -89,42 +98,73 @@ class Hdf5(Strategy):
         return Footprint(1, size_bytes)
 
     def save(self, state: State, directory: Path) -> None:
-        """Write one dataset after the other, in a format whose metadata have checksums."""
-        import h5py
+        """Write one dataset after the other."""
+        self._save_file(state, directory / _FILE, {})
 
-        with _PatientFile(directory / _FILE, "w+") as raw:
-            first: dict[tuple[object, ...], h5py.Dataset] = {}
-            with h5py.File(raw, "w", libver=("v110", "v110"), track_order=True) as file:
-                for name, tensor in state.items():
-                    link = filenames.to_filename(name)
-                    if dtypes.identity(tensor) in first:
-                        file[link] = first[dtypes.identity(tensor)]
-                    else:
-                        first[dtypes.identity(tensor)] = self._write(file, link, tensor)
-                file.attrs["names"] = np.void(json.dumps(list(state)).encode() + b"\n")
-            if raw.error:
-                raise raw.error
+    def _save_file(self, state: State, path: Path, rows: Mapping[str, tuple[int, int] | None]) -> None:
+        first: dict[tuple[object, ...], h5py.Dataset] = {}
+        with create(path, list(state)) as file:
+            for name, tensor in state.items():
+                link = filenames.to_filename(name)
+                if dtypes.identity(tensor) in first:
+                    file[link] = first[dtypes.identity(tensor)]
+                    continue
+                dataset = first[dtypes.identity(tensor)] = self._write(file, link, tensor)
+                if rows.get(name):
+                    dataset.attrs["rows_of_whole"] = rows[name]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read one dataset after the other."""
         import h5py
 
         path = directory / _FILE
-        if not path.exists():
-            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}")
         state: State = {}
-        read: dict[int, torch.Tensor] = {}
-        try:
-            with h5py.File(path, "r", locking="best-effort") as file:
-                for name in select(json.loads(file.attrs["names"].tobytes()), names, directory):
-                    dataset = file[filenames.to_filename(name)]
-                    address = h5py.h5o.get_info(dataset.id).addr
-                    if address not in read:
-                        read[address] = _read(dataset)
-                    state[name] = read[address]
-        except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # h5py raises one of many kinds
-            raise CheckpointError(f"can't read {path}: {type(error).__name__}: {error}") from error
+        read: dict[tuple[int, int], tuple[torch.Tensor, h5py.Dataset]] = {}
+        with opened(path) as file:
+            for name in select(json.loads(file.attrs["names"].tobytes()), names, directory):
+                dataset = file[filenames.to_filename(name)]
+                where = h5py.h5o.get_info(dataset.id)
+                if (where.fileno, where.addr) not in read:
+                    _require_sources(dataset, directory)
+                    read[where.fileno, where.addr] = _read(dataset), dataset  # a file that is closed loses its number
+                state[name] = read[where.fileno, where.addr][0]
         return state
+
+    def footprint_together(self, division: Division) -> Footprint:
+        """A file for each rank, and the one that joins them, which says of each part of a tensor where it lies."""
+        files = super().footprint_together(division)
+        if division.count == 1:
+            return files
+        size_bytes = 16384
+        for tensor in division.layout:
+            name_bytes = len(json.dumps(tensor.name))
+            parts = -(-rows_of(tensor) // division.step(tensor))
+            size_bytes += 2048 + 2 * name_bytes + parts * (256 + name_bytes + 64 * len(tensor.shape))
+        return Footprint(files.file_count + 1, files.size_bytes + size_bytes)
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file, and on the first rank the one that joins all."""
+        path = directory / _file(part.rank, part.division.count)
+        self._save_file(state, path, {each.whole.name: _pieces.rows_told(each) for each in part.writes})
+        if part.rank or part.division.count == 1:
+            return [path]
+        _write_joint(directory / _FILE, part.division)
+        return [path, directory / _FILE]
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # as above
+        """Read the wanted rows of each rank's file: not through the joint one, where a loss shows as zeros."""
+        _pieces.require(directory / _FILE)
+        found: dict[str, list[torch.Tensor]] = {}
+        for rank, pieces in saved.pieces(part.holds).items():
+            path = directory / _file(rank, saved.count)
+            with opened(path) as file:
+                for piece in pieces:
+                    name = piece.wanted.whole.name
+                    dataset = file[filenames.to_filename(name)]
+                    told = tuple(map(int, dataset.attrs.get("rows_of_whole", ())))
+                    _pieces.compare(path, piece, dataset.shape, dataset.attrs["dtype"], told)
+                    found.setdefault(name, []).append(_read(dataset, () if piece.is_all else piece.rows))
+        return _pieces.join(part.holds, found)
 
     def _write(self, file: h5py.File, link: str, tensor: torch.Tensor) -> h5py.Dataset:
         array, name = dtypes.to_numpy(tensor), dtypes.name_of(tensor)
@@ -141,30 +181,73 @@ class Hdf5(Strategy):
         return -(-shape[0] // min(parts, shape[0])), *shape[1:]
 
 
-def _read(dataset: h5py.Dataset) -> torch.Tensor:
-    tensor = dtypes.to_torch(np.asarray(dataset[()]))
+def _file(rank: int, size: int) -> str:
+    return _FILE if size == 1 else f"state-{rank:05d}-of-{size:05d}.h5"
+
+
+def _write_joint(path: Path, division: Division) -> None:
+    """Make the file in which every tensor is whole: it follows from the division."""
+    import h5py
+
+    with create(path, [tensor.name for tensor in division.layout]) as file:
+        for tensor, parts in _parts(division):
+            link = filenames.to_filename(tensor.name)
+            if parts[0][1].saved.is_whole:
+                file[link] = h5py.ExternalLink(parts[0][0], f"/{link}")
+            else:
+                _write_virtual(file, link, tensor, parts)
+        for tensor in division.layout:
+            if tensor.same_as is not None:
+                owner = file.get(filenames.to_filename(tensor.same_as), getlink=True)
+                link = filenames.to_filename(tensor.name)
+                file[link] = (
+                    owner if isinstance(owner, h5py.ExternalLink) else file[filenames.to_filename(tensor.same_as)]
+                )
+
+
+def _parts(division: Division) -> Iterator[tuple[TensorLayout, list[tuple[str, Piece]]]]:
+    """In which files each tensor lies, and which rows; tensor by tensor where ranks have rows of all."""
+    whole = tuple(Slice(tensor, 0, rows_of(tensor)) for tensor in division.layout if tensor.same_as is None)
+    for share in [(each,) for each in whole] if division.sharding == "dim0" else [whole]:
+        found: dict[TensorLayout, list[tuple[str, Piece]]] = {}
+        for rank, pieces in division.pieces(share).items():
+            for piece in pieces:
+                found.setdefault(piece.wanted.whole, []).append((_file(rank, division.count), piece))
+        yield from found.items()
+
+
+def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list[tuple[str, Piece]]) -> None:
+    import h5py
+    import torch
+
+    array = dtypes.to_numpy(torch.empty(0, dtype=dtypes.torch_dtype(tensor.dtype)))
+    dtype = np.dtype(_AS_BITS.get(tensor.dtype, array.dtype))
+    if not tensor.elements:
+        dataset = file.create_dataset(link, tensor.shape, dtype)
+    else:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)  # h5py's VirtualLayout is this, at several times the cost
+        space = h5py.h5s.create_simple(tensor.shape)
+        source = link.replace("%", "%%").encode()
+        for name, piece in parts:
+            held = piece.saved.layout.shape
+            space.select_hyperslab((piece.saved.start, *(0 for _ in held[1:])), held)
+            properties.set_virtual(space, name.encode(), source, h5py.h5s.create_simple(held))
+        space.select_all()
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        dataset = h5py.Dataset(h5py.h5d.create(file.id, link.encode(), kind, space, properties))
+    dataset.attrs["dtype"] = tensor.dtype
+
+
+def _require_sources(dataset: h5py.Dataset, directory: Path) -> None:
+    """Make sure that what a virtual dataset shows is there."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        first, last = source.vspace.get_select_bounds()
+        with opened(directory / source.file_name) as file:
+            shape, expected = file[dataset.name].shape, tuple(b - a + 1 for a, b in zip(first, last, strict=True))
+            if shape != expected:
+                raise ValueError(f"{dataset.name!r} has the shape {shape}, expected {expected}")
+
+
+def _read(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.Tensor:
+    tensor = dtypes.to_torch(np.asarray(dataset[rows]))
     return tensor.view(dtypes.torch_dtype(dataset.attrs["dtype"]))
-
-
-class _PatientFile(io.FileIO):
-    """A file that keeps its first error for later: HDF5 has no way back from a failed write, and may crash."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        """Write all of it, or remember why not."""
-        view = memoryview(data).cast("B")
-        while view and not self.error:
-            try:
-                view = view[super().write(view) :]  # Linux writes 2 GiB at most
-            except OSError as error:
-                self.error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Set the size, or remember why not."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0

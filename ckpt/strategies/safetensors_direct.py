@@ -4,14 +4,14 @@ save    a block at a time, from a few threads: straight from the tensor where it
         aligned buffer, into a preallocated file; the header comes last, with a checksum for each tensor
 load    into one piece of huge-page memory; the tensors are views of it. Through the page cache where the pages
         are there already, past it where they aren't
+
+Several ranks write a file each, and the first one the index, as `safetensors_file` does.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
@@ -28,7 +28,11 @@ from ckpt import safetensors_format as formats
 from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, populate, preallocate, round_up
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout, state_bytes
-from ckpt.safetensors_format import Entry, Header
+from ckpt.ranks import Ranks
+from ckpt.safetensors_format import Entry
+from ckpt.sharding import Division, Part, Piece
+from ckpt.strategies import _pieces
+from ckpt.strategies._safetensors_files import Run, files_of, files_with, read_header, runs
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -42,16 +46,14 @@ _RESIDENT_ENOUGH = 0.5
 _READ_BYTES = 2**20
 """Into memory that was never used, small requests were faster than large ones: the results page has the sweep."""
 
-_HEAD_BYTES = 2**16
-"""Most headers fit, and are read at once."""
-
 
 @dataclass(frozen=True)
 class SafetensorsDirect(Strategy):
     """Standard safetensors files, written and read by direct I/O.
 
     Attributes:
-        shard_mib: start another file when one has so many MiB, as transformers does; 0 for a single file.
+        shard_mib: start another file when one has so many MiB, as transformers does; 0 for a single file. With several
+            ranks, who each write one, it can't be given.
         checksum: keep an XXH3-64 of each tensor in the header.
         verify: compare the checksums on load.
         threads: requests in flight.
@@ -89,6 +91,8 @@ class SafetensorsDirect(Strategy):
             partial_load="by tensor",
             other_readers="safetensors, transformers",
             best_for="Speed, in a format that everybody reads",
+            ranks="a file for each rank, an index",
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
@@ -155,6 +159,37 @@ class SafetensorsDirect(Strategy):
             file.write(memoryview(head), 0)
             os.ftruncate(file.descriptor, data_start + data_bytes)
 
+    def footprint_together(self, division: Division) -> Footprint:
+        """A file for each rank, and the index."""
+        _pieces.refuse_shards(self.shard_mib, division)
+        files = super().footprint_together(division)
+        if division.count == 1:
+            return files
+        return Footprint(files.file_count + 1, files.size_bytes + formats.footprint_bytes(division.layout, 1))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file, and on the first rank the index, which follows from the division."""
+        if part.division.count == 1:
+            self.save(state, directory)
+            return [Path(entry.path) for entry in storage.files_below(directory)]
+        _pieces.refuse_shards(self.shard_mib, part.division)
+        names = list(state)
+        own = [each for each in part.writes if each.whole.same_as is None]
+        tied = {
+            each.whole.name: (each.whole.same_as, names.index(each.whole.name))
+            for each in part.writes
+            if each.whole.same_as is not None
+        }
+        places = formats.place([each.layout for each in own])
+        entries = [replace(entry, rows=_pieces.rows_told(each)) for entry, each in zip(places, own, strict=True)]
+        path = directory / formats.shard_name(part.rank, part.division.count)
+        self._save_file(path, entries, tied, state)
+        if part.rank:
+            return [path]
+        index = formats.index_bytes(formats.files_together(part.division))
+        storage.write_whole(directory / formats.INDEX, index, sync=False)
+        return [path, directory / formats.INDEX]
+
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read whole files, or the pages that hold the tensors of these names."""
         headers = {path: read_header(path) for path in files_of(directory)}
@@ -172,23 +207,47 @@ class SafetensorsDirect(Strategy):
             )
         return {name: state[owner_of[name]] for name in chosen}
 
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # nobody is waited for
+        """Read the wanted rows of each file that has some of them."""
+        found: dict[str, list[torch.Tensor]] = {}
+        for path, pieces in files_with(directory, part, saved).items():
+            for piece, tensor in zip(pieces, self._read_pieces(path, pieces), strict=True):
+                found.setdefault(piece.wanted.whole.name, []).append(tensor)
+        return _pieces.join(part.holds, found)
+
+    def _read_pieces(self, path: Path, pieces: Sequence[Piece]) -> Iterator[torch.Tensor]:
+        """The wanted rows of one file's tensors; to verify a checksum, all of its rows are read."""
+        header = read_header(path)
+        held = {entry.layout.name: entry for entry in header.entries}
+        wanted = []
+        for piece in pieces:
+            entry = held.get(piece.wanted.whole.name)
+            if entry is None:
+                raise CheckpointError(f"{path} belongs to another checkpoint: it has no {piece.wanted.whole.name!r}")
+            _pieces.compare(path, piece, entry.layout.shape, entry.layout.dtype, entry.rows)
+            wanted.append(entry if self.verify else formats.part_of(entry, piece.rows))
+        tensors = self._read(path, wanted, header.data_start)
+        for piece in pieces:
+            tensor = tensors[piece.wanted.whole.name]
+            yield tensor if piece.is_all or not self.verify else tensor[piece.rows].clone()
+
     def _read(self, path: Path, entries: Sequence[Entry], data_start: int) -> State:
         """Read some of a file's tensors into as few pieces of memory as there are gaps between them."""
-        runs = list(_runs(entries, data_start))
+        found = list(runs(entries, data_start))
         cached = storage.resident_fraction_of(path) > _RESIDENT_ENOUGH
         with DirectFile(path, os.O_RDONLY, direct=not cached) as file, ThreadPoolExecutor(1) as beside:
-            for run in runs:
+            for run in found:
                 beside.submit(populate, run.memory)
 
-            def read(block: tuple[_Run, int], _: mmap.mmap) -> None:
+            def read(block: tuple[Run, int], _: mmap.mmap) -> None:
                 run, offset = block
                 part = memoryview(run.memory)[offset : offset + _READ_BYTES]
                 if file.read(part, run.start + offset) < min(len(part), run.end - run.start - offset):
                     raise CheckpointError(f"{path} ended while it was being read")
 
-            blocks = ((run, offset) for run in runs for offset in range(0, len(run.memory), _READ_BYTES))
+            blocks = ((run, offset) for run in found for offset in range(0, len(run.memory), _READ_BYTES))
             in_blocks(blocks, read, threads=self.threads, block_bytes=ALIGNMENT)
-        state = {entry.layout.name: tensor for run in runs for entry, tensor in run.tensors(data_start)}
+        state = {entry.layout.name: tensor for run in found for entry, tensor in run.tensors(data_start)}
         if self.verify:
             with ThreadPoolExecutor(self.threads) as pool:
                 for _ in pool.map(lambda entry: _verify(entry, state[entry.layout.name], path), entries):
@@ -216,39 +275,6 @@ class _Source:
         return xxh3_64(self.part(0, self._tensor.numel() * self._tensor.element_size()))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """Tensors that follow each other in a file, from the page in which the first begins, and memory for them."""
-
-    entries: tuple[Entry, ...]
-    start: int
-    end: int
-    memory: mmap.mmap
-
-    def tensors(self, data_start: int) -> Iterator[tuple[Entry, torch.Tensor]]:
-        """The tensors, as views of the memory once that is filled."""
-        for entry in self.entries:
-            yield entry, dtypes.view(self.memory, data_start + entry.start - self.start, entry.layout)
-
-
-def _runs(entries: Sequence[Entry], data_start: int) -> Iterator[_Run]:
-    """Cut the tensors where the file holds a page or more between two of them."""
-    group: list[Entry] = []
-
-    def run() -> _Run:
-        start = (data_start + group[0].start) // ALIGNMENT * ALIGNMENT
-        end = data_start + max(each.end for each in group)
-        return _Run(tuple(group), start, end, aligned_buffer(max(ALIGNMENT, round_up(end - start))))
-
-    for entry in sorted(entries, key=lambda each: (each.start, each.end)):
-        if group and entry.start - group[-1].end >= ALIGNMENT:
-            yield run()
-            group = []
-        group.append(entry)
-    if group:
-        yield run()
-
-
 def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: DirectFile) -> memoryview:
     """The bytes of a block as direct I/O wants them: as they lie, if they may, else copied together and padded."""
     if len(parts) == 1 and not (parts[0].ctypes.data % file.memory_alignment or len(parts[0]) % ALIGNMENT):
@@ -260,43 +286,6 @@ def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: Dir
         filled += len(part)
     staged[filled : round_up(filled)] = 0
     return memoryview(buffer)[: round_up(filled)]
-
-
-def files_of(directory: Path) -> list[Path]:
-    """The files of a checkpoint, in order: those that its index names, or the only one.
-
-    Raises:
-        CheckpointError: if one is missing.
-    """
-    index = directory / formats.INDEX
-    if index.exists():
-        try:
-            files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
-    else:
-        files = sorted(path.name for path in directory.glob("*.safetensors"))
-        if len(files) != 1 or re.search(r"-of-\d+\.safetensors$", files[0]):
-            raise CheckpointError(
-                f"{directory} is no complete checkpoint: it has {len(files)} safetensors files and no {formats.INDEX}"
-            )
-    missing = [file for file in files if "/" in file or not (directory / file).is_file()]
-    if missing or not files:
-        raise CheckpointError(f"{directory} is no complete checkpoint: it lacks {', '.join(missing) or 'every file'}")
-    return [directory / file for file in files]
-
-
-def read_header(path: Path) -> Header:
-    """Read what a file says of itself.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        head = file.read(_HEAD_BYTES)
-        missing = formats.header_length(head, size_bytes, str(path)) - len(head)
-        return formats.parse(head + file.read(max(0, missing)), size_bytes, str(path))
 
 
 def _verify(entry: Entry, tensor: torch.Tensor, path: Path) -> None:

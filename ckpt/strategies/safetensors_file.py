@@ -1,19 +1,30 @@
-"""`safetensors.torch.save_file`: one file, or shards and their index as transformers writes them."""
+"""`safetensors.torch.save_file`: one file, or shards and their index as transformers writes them.
+
+Several ranks write a shard each, and the first one the index, without a word between them. Where they hold whole
+tensors it is a checkpoint as transformers has it; where they hold rows, each file says which, and the index names a
+file that there is not, so that nobody takes a part for the whole.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from ckpt import safetensors_format as formats
 from ckpt import storage
+from ckpt.dtypes import name_of
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, state_bytes
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, pack
+from ckpt.layout import Layout, parameters, state_bytes
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part, Piece
+from ckpt.strategies import _pieces
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, layout_of, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -21,8 +32,7 @@ if TYPE_CHECKING:
 
     from ckpt.state import State
 
-_FILE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+_FILE, _INDEX = formats.FILE, formats.INDEX
 _MIB = 2**20
 
 
@@ -31,7 +41,8 @@ class SafetensorsFile(Strategy):
     """Hugging Face's format: a JSON header and raw tensors.
 
     Attributes:
-        shard_mib: the most that a shard holds, unless one tensor is larger; 0 for a single file.
+        shard_mib: the most that a shard holds, unless one tensor is larger; 0 for a single file. With several ranks,
+            who each write one, it can't be given.
     """
 
     shard_mib: Annotated[int, Field(ge=0)] = 0
@@ -60,6 +71,8 @@ class SafetensorsFile(Strategy):
             partial_load="by tensor",
             other_readers="safetensors, transformers, vLLM",
             best_for="Sharing weights",
+            ranks="a file for each rank, an index",
+            resharding="any number of ranks",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
@@ -73,27 +86,23 @@ class SafetensorsFile(Strategy):
         """Write one shard after the other, then the index."""
         from safetensors.torch import save_file
 
-        tensors, note = pack(state, self.as_pairs)
+        note = note_of(layout_of(state), self.as_pairs)
+        tensors = pack(state, note)
         shards = self._shards({key: tensor.nbytes for key, tensor in tensors.items()})
-        ours = {METADATA_KEY: note.to_json()}
         if len(shards) == 1:
-            save_file(tensors, directory / _FILE, {"format": "pt", **ours})
+            save_file(tensors, directory / _FILE, {"format": "pt", METADATA_KEY: note.to_json()})
             return
         weight_map: dict[str, str] = {}
-        for number, keys in enumerate(shards, 1):
-            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        for number, keys in enumerate(shards):
+            file = formats.shard_name(number, len(shards))
             save_file({key: tensors[key] for key in keys}, directory / file, {"format": "pt"})
             weight_map |= dict.fromkeys(keys, file)
-        totals = {
-            "total_parameters": sum(tensor.numel() for tensor in tensors.values()),
-            "total_size": sum(tensor.nbytes for tensor in tensors.values()),
-        }
-        index = json.dumps({"metadata": totals | ours, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
-        storage.write_whole(directory / _INDEX, index.encode(), sync=False)
+        parameters = sum(tensor.numel() for tensor in tensors.values())
+        _write_index(directory, weight_map, parameters, sum(tensor.nbytes for tensor in tensors.values()), note)
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read each tensor into memory of its own; not through a mapping, whose bytes would be copied once more."""
-        try:
+        with _errors_told(directory):
             file_of, note = _read_index(directory)
             chosen = select(note.key_of, names, directory)
             keys_in: dict[str, list[str]] = {}
@@ -103,17 +112,73 @@ class SafetensorsFile(Strategy):
             for file, keys in keys_in.items():
                 tensors |= self.read(directory / file, keys)
             return note.restore(tensors, chosen)
-        except CheckpointError:
-            raise
-        except Exception as error:  # safetensors raises one of many kinds
-            raise CheckpointError(
-                f"can't load the safetensors in {directory}: {type(error).__name__}: {error}"
-            ) from error
+
+    def footprint_together(self, division: Division) -> Footprint:
+        """A file for each rank, and the index."""
+        _pieces.refuse_shards(self.shard_mib, division)
+        files = super().footprint_together(division)
+        if division.count == 1:
+            return files
+        index_bytes = sum(256 + names_bytes(tensor) for tensor in division.layout) + 4096
+        return Footprint(files.file_count + 1, files.size_bytes + index_bytes)
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file, and on the first rank the index, which follows from the division."""
+        if part.division.count == 1:
+            self.save(state, directory)
+            return [Path(entry.path) for entry in storage.files_below(directory)]
+        _pieces.refuse_shards(self.shard_mib, part.division)
+        from safetensors.torch import save_file
+
+        layout = part.division.layout
+        note = note_of(layout, self.as_pairs)
+        told = {note.key_of[each.whole.name]: _pieces.rows_told(each) for each in part.writes}
+        metadata = {"format": "pt"}
+        if any(told.values()):
+            metadata[formats.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
+        path = directory / formats.shard_name(part.rank, part.division.count)
+        save_file(pack(state, note), path, metadata)
+        if part.rank:
+            return [path]
+        files = formats.files_together(part.division)
+        weight_map = {note.key_of[each.name]: file for file, tensors in files.items() for each in tensors}
+        _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
+        return [path, directory / _INDEX]
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # nobody is waited for
+        """Read the wanted rows of each file that has some of them."""
+        note = note_of(saved.layout, self.as_pairs)
+        found: dict[str, list[torch.Tensor]] = {}
+        with _errors_told(directory):
+            for path, pieces in _files_of(directory, part, saved, note).items():
+                for piece, tensor in zip(pieces, self._read_pieces(path, pieces, note), strict=True):
+                    found.setdefault(piece.wanted.whole.name, []).append(tensor)
+        return _pieces.join(part.holds, found)
 
     def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file."""
         with _open(path) as opened:
             return {key: opened.get_tensor(key) for key in keys}
+
+    def _read_pieces(self, path: Path, pieces: Sequence[Piece], note: Note) -> Iterator[torch.Tensor]:
+        """The wanted rows of one file's tensors."""
+        from safetensors import safe_open
+
+        _pieces.require(path)
+        keys = [note.key_of[piece.wanted.whole.name] for piece in pieces]
+        with safe_open(path, framework="pt") as opened:  # a mapping: pread would read whole tensors, and then cut them
+            rows = json.loads((opened.metadata() or {}).get(formats.ROWS, "{}"))
+            held = {key: opened.get_slice(key) for key in keys}
+            cut = {
+                key: held[key][piece.rows].clone() for key, piece in zip(keys, pieces, strict=True) if not piece.is_all
+            }
+            shapes = {key: held[key].get_shape() for key in keys}
+        tensors = cut | self.read(path, [key for key in keys if key not in cut])
+        for key, piece in zip(keys, pieces, strict=True):
+            tensor = note.value(key, tensors[key])
+            shape = shapes[key][:-1] if key in note.pairs else shapes[key]
+            _pieces.compare(path, piece, shape, name_of(tensor), rows.get(key))
+            yield tensor
 
     def _shards(self, sizes: Mapping[str, int]) -> list[list[str]]:
         """Which tensors go into which file: filled in their order, as transformers does."""
@@ -132,6 +197,35 @@ class SafetensorsFile(Strategy):
             current.append(key)
             current_bytes += size_bytes
         return [*shards, current] if current or not shards else shards
+
+
+def _files_of(directory: Path, part: Part, saved: Division, note: Note) -> dict[Path, list[Piece]]:
+    """The files that hold what a rank wants, and what of each."""
+    pieces = saved.pieces(part.holds)
+    if saved.count > 1:
+        _pieces.require(directory / _INDEX)
+        return {directory / formats.shard_name(rank, saved.count): found for rank, found in pieces.items()}
+    file_of, _ = _read_index(directory)
+    files: dict[Path, list[Piece]] = {}
+    for piece in pieces.get(0, []):
+        files.setdefault(directory / file_of[note.key_of[piece.wanted.whole.name]], []).append(piece)
+    return files
+
+
+@contextmanager
+def _errors_told(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors raises one of many kinds
+        raise CheckpointError(f"can't load the safetensors in {directory}: {type(error).__name__}: {error}") from error
+
+
+def _write_index(directory: Path, weight_map: Mapping[str, str], parameters: int, size_bytes: int, note: Note) -> None:
+    metadata = {"total_parameters": parameters, "total_size": size_bytes, METADATA_KEY: note.to_json()}
+    index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+    storage.write_whole(directory / _INDEX, index.encode(), sync=False)
 
 
 def _open(path: Path) -> Any:

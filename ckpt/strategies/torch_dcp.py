@@ -1,4 +1,4 @@
-"""PyTorch's distributed checkpoint (DCP), in one process: its file system writer, or its safetensors writer."""
+"""PyTorch's distributed checkpoint (DCP): its file system writer, or, in one process, its safetensors writer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ckpt import storage
 from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, pack
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, layout_of, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _METADATA = ".metadata"
 _INDEX = "model.safetensors.index.json"
+
+_LOST_THREAD = "can't save to {}: a thread of DCP failed, and said why on stderr"
 
 _DCP = "torch.distributed.checkpoint"
 _HARMLESS = {
@@ -42,13 +46,15 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class TorchDcp(Strategy):
-    """`torch.distributed.checkpoint.save` and `load`, without other ranks.
+    """`torch.distributed.checkpoint.save` and `load`.
+
+    Several ranks plan and commit together, as DCP does it, over torch.distributed's default process group.
 
     Attributes:
         thread_count: of the threads that write; with one file per rank, each writes a file of its own.
         single_file_per_rank: False for a file per tensor.
         serialization: `torch_save` makes each tensor a `torch.save` archive; `safetensors` is DCP's Hugging Face
-            writer, whose reader takes as many threads.
+            writer, whose reader takes as many threads; it writes no index where several ranks save, and so is for one.
     """
 
     thread_count: Annotated[int, Field(ge=1)] = 1
@@ -58,6 +64,8 @@ class TorchDcp(Strategy):
     requires: ClassVar[tuple[str, ...]] = ("torch", f"{_DCP}.hf_storage", "safetensors.torch")
 
     marker: ClassVar[str] = _METADATA
+
+    uses_process_group: ClassVar[bool] = True
 
     @property
     def facts(self) -> Facts:
@@ -79,6 +87,8 @@ class TorchDcp(Strategy):
             partial_load="by tensor",
             other_readers="torch.distributed.checkpoint" if archives else "safetensors, transformers, vLLM",
             best_for="Sharded training (FSDP)",
+            ranks="the files of each rank, and one for all" if archives else "one rank only",
+            resharding="any number of ranks" if archives else "as many ranks as saved",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
@@ -104,7 +114,8 @@ class TorchDcp(Strategy):
                 metadata = state_dict_saver.save(state, storage_writer=writer, no_dist=True)
                 complete = len(metadata.storage_data) == len(state)
             else:
-                tensors, note = pack(state)
+                note = note_of(layout_of(state))
+                tensors = pack(state, note)
                 files = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
                 by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)
                 file_of = {key: number % files + 1 for number, key in enumerate(by_size)}
@@ -115,25 +126,80 @@ class TorchDcp(Strategy):
                 index["metadata"][METADATA_KEY] = note.to_json()
                 storage.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
         if not complete:  # DCP itself does not look
-            raise CheckpointError(f"can't save to {directory}: a thread of DCP failed, and said why on stderr")
+            raise CheckpointError(_LOST_THREAD.format(directory))
+
+    def footprint_together(self, division: Division) -> Footprint:
+        """Each rank's files, and the metadata, which say of each part of a tensor where it lies."""
+        self._refuse_safetensors(division)
+        each = [(self.footprint(layout), count) for layout, count in division.alike()]
+        files = sum((footprint.file_count - 1) * count for footprint, count in each)
+        return Footprint(files + 1, sum(footprint.size_bytes * count for footprint, count in each))
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+        """Write this rank's files; when all have done so, the first rank writes the metadata."""
+        from torch.distributed.checkpoint import filesystem, state_dict_saver
+
+        from ckpt.strategies import _dcp_planners as planners
+
+        if part.division.count == 1:
+            self.save(state, directory)
+            return [Path(entry.path) for entry in storage.files_below(directory)]
+        self._refuse_safetensors(part.division)
+        own = tuple(each for each in part.writes if each.whole.same_as is None)
+        with _errors_told(f"can't save to {directory}"), _alone(f"can't save to {directory}"):
+            writer = filesystem.FileSystemWriter(
+                directory, single_file_per_rank=self.single_file_per_rank, thread_count=self.thread_count
+            )
+            metadata = state_dict_saver.save(
+                {each.whole.name: state[each.whole.name] for each in own},
+                storage_writer=writer,
+                planner=planners.SavePlanner(own),
+            )
+        if not all(planners.index_of(each) in metadata.storage_data for each in own):
+            raise CheckpointError(_LOST_THREAD.format(directory))
+        files = list(directory.glob(f"__{ranks.rank}_*"))
+        return files if ranks.rank else [*files, directory / _METADATA]
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:
+        """Allocate what this rank wants, and let DCP copy the rows into it."""
+        import torch
+        from torch.distributed.checkpoint import state_dict_loader
+
+        from ckpt.strategies import _dcp_planners as planners
+
+        if self.serialization == "safetensors":
+            self.refuse_resharding(part, saved)
+            return self.load(directory)
+        own = tuple(each for each in part.holds if each.whole.same_as is None)
+        with _errors_told(f"can't load {directory}"), _alone(f"can't load {directory}"):
+            reader, _, _ = _open(directory, self.thread_count)
+            state = {
+                each.whole.name: torch.empty(each.layout.shape, dtype=getattr(torch, each.whole.dtype)) for each in own
+            }
+            state_dict_loader.load(
+                state, storage_reader=reader, planner=planners.LoadPlanner(own), no_dist=ranks.size == 1
+            )
+        return {each.whole.name: state[each.whole.owner] for each in part.holds}
+
+    def _refuse_safetensors(self, division: Division) -> None:
+        if self.serialization == "safetensors" and division.count > 1:
+            raise CheckpointError(
+                f"strategy {self.label}: DCP's safetensors writer makes no checkpoint of what {division.count} ranks "
+                "save, it leaves out the index: take serialization = torch_save, or one rank"
+            )
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Allocate the tensors, and let DCP copy into them."""
         import torch
         from torch.distributed.checkpoint import state_dict_loader
 
-        try:
-            with _alone(f"can't load {directory}"):
-                reader, found, note = _open(directory, self.thread_count)
-                chosen = select(note.key_of, names, directory)
-                known = {note.key_of[name]: found[note.key_of[name]] for name in chosen}
-                tensors = {key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in known.items()}
-                state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
-                return note.restore(tensors, chosen)
-        except CheckpointError:
-            raise
-        except Exception as error:  # DCP raises one of many kinds
-            raise CheckpointError(f"can't load {directory}: {type(error).__name__}: {error}") from error
+        with _errors_told(f"can't load {directory}"), _alone(f"can't load {directory}"):
+            reader, found, note = _open(directory, self.thread_count)
+            chosen = select(note.key_of, names, directory)
+            known = {note.key_of[name]: found[note.key_of[name]] for name in chosen}
+            tensors = {key: torch.empty(each.size, dtype=each.properties.dtype) for key, each in known.items()}
+            state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
+            return note.restore(tensors, chosen)
 
 
 class _HarmlessUnpickler(pickle.Unpickler):
@@ -170,6 +236,17 @@ def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note
 
 def _plain(keys: Iterable[str]) -> Note:
     return Note({key: key for key in keys}, [])
+
+
+@contextmanager
+def _errors_told(what: str) -> Iterator[None]:
+    """What DCP or, where a rank is lost, gloo raises becomes an error of ours."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # DCP raises one of many kinds
+        raise CheckpointError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

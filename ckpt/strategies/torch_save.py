@@ -1,4 +1,4 @@
-"""`torch.save` of the whole state dict: one call, one file."""
+"""`torch.save` of the whole state dict: one call, one file; with several ranks, of each one's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ckpt.dtypes import identity
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
+from ckpt.ranks import Ranks
+from ckpt.sharding import Division, Part
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class TorchSave(Strategy):
             partial_load="by tensor",
             other_readers="torch.load",
             best_for="Speed, simplicity",
+            ranks="a file for each rank",
         )
 
     def footprint(self, layout: Layout) -> Footprint:
@@ -61,34 +64,59 @@ class TorchSave(Strategy):
 
     def save(self, state: State, directory: Path) -> None:
         """Write everything in one call."""
+        self._write(state, directory / _FILE)
+
+    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+        """Read everything in one call; a part is copied out of a mapping."""
+        return self._read(directory / _FILE, names)
+
+    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file of its own."""
+        path = directory / _file(part.rank, part.division.count)
+        self._write(state, path)
+        return [path]
+
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # as above
+        """Read its own file; of a replicated state, all files."""
+        if saved.sharding != "replicated":
+            self.refuse_resharding(part, saved)
+            return self._read(directory / _file(part.rank, saved.count))
+        found: State = {}
+        for rank in range(saved.count):
+            found |= self._read(directory / _file(rank, saved.count))
+        return {each.whole.name: found[each.whole.name] for each in part.holds}
+
+    def _write(self, state: State, path: Path) -> None:
         import torch
 
         before = torch.serialization.get_crc32_options()
         torch.serialization.set_crc32_options(self.crc)
         try:
-            torch.save(state, directory / _FILE)
+            torch.save(state, path)
         finally:
             torch.serialization.set_crc32_options(before)
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
-        """Read everything in one call; a part is copied out of a mapping."""
+    def _read(self, path: Path, names: Collection[str] | None = None) -> State:
         import torch
 
-        path = directory / _FILE
         mmap = self.mmap or names is not None
         try:
             state: State = torch.load(path, map_location="cpu", weights_only=self.weights_only, mmap=mmap)
         except FileNotFoundError:
-            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}") from None
+            raise CheckpointError(f"{path.parent} is no complete checkpoint: it has no {path.name}") from None
         except Exception as error:  # torch raises one of many kinds, not all with a text
             raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
         if not mmap:
             return state
         owned: dict[tuple[object, ...], torch.Tensor] = {}  # tied tensors are copied once
         part: State = {}
-        for name in select(state, names, directory):
+        for name in select(state, names, path.parent):
             tensor = state[name]
             if identity(tensor) not in owned:
                 owned[identity(tensor)] = tensor.clone()
             part[name] = owned[identity(tensor)]
         return part
+
+
+def _file(rank: int, size: int) -> str:
+    return _FILE if size == 1 else f"state-{rank:05d}-of-{size:05d}.pth"

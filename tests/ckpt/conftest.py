@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
+from ckpt.ranks import Alone
+from ckpt.sharding import Division, Part, Sharding, Share
+from ckpt.state import State, first_difference
+from ckpt.strategies._safetensors_names import layout_of
+from ckpt.strategy import Strategy
 
 FreshPython = Callable[..., str]
 WriteConfig = Callable[..., str]
@@ -48,3 +59,57 @@ def write_config(tmp_path: Path) -> WriteConfig:
         return str(path)
 
     return write
+
+
+SHARDINGS: tuple[Sharding, ...] = ("dim0", "tensors", "replicated")
+
+
+@dataclass(frozen=True)
+class Together:
+    """Ranks of a strategy in one process, one after the other: for strategies whose ranks wait for nobody."""
+
+    state: State
+
+    def division(self, sharding: Sharding, count: int) -> Division:
+        """The state among so many ranks."""
+        return Division.of(tuple(layout_of(self.state)), sharding, count)
+
+    def share(self, share: Share) -> State:
+        """What a rank has in memory of the state: copies, but tied tensors as one."""
+        found: State = {}
+        for each in share:
+            name, owner = each.whole.name, each.whole.same_as
+            rows = slice(each.start, each.stop) if each.whole.shape else ...
+            found[name] = found[owner] if owner is not None else self.state[name][rows].clone()
+        return found
+
+    def save(self, strategy: Strategy, directory: Path, division: Division) -> list[list[Path]]:
+        """Every rank's save; returns the files of each."""
+        parts = [Part(division, rank) for rank in range(division.count)]
+        return [strategy.save_together(self.share(part.writes), directory, part, Alone()) for part in parts]
+
+    def load(self, strategy: Strategy, directory: Path, saved: Division, count: int) -> None:
+        """Every rank's load, by so many ranks, compared with the state."""
+        division = Division.of(saved.tensors, saved.sharding, count)
+        for rank in range(count):
+            part = Part(division, rank)
+            loaded = strategy.load_together(directory, part, saved, Alone())
+            assert first_difference(self.share(part.holds), loaded) is None
+
+
+@pytest.fixture
+def together() -> Together:
+    """Ranks with a state of every kind of tensor."""
+    random = torch.Generator().manual_seed(7)
+    state: State = {}
+    for number, (name, shape) in enumerate(itertools.product(BYTES_PER_ELEMENT, [(5, 3), (), (0, 2), (33,), (1, 4)])):
+        count = math.prod(shape) * BYTES_PER_ELEMENT[name]
+        bits = torch.randint(2 if name == "bool" else 256, (count,), generator=random, dtype=torch.uint8)
+        state[f"{number}.{name}"] = bits.view(torch_dtype(name)).reshape(shape)
+    state |= {
+        "odd%/name": torch.arange(12.0).reshape(4, 3),
+        "\ud800": torch.arange(7),
+        "__metadata__": torch.ones(2, 2),
+    }
+    state["tied"] = state["odd%/name"]
+    return Together(state)

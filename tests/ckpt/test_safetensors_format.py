@@ -51,7 +51,8 @@ def test_headers_are_read_back(state: list[TensorLayout], checked: bool) -> None
     changes its length.
     """
     entries = [
-        Entry(each.layout, each.start, f"{number:016x}" * checked) for number, each in enumerate(formats.place(state))
+        Entry(each.layout, each.start, f"{number:016x}" * checked, (number, 9**number) if number % 2 else None)
+        for number, each in enumerate(formats.place(state))
     ]
     tied = {f"tied to {entries[0].layout.name}": (entries[0].layout.name, 1)} if entries else {}
     head = formats.header_bytes(entries, tied)

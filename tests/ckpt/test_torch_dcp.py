@@ -1,15 +1,24 @@
-"""What `torch_dcp` keeps DCP from doing."""
+"""What `torch_dcp` keeps DCP from doing, and what several ranks do with it."""
 
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
+from ckpt import state as states
 from ckpt.errors import CheckpointError
+from ckpt.layout import TensorLayout
+from ckpt.ranks import Alone
+from ckpt.sharding import Division, Part
+from ckpt.strategies._safetensors_names import layout_of
 from ckpt.strategies.torch_dcp import TorchDcp
 
 
@@ -65,3 +74,107 @@ def test_a_thread_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     state = {str(number): torch.ones(1000) for number in range(100)}
     with pytest.raises(CheckpointError, match="a thread of DCP failed"):
         TorchDcp(thread_count=4).save(state, tmp_path)
+
+
+STATE = {"a": torch.arange(70.0).reshape(10, 7), "b": torch.tensor(5), "c": torch.arange(4).to(torch.bfloat16)}
+"""Cut unevenly: ten rows on three ranks are four, four and two."""
+
+RANK = """
+import os, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from ckpt.errors import CheckpointError
+from ckpt.layout import TensorLayout
+from ckpt.ranks import StoreRanks
+from ckpt.sharding import Division, Part
+from ckpt.strategies.torch_dcp import TorchDcp
+
+directory, rank, size, lost = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+state = {"a": torch.arange(70.0).reshape(10, 7), "b": torch.tensor(5), "c": torch.arange(4).to(torch.bfloat16)}
+layout = (TensorLayout("a", (10, 7), "float32"), TensorLayout("b", (), "int64"), TensorLayout("c", (4,), "bfloat16"))
+store = dist.FileStore(str(directory.with_name("store")), size)
+ranks = StoreRanks(store, [(each, f"host-{each}") for each in range(size)], rank, 60, "all")
+ranks.use_process_group()
+if rank == lost:
+    os._exit(0)
+part = Part(Division.of(layout, "dim0", size), rank)
+own = {each.whole.name: state[each.whole.name][each.start : each.stop] if each.whole.shape else state["b"]
+       for each in part.writes}
+try:
+    print(sorted(path.name for path in TorchDcp().save_together(own, directory, part, ranks)))
+except CheckpointError as error:
+    print("caught", error)
+os._exit(0) if lost >= 0 else dist.destroy_process_group()
+"""
+
+
+def save_on(ranks: int, directory: Path, lost: int = -1) -> list[str]:
+    """Save with so many processes, of which one may die; returns what each prints."""
+    directory.mkdir()
+    commands = [[sys.executable, "-c", RANK, str(directory), str(rank), str(ranks), str(lost)] for rank in range(ranks)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    return [process.communicate()[0].strip() for process in started]
+
+
+def layout() -> tuple[TensorLayout, ...]:
+    """Of the state."""
+    return tuple(layout_of(STATE))
+
+
+def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:
+    """Each rank writes its files, the first one the metadata, and DCP in one process reads whole tensors of it; so do
+    other numbers of ranks, each its rows.
+    """
+    directory = tmp_path / "checkpoint"
+    printed = save_on(3, directory)
+    assert ["['.metadata', '__0_0.distcp']", "['__1_0.distcp']", "['__2_0.distcp']"] == printed
+    assert states.first_difference(STATE, TorchDcp().load(directory)) is None
+    theirs = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(theirs, checkpoint_id=directory, no_dist=True)
+    assert states.first_difference(STATE, theirs) is None
+    saved, alone = Division.of(layout(), "dim0", 3), Division.of(layout(), "dim0", 1)
+    loaded = TorchDcp().load_together(directory, Part(alone, 0), saved, Alone())
+    assert states.first_difference(STATE, loaded) is None
+
+
+def test_a_rank_that_dies(tmp_path: Path) -> None:
+    """What gloo says when a rank is gone comes out as an error of the save on the others, who don't wait for ever."""
+    printed = save_on(2, tmp_path / "checkpoint", lost=1)
+    assert printed[0].startswith(f"caught can't save to {tmp_path / 'checkpoint'}: ")
+
+
+def test_metadata_of_another_checkpoint(tmp_path: Path) -> None:
+    """Metadata that lack rows, or tell of other tensors, are an error, and no tensor is left as it was allocated."""
+    directory = tmp_path / "checkpoint"
+    save_on(2, directory)
+    saved = Division.of(layout(), "dim0", 2)
+    wanted = Part(Division.of(layout(), "dim0", 1), 0)
+    other = Division.of((TensorLayout("a", (11, 7), "float32"), *layout()[1:]), "dim0", 1)
+    with pytest.raises(
+        CheckpointError, match=r"'a' is float32 \[10, 7\] in the checkpoint, expected float32 \[11, 7\]"
+    ):
+        TorchDcp().load_together(directory, Part(other, 0), saved, Alone())
+    with (directory / ".metadata").open("rb") as file:
+        metadata = pickle.load(file)
+    del metadata.state_dict_metadata["a"].chunks[1]
+    (directory / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match="lacks rows 0 to 10 of tensor 'a'"):
+        TorchDcp().load_together(directory, wanted, saved, Alone())
+    (directory / ".metadata").unlink()
+    with pytest.raises(CheckpointError, match=r"it has neither \.metadata"):
+        TorchDcp().load_together(directory, wanted, saved, Alone())
+
+
+def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
+    """DCP writes no index of what several ranks save as safetensors: that is refused when it is planned, and said."""
+    strategy = TorchDcp(serialization="safetensors")
+    assert strategy.facts.ranks == "one rank only"
+    with pytest.raises(CheckpointError, match="take serialization = torch_save, or one rank"):
+        strategy.footprint_together(Division.of(layout(), "dim0", 2))
+    division = Division.of(layout(), "dim0", 1)
+    strategy.save_together(STATE, tmp_path, Part(division, 0), Alone())
+    assert (
+        states.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, Alone())) is None
+    )

@@ -310,6 +310,6 @@ def test_more_nodes_than_this_machine_is(tiny: dict[str, Any], python: Any, tmp_
     study_toml = write_study(tmp_path, tiny, '["torch_save"]', "nodes = 2")
     done = python("-m", "jobs", "run", str(study_toml), "--cluster", "local", "--results", str(tmp_path))
 
-    assert 1 == done.returncode
+    assert 2 == done.returncode
     assert "takes 2 nodes, and --cluster local has one: use --cluster slurm" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,72 @@
+"""HDF5 files as a checkpoint needs them: a full disk is an error, and so is whatever can't be read."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckpt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import h5py
+
+
+@contextmanager
+def create(path: Path, names: list[str]) -> Iterator[h5py.File]:
+    """A new file, in a format whose metadata have checksums, for tensors of these names."""
+    import h5py
+
+    with _PatientFile(path, "w+") as raw:
+        with h5py.File(raw, "w", libver=("v110", "v110"), track_order=True) as file:
+            yield file
+            file.attrs["names"] = np.void(json.dumps(names).encode() + b"\n")
+        if raw.error:
+            raise raw.error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """An existing file.
+
+    Raises:
+        CheckpointError: if it is missing or damaged, or what is done with it fails in HDF5.
+    """
+    import h5py
+
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} is no complete checkpoint: it has no {path.name}")
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            yield file
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # h5py raises one of many kinds
+        raise CheckpointError(f"can't read {path}: {type(error).__name__}: {error}") from error
+
+
+class _PatientFile(io.FileIO):
+    """A file that keeps its first error for later: HDF5 has no way back from a failed write, and may crash."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it, or remember why not."""
+        view = memoryview(data).cast("B")
+        while view and not self.error:
+            try:
+                view = view[super().write(view) :]  # Linux writes 2 GiB at most
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Set the size, or remember why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
