@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ckpt.layout import Layout, layout_of, state_bytes
-from ckpt.sharding import Division
-from ckpt.strategy import Footprint, Strategy
+from ckpt.layout import layout_of, state_bytes
+from jobs import cells
 from jobs.errors import StudyError
 from jobs.scale import Scale
 from jobs.study import Slurm, Study, parse
@@ -112,12 +111,7 @@ class Plan:
 
     def left_out(self) -> list[str]:
         """What the study asks for and can't be done, with the reason."""
-        return self.study.dropped() + [
-            f"{chosen.label} at {scale}: it can't load on {scale.load_ranks} ranks what {scale.ranks} saved"
-            for chosen in self.study.methods()
-            for scale in dict.fromkeys(scale for target in self.study.targets for scale in self.study.scales(target))
-            if not can_load(chosen, self.study, scale)
-        ]
+        return self.study.dropped() + cells.left_out(self.study)
 
     def warnings(self) -> list[str]:
         """What the metadata servers will suffer from."""
@@ -146,81 +140,36 @@ def make_plan(study: Study) -> Plan:
     """
     layout = layout_of(study.state)
     size_bytes = state_bytes(layout)
-    cells = list(_cells(study, layout))
-    if not cells:
+    found = list(cells.of(study, layout))
+    if not found:
         raise StudyError(f"the study {study.name} plans no job: {'; '.join(Plan(study, ()).left_out())}")
     jobs: list[Job] = []
     for number in range(1, study.rounds + 1):
-        shuffled = list(cells)
+        shuffled = list(found)
         random.Random(f"{study.shuffle_seed} {number}").shuffle(shuffled)  # noqa: S311  # a shuffle, no secret
-        for chosen, target, scale, need in shuffled:
+        for cell in shuffled:
             jobs.append(
                 Job(
-                    id=job_id(number, chosen.label, target, scale),
+                    id=job_id(number, cell.strategy.label, cell.target, cell.scale),
                     order=len(jobs),
                     round=number,
-                    strategy=chosen.name(),
-                    options=chosen.options,
-                    label=chosen.label,
-                    target=target,
-                    nodes=scale.nodes,
-                    tasks_per_node=scale.tasks_per_node,
-                    load_ranks=scale.load_ranks,
+                    strategy=cell.strategy.name(),
+                    options=cell.strategy.options,
+                    label=cell.strategy.label,
+                    target=cell.target,
+                    nodes=cell.scale.nodes,
+                    tasks_per_node=cell.scale.tasks_per_node,
+                    load_ranks=cell.scale.load_ranks,
                     trials=study.trials.warmups + study.trials.repeats,
                     state_bytes=size_bytes,
-                    **need,
+                    rank_bytes=cell.rank_bytes,
+                    checkpoint_files=sum(each.file_count for each in cell.directories),
+                    checkpoint_bytes=sum(each.size_bytes for each in cell.directories),
+                    directory_files=max(each.file_count for each in cell.directories),
+                    directory_bytes=max(each.size_bytes for each in cell.directories),
                 )
             )
     return Plan(study, tuple(jobs))
-
-
-def _cells(study: Study, layout: Layout) -> Iterator[tuple[Strategy, str, Scale, dict[str, int]]]:
-    """Every strategy on every target at every scale, with what it will take; but for what can't be done."""
-    directories = {
-        (scale, target.on_each_node): scale.directories(layout, study.state.sharding, node_local=target.on_each_node)
-        for name, target in study.targets.items()
-        for scale in study.scales(name)
-    }
-    rank_bytes = {
-        key: max(_largest_share(each) for each in {each.layout: each for each in divisions}.values())  # most are alike
-        for key, divisions in directories.items()
-    }
-    for chosen in study.methods():
-        taken = {key: list(_footprints(chosen, divisions)) for key, divisions in directories.items()}
-        for name, target in study.targets.items():
-            for scale in study.scales(name):
-                if can_load(chosen, study, scale):
-                    key = scale, target.on_each_node
-                    files, sizes = (
-                        [getattr(each, what) for each in taken[key]] for what in ("file_count", "size_bytes")
-                    )
-                    need = {"checkpoint_files": sum(files), "checkpoint_bytes": sum(sizes)}
-                    need |= {
-                        "directory_files": max(files),
-                        "directory_bytes": max(sizes),
-                        "rank_bytes": rank_bytes[key],
-                    }
-                    yield chosen, name, scale, need
-
-
-def _footprints(chosen: Strategy, directories: Sequence[Division]) -> Iterator[Footprint]:
-    """What a checkpoint takes in each directory; most nodes' parts are alike."""
-    known: dict[Layout, Footprint] = {}
-    for division in directories:
-        if division.layout not in known:
-            alone = division.count == 1
-            known[division.layout] = chosen.footprint(division.layout) if alone else chosen.footprint_together(division)
-        yield known[division.layout]
-
-
-def _largest_share(division: Division) -> int:
-    return max(state_bytes(layout) for layout, _ in division.alike())
-
-
-def can_load(chosen: Strategy, study: Study, scale: Scale) -> bool:
-    """Whether a strategy can load on as many ranks as the study asks for."""
-    reshards = scale.reshards and study.state.sharding != "replicated"
-    return not reshards or chosen.facts.resharding == "any number of ranks"
 
 
 def job_id(number: int, label: str, target: str, scale: Scale) -> str:

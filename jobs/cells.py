@@ -1,0 +1,94 @@
+"""The cells of a study: every strategy on every target at every scale, with what it will take; pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout, TensorLayout, state_bytes
+from ckpt.sharding import Division
+from ckpt.strategy import Footprint, Strategy
+from jobs.scale import Scale
+from jobs.study import Study
+
+_SOMETHING = (TensorLayout("any", (1,), "float32"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One strategy on one target at one scale."""
+
+    strategy: Strategy
+    target: str
+    scale: Scale
+    rank_bytes: int
+    """The largest share of the state that a rank saves."""
+    directories: tuple[Footprint, ...]
+    """What a checkpoint takes at most: in the one directory, or in each node's."""
+
+
+def of(study: Study, layout: Layout) -> Iterator[Cell]:
+    """The cells of a study whose state has these tensors, but for what can't be done."""
+    divided = {
+        (scale, target.on_each_node): scale.directories(layout, study.state.sharding, node_local=target.on_each_node)
+        for name, target in study.targets.items()
+        for scale in study.scales(name)
+    }
+    rank_bytes = {
+        key: max(_largest_share(each) for each in {each.layout: each for each in divisions}.values())  # most are alike
+        for key, divisions in divided.items()
+    }
+    for chosen in study.methods():
+        taken = {
+            key: tuple(_footprints(chosen, divisions))
+            for key, divisions in divided.items()
+            if not _why_not(chosen, study, *key)
+        }
+        for name, target in study.targets.items():
+            for scale in study.scales(name):
+                key = scale, target.on_each_node
+                if key in taken:
+                    yield Cell(chosen, name, scale, rank_bytes[key], taken[key])
+
+
+def left_out(study: Study) -> list[str]:
+    """What a study asks for and can't be done, with the reason."""
+    asked = dict.fromkeys(
+        (scale, target.on_each_node) for name, target in study.targets.items() for scale in study.scales(name)
+    )
+    reasons = {
+        f"{chosen.label} at {scale}: {_why_not(chosen, study, scale, on_each_node)}": None
+        for chosen in study.methods()
+        for scale, on_each_node in asked
+        if _why_not(chosen, study, scale, on_each_node)
+    }
+    return list(reasons)
+
+
+def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -> str:
+    """Why a strategy can't do what a study asks for at a scale; empty if it can."""
+    reshards = scale.reshards and study.state.sharding != "replicated"
+    if reshards and chosen.facts.resharding != "any number of ranks":
+        return f"it can't load on {scale.load_ranks} ranks what {scale.ranks} saved"
+    together = scale.tasks_per_node if on_each_node else scale.ranks
+    if together > 1:
+        try:
+            chosen.footprint_together(Division.of(_SOMETHING, study.state.sharding, together))
+        except CheckpointError as error:
+            return str(error)
+    return ""
+
+
+def _footprints(chosen: Strategy, directories: Sequence[Division]) -> Iterator[Footprint]:
+    """What a checkpoint takes in each directory; most nodes' parts are alike."""
+    known: dict[Layout, Footprint] = {}
+    for division in directories:
+        if division.layout not in known:
+            alone = division.count == 1
+            known[division.layout] = chosen.footprint(division.layout) if alone else chosen.footprint_together(division)
+        yield known[division.layout]
+
+
+def _largest_share(division: Division) -> int:
+    return max(state_bytes(layout) for layout, _ in division.alike())
