@@ -10,10 +10,11 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Strict
+from pydantic import Field, Strict
 
 from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
@@ -23,7 +24,16 @@ PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models")
 Count = Annotated[int, Strict()]
 """A whole number, and neither `true` nor `"3"`, where a study is validated."""
 
+FractionOf = Annotated[float, Strict(), Field(gt=0, le=1)]
+"""More than nothing and at most all, and neither `true` nor `"0.5"`, where a study is validated."""
+
 DType = Literal["float16", "bfloat16", "float32"]
+
+Sharding = Literal["dim0", "tensors", "replicated"]
+"""How ranks share a state; `ckpt.sharding` says what each means."""
+
+MASTER, EXP_AVG, EXP_AVG_SQ = "optimizer.master.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."
+"""What stands before a parameter's name in the names of what mixed-precision Adam keeps of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +81,17 @@ class StateSpec:
 
     Attributes:
         model: a preset, the path of a `config.json`, or of a Hugging Face directory (then with its weights).
-        tensors: only the first so many, in `state_dict` order; None for all.
+        tensors: only the model's first so many, in `state_dict` order; None for all.
         dtype: of the floating-point tensors; None for the one that the model's configuration names.
         values: `normal-bfloat16` is normal(0, 0.02) rounded to bfloat16, as trained weights are;
             `normal` is not rounded. Real weights ignore it.
         seed: of the generated values.
+        sharding: how the ranks share the state, if there are several.
+        contents: `weights` is the model; `training` adds what mixed-precision Adam keeps of every parameter, in
+            float32: master weights, `exp_avg` and `exp_avg_sq`. With 16-bit weights those are 14 bytes a parameter, as
+            MLPerf Storage counts. These are always generated, beside real weights too.
+        fraction: only the model's first tensors, as many as have together at most this share of its bytes, but at
+            least one; None for all. Both are cut from the model, before `contents` adds to it.
     """
 
     # Read by pydantic, where a study file is validated.
@@ -86,6 +102,9 @@ class StateSpec:
     dtype: DType | None = None
     values: Literal["normal-bfloat16", "normal"] = "normal-bfloat16"
     seed: Count = 0
+    sharding: Sharding = "dim0"
+    contents: Literal["weights", "training"] = "weights"
+    fraction: FractionOf | None = None
 
     @property
     def directory(self) -> Path | None:
@@ -142,19 +161,46 @@ def layout_of(spec: StateSpec) -> Layout:
             raise CheckpointError(f"the configuration of {spec.model!r} lacks the key {error}") from None
     else:
         layout = _from_transformers(spec)
-    return first_tensors(layout, spec)
+    return state_of(layout, spec)
 
 
-def first_tensors(layout: Layout, spec: StateSpec) -> Layout:
-    """The first `spec.tensors` of a model's tensors."""
-    if spec.tensors is None:
-        return layout
-    if not 1 <= spec.tensors <= len(layout):
+def state_of(model: Layout, spec: StateSpec) -> Layout:
+    """What a state consists of whose model has these tensors: those that are asked for, and the optimizer's.
+
+    Raises:
+        CheckpointError: if more or less of the model is asked for than there is.
+    """
+    kept = _first_tensors(model, spec)
+    return kept if spec.contents == "weights" else (*kept, *_optimizer(kept))
+
+
+def _first_tensors(model: Layout, spec: StateSpec) -> Layout:
+    if spec.tensors is not None and spec.fraction is not None:
         raise CheckpointError(
-            f"state.tensors = {spec.tensors}, but {spec.model!r} has {len(layout)} tensors: "
-            f"give a number from 1 to {len(layout)}, or leave the key out for all of them"
+            f"state.tensors = {spec.tensors} and state.fraction = {spec.fraction} contradict each other: give one"
         )
-    return layout[: spec.tensors]
+    if spec.tensors is not None and not 1 <= spec.tensors <= len(model):
+        raise CheckpointError(
+            f"state.tensors = {spec.tensors}, but {spec.model!r} has {len(model)} tensors: "
+            f"give a number from 1 to {len(model)}, or leave the key out for all of them"
+        )
+    if spec.fraction is None:
+        return model[: spec.tensors]
+    if not 0 < spec.fraction <= 1:
+        raise CheckpointError(
+            f"state.fraction = {spec.fraction}: give a number above 0 and up to 1, or leave the key out for all tensors"
+        )
+    whole_bytes = max(1, state_bytes(model))
+    ends = accumulate(tensor.size_bytes if tensor.same_as is None else 0 for tensor in model)
+    return model[: max(1, sum(end / whole_bytes <= spec.fraction for end in ends))]
+
+
+def _optimizer(model: Layout) -> Iterator[TensorLayout]:
+    """Three copies of every parameter, tied ones once: of each tensor that isn't made of integers."""
+    for tensor in model:
+        if tensor.same_as is None and "float" in tensor.dtype:
+            for kind in (MASTER, EXP_AVG, EXP_AVG_SQ):
+                yield TensorLayout(kind + tensor.name, tensor.shape, "float32")
 
 
 def _from_transformers(spec: StateSpec) -> Layout:

@@ -10,7 +10,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,14 @@ class Ranks(ABC):
         """
 
     @abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """On the first rank everybody's value, by rank; nothing on the others, which don't wait.
+
+        Raises:
+            LostRankError: as above.
+        """
+
+    @abstractmethod
     def fail(self, reason: str) -> None:
         """Tell those that wait for this rank, or will, that it can't go on."""
 
@@ -84,6 +92,10 @@ class Alone(Ranks):
     rank, size = 0, 1
 
     def all_gather(self, value: Any) -> list[Any]:
+        """Its own value."""
+        return [value]
+
+    def gather(self, value: Any) -> list[Any]:
         """Its own value."""
         return [value]
 
@@ -147,19 +159,20 @@ class StoreRanks(Ranks):
         self._wait(others, self._timeout_s, *range(1, self.size))
         return [value, *map(json.loads, self._store.multi_get(others))]
 
-    def gather_those_left(self, value: Any, within_s: float) -> dict[int, Any]:
+    def gather_those_left(self, topic: str, value: Any, within_s: float) -> dict[int, Any]:
         """On the first rank, the values of all that answer in time, by rank; on the others nothing, without a wait.
 
-        For the end, when some may be lost.
+        For the end, when some may be lost; once for each topic.
         """
-        key = f"{self._name}/last/{self.rank}"
+        key = f"{self._name}/{topic}/{self.rank}"
         if self.rank:
-            self._store.set(key, json.dumps(value))
+            with suppress(RuntimeError, OSError):  # the server may be gone already
+                self._store.set(key, json.dumps(value))
             return {}
         found = {0: value}
         end = time.monotonic() + within_s
         for rank in range(1, self.size):
-            key = f"{self._name}/last/{rank}"
+            key = f"{self._name}/{topic}/{rank}"
             while not self._store.check([key]) and time.monotonic() < end:
                 time.sleep(0.05)
             if self._store.check([key]):
@@ -188,11 +201,9 @@ class StoreRanks(Ranks):
         self._leave(f"{self.called(self.rank)}: {reason}")
 
     def _leave(self, failure: str) -> None:
-        try:
+        with suppress(RuntimeError, OSError):  # where the server is gone, everybody sees that
             if not self._store.check([_FAILURE]):  # the first one stays
                 self._store.set(_FAILURE, json.dumps(failure))
-        except (RuntimeError, OSError):  # the server is gone, and everybody sees that
-            pass
 
     @contextmanager
     def _losses_told(self) -> Iterator[None]:
@@ -226,8 +237,9 @@ class StoreRanks(Ranks):
         _process_group[:] = [self._name]
 
     def called(self, rank: int) -> str:
-        """What messages call a rank."""
-        return f"rank {rank} ({self._members[rank][1]})"
+        """What messages call a rank of this group: by its place among all processes."""
+        place, host = self._members[rank]
+        return f"rank {place} ({host})"
 
     def _wait(self, keys: Sequence[str], timeout_s: float, *ranks: int) -> None:
         """Wait for all keys, each from its rank, but no longer than that, nor once a rank has failed."""

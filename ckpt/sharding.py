@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
 from itertools import pairwise
-from typing import Literal
 
-from ckpt.layout import Layout, TensorLayout
-
-Sharding = Literal["dim0", "tensors", "replicated"]
+from ckpt.layout import Layout, Sharding, TensorLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,8 @@ class Slice:
         """The slice as a tensor of its own."""
         if not self.whole.shape:
             return self.whole
-        return replace(self.whole, shape=(self.stop - self.start, *self.whole.shape[1:]))
+        whole = self.whole  # not `replace`, which is slow: a plan may ask for a million slices
+        return TensorLayout(whole.name, (self.stop - self.start, *whole.shape[1:]), whole.dtype, whole.same_as)
 
     @property
     def is_whole(self) -> bool:

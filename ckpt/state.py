@@ -4,52 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
-from ckpt.dtypes import name_of
+from ckpt import values
+from ckpt.dtypes import name_of, tied
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, StateSpec, TensorLayout, config_dtype, first_tensors, layout_of, read_config
+from ckpt.layout import (
+    Layout,
+    StateSpec,
+    TensorLayout,
+    config_dtype,
+    layout_of,
+    parameters,
+    read_config,
+    state_bytes,
+    state_of,
+)
+from ckpt.ranks import Alone, Ranks
+from ckpt.sharding import Division, Part, Share
+from ckpt.values import Block, Piece, pieces
 
 State = dict[str, torch.Tensor]
 """Named tensors, in `state_dict` order."""
 
-BLOCK_ELEMENTS = 1 << 20
-"""Values are generated and hashed in blocks of so many elements, each on its own, so that all cores can take
-part and a part of a tensor can be made without the rest. Changing it changes every value and digest."""
-
-_STANDARD_DEVIATION = 0.02
+_Result = TypeVar("_Result")
+_ALONE = Alone()
 
 
-def build(spec: StateSpec) -> State:
-    """The state that a study asks for, in memory of its own.
+def build(spec: StateSpec, part: Part | None = None) -> State:
+    """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.holds` says.
+
+    `part` is of a division of `layout_of(spec)` among all ranks, not of a window.
+    A part has the values that it has in the whole, and takes little more memory than its own size to build; so do
+    real weights where `values.RealWeights` can read them by blocks, else the whole model is loaded first.
 
     Raises:
         CheckpointError: if the model can't be built, or what transformers builds isn't what was planned.
     """
-    weights = _real_weights(spec) if spec.directory else {}
-    layout = first_tensors(meta_layout(spec), spec)
-    if not weights and layout != layout_of(spec):
+    planned = layout_of(spec)
+    if state_of(meta_layout(spec), spec) != planned:
         raise CheckpointError(
             f"transformers builds other tensors for {spec.model!r} than were planned: report it, with the "
             "model's config.json"
         )
+    share = (part or _alone(planned)).holds
+    block = values.of(spec, planned)
     state: State = {}
-    for tensor in layout:
-        if tensor.same_as is not None and tensor.same_as in state:
+    for each in share:
+        tensor = each.whole
+        if tensor.same_as is not None:
             state[tensor.name] = state[tensor.same_as]
-        elif weights:
-            state[tensor.name] = weights[tensor.name]
         else:
-            state[tensor.name] = torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype))
-    if not weights:
-        fill(state, spec)
+            state[tensor.name] = torch.empty(each.layout.shape, dtype=getattr(torch, tensor.dtype))
+    fill(state, share, block)
     return state
 
 
@@ -75,55 +88,55 @@ def meta_layout(spec: StateSpec) -> Layout:
     return tuple(layout)
 
 
-def _real_weights(spec: StateSpec) -> State:
-    from transformers import AutoModelForCausalLM
+def fill(state: State, share: Share, block: Block) -> None:
+    """Give every element of a share its value."""
 
-    dtype = config_dtype(spec, read_config(spec))
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.directory, dtype=getattr(torch, dtype), local_files_only=True, weights_only=True
-        )
-    except Exception as error:  # as above
-        raise CheckpointError(f"can't load the weights in {spec.directory}: {error}") from error
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    def fill_piece(piece: Piece) -> None:
+        _flat(state[piece.tensor.name])[piece.held].copy_(block(piece.tensor, piece.number)[piece.within])
 
-
-def fill(state: State, spec: StateSpec) -> None:
-    """Fill every tensor with values that depend on the seed, its name and the place: no two are alike."""
-    buffers = threading.local()
-    owners = {id(tensor): name for name, tensor in reversed(state.items())}  # tied: the first name's values
-
-    def fill_block(name: str, flat: torch.Tensor, block: int) -> None:
-        part = flat[block * BLOCK_ELEMENTS : (block + 1) * BLOCK_ELEMENTS]
-        random = np.random.Generator(np.random.SFC64(_seed(spec.seed, name, block)))
-        if not part.dtype.is_floating_point:
-            high = 2 if part.dtype == torch.bool else 127
-            part.copy_(torch.from_numpy(random.integers(0, high, size=part.numel())))
-            return
-        if not hasattr(buffers, "values"):
-            buffers.values = np.empty(BLOCK_ELEMENTS, np.float32)
-        random.standard_normal(out=buffers.values[: part.numel()], dtype=np.float32)
-        values = torch.from_numpy(buffers.values[: part.numel()]).mul_(_STANDARD_DEVIATION)
-        part.copy_(values.to(torch.bfloat16) if spec.values == "normal-bfloat16" else values)
-
-    _for_each_block({name: state[name] for name in owners.values()}, fill_block)
+    _on_all_cores(fill_piece, pieces(share))
 
 
 def digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and every byte; the same whoever computes it, in however many parts."""
-    hashes: dict[tuple[str, int], bytes] = {}
+    layout = _layout(state)
+    return _digest(layout, _hashes(state, _alone(layout).holds, None))
 
-    def hash_block(name: str, flat: torch.Tensor, block: int) -> None:
-        part = flat[block * BLOCK_ELEMENTS : (block + 1) * BLOCK_ELEMENTS]
-        hashes[name, block] = hashlib.sha256(part.view(torch.uint8).numpy().data).digest()
 
-    _for_each_block(state, hash_block)
+def _digest(layout: Layout, hashes: Mapping[str, bytes]) -> str:
+    """The digest of a state, from those of its blocks, one behind the other; tied tensors have their first one's."""
     whole = hashlib.sha256()
-    for name, tensor in state.items():
-        whole.update(repr((name, name_of(tensor), tuple(tensor.shape))).encode("utf-8", "surrogatepass"))
-        for block in range(_blocks(tensor)):
-            whole.update(hashes[name, block])
+    for tensor in layout:
+        whole.update(repr((tensor.name, tensor.dtype, tensor.shape)).encode("utf-8", "surrogatepass"))
+        whole.update(hashes.get(tensor.same_as or tensor.name, b""))
     return whole.hexdigest()
+
+
+def _hashes(state: State, share: Share, block: Block | None) -> dict[str, bytes]:
+    """SHA-256 of each block that begins in a share, one behind the other, by tensor.
+
+    Of a block that only partly lies there `block` tells the rest, once it agrees with what does.
+    """
+    flat = {name: _flat(tensor) for name, tensor in state.items()}
+
+    def hash_piece(piece: Piece) -> tuple[str, bytes]:
+        held = flat[piece.tensor.name][piece.held]
+        whole = held
+        if not piece.is_whole:
+            assert block is not None
+            whole = block(piece.tensor, piece.number).to(held.dtype)
+            if not torch.equal(_bytes(held), _bytes(whole[piece.within])):
+                raise CheckpointError(
+                    f"{piece.tensor.name}: block {piece.number} has other values than it was built with: "
+                    "this machine's memory, or what changed the state since, is at fault"
+                )
+        begins = piece.within.start == 0
+        return piece.tensor.name, hashlib.sha256(_bytes(whole).numpy().data).digest() if begins else b""
+
+    found: dict[str, bytes] = {}
+    for name, hashed in _on_all_cores(hash_piece, pieces(share)):
+        found[name] = found.get(name, b"") + hashed
+    return found
 
 
 def first_difference(expected: State, found: State) -> str | None:
@@ -176,39 +189,70 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return _flat(tensor).view(torch.uint8)
 
 
-def _seed(seed: int, name: str, block: int) -> np.random.SeedSequence:
-    name_hash = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8])
-    return np.random.SeedSequence([seed, name_hash, block])
+def _layout(state: State) -> Layout:
+    first = tied(state)
+    return tuple(
+        TensorLayout(name, tuple(tensor.shape), name_of(tensor), first[name][0] if name in first else None)
+        for name, tensor in state.items()
+    )
 
 
-def _blocks(tensor: torch.Tensor) -> int:
-    return -(-tensor.numel() // BLOCK_ELEMENTS)
+def _alone(layout: Layout) -> Part:
+    """The part of a process that has no others: everything."""
+    return Part(Division.of(layout, "dim0", 1), 0)
 
 
-def _for_each_block(state: State, work: Callable[[str, torch.Tensor, int], None]) -> None:
-    """Call `work(name, 1-D tensor, block number)` for each block of each tensor, on all cores."""
-
-    def blocks() -> Iterator[tuple[str, torch.Tensor, int]]:
-        for name, tensor in state.items():
-            flat = _flat(tensor)
-            for block in range(_blocks(tensor)):
-                yield name, flat, block
-
+def _on_all_cores(work: Callable[[Piece], _Result], each: Iterable[Piece]) -> list[_Result]:
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
-        for _ in pool.map(lambda arguments: work(*arguments), list(blocks())):
-            pass
+        return list(pool.map(work, each))
 
 
-def describe(state: State, spec: StateSpec) -> dict[str, Any]:
-    """The facts about a state that a timing log keeps."""
-    unique = {tensor.data_ptr() or index: tensor for index, tensor in enumerate(state.values())}
+def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Ranks = _ALONE) -> dict[str, Any]:
+    """The facts about a whole state that a timing log keeps; every rank calls it, with its part, and the first knows.
+
+    The digest is the same for every number of ranks and every way to share the state.
+
+    Args:
+        state: what `part.holds` says, as it was built.
+        spec: which state it is.
+        part: this rank's; None for all of it.
+        ranks: those that share the state, in the order of their parts.
+
+    Returns:
+        On the first rank the facts, on the others nothing.
+
+    Raises:
+        CheckpointError: if what a rank holds is not what it was built with, where a block of its values lies with
+            several ranks; and if ranks that should hold the same don't.
+        LostRankError: if a rank did not come.
+    """
+    part = part or _alone(_layout(state))
+    layout, share = part.division.tensors, part.holds
+    block = None if all(piece.is_whole for piece in pieces(share)) else values.of(spec, layout)
+    hashes = _hashes(state, share, block)
+    if part.division.sharding == "replicated":
+        found = ranks.gather(_digest(layout, hashes))
+        others = [rank for rank, each in enumerate(found) if each != found[0]]
+        if others:
+            raise CheckpointError(f"rank 0 holds another state than rank {', '.join(map(str, others[:5]))}")
+        whole = found[0] if found else ""
+    else:
+        gathered: dict[str, bytes] = {}
+        for each in ranks.gather({name: b64encode(hashed).decode() for name, hashed in hashes.items() if hashed}):
+            for name, hashed in each.items():  # a tensor's blocks lie with the ranks in their order
+                gathered[name] = gathered.get(name, b"") + b64decode(hashed)
+        whole = _digest(layout, gathered)
+    if ranks.rank:
+        return {}
     return {
         "model": spec.model,
-        "tensors": len(state),
-        "parameters": sum(tensor.numel() for tensor in unique.values()),
-        "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in unique.values()),
-        "dtypes": ", ".join(sorted({name_of(tensor) for tensor in state.values()})),
+        "tensors": len(layout),
+        "parameters": parameters(layout),
+        "state_bytes": state_bytes(layout),
+        "dtypes": ", ".join(sorted({tensor.dtype for tensor in layout})),
         "values": "weights" if spec.directory else spec.values,
         "seed": spec.seed,
-        "digest": digest(state),
+        "sharding": spec.sharding,
+        "contents": spec.contents,
+        "digest": whole,
     }

@@ -8,7 +8,8 @@ import mmap
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ _PAGE_BYTES = mmap.PAGESIZE
 _CACHESTAT = 451  # the system call's number on every architecture; Linux 6.5 and later
 _SYNC_THREADS = 8
 """Concurrent fsyncs let a journal commit several files at once; more did not help on one disk."""
+
+
+Dealt = tuple[int, int]
+"""Which of a machine's processes this is, and how many share the work of looking at every file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +119,20 @@ def flush(directory: Path, *, files: bool = True) -> None:
         OSError: if the kernel reports that something could not be written.
     """
     if files:
-        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-            for _ in pool.map(lambda entry: fsync_path(entry.path), list(files_below(directory))):
-                pass
+        sync_files([entry.path for entry in files_below(directory)])
     for parent, _, _ in os.walk(directory, topdown=False):
         fsync_path(parent)
+
+
+def sync_files(paths: Sequence[Path | str]) -> None:
+    """Bring files to stable storage, several at a time.
+
+    Raises:
+        OSError: as above.
+    """
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        for _ in pool.map(fsync_path, paths):
+            pass
 
 
 def fsync_path(path: Path | str) -> None:
@@ -149,24 +163,47 @@ def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
     partial.rename(path)
 
 
-def evict(directory: Path) -> None:
+def evict(directory: Path, dealt: Dealt = (0, 1)) -> None:
     """Ask the kernel to drop the cached pages of every file below.
 
     Only clean pages go, so `flush` first; and nothing is promised, so measure `resident_fraction` after.
     """
-    for entry in files_below(directory):
-        descriptor = os.open(entry.path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+    for entry in _dealt_files(directory, dealt):
+        evict_file(entry.path)
+
+
+def evict_file(path: Path | str) -> None:
+    """The same for one file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def resident_fraction(directory: Path) -> float:
     """The share of the files' pages that lie in this machine's page cache: 0 is cold, 1 is warm, NaN unknown."""
-    found = [_resident_pages(entry.path) for entry in files_below(directory)]
-    pages = sum(pages for pages, _ in found)
-    return sum(resident for _, resident in found) / pages if pages else 0.0
+    return fraction([residency(directory)])
+
+
+def residency(directory: Path, dealt: Dealt = (0, 1)) -> tuple[int, float]:
+    """The pages of the files, and how many of them lie in this machine's page cache; NaN unknown."""
+    found = [_resident_pages(entry.path) for entry in _dealt_files(directory, dealt)]
+    return sum(pages for pages, _ in found), sum(resident for _, resident in found)
+
+
+def fraction(found: Iterable[tuple[int, float]]) -> float:
+    """The resident share of several processes' files together."""
+    pages, resident = (sum(each) for each in zip(*found, strict=True))
+    return resident / pages if pages else 0.0
+
+
+def _dealt_files(directory: Path, dealt: Dealt) -> Iterator[os.DirEntry[str]]:
+    """Those of the files below that are this process's to look at."""
+    mine, processes = dealt
+    for entry in files_below(directory):
+        if zlib.crc32(os.fsencode(entry.path)) % processes == mine:
+            yield entry
 
 
 def resident_fraction_of(path: Path) -> float:
@@ -192,9 +229,14 @@ def _resident_pages(path: Path | str) -> tuple[int, float]:
 
 def dirty_pages(directory: Path) -> int | None:
     """Pages of the files below that are not on storage yet; None where the kernel can't tell (before Linux 6.5)."""
+    return dirty_pages_of([entry.path for entry in files_below(directory)])
+
+
+def dirty_pages_of(paths: Iterable[Path | str]) -> int | None:
+    """The same for some files."""
     dirty = 0
-    for entry in files_below(directory):
-        descriptor = os.open(entry.path, os.O_RDONLY)
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             counts = _cachestat_counts(descriptor)
         finally:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from ckpt.cli import run as run_command_line
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
 from jobs import plan as plans
-from jobs import slurm, submit, targets, timing_log, whereabouts
+from jobs import plan_table, slurm, submit, targets, timing_log, whereabouts
 from jobs import status as statuses
 from jobs import study as studies
 from jobs.errors import StudyError, TimingLogError
+from jobs.follow import follow, submit_and_follow
 from jobs.paths import StudyPaths, find_study
 from jobs.plan import Plan
+from jobs.plan_table import wide_console
 
 app = App(
     name="python -m jobs",
@@ -36,25 +32,20 @@ app = App(
 ResultsOption = Annotated[Path, Parameter(name="--results")]
 ClusterOption = Annotated[submit.ClusterName | None, Parameter(name="--cluster")]
 
-_POLL_S = 0.5
-
-_LOG_LAG_S = 10
-"""How long a job that ended may take until its log is visible here, before it counts as lost."""
-
 
 @app.command
 def plan(study: str, *, ids: bool = False) -> None:
-    """Print the jobs of a study in the order of submission, and the bytes that each will write.
+    """Print the jobs of a study in the order of submission, and what each will take.
 
     Args:
         study: a TOML file, or the name of a shipped study.
-        ids: print the job ids only, one a line, for scripts.
+        ids: for scripts, print a line for each job: its id, its nodes, and the tasks that srun has to start on each.
     """
     planned = plans.make_plan(studies.read(studies.find(study)))
     if ids:
-        print("\n".join(job.id for job in planned.jobs))
+        print("\n".join(f"{job.id} {job.nodes} {job.scale.processes_per_node}" for job in planned.jobs))
     else:
-        _print_plan(planned)
+        wide_console().print(plan_table.table(planned))
 
 
 @app.command
@@ -77,7 +68,7 @@ def run(
     if prepared is None:
         return 0
     paths = prepared[0]
-    code = _submit_and_follow(*prepared, wait=True)
+    code = submit_and_follow(*prepared, wait=True)
     from analysis.__main__ import print_tables  # the one look from here into analysis: the end of the pipe
 
     print_tables([paths.root])
@@ -130,7 +121,7 @@ def submit_study(
         dry_run: say what would be done, and do nothing.
     """
     prepared = _prepare(study, results, cluster, dry_run=dry_run)
-    return 0 if prepared is None else _submit_and_follow(*prepared, wait=False)
+    return 0 if prepared is None else submit_and_follow(*prepared, wait=False)
 
 
 @app.command
@@ -145,11 +136,11 @@ def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] 
     paths = find_study(results)
     planned = _read_plan(paths)
     found = statuses.of_study(paths, planned)
-    console = _console()
+    console = wide_console()
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=1))
     elif watch and console.is_terminal:
-        found = _follow(console, paths, planned, None)
+        found = follow(console, paths, planned, None)
         console.print(statuses.table(found))
     else:
         console.print(statuses.table(found))
@@ -187,7 +178,7 @@ def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster:
         prepared = _prepare(file.name, results, cluster, dry_run=False)
     if prepared is None:
         return 0
-    _submit_and_follow(*prepared, wait=True)
+    submit_and_follow(*prepared, wait=True)
     paths, planned, _ = prepared
     log = timing_log.read(paths.log(planned.jobs[0].id))
     found = list(SelfTest().verdicts(load_results(paths.root), str(log.storage["cache_caveat"])))
@@ -204,6 +195,7 @@ def run_one_job(
     strategy: str = "",
     target: str = "",
     round_number: Annotated[int, Parameter(name="--round")] = 1,
+    scale: str = "",
     results: ResultsOption = Path("results"),
 ) -> int:
     """Run one job of a study here and now, as the cluster would: the body of slurm/*.sbatch.
@@ -214,6 +206,7 @@ def run_one_job(
         strategy: its label, as `plan` shows it in the job id.
         target: its target.
         round_number: its round.
+        scale: its nodes and tasks per node, such as 2x4, where the study has several.
         results: the directory that gets a directory for the study.
     """
     from jobs.run import run_job
@@ -224,7 +217,7 @@ def run_one_job(
     else:
         paths, planned, source = _read_study(study, results)
         _make_directory(paths, planned, source)
-    job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number)
+    job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number, scale)
     return 0 if run_job(str(paths.root), job.id) in timing_log.GOOD else 1
 
 
@@ -259,8 +252,10 @@ def _prepare(
     if chosen != "slurm":
         for name, target in planned.study.targets.items():
             targets.check(name, target, targets.resolve(name, target, os.environ), *planned.largest(name))
+        for job in planned.jobs:
+            submit.refuse_here(job, chosen)
     if dry_run:
-        _print_plan(planned)
+        wide_console().print(plan_table.table(planned))
         if chosen == "slurm":
             for batch in plans.batches(planned.study, planned.jobs, slurm.largest_array()):
                 print(f"\n--- sbatch script of {len(batch.jobs)} jobs ({batch.why})")
@@ -287,92 +282,8 @@ def _refuse_another_study(paths: StudyPaths, planned: Plan) -> None:
         )
 
 
-def _submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterName, *, wait: bool) -> int:
-    missing = statuses.missing(statuses.of_study(paths, planned))
-    to_send = [job for job in planned.jobs if job.id in missing]
-    console = _console()
-    console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
-    _print_dropped(console, planned)
-    submitter = submit.Submitter(paths, planned, cluster)
-    submitter.submit(to_send)
-    if cluster == "slurm" and not wait:
-        console.print(Text(f"submitted; follow them with: python -m jobs status {paths.root}"))
-        return 0
-    try:
-        found = _follow(console, paths, planned, submitter)
-    except KeyboardInterrupt:
-        left = "queued jobs stay" if cluster == "slurm" else "the running job is interrupted too, and marks its log"
-        again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study goes on"
-        console.print(Text(f"stopped: {left}. {again}"))
-        raise
-    console.print(statuses.table(found))
-    return 1 if any(each.state not in statuses.GOOD for each in found) else 0
-
-
-def _follow(
-    console: Console, paths: StudyPaths, planned: Plan, submitter: submit.Submitter | None
-) -> list[statuses.JobStatus]:
-    """Start what has to be started here and show all jobs until they have ended.
-
-    A terminal gets a table that changes, anything else a line for each change.
-    """
-    shown: dict[str, tuple[str, int]] = {}
-    settled_s = 0.0
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            more = submitter.advance() if submitter else False
-            started = time.monotonic()
-            found = statuses.of_study(paths, planned)
-            if console.is_terminal:
-                live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
-            for each in found if not console.is_terminal else ():
-                if shown.get(each.job_id, ("not submitted", 0)) != (each.state, each.trials_done):
-                    shown[each.job_id] = (each.state, each.trials_done)
-                    console.print(Text(f"{each.job_id}: {each.state}, trial {each.trials_done} of {each.trials}"))
-            states = {each.state for each in found}
-            if not more and not states & statuses.ON_THEIR_WAY:
-                # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
-                if "lost" not in states or settled_s >= _LOG_LAG_S:
-                    return found
-            else:
-                settled_s = 0.0
-            pause_s = max(_POLL_S, 2 * (time.monotonic() - started))  # a slow answer means a busy controller
-            time.sleep(pause_s)
-            settled_s += pause_s
-
-
 def _read_plan(paths: StudyPaths) -> Plan:
     return plans.from_json(paths.plan_json.read_text(errors="replace"), str(paths.plan_json))
-
-
-def _print_plan(planned: Plan) -> None:
-    shown = Table(box=None, pad_edge=False)
-    for heading in ("order", "job", "files ≤", "checkpoint ≤", "trials", "writes ≤"):
-        shown.add_column(heading, justify="left" if heading == "job" else "right", no_wrap=True)
-    for job in planned.jobs:
-        sizes = f"{job.checkpoint_bytes / 1e9:.2f} GB", str(job.trials), f"{job.written_bytes / 1e9:.2f} GB"
-        shown.add_row(str(job.order), job.id, f"{job.checkpoint_files:,}", *sizes)
-    console = _console()
-    console.print(shown)
-    for batch in plans.batches(planned.study, planned.jobs):
-        console.print(Text(f"on Slurm, {len(batch.jobs)} jobs in one array, {batch.why}"))
-    _print_dropped(console, planned)
-    state = planned.jobs[0].state_bytes
-    total = sum(job.written_bytes for job in planned.jobs)
-    console.print(Text(
-        f"{len(planned.jobs)} jobs; state {state / 1e9:.2f} GB ({state / 2**30:.2f} GiB); "
-        f"writes at most {total / 1e9:.2f} GB, one checkpoint at a time"
-    ))  # fmt: skip
-
-
-def _print_dropped(console: Console, planned: Plan) -> None:
-    for reason in planned.study.dropped():
-        console.print(Text(f"left out: {reason}"))
-
-
-def _console() -> Console:
-    """Where people read: as wide as the terminal; wide enough for a job id where there is none."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ckpt.layout import layout_of, state_bytes
+from ckpt.layout import Layout, layout_of, state_bytes
+from ckpt.sharding import Division
+from ckpt.strategy import Footprint, Strategy
 from jobs.errors import StudyError
+from jobs.scale import Scale
 from jobs.study import Slurm, Study, parse
 
-_SLURM_DEFAULTS = Slurm(timeout_min=60, signal_delay_s=120, nodes=1, tasks_per_node=1)
+_SLURM_DEFAULTS = Slurm(timeout_min=60, signal_delay_s=120)
 """Where a study leaves it open. Two minutes before the time limit are enough to mark the log and to clean up."""
+
+_MANY_FILES = 100_000
+_CREATES_PER_S = 10_000
+"""Of a good metadata server; published rates lie between some thousand and some ten thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +39,25 @@ class Job:
     target: str
     nodes: int
     tasks_per_node: int
+    load_ranks: int
     trials: int
     """Checkpoints that the job will write, warm-ups included."""
     state_bytes: int
+    rank_bytes: int
+    """The largest share of the state that a rank saves."""
     checkpoint_files: int
-    """The most files that one checkpoint takes."""
+    """The most files that one checkpoint takes, on all nodes together."""
     checkpoint_bytes: int
-    """The most bytes that one checkpoint takes."""
+    """The most bytes that one checkpoint takes, on all nodes together."""
+    directory_files: int
+    """The most files that one checkpoint takes in a node's own directory; in the one that all share."""
+    directory_bytes: int
+    """The same in bytes."""
+
+    @property
+    def scale(self) -> Scale:
+        """How many processes the job has, and what for."""
+        return Scale(self.nodes, self.tasks_per_node, self.load_ranks)
 
     @property
     def written_bytes(self) -> int:
@@ -66,25 +84,54 @@ class Plan:
         raise StudyError(f"the study {self.study.name} plans no job {job_id!r}; it plans {self._some_ids()}")
 
     def largest(self, target: str) -> tuple[int, int]:
-        """The most bytes, and the most files, that one checkpoint of the study takes on a target."""
+        """The most bytes, and the most files, that one checkpoint of the study takes in a directory of a target."""
         jobs = [job for job in self.jobs if job.target == target]
-        return max(job.checkpoint_bytes for job in jobs), max(job.checkpoint_files for job in jobs)
+        return max((job.directory_bytes for job in jobs), default=0), max(
+            (job.directory_files for job in jobs), default=0
+        )
 
-    def find(self, label: str, target: str, round_number: int) -> Job:
-        """The job of that strategy (by its label), target and round.
+    def find(self, label: str, target: str, round_number: int, scale: str) -> Job:
+        """The job of that strategy (by its label), target, round and scale; where there is one scale, it needs no name.
 
         Raises:
-            StudyError: if the plan has none.
+            StudyError: if the plan has none, or several.
         """
-        for job in self.jobs:
-            if (job.label, job.target, job.round) == (label, target, round_number):
-                return job
+        found = [job for job in self.jobs if (job.label, job.target, job.round) == (label, target, round_number)]
+        chosen = [job for job in found if scale in {"", str(job.scale)}]
+        if len(chosen) == 1:
+            return chosen[0]
+        if found:
+            scales = ", ".join(str(job.scale) for job in found)
+            raise StudyError(f"the study {self.study.name} plans that at the scales {scales}: choose one by --scale")
         labels, names = sorted({j.label for j in self.jobs}), sorted({j.target for j in self.jobs})
         raise StudyError(
             f"the study {self.study.name} plans no job with --strategy {label!r} --target {target!r} --round "
             f"{round_number}: its strategies are {', '.join(labels)}; its targets {', '.join(names)}; its rounds "
             f"1 to {self.study.rounds}"
         )
+
+    def left_out(self) -> list[str]:
+        """What the study asks for and can't be done, with the reason."""
+        return self.study.dropped() + [
+            f"{chosen.label} at {scale}: it can't load on {scale.load_ranks} ranks what {scale.ranks} saved"
+            for chosen in self.study.methods()
+            for scale in dict.fromkeys(scale for target in self.study.targets for scale in self.study.scales(target))
+            if not can_load(chosen, self.study, scale)
+        ]
+
+    def warnings(self) -> list[str]:
+        """What the metadata servers will suffer from."""
+        most = {
+            (job.label, str(job.scale), job.checkpoint_files, job.scale.ranks)
+            for job in self.jobs
+            if not self.study.targets[job.target].on_each_node
+        }
+        return [
+            f"{label} at {scale} makes up to {files:,} files for each checkpoint, {-(-files // ranks):,} a rank: "
+            f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
+            for label, scale, files, ranks in sorted(most)
+            if files >= _MANY_FILES
+        ]
 
     def _some_ids(self) -> str:
         shown = ", ".join(job.id for job in self.jobs[:5])
@@ -99,37 +146,86 @@ def make_plan(study: Study) -> Plan:
     """
     layout = layout_of(study.state)
     size_bytes = state_bytes(layout)
-    strategies = study.methods()
-    footprints = [each.footprint(layout) for each in strategies]
+    cells = list(_cells(study, layout))
+    if not cells:
+        raise StudyError(f"the study {study.name} plans no job: {'; '.join(Plan(study, ()).left_out())}")
     jobs: list[Job] = []
     for number in range(1, study.rounds + 1):
-        cells = list(itertools.product(range(len(strategies)), study.targets))
-        random.Random(f"{study.shuffle_seed} {number}").shuffle(cells)  # noqa: S311  # a shuffle, no secret
-        for index, target in cells:
-            chosen, footprint = strategies[index], footprints[index]
+        shuffled = list(cells)
+        random.Random(f"{study.shuffle_seed} {number}").shuffle(shuffled)  # noqa: S311  # a shuffle, no secret
+        for chosen, target, scale, need in shuffled:
             jobs.append(
                 Job(
-                    id=job_id(number, chosen.label, target, nodes=1, tasks_per_node=1),
+                    id=job_id(number, chosen.label, target, scale),
                     order=len(jobs),
                     round=number,
                     strategy=chosen.name(),
                     options=chosen.options,
                     label=chosen.label,
                     target=target,
-                    nodes=1,
-                    tasks_per_node=1,
+                    nodes=scale.nodes,
+                    tasks_per_node=scale.tasks_per_node,
+                    load_ranks=scale.load_ranks,
                     trials=study.trials.warmups + study.trials.repeats,
                     state_bytes=size_bytes,
-                    checkpoint_files=footprint.file_count,
-                    checkpoint_bytes=footprint.size_bytes,
+                    **need,
                 )
             )
     return Plan(study, tuple(jobs))
 
 
-def job_id(number: int, label: str, target: str, *, nodes: int, tasks_per_node: int) -> str:
+def _cells(study: Study, layout: Layout) -> Iterator[tuple[Strategy, str, Scale, dict[str, int]]]:
+    """Every strategy on every target at every scale, with what it will take; but for what can't be done."""
+    directories = {
+        (scale, target.on_each_node): scale.directories(layout, study.state.sharding, node_local=target.on_each_node)
+        for name, target in study.targets.items()
+        for scale in study.scales(name)
+    }
+    rank_bytes = {
+        key: max(_largest_share(each) for each in {each.layout: each for each in divisions}.values())  # most are alike
+        for key, divisions in directories.items()
+    }
+    for chosen in study.methods():
+        taken = {key: list(_footprints(chosen, divisions)) for key, divisions in directories.items()}
+        for name, target in study.targets.items():
+            for scale in study.scales(name):
+                if can_load(chosen, study, scale):
+                    key = scale, target.on_each_node
+                    files, sizes = (
+                        [getattr(each, what) for each in taken[key]] for what in ("file_count", "size_bytes")
+                    )
+                    need = {"checkpoint_files": sum(files), "checkpoint_bytes": sum(sizes)}
+                    need |= {
+                        "directory_files": max(files),
+                        "directory_bytes": max(sizes),
+                        "rank_bytes": rank_bytes[key],
+                    }
+                    yield chosen, name, scale, need
+
+
+def _footprints(chosen: Strategy, directories: Sequence[Division]) -> Iterator[Footprint]:
+    """What a checkpoint takes in each directory; most nodes' parts are alike."""
+    known: dict[Layout, Footprint] = {}
+    for division in directories:
+        if division.layout not in known:
+            alone = division.count == 1
+            known[division.layout] = chosen.footprint(division.layout) if alone else chosen.footprint_together(division)
+        yield known[division.layout]
+
+
+def _largest_share(division: Division) -> int:
+    return max(state_bytes(layout) for layout, _ in division.alike())
+
+
+def can_load(chosen: Strategy, study: Study, scale: Scale) -> bool:
+    """Whether a strategy can load on as many ranks as the study asks for."""
+    reshards = scale.reshards and study.state.sharding != "replicated"
+    return not reshards or chosen.facts.resharding == "any number of ranks"
+
+
+def job_id(number: int, label: str, target: str, scale: Scale) -> str:
     """A deterministic, readable id that is a file name: `r02-tensorstore_t5x-nvme-1x1`."""
-    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", f"r{number:02d}-{label}-{target}-{nodes}x{tasks_per_node}")
+    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", f"r{number:02d}-{label}-{target}-{scale}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +246,17 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
     Jobs that share a filesystem would disturb each other's measurements, so they run one after the other.
     Node-local targets on exclusive nodes share nothing, and their jobs run side by side.
     """
+    requests = {job.id: _request(study, job) for job in jobs}
+    # Rounds stay one after the other, where not all jobs can go out as one array: drift would look like a difference.
+    several = len({repr(request) for request, apart in requests.values() if not apart}) > 1
     groups: dict[str, list[Job]] = {}
-    requests: dict[str, tuple[Slurm, bool]] = {}
     for job in jobs:
-        target = study.targets[job.target]
-        request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS)
-        apart = (target.node_local or target.path is None) and bool(request.exclusive)
-        key = f"{apart} {request.model_dump_json()}"
-        requests[key] = request, apart
-        groups.setdefault(key, []).append(job)
+        request, apart = requests[job.id]
+        when = job.round if several and not apart else 0
+        groups.setdefault(f"{when:03d} {apart} {request.model_dump_json()}", []).append(job)
     found = []
-    for key, members in groups.items():
-        request, apart = requests[key]
+    for members in groups.values():
+        request, apart = requests[members[0].id]
         names = ", ".join(sorted({job.target for job in members}))
         why = (
             f"side by side: {names} is node-local, and each job has its node to itself"
@@ -174,6 +269,14 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
             part = tuple(members[start : start + largest_array])
             found.append(Batch(part, request, one_at_a_time=not apart, why=why))
     return found
+
+
+def _request(study: Study, job: Job) -> tuple[Slurm, bool]:
+    """What a job asks of Slurm, and whether it disturbs no other."""
+    target = study.targets[job.target]
+    scale = {"nodes": (job.nodes,), "tasks_per_node": (job.scale.processes_per_node,)}
+    request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS).model_copy(update=scale)
+    return request, target.on_each_node and bool(request.exclusive)
 
 
 def to_json(plan: Plan) -> str:

@@ -5,23 +5,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
 import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ckpt import strategy
 from ckpt.errors import MissingLibraryError
+from ckpt.layout import layout_of
+from ckpt.ranks import StoreRanks
+from ckpt.strategy import Strategy
 from jobs import plan, provenance, targets, timing_log
+from jobs.clock import Clock, agree
+from jobs.crew import Crew, Place, assemble, parts_of, place_of
 from jobs.errors import StudyError, TimingLogError
 from jobs.interrupt import Interrupted, interruptible
 from jobs.paths import StudyPaths
 from jobs.plan import Job
 from jobs.study import Study
-from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPED, Header, TimingLog
+from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPED, Header, Rank, TimingLog
+
+if TYPE_CHECKING:
+    from jobs.trial import Subject
 
 
 def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
@@ -46,19 +57,25 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     paths = StudyPaths(Path(results))
     planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
     job = planned.job(job_id)
-    log, clock = _open_log(paths, planned.study, job)
+    place = place_of(job, os.environ)
+    log, clock = _open_log(paths, planned.study, job, place)
     if log.header.status == COMPLETE:
         _say(job, "complete already")
         return COMPLETE
     log.header.status, log.header.error = RUNNING, ""
-    log.write(paths.log(job.id))
+    if place.number == 0:
+        log.write(paths.log(job.id))
 
     def note_interruption(reason: str) -> None:
         log.header.status, log.header.error = INTERRUPTED, reason
 
+    crew: Crew | None = None
     try:
         with interruptible(note_interruption):
-            _measure(planned.study, job, log, clock, paths, submitted_version)
+            target = planned.study.targets[job.target]
+            limit_s = planned.study.trials.rank_timeout_s
+            crew = assemble(job, paths, place, node_local=target.on_each_node, timeout_s=limit_s)
+            _measure(planned.study, job, log, clock, paths, crew, submitted_version)
         log.header.status = COMPLETE
     except MissingLibraryError as error:
         log.header.status = SKIPPED if error.optional else FAILED
@@ -67,39 +84,58 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
         note_interruption(str(interruption))
     except Exception as error:  # noqa: BLE001  # whatever it was: the log names it, and analysis shows it
         log.header.status, log.header.error = FAILED, f"{type(error).__name__}: {error}"
-    log.write(paths.log(job.id))
-    _say(job, f"{log.header.status} {log.header.error}".rstrip())
+    _end(job, paths, log, place, crew)
     return log.header.status
 
 
-class Clock:
-    """Seconds since a zero whose calendar time is known; monotonic."""
+def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew | None) -> None:
+    """Tell how the job ended: the log, the journal, the other ranks."""
+    if crew and log.header.status != COMPLETE:
+        crew.world.fail(log.header.error)
+    if place.number == 0:
+        log.write(paths.log(job.id))
+    if place.number == 1 and "rank 0" in log.header.error:
+        _note_loss_of_the_first(paths.log(job.id), log.header.error)
+    if place.number == 0 or log.header.status not in GOOD:
+        who = f"rank {place.number}: " if place.count > 1 else ""
+        _say(job, f"{who}{log.header.status} {log.header.error}".rstrip())
+    if crew:
+        crew.leave()
 
-    def __init__(self, zero_unix_s: float | None = None) -> None:
-        self._zero = time.perf_counter()
-        self.zero_unix_s = time.time()
-        if zero_unix_s is not None:  # a log that is continued keeps its zero
-            self._zero -= self.zero_unix_s - zero_unix_s
-            self.zero_unix_s = zero_unix_s
 
-    def __call__(self) -> float:
-        """Seconds since the zero."""
-        return time.perf_counter() - self._zero
+def _note_loss_of_the_first(path: Path, error: str) -> None:
+    """The log's writer is gone: the next rank says so in its place."""
+    with contextlib.suppress(TimingLogError):  # it left none
+        left = timing_log.read(path)
+        if left.header.status == RUNNING:
+            left.header.status, left.header.error = FAILED, error
+            left.write(path)
 
 
-def _open_log(paths: StudyPaths, study: Study, job: Job) -> tuple[TimingLog, Clock]:
-    """A new log, or the job's earlier one with the trials that it holds."""
+def _open_log(paths: StudyPaths, study: Study, job: Job, place: Place) -> tuple[TimingLog, Clock]:
+    """A new log, or the job's earlier one with the trials that it holds; that is the first rank's to write.
+
+    Other ranks keep their rows in one of their own until the first one has them.
+    """
     path = paths.log(job.id)
     try:
         log = timing_log.read(path)
     except TimingLogError as error:
-        if path.exists():  # damaged, or foreign: not ours to overwrite
+        if place.number == 0 and path.exists():  # damaged, or foreign: not ours to overwrite
             aside = path.with_suffix(f".unreadable-{time.time_ns()}")
             path.rename(aside)
             _say(job, f"{error}; moved to {aside}, starting anew")
-        chosen = strategy.create(job.strategy, job.options)
-        clock = Clock()
-        header = Header(
+    else:
+        if place.number == 0 or log.header.status == COMPLETE:
+            return log, Clock(log.header.clock_zero_unix_s)
+    clock = Clock()
+    return _new_log(study, job, clock), clock
+
+
+def _new_log(study: Study, job: Job, clock: Clock) -> TimingLog:
+    chosen = strategy.create(job.strategy, job.options)
+    return TimingLog(
+        header=Header(
             study=study.name,
             job_id=job.id,
             strategy=job.strategy,
@@ -113,46 +149,82 @@ def _open_log(paths: StudyPaths, study: Study, job: Job) -> tuple[TimingLog, Clo
             trials_planned=study.trials.repeats,
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             clock_zero_unix_s=clock.zero_unix_s,
+            load_ranks=job.load_ranks if job.scale.reshards else 0,
+            read_shift=study.trials.read_shift,
         )
-        return TimingLog(header=header), clock
-    return log, Clock(log.header.clock_zero_unix_s)
+    )
 
 
-def _measure(study: Study, job: Job, log: TimingLog, clock: Clock, paths: StudyPaths, submitted_version: str) -> None:
-    # Here, not above: they import torch, and `python -m jobs plan` has to start without it.
-    from ckpt import state as states
+def _measure(
+    study: Study, job: Job, log: TimingLog, clock: Clock, paths: StudyPaths, crew: Crew, submitted_version: str
+) -> None:
+    # Here, not above: it imports torch, and `python -m jobs plan` has to start without it.
     from jobs import measure
 
-    log.provenance = provenance.of_machine(submitted_version, study.model_dump_json()) | measure.describe_clock()
-    if provenance.version_changed(log.provenance):
-        _say(job, f"the code is not what was submitted: {provenance.version_changed(log.provenance)}")
+    first = crew.place.number == 0
     target = study.targets[job.target]
-    log.provenance["node_local"] = target.node_local or target.path is None
+    log.provenance = provenance.of_machine(submitted_version, study.model_dump_json()) | measure.describe_clock()
+    if first and provenance.version_changed(log.provenance):
+        _say(job, f"the code is not what was submitted: {provenance.version_changed(log.provenance)}")
+    log.provenance["node_local"] = target.on_each_node
     log.provenance["dirty_bytes_before"] = provenance.dirty_bytes()
     steal = provenance.Steal()
     directory = targets.resolve(job.target, target, os.environ)
     log.storage = provenance.of_storage(directory)
-    targets.check(job.target, target, directory, job.checkpoint_bytes, job.checkpoint_files)
+    targets.check(job.target, target, directory, job.directory_bytes, job.directory_files)
     chosen = strategy.create(job.strategy, job.options)
     chosen.prepare()
-    _say(job, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
-    state = states.build(study.state)
-    described = states.describe(state, study.state)
-    if log.state.get("digest") not in {None, described["digest"]}:
-        raise StudyError(
-            f"the log holds trials of another state (digest {log.state['digest']}), so this run can't continue it: "
-            f"move {paths.log(job.id)} away, and submit again"
-        )
-    log.state = described
+    log.ranks = _ranks(crew, clock)
+    if first:
+        _say(job, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
+    subject = _subject(study, job, crew, chosen, log, paths)
 
     def save_log() -> None:
-        log.provenance["steal_share"] = steal.share()
-        log.write(paths.log(job.id))
-        _say(job, _last_trial(log))
+        if first:
+            log.provenance["steal_share"] = steal.share()
+            log.write(paths.log(job.id))
+            _say(job, _last_trial(log))
 
-    with targets.scratch(directory, job, paths.root) as scratch:
-        _say(job, f"writing to {scratch}")
-        measure.run_trials(chosen, state, scratch, study.trials, log, save_log=save_log, clock=clock)
+    with crew.led(targets.scratch(directory, job, paths.root)) as scratch:
+        if first:
+            _say(job, f"writing to {scratch}")
+        measure.run_trials(subject, scratch, study.trials, log, save_log=save_log, clock=clock)
+        crew.world.barrier()
+
+
+def _ranks(crew: Crew, clock: Clock) -> list[Rank]:
+    """Set the clocks, and say who the processes are; on the first one."""
+    uncertainty_s = agree(crew.world, clock) if isinstance(crew.world, StoreRanks) else 0.0
+    mine = Rank(
+        rank=crew.place.number,
+        host=platform.node(),
+        node=crew.place.node,
+        process_id=os.getpid(),
+        clock_uncertainty_s=uncertainty_s,
+    )
+    return [Rank(**each) for each in crew.world.gather(asdict(mine))]
+
+
+def _subject(study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLog, paths: StudyPaths) -> Subject:
+    """Build what this process saves and loads, and describe the whole state."""
+    from ckpt import state as states
+    from jobs.trial import Subject
+
+    node_local = study.targets[job.target].on_each_node
+    parts = parts_of(crew, layout_of(study.state), study.state.sharding, study.trials.read_shift, node_local=node_local)
+    state: dict[str, Any] = {}
+    if parts.own and crew.savers:
+        state = states.build(study.state, parts.own)
+        described = states.describe(state, study.state, parts.own, crew.savers)
+        if crew.place.number == 0:
+            if log.state.get("digest") not in {None, described["digest"]}:
+                raise StudyError(
+                    f"the log holds trials of another state (digest {log.state['digest']}), so this run can't continue "
+                    f"it: move {paths.log(job.id)} away, and submit again"
+                )
+            log.state = described
+    expected = state if parts.loads_its_own or not parts.source else states.build(study.state, parts.source)
+    return Subject(chosen, crew, parts, state, expected)
 
 
 def _last_trial(log: TimingLog) -> str:
@@ -160,9 +232,9 @@ def _last_trial(log: TimingLog) -> str:
     if not log.samples:  # interrupted before the first measurement
         return "nothing is measured yet"
     number = log.samples[-1].trial
-    totals = [s for s in log.samples if s.trial == number and s.phase == "total"]
+    totals = [s for s in log.samples if s.trial == number and s.phase == "total" and s.rank == 0]
     parts = [f"{s.operation}{'' if s.operation == 'save' else ' ' + s.cache} {s.duration_s:.2f} s" for s in totals]
-    problems = "; ".join(sorted({s.reason for s in totals if s.reason}))
+    problems = "; ".join(sorted({s.reason for s in log.samples if s.trial == number and s.reason}))
     warmup = " (warm-up)" if totals[0].warmup else ""
     return f"trial {number}{warmup}: {', '.join(parts)}{' — ' + problems if problems else ''}"
 

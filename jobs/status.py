@@ -19,7 +19,7 @@ from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
 from jobs.provenance import version_changed
 from jobs.submit import Submission, submissions
-from jobs.timing_log import TimingLog
+from jobs.timing_log import Sample, TimingLog
 from jobs.whereabouts import Whereabouts
 
 State = Literal[
@@ -99,7 +99,7 @@ def derive(
     """The status that a log and a cluster's word add up to."""
     totals = [s for s in log.samples if s.phase == "total"] if log else []
     done = len({s.trial for s in totals})
-    last = totals[-1].state_bytes / totals[-1].duration_s / 1e9 if totals and totals[-1].duration_s > 0 else None
+    last = _bandwidth_gbps(totals)
 
     def status(state: State, detail: str) -> JobStatus:
         return JobStatus(job.id, state, detail, done, job.trials, last, log_path)
@@ -120,6 +120,16 @@ def derive(
     left = "its log is not finished" if log else "it left no log"
     said = _last_line(output)
     return status("lost", f"the job ended{ending} and {left}" + (f"; its last words: {said}" if said else ""))
+
+
+def _bandwidth_gbps(totals: Sequence[Sample]) -> float | None:
+    """Of the last operation, from the first rank's start to the last one's end."""
+    if not totals:
+        return None
+    last = totals[-1]
+    same = [s for s in totals if (s.trial, s.operation, s.cache) == (last.trial, last.operation, last.cache)]
+    duration_s = max(s.start_s + s.duration_s for s in same) - min(s.start_s for s in same)
+    return sum(s.state_bytes for s in same) / duration_s / 1e9 if duration_s > 0 else None
 
 
 def _last_line(output: Path | None) -> str:

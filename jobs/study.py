@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Count, StateSpec
 from jobs import axes
 from jobs.errors import StudyError
+from jobs.scale import Scale
 
 _ROOM = Path(__file__).parent
 # An installed wheel carries the profiles inside this package; a checkout has them in slurm/.
@@ -23,6 +34,20 @@ SHIPPED = {file.stem: file for file in sorted((_ROOM / "studies").glob("*.toml")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
+
+
+def _at_least_one(found: tuple[int, ...]) -> tuple[int, ...]:
+    if not found or min(found) < 1:
+        raise ValueError(f"{list(found)} has to be one number or several, each greater than or equal to 1")
+    return found
+
+
+Axis = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(lambda found: found if isinstance(found, list | tuple) else [found]),
+    AfterValidator(_at_least_one),
+]
+"""Numbers that a study tries one after the other; a file may also give one alone."""
 
 
 class Table(BaseModel):
@@ -38,14 +63,15 @@ class Slurm(Table):
         setup: shell lines before the job; those that begin with `#` (`#BB`, `#DW`) stand right below `#SBATCH`.
         additional_parameters: any other option of sbatch, by its long name.
         array_parallelism: jobs at a time; None lets the plan decide what doesn't disturb.
+        nodes, tasks_per_node: the scale, one rank for each task; a list is an axis of the study.
     """
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    nodes: Count | None = Field(default=None, ge=1, le=1)  # one rank measures, until states are sharded
-    tasks_per_node: Count | None = Field(default=None, ge=1, le=1)
+    nodes: Axis | None = None
+    tasks_per_node: Axis | None = None
     cpus_per_task: Count | None = Field(default=None, ge=1)
     gpus_per_node: Count | None = Field(default=None, ge=0)
     mem_gb: float | None = Field(default=None, gt=0)
@@ -88,6 +114,11 @@ class Target(Table):
     allow_tmpfs: bool = False
     slurm: Slurm = Slurm()
 
+    @property
+    def on_each_node(self) -> bool:
+        """Whether each node has a directory of its own; without a path, it is one for temporary files."""
+        return self.node_local or self.path is None
+
 
 class Trials(Table):
     """What each job does.
@@ -99,6 +130,10 @@ class Trials(Table):
         cold: empty the page cache and load; the figure that a restart after a failure sees.
         warm_load: load from the page cache, after the cold load if there is one.
         ceiling: before the first and after the last trial, measure what the target itself can do.
+        read_shift: with several nodes, each rank loads what was saved so many nodes further on, which its own node
+            can't have cached.
+        load_ranks: so many ranks load, whatever number saved; None for those that saved.
+        rank_timeout_s: how long ranks wait for another before they give it up.
     """
 
     repeats: Count = Field(default=5, ge=1)
@@ -107,11 +142,16 @@ class Trials(Table):
     cold: bool = True
     warm_load: bool = True
     ceiling: bool = True
+    read_shift: Count = Field(default=0, ge=0)
+    load_ranks: Count | None = Field(default=None, ge=1)
+    rank_timeout_s: float = Field(default=600, gt=0, le=86_400)
 
     @model_validator(mode="after")
     def _some_load(self) -> Trials:
         if not (self.cold or self.warm_load):
             raise ValueError("cold = false and warm_load = false leave no load, and nothing to verify: allow one")
+        if self.read_shift and self.load_ranks:
+            raise ValueError("read_shift and load_ranks each say what a rank loads: leave one of them out")
         return self
 
 
@@ -169,6 +209,35 @@ class Study(Table):
         if twice:
             raise ValueError(f"{', '.join(twice)} stands there more than once")
         return found
+
+    @model_validator(mode="after")
+    def _loads_possible(self) -> Study:
+        shift = self.trials.read_shift
+        if shift and self.state.sharding == "replicated":
+            raise ValueError(
+                'trials.read_shift says nothing where sharding = "replicated": every rank loads everything'
+            )
+        for name, target in self.targets.items():
+            scales = self.scales(name)
+            elsewhere = "read_shift" if shift else "load_ranks" if any(scale.reshards for scale in scales) else ""
+            if elsewhere and target.on_each_node:
+                raise ValueError(
+                    f"trials.{elsewhere} has ranks load what other nodes wrote, and target {name!r} is node-local: "
+                    "they can't see it. Leave out the key, or the target"
+                )
+            fewest = min(scale.nodes for scale in scales)
+            if shift >= fewest:
+                raise ValueError(
+                    f"trials.read_shift = {shift}, and target {name!r} is to be measured on {fewest} node(s): write "
+                    f"`nodes = {shift + 1}` or more below [slurm], or leave the key out"
+                )
+        return self
+
+    def scales(self, target: str) -> list[Scale]:
+        """The scales at which a target is measured: every number of nodes with every number of tasks."""
+        asked = self.targets[target].slurm.over(self.slurm)
+        pairs = dict.fromkeys(itertools.product(asked.nodes or (1,), asked.tasks_per_node or (1,)))
+        return [Scale(node, task, self.trials.load_ranks or node * task) for node, task in pairs]
 
     def methods(self) -> list[strategy.Strategy]:
         """The strategies, each combination of options that is an axis by itself."""

@@ -24,6 +24,10 @@ from jobs.run import run_submitted
 
 ClusterName = Literal["debug", "local", "slurm"]
 
+_SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0", "--wait=60")
+"""Ranks are numbered node by node; the others are to tell whom they lost, not to be killed with it; and one that hangs
+must not keep the nodes when the others have left."""
+
 
 def default_cluster() -> ClusterName:
     """Slurm where one answers, else this machine."""
@@ -93,7 +97,7 @@ class Submitter:
         if not self._to_start:
             return False
         job = self._to_start.pop(0)
-        submitit_job = self._here().submit(*self._call(job))
+        submitit_job = self._here(job).submit(*self._call(job))
         self._note([(job, submitit_job.job_id)])
         if self._cluster == "debug":
             with contextlib.suppress(SystemExit):  # how a job that isn't complete ends its process; the log says why
@@ -105,14 +109,17 @@ class Submitter:
     def _call(self, job: Job) -> tuple[Any, ...]:
         return run_submitted, str(self._paths.root), job.id, self._version
 
-    def _here(self) -> Any:
+    def _here(self, job: Job) -> Any:
         import submitit
+
+        refuse_here(job, self._cluster)
 
         if self._cluster == "debug":
             return submitit.DebugExecutor(self._paths.slurm)
         executor = submitit.LocalExecutor(self._paths.slurm)
         # submitit's own limit for a local job is two minutes.
-        executor.update_parameters(timeout_min=self._plan.study.slurm.timeout_min or 60)
+        limit_min = self._plan.study.slurm.timeout_min or 60
+        executor.update_parameters(timeout_min=limit_min, tasks_per_node=job.scale.processes)
         return executor
 
     def _note(self, sent: Sequence[tuple[Job, str]]) -> None:
@@ -128,6 +135,23 @@ class Submitter:
         partial.replace(self._paths.submissions_json)
 
 
+def refuse_here(job: Job, cluster: ClusterName) -> None:
+    """Make sure that this machine can be what a job asks for.
+
+    Raises:
+        SubmissionError: if it takes several nodes, or several processes where there is one.
+    """
+    if job.nodes > 1 and cluster == "local":
+        raise SubmissionError(
+            f"{job.id} takes {job.nodes} nodes, and --cluster local has one: use --cluster slurm, or `nodes = 1` below "
+            "[slurm] (`make cluster` starts a Slurm of four nodes on this machine)"
+        )
+    if job.scale.processes > 1 and cluster == "debug":
+        raise SubmissionError(
+            f"{job.id} takes {job.scale.processes} processes, and --cluster debug has one: use --cluster local or slurm"
+        )
+
+
 def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
     """Submitit's executor for one array, with all parameters set."""
     import submitit
@@ -139,6 +163,8 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
             return 2
 
     parameters = batch.slurm.model_dump(mode="json", exclude_none=True)
+    scale = batch.jobs[0].scale
+    parameters |= {"nodes": scale.nodes, "tasks_per_node": scale.processes_per_node}
     name = f"ckpt-{planned.study.name}"
     if batch.one_at_a_time:
         # Within the array by its limit; between arrays, and between submissions, by the common name.
@@ -152,6 +178,8 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
+    if scale.processes > 1:
+        parameters["srun_args"] = [*_SRUN_RANKS, *parameters.get("srun_args", [])]
     if parameters.get("exclusive") is False:
         del parameters["exclusive"]  # the option's absence says that
     # From the names that all of submitit's executors share to those of this one.

@@ -112,5 +112,8 @@ def scratch(directory: Path, job: Job, results: Path) -> Iterator[Path]:
         checkpoints = made / "checkpoints"
         checkpoints.mkdir()
         yield checkpoints
-    finally:
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
+        raise
+    else:
         shutil.rmtree(made)

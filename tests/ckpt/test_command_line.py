@@ -113,7 +113,7 @@ def test_light_imports(fresh_python: Callable[..., str]) -> None:
     """
     code = (
         "import importlib, pkgutil, sys, ckpt\n"
-        "tensors = {'ckpt.state', 'ckpt.tree', 'ckpt.strategies._dcp_planners'}\n"
+        "tensors = {'ckpt.state', 'ckpt.tree', 'ckpt.values', 'ckpt.strategies._dcp_planners'}\n"
         "modules = {each.name for each in pkgutil.walk_packages(ckpt.__path__, 'ckpt.')} - tensors\n"
         "for module in modules: importlib.import_module(module)\n"
         "from ckpt import layout, strategy\n"

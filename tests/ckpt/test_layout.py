@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ckpt import state as states
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, StateSpec, TensorLayout, layout_of, parameters, state_bytes
+from ckpt.layout import PRESETS, Layout, StateSpec, TensorLayout, layout_of, parameters, state_bytes, state_of
 
 WriteConfig = Callable[..., str]
 
@@ -79,12 +82,109 @@ def sizes(layout: Layout) -> dict[str, int]:
     return {"tensors": len(layout), "parameters": parameters(layout), "bytes": state_bytes(layout)}
 
 
-def test_preset() -> None:
-    """OpenLLaMA-3B: 237 tensors, 3,426,473,600 parameters in float16, as transformers builds it."""
-    layout = layout_of(StateSpec("openllama-3b"))
-    expected = {"tensors": 237, "parameters": 3_426_473_600, "bytes": 6_852_947_200}
-    assert expected == sizes(layout)
-    assert states.meta_layout(StateSpec("openllama-3b")) == layout
+PUBLISHED_PARAMETERS = {
+    "llama-15m": (57, 13_693_824),
+    "openllama-3b": (237, 3_426_473_600),
+    "llama-3-8b": (291, 8_030_261_248),
+    "llama-3-70b": (723, 70_553_706_496),
+    "llama-3-405b": (1137, 405_853_388_800),
+}
+"""Tensors and parameters of each preset; but for llama-15m, which is ours, as those who published it count."""
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_preset(model: str) -> None:
+    """Every preset has the published number of parameters, in 16 bits, and is as transformers builds it."""
+    layout = layout_of(StateSpec(model))
+    tensors, count = PUBLISHED_PARAMETERS[model]
+    assert {"tensors": tensors, "parameters": count, "bytes": 2 * count} == sizes(layout)
+    assert states.meta_layout(StateSpec(model)) == layout
+
+
+@pytest.mark.parametrize(("model", "gib"), [("llama-3-8b", 104.7), ("llama-3-70b", 919.9), ("llama-3-405b", 5291.7)])
+def test_training_state_of_a_preset(model: str, gib: float) -> None:
+    """What training keeps of a 16-bit model is 14 bytes a parameter: 104.7 GiB of Llama 3 8B."""
+    weights, training = layout_of(StateSpec(model)), layout_of(StateSpec(model, contents="training"))
+    assert 14 * parameters(weights) == state_bytes(training)
+    assert gib == round(state_bytes(training) / 2**30, 1)
+    assert len(weights) * 4 == len(training)
+
+
+def test_training_state(write_config: WriteConfig) -> None:
+    """The model under its own names, then three float32 copies of every tensor, tied ones once; a cut model's too."""
+    spec = StateSpec(write_config(tie_word_embeddings=True))
+    weights = layout_of(spec)
+    owned = [tensor for tensor in weights if tensor.same_as is None]
+    assert len(weights) - 1 == len(owned)
+    kinds = ("master", "exp_avg", "exp_avg_sq")
+    copies = [TensorLayout(f"optimizer.{kind}.{each.name}", each.shape, "float32") for each in owned for kind in kinds]
+    assert (*weights, *copies) == layout_of(replace(spec, contents="training"))
+    assert (*weights[:2], *copies[:6]) == layout_of(replace(spec, contents="training", tensors=2))
+
+
+def test_whole_numbers_are_not_trained(write_config: WriteConfig) -> None:
+    """A tensor of integers, such as a table of positions, is no parameter."""
+    model = (TensorLayout("positions", (4,), "int64"), TensorLayout("weight", (4,), "bfloat16"))
+    spec = StateSpec(write_config(), contents="training")
+    added = [tensor.name for tensor in state_of(model, spec)[2:]]
+    assert ["optimizer.master.weight", "optimizer.exp_avg.weight", "optimizer.exp_avg_sq.weight"] == added
+
+
+def test_training_state_is_planned_without_memory() -> None:
+    """The 5.7 TB of the 405B's training state are 4548 small objects to a plan."""
+    tracemalloc.start()
+    layout = layout_of(StateSpec("llama-3-405b", contents="training"))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 4548 == len(layout)
+    assert peak_bytes < 10e6
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=8),
+    fraction=st.floats(0, 1, exclude_min=True),
+    ending=st.integers(0, 7),
+)
+def test_fraction(sizes: list[tuple[int, bool]], fraction: float, ending: int) -> None:
+    """As many of the first tensors as make up at most that share of the bytes, at least one; tied ones weigh nothing.
+    The share of just so many tensors gives those, and 1 gives all.
+    """
+    model = tuple(
+        TensorLayout(str(number), (size,), "int8", "0" if tied and number else None)
+        for number, (size, tied) in enumerate(sizes)
+    )
+    whole_bytes = max(1, state_bytes(model))
+    kept = state_of(model, StateSpec("any", fraction=fraction))
+    assert model[: len(kept)] == kept != ()
+    assert len(kept) == 1 or state_bytes(kept) / whole_bytes <= fraction
+    if len(kept) < len(model):
+        assert state_bytes(model[: len(kept) + 1]) / whole_bytes > fraction
+    assert model == state_of(model, StateSpec("any", fraction=1))
+    first = model[: ending + 1]
+    if state_bytes(first):
+        again = state_of(model, StateSpec("any", fraction=state_bytes(first) / whole_bytes))
+        assert (first, state_bytes(first)) == (again[: len(first)], state_bytes(again))
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan"), float("inf")])
+def test_fraction_out_of_range(fraction: float, write_config: WriteConfig) -> None:
+    """Asking for nothing, for more than all, or for no number, is an error that says what is valid."""
+    with pytest.raises(CheckpointError, match=rf"state.fraction = {fraction}: give a number above 0 and up to 1"):
+        layout_of(StateSpec(write_config(), fraction=fraction))
+
+
+def test_tensors_and_fraction(write_config: WriteConfig) -> None:
+    """A number of tensors and a share of the bytes contradict each other."""
+    with pytest.raises(CheckpointError, match=r"state.tensors = 3 and state.fraction = 0.5 contradict each other"):
+        layout_of(StateSpec(write_config(), tensors=3, fraction=0.5))
+
+
+@pytest.mark.parametrize("fraction", [True, "0.5", float("nan"), float("inf"), 0, 1.5])
+def test_fraction_in_a_study(fraction: Any) -> None:
+    """A study's fraction is a number above 0 and up to 1, not something that looks like one."""
+    with pytest.raises(ValidationError, match="fraction"):
+        TypeAdapter(StateSpec).validate_python({"model": "llama-15m", "fraction": fraction})
+    assert 1 == TypeAdapter(StateSpec).validate_python({"model": "llama-15m", "fraction": 1}).fraction
 
 
 def test_the_documents_state() -> None:

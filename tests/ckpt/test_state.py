@@ -17,8 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ckpt import state as states
 from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.errors import CheckpointError
-from ckpt.layout import StateSpec, layout_of, parameters, state_bytes
-from ckpt.state import BLOCK_ELEMENTS, State
+from ckpt.layout import StateSpec, TensorLayout, layout_of, parameters, state_bytes
+from ckpt.sharding import Slice
+from ckpt.state import State
+from ckpt.values import BLOCK_ELEMENTS, Seeded
 
 WriteConfig = Callable[..., str]
 
@@ -62,6 +64,22 @@ def test_seed(model: str) -> None:
     assert [name for name in one if torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (StateSpec("llama-15m"), "c9c321fbf49833ee4f7a857d01c75771ec9cd6181abdd340b69e3f56faa1b942"),
+        (
+            StateSpec("llama-15m", dtype="float32", values="normal", seed=7, tensors=9),
+            "9f91bafb0b4de6f9886ac517e075ba36cf27310a517b9ff0b6dc4107f7f051a2",
+        ),
+    ],
+    ids=["as trained", "not rounded"],
+)
+def test_digest_stays(spec: StateSpec, expected: str) -> None:
+    """Logs of earlier versions are continued: a state's values and digest never change."""
+    assert expected == states.describe(states.build(spec), spec)["digest"]
+
+
 def test_threads_do_not_matter(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One core or sixty-four: the same values and the same digest."""
     digests = set()
@@ -97,13 +115,14 @@ def test_values(dtype: str, model: str) -> None:
 
 def test_fill_covers_every_element() -> None:
     """No element of any dtype that a model may have is left as it was, at the edges of blocks either."""
-    spec = StateSpec("openllama-3b")
+    block = Seeded(StateSpec("openllama-3b")).block
     size = BLOCK_ELEMENTS + 3
     filled = {name: torch.empty(size, dtype=torch_dtype(name)) for name in ("bfloat16", "float32", "int64", "bool")}
     again = {name: torch.empty_like(tensor) for name, tensor in filled.items()}
     states.poison(filled)
-    states.fill(filled, spec)
-    states.fill(again, spec)
+    share = [Slice(TensorLayout(name, (size,), name), 0, size) for name in filled]
+    states.fill(filled, tuple(share), block)
+    states.fill(again, tuple(share), block)
     assert states.first_difference(filled, again) is None
 
 

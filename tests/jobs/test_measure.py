@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from ckpt import commit, storage
+from ckpt.layout import TensorLayout
 from ckpt.state import State
-from jobs import cost, measure
-from jobs.measure import TrialError, finished_trials, run_trials
+from jobs import cost, measure, trial
+from jobs.crew import Crew, parts_of
+from jobs.measure import finished_trials, run_trials
 from jobs.study import Trials
 from jobs.timing_log import Header, Sample, TimingLog
+from jobs.trial import Subject, TrialError
 
 MIB = 2**20
 
@@ -39,6 +42,7 @@ class FakeStrategy:
     """One file per tensor, written and read with plain file operations; tells `events` what it is asked for."""
 
     syncs_files = False
+    uses_process_group = False
 
     def __init__(self, clock: FakeClock, events: list[str]) -> None:
         self._clock, self._events = clock, events
@@ -78,9 +82,11 @@ class Bench:
     def run(self, **trials: Any) -> None:
         """Run the trials that are missing."""
         self.trials = self.trials.model_copy(update=trials)
+        layout = tuple(TensorLayout(name, tuple(each.shape), "float32") for name, each in self.state.items())
+        crew = Crew.alone()
+        parts = parts_of(crew, layout, "dim0", 0, node_local=False)
         run_trials(
-            self.strategy,
-            self.state,
+            Subject(self.strategy, crew, parts, self.state, self.state),
             self.scratch,
             self.trials,
             self.log,
@@ -144,9 +150,9 @@ def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     watch(commit, "publish", "publish", 1)
     watch(storage, "inventory", "inventory", 1000)
     watch(storage, "evict", "evict", 1000)
-    watch(storage, "resident_fraction", "resident", 1000)
-    watch(measure, "first_difference", "verify", 1000)
-    watch(measure, "poison", "poison", 1000)
+    watch(storage, "residency", "resident", 1000)
+    watch(trial, "first_difference", "verify", 1000)
+    watch(trial, "poison", "poison", 1000)
     watch(cost, "_reset_peak", "collect", 1000)
     watch(cost, "_io", "io", 1000)
     watch(shutil, "rmtree", "clean", 1000)
@@ -222,7 +228,7 @@ def test_cold_by_proof(bench: Bench) -> None:
 @pytest.mark.parametrize("fraction", [0.01, 1.0, math.nan])
 def test_not_proven_cold(fraction: float, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where pages stay in the cache, or nobody knows, the sample says that it isn't proven to be cold."""
-    monkeypatch.setattr(storage, "resident_fraction", lambda _: fraction)
+    monkeypatch.setattr(storage, "residency", lambda *_: (1, fraction))
     bench.run()
 
     assert [s.cache for s in bench.samples("load")] == ["cold-unproven", "warm"]
@@ -230,7 +236,7 @@ def test_not_proven_cold(fraction: float, bench: Bench, monkeypatch: pytest.Monk
 
 def test_without_eviction_nothing_is_cold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eviction that has no effect is noticed by what is resident, not assumed."""
-    monkeypatch.setattr(storage, "evict", lambda _: None)
+    monkeypatch.setattr(storage, "evict", lambda *_: None)
     bench.run(warm_load=False)
 
     (load,) = bench.samples("load")

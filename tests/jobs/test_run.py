@@ -272,3 +272,44 @@ def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any
     assert "SIGTERM" in log.header.error
     assert log.samples == []
     assert list(target.iterdir()) == []
+
+
+def write_study(tmp_path: Path, tiny: dict[str, Any], strategies: str, slurm: str) -> Path:
+    """A study of several ranks of the tiny model."""
+    path = tmp_path / "ranks.toml"
+    path.write_text(
+        f'name = "ranks"\nstrategies = {strategies}\n[state]\nmodel = "{tiny["state"]["model"]}"\n'
+        f'[targets.here]\npath = "{tiny["targets"]["here"]["path"]}"\nallow_tmpfs = true\n'
+        f"[trials]\nrepeats = 1\nwarmups = 0\n[slurm]\n{slurm}\n"
+    )
+    return path
+
+
+def test_several_ranks_on_this_machine(tiny: dict[str, Any], python: Any, target: Path, tmp_path: Path) -> None:
+    """The local executor starts a job's ranks; all of them are in the one log, and leave nothing behind."""
+    study_toml = write_study(tmp_path, tiny, '["torch_save", "tensorstore_tuned"]', "tasks_per_node = [1, 3]")
+    done = python("-m", "jobs", "run", str(study_toml), "--cluster", "local", "--results", str(tmp_path))
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    logs = {path.stem: timing_log.read(path) for path in (tmp_path / "ranks" / "logs").glob("*.h5")}
+    assert 4 == len(logs)
+    assert 1 == len({log.state["digest"] for log in logs.values()})
+    for job_id, log in logs.items():
+        ranks = 3 if job_id.endswith("1x3") else 1
+        assert (log.header.status, log.header.error) == ("complete", "")
+        assert set(range(ranks)) == {sample.rank for sample in log.samples} == {each.rank for each in log.ranks}
+        assert {True} == {sample.valid for sample in log.samples}
+        for operation in ("save", "load"):
+            first = [s for s in log.samples if (s.operation, s.phase, s.trial) == (operation, "total", 0)]
+            assert log.state["state_bytes"] == sum(s.state_bytes for s in first if s.cache != "warm")
+    assert [] == list(target.glob("ckpt-*"))
+
+
+def test_more_nodes_than_this_machine_is(tiny: dict[str, Any], python: Any, tmp_path: Path) -> None:
+    """Before anything runs, a job of several nodes is refused, with what to type instead."""
+    study_toml = write_study(tmp_path, tiny, '["torch_save"]', "nodes = 2")
+    done = python("-m", "jobs", "run", str(study_toml), "--cluster", "local", "--results", str(tmp_path))
+
+    assert 2 == done.returncode
+    assert "takes 2 nodes, and --cluster local has one: use --cluster slurm" in done.stderr
+    assert "Traceback" not in done.stderr

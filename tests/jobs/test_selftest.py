@@ -10,12 +10,13 @@ import pytest
 
 from analysis import load_results
 from ckpt import storage
-from jobs import measure, timing_log
 from jobs import plan as plans
 from jobs import study as studies
+from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.run import run_job
 from jobs.selftest import SelfTest, Verdict
+from jobs.trial import Trial
 
 
 @pytest.fixture
@@ -58,16 +59,16 @@ def test_a_clock_that_stops_before_the_sync_fails(
     selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A save's total without its sync is noticed."""
-    honest = measure.Trial._sample
+    honest = Trial._sample
 
-    def doctored(self: Any, operation: str, phase: str, start: float, end: float, **rest: Any) -> None:
+    def doctored(self: Any, operation: str, phase: str, start: float, end: float, size: int, **rest: Any) -> None:
         if phase == "sync":
             self.synced_s = end - start
         if operation == "save" and phase == "total":
             end -= self.synced_s
-        honest(self, operation, phase, start, end, **rest)
+        honest(self, operation, phase, start, end, size, **rest)
 
-    monkeypatch.setattr(measure.Trial, "_sample", doctored)
+    monkeypatch.setattr(Trial, "_sample", doctored)
 
     assert [what for what in failed(selftest()) if what.startswith("a save's total")] != []
 
@@ -88,6 +89,6 @@ def test_a_skipped_eviction_fails(selftest: Callable[[], list[Verdict]], monkeyp
 
 def test_a_skipped_verification_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong and lazily mapped data are no longer caught, and that is told."""
-    monkeypatch.setattr(measure.Trial, "_verify", lambda *_: "")
+    monkeypatch.setattr(Trial, "_verify", lambda *_: "")
 
     assert {"wrong_data", "lazy"} <= {what.split(":")[0] for what in failed(selftest())}

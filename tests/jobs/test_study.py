@@ -50,6 +50,33 @@ WRONG = {
     "number for a table": ({"top": GOOD["top"] + "\ntrials = 5"}, ["trials", "5", "Trials"]),
     "number for a path": ({"targets": "[targets.here]\npath = 3"}, ["targets.here.path", "3", "string"]),
     "string for a list": ({"top": 'name = "tiny"\nstrategies = "torch_save"'}, ["strategies", "'torch_save'"]),
+    "no node": ({"rest": "[slurm]\nnodes = 0"}, ["slurm.nodes", "0", "greater than or equal to 1"]),
+    "no scale": ({"rest": "[slurm]\nnodes = []"}, ["slurm.nodes", "[]", "greater than or equal to 1"]),
+    "a scale that is no number": ({"rest": "[slurm]\ntasks_per_node = [1, 2.5]"}, ["tasks_per_node", "2.5", "integer"]),
+    "shift and other ranks": (
+        {"rest": "[trials]\nread_shift = 1\nload_ranks = 2"},
+        ["read_shift", "load_ranks", "leave one of them out"],
+    ),
+    "shift with fewer nodes": (
+        {"rest": "[trials]\nread_shift = 2\n[slurm]\nnodes = [2, 4]"},
+        ["read_shift = 2", "2 node(s)", "`nodes = 3` or more"],
+    ),
+    "shift on a node-local target": (
+        {"targets": '[targets.here]\npath = "."\nnode_local = true', "rest": "[trials]\nread_shift = 1"},
+        ["trials.read_shift", "'here' is node-local"],
+    ),
+    "shift where $TMPDIR is the target": (
+        {"targets": "[targets.here]", "rest": "[trials]\nread_shift = 1"},
+        ["trials.read_shift", "'here' is node-local"],
+    ),
+    "other ranks on a node-local target": (
+        {"targets": '[targets.here]\npath = "."\nnode_local = true', "rest": "[trials]\nload_ranks = 2"},
+        ["trials.load_ranks", "'here' is node-local"],
+    ),
+    "shift where every rank loads everything": (
+        {"state": GOOD["state"] + '\nsharding = "replicated"', "rest": "[trials]\nread_shift = 1\n[slurm]\nnodes = 2"},
+        ["read_shift", "replicated"],
+    ),
     "no repeats": ({"rest": "[trials]\nrepeats = 0"}, ["trials.repeats", "0", "greater than or equal to 1"]),
     "no rounds": ({"top": GOOD["top"] + "\nrounds = 0"}, ["rounds", "0", "greater than or equal to 1"]),
     "name that is no file name": (
@@ -64,6 +91,18 @@ WRONG = {
     "unknown values": (
         {"state": '[state]\nmodel = "openllama-3b"\nvalues = "zeros"'},
         ["state.values", "'zeros'", "'normal-bfloat16' or 'normal'"],
+    ),
+    "unknown sharding": (
+        {"state": '[state]\nmodel = "openllama-3b"\nsharding = "dim1"'},
+        ["state.sharding", "'dim1'", "'dim0', 'tensors' or 'replicated'"],
+    ),
+    "unknown contents": (
+        {"state": '[state]\nmodel = "openllama-3b"\ncontents = "optimizer"'},
+        ["state.contents", "'optimizer'", "'weights' or 'training'"],
+    ),
+    "more than all": (
+        {"state": '[state]\nmodel = "openllama-3b"\nfraction = 1.5'},
+        ["state.fraction", "1.5", "less than or equal to 1"],
     ),
     "unknown strategy": (
         {"top": 'name = "tiny"\nstrategies = ["torch_sav"]'},
@@ -96,7 +135,7 @@ WRONG = {
     "another version": ({"top": GOOD["top"] + "\nschema_version = 2"}, ["schema_version", "2", "1"]),
     "misspelt key of the state": (
         {"state": '[state]\nmodel = "openllama-3b"\ntensor = 3'},
-        ["state.tensor", "model", "tensors", "dtype", "values", "seed"],
+        ["state.tensor", "model", "tensors", "dtype", "values", "seed", "sharding", "contents", "fraction"],
     ),
     "key beside a strategy's options": (
         {"top": 'name = "tiny"\nstrategies = [{name = "torch_save", options = {}, fast = true}]'},

@@ -108,7 +108,7 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
 
     def write(
         name: str, *, strategies: str = '["torch_save"]', repeats: int = 2, targets: str = "shared = {}",
-        slurm: str = "", rounds: int = 1, vocabulary: int = 1000,
+        slurm: str = "", rounds: int = 1, vocabulary: int = 1000, warmups: int = 1, trials: str = "",
     ) -> Path:  # fmt: skip
         model = tmp_path / "config.json"
         model.write_text(json.dumps(TINY_MODEL | {"vocab_size": vocabulary}))
@@ -116,7 +116,7 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
         path.write_text(
             f'name = "{name}"\nsite = "devcluster"\nstrategies = {strategies}\nrounds = {rounds}\n'
             f'[state]\nmodel = "{model}"\n[targets]\n{targets}\n'
-            f"[trials]\nrepeats = {repeats}\nwarmups = 1\n[slurm]\n{slurm}\n"
+            f"[trials]\nrepeats = {repeats}\nwarmups = {warmups}\n{trials}\n[slurm]\n{slurm}\n"
         )
         return path
 

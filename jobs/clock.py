@@ -1,0 +1,59 @@
+"""The clock of a job: monotonic, with a zero whose calendar time is known, and the same zero on every rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from ckpt.ranks import StoreRanks
+
+_ROUND_TRIPS = 20
+"""The shortest of so many is the one that nothing held up."""
+
+
+class Clock:
+    """Seconds since a zero whose calendar time is known; monotonic."""
+
+    def __init__(self, zero_unix_s: float | None = None) -> None:
+        self._zero = time.perf_counter()
+        self.zero_unix_s = time.time()
+        if zero_unix_s is not None:  # a log that is continued keeps its zero
+            self._zero -= self.zero_unix_s - zero_unix_s
+            self.zero_unix_s = zero_unix_s
+
+    def __call__(self) -> float:
+        """Seconds since the zero."""
+        return time.perf_counter() - self._zero
+
+    def advance(self, offset_s: float) -> None:
+        """Go ahead by so much, to agree with another clock."""
+        self._zero -= offset_s
+
+
+def agree(ranks: StoreRanks, clock: Clock) -> float:
+    """Set every rank's clock to the first one's; every rank calls it.
+
+    A rank asks the first one for its time, which it told half a round trip before the answer came (Cristian's method).
+
+    Returns:
+        How far this rank's clock may be from the first one's at most, in s: half the shortest round trip.
+    """
+    if ranks.rank == 0:
+        for rank in range(1, ranks.size):
+            for _ in range(_ROUND_TRIPS):
+                ranks.receive(rank)
+                ranks.send(rank, clock())
+        return 0.0
+    uncertainty_s, offset_s = min(_round_trips(ranks, clock))
+    clock.advance(offset_s)
+    return uncertainty_s
+
+
+def _round_trips(ranks: StoreRanks, clock: Clock) -> Iterator[tuple[float, float]]:
+    """Half of each round trip's time, and by how much the first rank's clock is ahead; in s."""
+    for _ in range(_ROUND_TRIPS):
+        asked = clock()
+        ranks.send(0, None)
+        told = float(ranks.receive(0))
+        answered = clock()
+        yield (answered - asked) / 2, told - (asked + answered) / 2

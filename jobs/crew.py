@@ -1,0 +1,226 @@
+"""The processes of a job: how they find each other, whom each waits for, and what it saves and loads.
+
+Who they are stands in the environment that srun, or submitit's local executor, gave each of them. They meet where the
+first one's address lies: in a file of the study's directory, which all nodes see.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ckpt.errors import LostRankError
+from ckpt.layout import Layout, Sharding
+from ckpt.ranks import Alone, Ranks, StoreRanks
+from ckpt.sharding import Division, Part
+from jobs.errors import StudyError
+from jobs.paths import StudyPaths
+from jobs.plan import Job
+from jobs.scale import Scale
+
+_POLL_S = 0.1
+
+_FAREWELL_S = 5
+"""How long the first process stays for the others, which talk through it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which process of its job this is."""
+
+    number: int
+    """From 0, node by node."""
+    count: int
+    node: int
+    launch: str
+    """Different for each start of a job, the same for its processes."""
+
+
+def place_of(job: Job, environment: Mapping[str, str]) -> Place:
+    """This process's place in its job, as srun or submitit's local executor says.
+
+    Raises:
+        StudyError: if it wasn't started as often as the job wants, or not node by node.
+    """
+    scale = job.scale
+    if scale.processes == 1:
+        return Place(0, 1, 0, "")
+    if "SUBMITIT_LOCAL_GLOBALID" in environment:
+        names = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_NODEID"
+        launch = "local-" + environment["SUBMITIT_LOCAL_JOB_ID"]
+    else:
+        names = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID"
+        launch = "-".join(environment.get(f"SLURM_{key}", "0") for key in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+    number, count, node = (int(environment.get(name, default)) for name, default in zip(names, "010", strict=True))
+    if count != scale.processes:
+        per_node = scale.processes_per_node
+        raise StudyError(
+            f"{job.id} takes {scale.processes} processes, {per_node} on each of {scale.nodes} node(s), and was started "
+            f"as {count}: start it by `srun --nodes={scale.nodes} --ntasks-per-node={per_node} python -m jobs job …`, "
+            f"or let `python -m jobs run` do that"
+        )
+    if node != number // scale.processes_per_node:
+        raise StudyError(
+            f"{job.id}: process {number} runs on node {node}, and processes are to be numbered node by node: "
+            "start it with srun's --distribution=block"
+        )
+    return Place(number, count, node, launch)
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes of a job, as one of them sees them.
+
+    Attributes:
+        world: all of them.
+        node: those on this node.
+        here: those that see the same checkpoint: all, or this node's where the target is node-local.
+        savers: all that save; None in a process that doesn't. The parts of the whole state go by their ranks.
+        saving: those of them that write one checkpoint together, this process among them; None likewise.
+        loading: those that load one together; None in a process that doesn't load.
+    """
+
+    scale: Scale
+    place: Place
+    world: Ranks
+    node: Ranks
+    here: Ranks
+    savers: Ranks | None
+    saving: Ranks | None
+    loading: Ranks | None
+
+    @classmethod
+    def alone(cls) -> Crew:
+        """One process that does everything."""
+        self = Alone()
+        return cls(Scale(1, 1, 1), Place(0, 1, 0, ""), self, self, self, self, self, self)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process makes, publishes and removes directories for those that see them."""
+        return self.here.rank == 0
+
+    @contextmanager
+    def led(self, made: AbstractContextManager[Path]) -> Iterator[Path]:
+        """A directory that the leader makes, and removes in the end."""
+        if self.leads:
+            with made as path:
+                self.here.broadcast(str(path))
+                yield path
+        else:
+            yield Path(self.here.broadcast(None))
+
+    def leave(self) -> None:
+        """Go; the first process last."""
+        if isinstance(self.world, StoreRanks):
+            self.world.gather_those_left("farewell", None, _FAREWELL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one process holds, saves and loads.
+
+    Attributes:
+        own: its part of the whole state, which it has in memory; None in a process that only loads.
+        saves: the same, in the checkpoint that it writes with others.
+        saved: how that checkpoint is divided.
+        loads: what it loads; None in a process that only saves.
+        source: what it loads, as a part of the whole state.
+    """
+
+    own: Part | None
+    saves: Part | None
+    saved: Division
+    loads: Part | None
+    source: Part | None
+
+    @property
+    def loads_its_own(self) -> bool:
+        """Whether it loads what it has in memory."""
+        return self.own == self.source
+
+    @property
+    def alone(self) -> bool:
+        """Whether a checkpoint is saved and loaded by one process, as if there were no others."""
+        return self.saved.count == 1 and self.loads is not None and self.loads.division == self.saved
+
+
+def parts_of(crew: Crew, tensors: Layout, sharding: Sharding, read_shift: int, *, node_local: bool) -> Parts:
+    """What a process has to do with a state; it loads what was written `read_shift` nodes further on."""
+    scale = crew.scale
+    whole = Division.of(tensors, sharding, scale.ranks)
+    saver, loader = scale.saver(crew.place.number), scale.loader(crew.place.number)
+    own = None if saver is None else Part(whole, saver)
+    if node_local:  # nothing is resharded or shifted there
+        first = crew.place.node * scale.tasks_per_node
+        saved = whole.window(first, scale.tasks_per_node)
+        part = None if saver is None else Part(saved, saver - first)
+        return Parts(own, part, saved, part, own)
+    reading = Division.of(tensors, sharding, scale.load_ranks)
+    shifted = None if loader is None else (loader + read_shift * scale.loaders_per_node) % scale.load_ranks
+    source = None if shifted is None else Part(reading, shifted)
+    return Parts(own, own, whole, source, source)
+
+
+def assemble(job: Job, paths: StudyPaths, place: Place, *, node_local: bool, timeout_s: float) -> Crew:
+    """Find the job's other processes.
+
+    Raises:
+        LostRankError: if they don't come in time.
+    """
+    scale = job.scale
+    if place.count == 1:
+        return Crew.alone()
+    meeting_point = paths.slurm / f"{job.id}.{place.launch}.meeting"
+    store = _store(job, meeting_point, place, timeout_s)
+    me = [(number, "not here yet") for number in range(place.count)]
+    hosts = StoreRanks(store, me, place.number, timeout_s, "hosts").all_gather(socket.gethostname())
+    if place.number == 0:
+        meeting_point.unlink()
+    world = StoreRanks(store, list(enumerate(hosts)), place.number, timeout_s, "world")
+    per_node = scale.processes_per_node
+    node = world.subgroup(range(place.node * per_node, (place.node + 1) * per_node), f"node{place.node}")
+    savers = world.subgroup(scale.savers(), "savers") if scale.saver(place.number) is not None else None
+    loaders = world.subgroup(scale.loaders(), "loaders") if scale.loader(place.number) is not None else None
+    saving, loading = savers, loaders
+    if node_local:  # as many load as save
+        saving = loading = node
+    elif not scale.reshards:
+        loading = savers  # one group: gloo need not be started twice
+    return Crew(scale, place, world, node, node if node_local else world, savers, saving, loading)
+
+
+def _store(job: Job, meeting_point: Path, place: Place, timeout_s: float) -> Any:
+    """The key-value store that the first process serves, and the others look for."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it calls every wait that isn't over at once a problem
+    import torch.distributed as dist
+
+    limit = timedelta(seconds=timeout_s)
+    if place.number == 0:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)  # type: ignore[attr-defined]
+        partial = meeting_point.with_suffix(".partial")
+        host = "127.0.0.1" if job.nodes == 1 else socket.gethostname()
+        partial.write_text(f"{host} {store.port}\n")
+        partial.replace(meeting_point)
+        return store
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            host, port = meeting_point.read_text().split()
+            return dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=limit)  # type: ignore[attr-defined]
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise LostRankError(
+                    f"rank 0 left no address in {meeting_point} within {timeout_s:.0f} s: did it start, and do all "
+                    "nodes see that directory?"
+                ) from None
+            time.sleep(_POLL_S)
+        except RuntimeError as error:
+            raise LostRankError(f"rank 0 can't be reached at {host}:{port}: {str(error).splitlines()[0]}") from error

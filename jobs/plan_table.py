@@ -1,0 +1,64 @@
+"""A plan on the terminal: every job with what it will take, and what a reader has to know."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.plan import Job, Plan, batches
+
+
+def table(planned: Plan) -> RenderableType:
+    """The jobs in the order of submission, how they go to Slurm, and the totals."""
+    shown = Table(box=None, pad_edge=False)
+    rows = [_row(job) for job in planned.jobs]
+    one_rank = all(job.scale.ranks == 1 for job in planned.jobs)
+    headings = [heading for heading in rows[0] if not (one_rank and heading in _OF_RANKS)]
+    for heading in headings:
+        shown.add_column(heading, justify="left" if heading == "job" else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*map(row.__getitem__, headings))
+    sent = [
+        Text(f"on Slurm, {len(batch.jobs)} jobs in one array, {batch.why}")
+        for batch in batches(planned.study, planned.jobs)
+    ]
+    state = planned.jobs[0].state_bytes
+    total = sum(job.written_bytes for job in planned.jobs)
+    totals = Text(
+        f"{len(planned.jobs)} jobs; state {state / 1e9:.2f} GB ({state / 2**30:.2f} GiB); "
+        f"writes at most {total / 1e9:.2f} GB, one checkpoint at a time"
+    )
+    return Group(shown, *sent, notes(planned), totals)
+
+
+_OF_RANKS = frozenset({"ranks", "GB a rank ≤", "files a rank ≤"})
+"""What a study has nothing to say about whose jobs have one rank each."""
+
+
+def _row(job: Job) -> dict[str, str]:
+    ranks = job.scale.ranks
+    return {
+        "order": str(job.order),
+        "job": job.id,
+        "ranks": str(ranks),
+        "GB a rank ≤": f"{job.rank_bytes / 1e9:.2f}",
+        "files ≤": f"{job.checkpoint_files:,}",
+        "files a rank ≤": f"{-(-job.checkpoint_files // ranks):,}",
+        "checkpoint ≤": f"{job.checkpoint_bytes / 1e9:.2f} GB",
+        "trials": str(job.trials),
+        "writes ≤": f"{job.written_bytes / 1e9:.2f} GB",
+    }
+
+
+def notes(planned: Plan) -> RenderableType:
+    """What was asked for and is left out, and what will hurt."""
+    left_out = [Text(f"left out: {reason}") for reason in planned.left_out()]
+    return Group(*left_out, *(Text(f"warning: {each}", style="yellow") for each in planned.warnings()))
+
+
+def wide_console() -> Console:
+    """Where people read: as wide as the terminal; wide enough for a job id where there is none."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)

@@ -1,0 +1,75 @@
+"""The scale of a job: how many processes on how many nodes, and which of them save and load what; pure, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckpt.layout import Layout, Sharding
+from ckpt.sharding import Division
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scale:
+    """Nodes × tasks per node that save, and how many ranks load.
+
+    A job has as many processes per node as either needs. A process's place is its number in the job, node by node.
+    """
+
+    nodes: int
+    tasks_per_node: int
+    load_ranks: int
+
+    @property
+    def ranks(self) -> int:
+        """How many save."""
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def loaders_per_node(self) -> int:
+        """How many load on a node; on the last ones there may be fewer."""
+        return -(-self.load_ranks // self.nodes)
+
+    @property
+    def processes_per_node(self) -> int:
+        """How many processes a node has."""
+        return max(self.tasks_per_node, self.loaders_per_node)
+
+    @property
+    def processes(self) -> int:
+        """How many processes the job has."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def reshards(self) -> bool:
+        """Whether another number of ranks loads than saved."""
+        return self.load_ranks != self.ranks
+
+    def saver(self, place: int) -> int | None:
+        """The rank, among those that save, of the process at a place; None if it doesn't."""
+        node, local = divmod(place, self.processes_per_node)
+        return node * self.tasks_per_node + local if local < self.tasks_per_node else None
+
+    def loader(self, place: int) -> int | None:
+        """The rank, among those that load, of the process at a place; None if it doesn't."""
+        node, local = divmod(place, self.processes_per_node)
+        rank = node * self.loaders_per_node + local
+        return rank if local < self.loaders_per_node and rank < self.load_ranks else None
+
+    def savers(self) -> list[int]:
+        """The places of those that save."""
+        return [place for place in range(self.processes) if self.saver(place) is not None]
+
+    def loaders(self) -> list[int]:
+        """The places of those that load."""
+        return [place for place in range(self.processes) if self.loader(place) is not None]
+
+    def directories(self, tensors: Layout, sharding: Sharding, *, node_local: bool) -> list[Division]:
+        """The checkpoints that the ranks write together: one, or one on each node."""
+        whole = Division.of(tensors, sharding, self.ranks)
+        if not node_local:
+            return [whole]
+        return [whole.window(node * self.tasks_per_node, self.tasks_per_node) for node in range(self.nodes)]
+
+    def __str__(self) -> str:
+        """As job ids have it."""
+        return f"{self.nodes}x{self.tasks_per_node}"

@@ -1,0 +1,304 @@
+"""One trial: save, sync, commit, evict, load, verify. The only place with a clock, but for the ceiling's.
+
+    one trial:   save ──────────────────► load, cold ► load, warm
+                 │ call │ sync │ commit │
+                 └─────── total ────────┘
+
+With several ranks every process runs this, and all start an operation at once. A save's `commit` begins with the wait
+for those that haven't synced yet: the checkpoint appears when all have, or not at all.
+
+The clock is innermost: collectors start, clock, work, clock, collectors stop. Building the state, imports,
+eviction, verification and cleaning lie outside.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt import commit, direct_io, storage
+from ckpt.errors import LostRankError
+from ckpt.layout import state_bytes
+from ckpt.ranks import Ranks
+from ckpt.sharding import Share, layout_of
+from ckpt.state import State, first_difference, mapped_file, poison
+from jobs.cost import Cost, collect
+from jobs.crew import Crew, Parts
+from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample, TimingLog
+
+if TYPE_CHECKING:
+    from ckpt.strategy import Strategy
+
+COLD_BELOW = 0.01
+"""A load counts as cold if less than this share of the checkpoint's pages was cached before it."""
+
+_DIFFERS = "loaded state differs"
+_NOT_DURABLE = "not durable"
+_NOT_OWNED = "not in memory of its own"
+WRONG_ANSWERS = (_DIFFERS, _NOT_DURABLE, _NOT_OWNED)
+"""How the reasons of invalid samples begin that say what a strategy did wrong without failing."""
+
+
+class TrialError(Exception):
+    """A strategy failed in a trial; the samples are in the log, marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is saved and loaded, and by whom, as one process sees it.
+
+    Attributes:
+        state: what this process has in memory; empty in one that only loads.
+        expected: what it is to load; the state itself where that is its own.
+    """
+
+    strategy: Strategy
+    crew: Crew
+    parts: Parts
+    state: State
+    expected: State
+
+    def save(self, staging: Path) -> list[Path] | None:
+        """Write this process's part, and say which files it wrote; None for all that there are."""
+        if self.parts.alone:
+            self.strategy.save(self.state, staging)
+            return None
+        assert self.parts.saves is not None and self.crew.saving is not None  # noqa: PT018  # who calls this saves
+        names = [each.whole.name for each in self.parts.saves.writes]
+        own = {name: self.state[name] for name in names}
+        return self.strategy.save_together(own, staging, self.parts.saves, self.crew.saving)
+
+    def load(self, final: Path) -> State:
+        """Read this process's part."""
+        if self.parts.alone:
+            return self.strategy.load(final)
+        assert self.parts.loads is not None and self.crew.loading is not None  # noqa: PT018  # as above
+        return self.strategy.load_together(final, self.parts.loads, self.parts.saved, self.crew.loading)
+
+    def meet(self, group: Ranks | None) -> None:
+        """Wait for all processes, outside the clock, so that all start at once."""
+        if self.strategy.uses_process_group and group is not None and group.size > 1:
+            group.use_process_group()
+        self.crew.world.barrier()
+
+    @property
+    def saved_bytes(self) -> int:
+        """The logical size of what this process saves."""
+        return _size_bytes(self.parts.saves.writes) if self.parts.saves else 0
+
+    @property
+    def loaded_bytes(self) -> int:
+        """The logical size of what this process loads."""
+        return _size_bytes(self.parts.loads.holds) if self.parts.loads else 0
+
+
+class Trial:
+    """One trial of one strategy: what this process measures goes into its log."""
+
+    def __init__(
+        self, number: int, subject: Subject, log: TimingLog, clock: Callable[[], float], *, warmup: bool
+    ) -> None:
+        self._number, self._subject = number, subject
+        self._log, self._clock, self._warmup = log, clock, warmup
+
+    def save(self, final: Path) -> None:
+        """Write a checkpoint until it is durable under its final name.
+
+        Raises:
+            TrialError: if the strategy failed, here or on another rank.
+        """
+        subject, crew = self._subject, self._subject.crew
+        staging = Path(crew.here.broadcast(str(commit.begin(final)) if crew.leads else None))
+        files: list[Path] | None = None
+        _have_memory(subject.saved_bytes)
+        subject.meet(crew.saving)
+        times: list[float] = []
+        problem = ""
+        with collect() as cost:
+            times.append(self._clock())
+            try:
+                if subject.parts.saves:
+                    files = subject.save(staging)
+                    times.append(self._clock())
+                    self._sync(staging, files)
+                    times.append(self._clock())
+                self._commit(staging, final)
+            except LostRankError as error:
+                problem = str(error)
+            except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample tells it
+                problem = f"{type(error).__name__}: {error}"
+                crew.world.fail(problem)
+            times.append(self._clock())
+        if subject.parts.saves:
+            self._saved(final, staging, files, times, cost, problem)
+        if problem:
+            raise TrialError(problem)
+        found = crew.world.gather(asdict(storage.inventory(final)) if crew.leads else None)
+        if found:
+            self._log.disk.append(DiskUse(trial=self._number, **_together([each for each in found if each])))
+
+    def _sync(self, staging: Path, files: list[Path] | None) -> None:
+        """Bring what this process wrote to stable storage; directories that others write into too come later."""
+        if files is None:
+            storage.flush(staging, files=not self._subject.strategy.syncs_files)
+        elif not self._subject.strategy.syncs_files:
+            storage.sync_files(files)
+
+    def _commit(self, staging: Path, final: Path) -> None:
+        """Once everybody's files are on storage, and not before, the checkpoint gets its name."""
+        crew = self._subject.crew
+        crew.world.barrier()
+        if crew.leads:
+            if not self._subject.parts.alone:
+                storage.flush(staging, files=False)
+            commit.publish(staging, final)
+        crew.world.barrier()
+
+    def _saved(
+        self, final: Path, staging: Path, files: list[Path] | None, times: list[float], cost: Cost, problem: str
+    ) -> None:
+        """Note what a save took, and look whether it is as durable as it should be."""
+        size_bytes = self._subject.saved_bytes
+        phases = [("call", "returned"), ("sync", "synced"), ("commit", "committed")]
+        for (phase, durability), start, end in zip(phases, times, times[1:], strict=False):
+            self._sample("save", phase, start, end, size_bytes, durability=durability, problem=problem)
+        dirty = None
+        if not problem and files is None:
+            dirty = storage.dirty_pages(final)
+        elif not problem:
+            dirty = storage.dirty_pages_of([final / each.relative_to(staging) for each in files or []])
+        self._sample(
+            "save",
+            "total",
+            times[0],
+            times[-1],
+            size_bytes,
+            durability="committed",
+            cost=cost,
+            dirty=dirty,
+            problem=problem
+            or (f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended" if dirty else ""),
+        )
+
+    def load(self, final: Path, *, cold: bool) -> None:
+        """Read the checkpoint back, with the page cache emptied or as it is, and compare every bit.
+
+        Raises:
+            TrialError: if the strategy failed, here or on another rank.
+        """
+        subject, crew = self._subject, self._subject.crew
+        dealt = crew.node.rank, crew.node.size
+        if cold:
+            storage.evict(final, dealt)
+            crew.node.barrier()
+        resident = storage.fraction(crew.node.all_gather(storage.residency(final, dealt)))
+        # What this node never had is in none of its caches.
+        provable = not self._log.storage.get("cache_caveat") or self._log.header.read_shift
+        cache = ("cold" if resident < COLD_BELOW and provable else "cold-unproven") if cold else "warm"
+        problem, loaded = "", {}
+        gc.collect()
+        _have_memory(subject.loaded_bytes)
+        subject.meet(crew.loading)
+        if not subject.parts.loads:
+            return
+        with collect() as cost:
+            start = self._clock()
+            try:
+                loaded = subject.load(final)
+            except LostRankError as error:
+                problem = str(error)
+            except Exception as error:  # noqa: BLE001  # as above
+                problem = f"{type(error).__name__}: {error}"
+                crew.world.fail(problem)
+            end = self._clock()
+        wrong = "" if problem else self._verify(loaded)
+        self._sample(
+            "load",
+            "total",
+            start,
+            end,
+            subject.loaded_bytes,
+            cache=cache,
+            resident=resident,
+            cost=cost,
+            problem=problem or wrong,
+        )
+        if problem:
+            raise TrialError(problem)
+
+    def _verify(self, loaded: State) -> str:
+        """What is wrong with a loaded state, empty if nothing; then poison it."""
+        try:
+            if _storages(self._subject.state) & _storages(loaded):
+                return f"{_DIFFERS}: it is the saved one itself, and nothing was read"
+            file = mapped_file(loaded)
+            if file:
+                return f"{_NOT_OWNED}: it is mapped from {file}, which is read when somebody looks"
+            mismatch = first_difference(self._subject.expected, loaded)
+            poison(loaded)
+        except Exception as error:  # noqa: BLE001  # a strategy may return anything
+            return f"{_DIFFERS}: it is no dict of tensors ({type(error).__name__}: {error})"
+        return f"{_DIFFERS}: {mismatch}" if mismatch else ""
+
+    def _sample(
+        self,
+        operation: str,
+        phase: str,
+        start: float,
+        end: float,
+        size_bytes: int,
+        *,
+        durability: str = NOT_APPLICABLE,
+        cache: str = NOT_APPLICABLE,
+        resident: float = math.nan,
+        cost: Cost | None = None,
+        dirty: int | None = None,
+        problem: str = "",
+    ) -> None:
+        self._log.samples.append(
+            Sample(
+                trial=self._number,
+                warmup=self._warmup,
+                rank=self._subject.crew.place.number,
+                operation=operation,
+                phase=phase,
+                start_s=start,
+                duration_s=end - start,
+                state_bytes=size_bytes,
+                durability=durability,
+                cache=cache,
+                resident_fraction=resident,
+                valid=not problem,
+                reason=problem,
+                dirty_pages=-1 if dirty is None else dirty,
+                **asdict(cost or Cost()),
+            )
+        )
+
+
+def _have_memory(size_bytes: int) -> None:
+    """Touch as much memory as the operation will want, and give it back.
+
+    A virtual machine's host takes memory back that has been free for a few seconds. To get it again can take longer
+    than the disk does, and whether it has to depends on what ran before, and not on the strategy.
+    """
+    direct_io.populate(direct_io.aligned_buffer(max(1, size_bytes)))
+
+
+def _together(found: list[dict[str, int]]) -> dict[str, int]:
+    """What lies in several directories: on node-local targets each node has its own."""
+    counts = {key: sum(each[key] for each in found) for key in found[0]}
+    return counts | {"largest_file_bytes": max(each["largest_file_bytes"] for each in found)}
+
+
+def _size_bytes(share: Share) -> int:
+    return state_bytes(layout_of(share))
+
+
+def _storages(state: State) -> set[int]:
+    """The addresses of the memory that a state's tensors lie in."""
+    return {tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel()}

@@ -1,0 +1,193 @@
+"""Which process of a job does what, how they find each other, and whose clock they follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt.errors import LostRankError
+from ckpt.layout import TensorLayout
+from ckpt.ranks import StoreRanks
+from ckpt.sharding import layout_of
+from jobs import clock as clocks
+from jobs import plan, study
+from jobs.clock import Clock
+from jobs.crew import Crew, Place, assemble, parts_of, place_of
+from jobs.errors import StudyError
+from jobs.paths import StudyPaths
+from jobs.plan import Job
+from jobs.scale import Scale
+
+LAYOUT = (
+    TensorLayout("a", (10, 3), "float32"),
+    TensorLayout("b", (7,), "bfloat16"),
+    TensorLayout("c", (), "int64"),
+)
+
+scales = st.builds(Scale, st.integers(1, 5), st.integers(1, 4), st.integers(1, 24))
+
+
+@given(scales)
+def test_every_rank_has_one_process(scale: Scale) -> None:
+    """Those that save, and those that load, are numbered node by node, each in a process of its own."""
+    assert list(range(scale.ranks)) == [scale.saver(place) for place in scale.savers()]
+    assert list(range(scale.load_ranks)) == [scale.loader(place) for place in scale.loaders()]
+    assert set(scale.savers()) | set(scale.loaders()) <= set(range(scale.processes))
+    assert 0 in scale.savers()
+    assert 0 in scale.loaders()
+    per_node = [
+        sum(place // scale.processes_per_node == node for place in scale.savers()) for node in range(scale.nodes)
+    ]
+    assert [scale.tasks_per_node] * scale.nodes == per_node
+
+
+def make_job(nodes: int = 2, tasks_per_node: int = 2, **trials: Any) -> Job:
+    """A job of that scale."""
+    content = {
+        "name": "small",
+        "state": {"model": "openllama-3b", "tensors": 2},
+        "strategies": ["torch_save"],
+        "targets": {"lustre": {"path": "/lustre"}},
+        "trials": trials,
+        "slurm": {"nodes": nodes, "tasks_per_node": tasks_per_node},
+    }
+    return plan.make_plan(study.parse(content, "study.toml")).jobs[0]
+
+
+def slurm(number: int, count: int, node: int) -> dict[str, str]:
+    """What srun tells a process."""
+    told = {"PROCID": number, "STEP_NUM_TASKS": count, "NODEID": node, "JOB_ID": 17, "STEP_ID": 3, "RESTART_COUNT": 1}
+    return {f"SLURM_{key}": str(value) for key, value in told.items()}
+
+
+def test_place() -> None:
+    """The environment of srun, or of submitit's local executor, says which process this is."""
+    assert Place(3, 4, 1, "17-3-1") == place_of(make_job(), slurm(3, 4, 1))
+    local = {"GLOBALID": "1", "NTASKS": "2", "NODEID": "0", "JOB_ID": "99", "LOCALID": "1"}
+    found = place_of(make_job(1, 2), {f"SUBMITIT_LOCAL_{key}": value for key, value in local.items()})
+    assert Place(1, 2, 0, "local-99") == found
+    assert Place(0, 1, 0, "") == place_of(make_job(1, 1), slurm(3, 4, 1))
+
+
+WRONG_STARTS: dict[str, tuple[Mapping[str, str], str]] = {
+    "by hand": ({}, "takes 4 processes, 2 on each of 2 node(s), and was started as 1: start it by `srun --nodes=2"),
+    "too few": (slurm(0, 2, 0), "was started as 2"),
+    "not node by node": (slurm(1, 4, 1), "process 1 runs on node 1, and processes are to be numbered node by node"),
+}
+
+
+@pytest.mark.parametrize(("environment", "told"), WRONG_STARTS.values(), ids=WRONG_STARTS)
+def test_a_wrong_start_is_told(environment: Mapping[str, str], told: str) -> None:
+    """A job that wasn't started as it is planned says how to start it."""
+    with pytest.raises(StudyError) as error:
+        place_of(make_job(), environment)
+    assert told in str(error.value)
+
+
+def crew_at(number: int, scale: Scale) -> Crew:
+    """What `parts_of` needs of a crew."""
+    alone = Crew.alone()
+    place = Place(number, scale.processes, number // scale.processes_per_node, "")
+    return Crew(scale, place, alone.world, alone.node, alone.here, alone.savers, alone.saving, alone.loading)
+
+
+def test_a_shift_reads_what_other_nodes_wrote() -> None:
+    """With two ranks on each of three nodes and a shift of one, rank 4 loads the share of rank 0."""
+    scale = Scale(3, 2, 6)
+    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 1, node_local=False) for number in range(6)]
+
+    assert [0, 1, 2, 3, 4, 5] == [each.own.rank for each in found if each.own]
+    assert [2, 3, 4, 5, 0, 1] == [each.loads.rank for each in found if each.loads]
+    assert {False} == {each.loads_its_own for each in found}
+
+
+def test_other_ranks_load() -> None:
+    """Four ranks save and six load: six processes, three to a node, of which two save."""
+    scale = Scale(2, 2, 6)
+    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=False) for number in range(6)]
+
+    assert [0, 1, None, 2, 3, None] == [each.own and each.own.rank for each in found]
+    assert [0, 1, 2, 3, 4, 5] == [each.loads and each.loads.rank for each in found]
+    assert {(4, 6)} == {(each.saved.count, each.loads.division.count) for each in found if each.loads}
+    assert {False} == {each.alone for each in found}
+
+
+def test_on_node_local_targets_each_node_has_its_rows() -> None:
+    """Ten rows on two nodes with two ranks each are 3, 3, 3 and 1: a node's checkpoint has 6, or 4."""
+    scale = Scale(2, 2, 4)
+    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(4)]
+
+    assert [(6, 3), (6, 3), (4, 3), (4, 3)] == [each.saved.layout[0].shape for each in found]
+    assert [3, 3, 3, 1] == [layout_of(each.saves.writes)[0].shape[0] for each in found if each.saves]
+    assert [(0, 3), (3, 6), (0, 3), (3, 4)] == [
+        (each.loads.holds[0].start, each.loads.holds[0].stop) for each in found if each.loads
+    ]
+    assert {True} == {each.loads_its_own for each in found}
+
+
+def test_one_rank_a_node_on_node_local_targets_is_alone() -> None:
+    """Then a checkpoint has one writer and one reader, as if there were no other nodes."""
+    scale = Scale(2, 1, 2)
+    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(2)]
+
+    assert [True, True] == [each.alone for each in found]
+    assert not parts_of(crew_at(0, scale), LAYOUT, "dim0", 0, node_local=False).alone
+
+
+def test_processes_meet(tmp_path: Path) -> None:
+    """They find each other through a file that is gone once all are there, and know each other's hosts."""
+    job, paths = make_job(1, 3), StudyPaths(tmp_path)
+    paths.slurm.mkdir()
+
+    def one(number: int) -> list[Any]:
+        crew = assemble(job, paths, Place(number, 3, 0, "here"), node_local=False, timeout_s=30)
+        met = crew.world.all_gather(number)
+        crew.leave()
+        return met
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(one, range(3)))
+    assert [[0, 1, 2]] * 3 == found
+    assert [] == list(paths.slurm.iterdir())
+
+
+def test_who_does_not_come_is_named(tmp_path: Path) -> None:
+    """The first process waits for a bounded time, and so does one that finds no first."""
+    job, paths = make_job(1, 3), StudyPaths(tmp_path)
+    paths.slurm.mkdir()
+
+    def one(number: int) -> str:
+        with pytest.raises(LostRankError) as error:
+            assemble(job, paths, Place(number, 3, 0, "here"), node_local=False, timeout_s=1)
+        return str(error.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(one, range(2)))
+    assert "rank 2 (not here yet) did not answer within 1 s" in found[0]
+    (tmp_path / "slurm" / f"{job.id}.here.meeting").unlink(missing_ok=True)
+    assert "rank 0 left no address" in one(1)
+
+
+def test_clocks_agree() -> None:
+    """A clock that was an hour off shows the first one's time, to within half a round trip."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=20))  # type: ignore[attr-defined]
+    mine = Clock()
+    own = [mine, Clock(mine.zero_unix_s - 3600)]
+
+    def one(number: int) -> float:
+        joined = store if number == 0 else dist.TCPStore("127.0.0.1", store.port, is_master=False)  # type: ignore[attr-defined]
+        return clocks.agree(StoreRanks(joined, [(0, "a"), (1, "b")], number, 20, "world"), own[number])
+
+    with ThreadPoolExecutor(2) as pool:
+        uncertainties_s = list(pool.map(one, range(2)))
+    first, second, third = own[0](), own[1](), own[0]()
+    assert 0 == uncertainties_s[0] < uncertainties_s[1] < 10
+    assert first - uncertainties_s[1] <= second <= third + uncertainties_s[1]
