@@ -17,7 +17,7 @@ from ckpt.dtypes import torch_dtype
 from ckpt.errors import CheckpointError
 from ckpt.layout import EXP_AVG, EXP_AVG_SQ, MASTER, Layout, StateSpec, TensorLayout, config_dtype, read_config
 from ckpt.sharding import Share
-from ckpt.strategies.safetensors_direct import files_of, read_header
+from ckpt.strategies._safetensors_files import files_of, read_header
 
 BLOCK_ELEMENTS = 1 << 20
 """Values are generated and hashed in blocks of so many elements, each on its own, so that all cores can take

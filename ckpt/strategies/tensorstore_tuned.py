@@ -2,7 +2,7 @@
 
     directory/zarr.json            a zarr group; its attributes name the tensors, in the order of the state
     directory/<name>/zarr.json     an array per tensor, native dtype
-    directory/<name>/c.0.0         its chunks, split along the first dimension
+    directory/<name>/c.0.0         its chunks, split along the first dimension; of many ranks each writes its own
 
 What made it fast: no upcast, no copy (`can_reference_source_data_indefinitely`, which takes whole contiguous chunks),
 no lock files, one sync pass at the end, every array opened before the first is waited for, and reads into huge-page
