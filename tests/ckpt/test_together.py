@@ -430,13 +430,17 @@ def test_one_array_by_several_processes(strategy: Strategy, processes: Processes
 
 
 @pytest.mark.parametrize(("name", "options"), [("orbax", {}), ("torch_checkpointing", {})], ids=["orbax", "torch"])
-def test_directories_of_several_processes(strategy: Strategy, processes: Processes, tmp_path: Path) -> None:
-    """A library that knows of other ranks in its own way only works in several processes beside each other."""
+def test_directories_of_several_processes(strategy: Strategy, tmp_path: Path) -> None:
+    """A library that knows of other ranks in its own way only works in several processes beside each other.
+
+    In new ones, as a job's are: torch_checkpointing names its files after a process group's ranks where there is one.
+    """
     division = Division.of(TENSORS, "dim0", 3)
     directory = tmp_path / "checkpoint"
-    saved_by(processes, strategy, directory, division)
-    load = Load(strategy, directory, division, division, 1)
-    assert load.expected() == processes(load, 3)
+    with Processes() as started:
+        saved_by(started, strategy, directory, division)
+        load = Load(strategy, directory, division, division, 1)
+        assert load.expected() == started(load, 3)
 
 
 @EVERY
