@@ -93,13 +93,15 @@ def _run_trial(
 
 
 def _note_failure(world: StoreRanks, log: TimingLog, known: int, lost: str) -> None:
-    """Take the samples of the processes that are left, and mark all of the trial: it lacks a rank's."""
+    """Take the samples of the processes that are left; where one failed or is lost, mark all of the trial."""
     own = [asdict(sample) for sample in log.samples[known:]]
     left = world.gather_those_left("samples", own, _LAST_WORDS_S)
     rows = itertools.chain(*(rows for rank, rows in sorted(left.items()) if rank))
     samples = [*log.samples[known:], *(Sample(**row) for row in rows)]
     reason = lost or next((sample.reason for sample in samples if sample.reason), "")
-    log.samples[known:] = [replace(each, valid=False, reason=each.reason or reason) for each in samples]
+    if reason:  # none, where the job was interrupted
+        samples = [replace(each, valid=False, reason=each.reason or reason) for each in samples]
+    log.samples[known:] = samples
 
 
 def _more(log: TimingLog, trials: Trials) -> bool:
