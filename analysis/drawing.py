@@ -110,7 +110,7 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     """Bandwidth over the size of the files, below the target's own."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
-    points = [(m, _rate(m, t)) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
+    points = [(m, t.gbps()) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
     if not points:
         return _NOTHING
     figure, axes = with_legend([m.label for m, _ in points], looks)
@@ -183,7 +183,7 @@ def scale(chosen: Sequence[tuple[int, Measured, Trials]], looks: Mapping[str, Lo
     figure, axes = with_legend(labels, looks, lines=True)
     said = []
     for label in labels:
-        points = [(number, _rate(m, t)) for number, m, t in chosen if m.label == label and t.median().estimate > 0]
+        points = [(number, t.gbps()) for number, m, t in chosen if m.label == label and t.median().estimate > 0]
         points.sort(key=lambda each: each[0])
         look = looks[label]
         axes.plot(
@@ -207,13 +207,6 @@ def scale(chosen: Sequence[tuple[int, Measured, Trials]], looks: Mapping[str, Lo
 
 def _exactly(value: float) -> Interval:
     return Interval(value, value, value)
-
-
-def _rate(method: Measured, measured: Trials) -> Interval:
-    """GB/s at the median, and at the ends of its interval."""
-    median = measured.median()
-    low, high = (method.state_bytes / end / 1e9 if end > 0 else math.nan for end in (median.high, median.low))
-    return Interval(method.state_bytes / median.estimate / 1e9, low, high)
 
 
 def _mean(measured: Trials | None) -> float:
