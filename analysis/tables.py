@@ -44,7 +44,7 @@ _TOGETHER_IN_PHASES = "each phase lasts from its first start on a rank to its la
 _WHAT_COST = (
     "medians; memory is the peak above what was resident before, so a load's holds the state; written, read and taken "
     "on disk are shares of the state's bytes: written / state is the write amplification; cores: CPU time over "
-    "duration; created: files and directories over the time of the save"
+    "duration; created / s: files and directories over the time of the save"
 )
 
 _COST_TOGETHER = "of all ranks together, but memory, which is that of the rank that took most"
@@ -201,7 +201,7 @@ def _cost(comparison: Comparison) -> Table:
     headings = (
         "method", "CPU, save [s]", "CPU, load [s]", "cores, save", "cores, load", "memory, save [MiB]",
         "memory, load [MiB]", "written / state", "read / state", "on disk / state", "files", "under 1 MiB",
-        "directories", "files per rank", "created per second",
+        "directories", "files / rank", "created / s",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.methods:
