@@ -54,8 +54,10 @@ class Spread:
     last_host: Straggler
     unsure: int
     """Trials in which the last two ended nearer to each other than their clocks are known: nobody was last in them."""
+    numbers: tuple[int, ...]
+    """Of the ranks, in their order."""
     relative: tuple[float, ...]
-    """Each rank's own work over that of the middle rank: medians over the trials, by rank."""
+    """Each one's own work over that of the middle rank: medians over the trials."""
     host_of_last: str
     """Where `last_rank` ran in most of the trials in which it was last."""
 
@@ -119,6 +121,7 @@ def _spread(kind: str, work: pd.DataFrame) -> Spread:
         last_rank=rank,
         last_host=_most_often(told["host"].dropna()),
         unsure=len(last) - len(told),
+        numbers=tuple(int(number) for number in relative.index),
         relative=tuple(float(value) for value in relative.replace([np.inf], math.nan)),
         host_of_last=_most_often(told[told["rank"].astype(str) == rank.name]["host"].dropna()).name,
     )

@@ -114,6 +114,12 @@ class Setting:
         where = f"{self.study}, target {self.target}, {self.nodes}x{self.tasks_per_node}"
         return f"{where} ({self.apart})" if self.apart else where
 
+    @property
+    def place(self) -> str:
+        """The same for all scales."""
+        where = f"{self.study}, target {self.target}"
+        return f"{where} ({self.apart})" if self.apart else where
+
 
 def settings(results: Results) -> list[Setting]:
     """Everything that was measured, by study, target and scale."""

@@ -374,6 +374,7 @@ def ranked_log(
     disk: tuple[int, int] = (4, 2),
     clock_s: float = 0.0,
     state: Mapping[str, Any] | None = None,
+    host: str = "node",
     **header: Any,
 ) -> Path:
     """Write the log of a job with several ranks, its trials 1000 s apart; returns its path.
@@ -382,7 +383,7 @@ def ranked_log(
         directory: of the study; there is no plan.
         label: of the job.
         target: of the job.
-        nodes: of its scale; they are called node0, node1, …
+        nodes: of its scale.
         tasks: on each of them: rank r runs on the node r // tasks.
         save: for each trial, the seconds of each rank's own work, half of it call and half of it sync; all ranks
             commit until `COMMIT_S` after the last has synced.
@@ -394,6 +395,7 @@ def ranked_log(
         disk: files and directories of each trial.
         clock_s: how well the clock of each rank but the first is known.
         state: what differs in `/state`; `sharding` replicated lets each rank load all of it.
+        host: what the nodes are called, each with its number.
         header: what differs from the attributes of a complete job.
     """
     ranks, reasons, described = nodes * tasks, reasons or {}, STATE | {"sharding": "dim0", "contents": "weights"}
@@ -473,7 +475,7 @@ def ranked_log(
         ],
         ranks=[
             Rank(
-                rank=rank, host=f"node{rank // tasks}", node=rank // tasks, process_id=rank % tasks,
+                rank=rank, host=f"{host}{rank // tasks}", node=rank // tasks, process_id=rank % tasks,
                 clock_uncertainty_s=clock_s if rank else 0.0,
             )
             for rank in range(ranks)
@@ -497,3 +499,19 @@ def ranked(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "many"
 
     return write
+
+
+@pytest.fixture
+def scaled(ranked: Callable[..., Path]) -> Path:
+    """Two strategies at six scales: one scales perfectly until two ranks share a node, the other not at all."""
+    study = Path()
+    for nodes, tasks in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
+        ranks = nodes * tasks
+        for label, seconds in (("torch_save", 8.0 / nodes), ("tensorstore_t5x", 4.0)):
+            own_s = [seconds - 0.25] * (ranks - 1) + [seconds - 0.25 if ranks == 1 else seconds]
+            for number in (1, 2):
+                study = ranked(
+                    label=label, nodes=nodes, tasks=tasks, number=number, save=[own_s] * 3, load=[own_s] * 3,
+                    ceiling=[4.0 / nodes] * ranks, disk=(ranks, 1),
+                )  # fmt: skip
+    return study
