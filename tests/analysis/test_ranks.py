@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from analysis import columns
+from analysis.__main__ import compare_two
 from analysis.across import across_tables
+from analysis.advice_tables import projection_table
 from analysis.comparison import Comparison, compare
 from analysis.load import entries, frames, load_results
 from analysis.merge import write_merged
@@ -273,3 +276,33 @@ def test_tables_of_several_scales(
         study = ranked(nodes=nodes, save=[[2.0, 3.0][:nodes]] * 2, load=[[1.0, 1.5][:nodes]] * 2, ceiling=[1.0] * nodes)
 
     file_regression.check(show(study, style), extension={"text": ".txt", "csv": ".csv"}[style])  # type: ignore[arg-type]
+
+
+def test_two_results_are_paired_by_how_ranks_share_the_state(
+    ranked: Ranked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one state, saved both ways on both sides, each way is set against its own; a way that one lacks is named."""
+    for number, sharding in enumerate(("dim0", "replicated", "tensors"), 1):
+        study = ranked(nodes=2, save=[[number, number]] * 2, number=number, state={"sharding": sharding})
+    other = tmp_path / "other"
+    shutil.copytree(study, other)
+    next(other.glob("logs/r03*")).unlink()
+
+    compare_two(study, other, style="csv")
+
+    shown = capsys.readouterr().out
+    assert (
+        sum(line.startswith("methods,B against A,torch_save,") and ",save," in line for line in shown.splitlines()) == 2
+    )
+    assert "only in A: many, target shared, 2x1 (not set beside" in shown
+    assert "how ranks share the state (tensors)" in shown
+
+
+def test_a_projection_says_that_the_state_was_replicated(ranked: Ranked) -> None:
+    """Its loads moved more than those of a state that nodes share."""
+    for sharding, told in (("dim0", False), ("replicated", True)):
+        study = ranked(nodes=2, save=[[1.75] * 2] * 3, load=[[1.0] * 2] * 3, state={"sharding": sharding})
+        [setting] = settings(load_results(study))
+        notes = projection_table(project(setting, Wanted(GIB, 1, 1))).notes
+
+        assert any("every rank loading the whole state" in note for note in notes) == told
