@@ -46,9 +46,9 @@ def several_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
         said = loads.reindex(pd.MultiIndex.from_frame(samples[["study", "job_id"]])).to_numpy()
         expected = expected.where(~loading | (said == 0), said)
     ranks = pd.concat([expected, samples["rank"] + 1], axis=1).max(axis=1)
-    several = ranks.groupby([samples["study"], samples["job_id"]]).transform("max") > 1
-    if not several.any():
+    if not (ranks > 1).any():
         return samples.iloc[:0].assign(end_s=0.0, repeated=0)
+    several = ranks.groupby([samples["study"], samples["job_id"]]).transform("max") > 1
     found = samples[several].assign(end_s=samples["start_s"] + samples["duration_s"], expected=expected)
     kind = found["cache"] == "warm"  # where a rank lacks its cold load, its warm one is still the others' warm one
     phases = [*OPERATION[:-1], "phase", "rank", kind]
@@ -56,18 +56,19 @@ def several_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
     operations = found.groupby(OPERATION, sort=False)
     valid = operations["valid"].transform("all")
     reason = operations["reason"].transform("max")
-    complete = operations["rank"].transform("nunique") >= found["expected"]
+    found["ended"] = found["rank"].where(found["phase"] == "total")  # a rank that was lost on the way has no total
+    complete = found.groupby(OPERATION, sort=False)["ended"].transform("nunique") >= found["expected"]
     for _, operation in found[~complete].groupby(OPERATION, sort=False):
-        ranks_missing = sorted({*range(int(operation["expected"].iloc[0]))} - set(operation["rank"]))
+        ranks_missing = sorted({*range(int(operation["expected"].iloc[0]))} - set(operation["ended"].dropna()))
         reason[operation.index] = _with_missing(str(reason[operation.index[0]]), ranks_missing)
-    return found.assign(valid=valid & complete, reason=reason).drop(columns="expected")
+    return found.assign(valid=valid & complete, reason=reason).drop(columns=["expected", "ended"])
 
 
 def _with_missing(reason: str, missing: Sequence[int]) -> str:
     """A reason that names the ranks of which there is nothing, unless it does so already."""
     if reason and all(re.search(rf"\brank {rank}\b", reason) for rank in missing[:_MOST_NAMED]):
         return reason
-    said = f"nothing from rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:_MOST_NAMED]))}"
+    said = f"missing: rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:_MOST_NAMED]))}"
     more = len(missing) - _MOST_NAMED
     said += f" and {more} more" if more > 0 else ""
     return f"{reason}; {said}" if reason else said

@@ -79,9 +79,9 @@ def test_a_ceiling_without_one_of_the_ranks_is_none(ranked: Ranked) -> None:
 @pytest.mark.parametrize(
     ("lost", "told"),
     [
-        ([(1, "save", 2)], "1 invalid save sample(s): nothing from rank 2"),
-        ([(1, "save", 1), (1, "save", 3)], "1 invalid save sample(s): nothing from ranks 1, 3"),
-        ([(1, "load", 3)], "1 invalid load sample(s): nothing from rank 3"),
+        ([(1, "save", 2)], "1 invalid save sample(s): missing: rank 2"),
+        ([(1, "save", 1), (1, "save", 3)], "1 invalid save sample(s): missing: ranks 1, 3"),
+        ([(1, "load", 3)], "1 invalid load sample(s): missing: rank 3"),
     ],
 )
 def test_an_operation_that_a_rank_is_missing_in_is_invalid(lost: Any, told: str, ranked: Ranked) -> None:
@@ -98,16 +98,26 @@ def test_a_rank_that_never_reported_anything_is_missed(ranked: Ranked) -> None:
     """Even where only the first is there, as if the job had one rank."""
     study = ranked(nodes=2, save=[[1.0, 1.0]], lost=[(0, "save", 1)])
 
-    assert only(study).methods[0].problems == (
-        "r01-torch_save-shared-2x1: 1 invalid save sample(s): nothing from rank 1",
-    )
+    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
+
+
+def test_a_rank_that_was_lost_on_the_way_is_missed(ranked: Ranked) -> None:
+    """It called and synced, and then there is nothing: the operation has not ended on all ranks."""
+    study = ranked(nodes=2, save=[[1.0, 1.0]])
+    [path] = study.glob("logs/*.h5")
+    log = timing_log.read(path)
+    log.samples = [each for each in log.samples if each.rank == 0 or each.phase in {"call", "sync"}]
+    log.write(path)
+
+    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
+    assert only(study).methods[0].phases == {}
 
 
 @pytest.mark.parametrize(
     ("own", "told"),
     [
         ("LostRankError: rank 3 (node1) did not answer", "LostRankError: rank 3 (node1) did not answer"),
-        ("OSError: [Errno 3] x", "OSError: [Errno 3] x; nothing from rank 3"),
+        ("OSError: [Errno 3] x", "OSError: [Errno 3] x; missing: rank 3"),
     ],
 )
 def test_a_reason_that_names_the_rank_is_enough(own: str, told: str, ranked: Ranked) -> None:
