@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.cells import Cell, Estimate, Marked, Number, Part, Ratio, Share, Table
@@ -163,7 +164,9 @@ def _scaled(group: Sequence[Comparison], operation: str) -> dict[tuple[str, int,
 
 
 def _efficiency(one: tuple[Comparison, Method], base: tuple[Comparison, Method], operation: str) -> Interval:
-    """The bandwidth of a rank of one over that of a rank of the other."""
+    """The bandwidth of a rank of one over that of a rank of the other; against itself it is 1, and nothing else."""
+    if one[1] is base[1]:
+        return Interval(1.0, math.nan, math.nan)
     (ranks, moved, one_timed), (base_ranks, base_moved, base_timed) = (
         (each.nodes * each.tasks_per_node, method.moved_bytes(operation), timed(method, operation).timed)
         for each, method in (one, base)
