@@ -40,7 +40,7 @@ OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 @app.command
 def table(*results: Path, style: StyleOption = "text", reference: str = "") -> int:
-    """Print the comparison tables: summary, relative to a reference, phases, bandwidth, cost; targets and scales.
+    """Print the tables: summary, relative to a reference, phases, bandwidth, cost, ranks; across targets and scales.
 
     Args:
         results: where the logs are.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from analysis.cells import Cell, Marked, Number, Part, Ratio, Share, Table
+from analysis.cells import Cell, Estimate, Marked, Number, Part, Ratio, Share, Table
 from analysis.comparison import Comparison
 from analysis.guard import MUST_AGREE
 from analysis.method import Method
 from analysis.relative import OPERATIONS, mean_ratios, related, timed
-from analysis.statistics import geometric_mean
-from analysis.tables import HOW_MEASURED, shown_operations, test_notes, where
+from analysis.statistics import UNKNOWN, Interval, geometric_mean, ratio_interval
+from analysis.tables import HOW_MEASURED, repeated, shown_operations, test_notes, where
+
+HOW_SCALED = (
+    "bandwidth of all ranks together: bytes over the median time, from the first start to the last end, with its 95 % "
+    "bootstrap interval; efficiency: the bandwidth of a rank over that at the smallest scale at which the method was "
+    "measured: as the state stays the same (strong scaling), the speedup over the ratio of ranks; the ceiling is what "
+    "all ranks of the same jobs wrote and read at the same time"
+)
 
 _MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
 """Filesystems with caches of their own have no proven cold loads: the loads then stand in different rows."""
@@ -103,43 +110,70 @@ def _agreeing(group: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]
 
 def _scales(comparisons: Sequence[Comparison]) -> Iterator[Table]:
     def of(each: Comparison) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        # The state's digest differs with the number of ranks that share it.
-        return each.study, each.target, tuple((k, v) for k, v in sorted(each.agreed.items()) if k != "state_digest")
+        return each.study, each.target, tuple(sorted(each.agreed.items()))
 
-    for (study, target, _), found in itertools.groupby(sorted(comparisons, key=of), key=of):
+    for (study, target, agreed), found in itertools.groupby(sorted(comparisons, key=of), key=of):
         group = sorted(found, key=lambda each: (each.nodes * each.tasks_per_node, each.nodes))
         if len({(each.nodes, each.tasks_per_node) for each in group}) > 1:
-            yield _of_scales(f"{study}, target {target}", group)
+            apart = next((f" ({each.apart})" for each in group if each.apart), "")
+            yield _of_scales(f"{study}, target {target}{apart}", group, dict(agreed))
 
 
-def _of_scales(title: str, group: Sequence[Comparison]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _of_scales(title: str, group: Sequence[Comparison], agreed: Mapping[str, str]) -> Table:
+    methods = [method for each in group for method in each.methods]
+    columns = {name: _scaled(group, name) for name in shown_operations(tuple(methods))}
+    columns = {name: scaled for name, scaled in columns.items() if scaled}
+    rows: list[tuple[Cell, ...]] = [
+        (
+            label,
+            Number(each.nodes, 0),
+            Number(each.tasks_per_node, 0),
+            Number(each.nodes * each.tasks_per_node, 0),
+            *(cell for scaled in columns.values() for cell in scaled[label, each.nodes, each.tasks_per_node]),
+        )
+        for label in dict.fromkeys(method.label for method in methods)
+        for each in group
+        if each.method(label)
+    ]
+    headings = ["method", "nodes", "tasks per node", "ranks"]
+    for name in columns:
+        operation = OPERATIONS[name]
+        headings += [f"{operation} [GB/s]", f"{operation}, efficiency"]
+        headings += [f"{operation}, of ceiling"] if name != "load_warm" else []
+    notes = [HOW_SCALED, *repeated(methods)]
+    if agreed.get("state_sharding"):
+        notes.insert(0, f"how ranks share the state: {agreed['state_sharding']}")
+    return Table("scaling", f"Scaling: {title}", tuple(headings), tuple(rows), tuple(notes))
+
+
+def _scaled(group: Sequence[Comparison], operation: str) -> dict[tuple[str, int, int], tuple[Cell, ...]]:
+    """Bandwidth, efficiency and share of the ceiling, of each method at each scale; empty where nothing is measured."""
+    found: dict[tuple[str, int, int], tuple[Cell, ...]] = {}
+    measured = False
     for label in dict.fromkeys(method.label for each in group for method in each.methods):
-        found = [(each, method) for each in group if (method := each.method(label))]
-        base, least = found[0]
-        for each, method in found:
-            more = each.nodes * each.tasks_per_node / (base.nodes * base.tasks_per_node)
-            rows.append(
-                (
-                    label,
-                    Number(each.nodes, 0),
-                    Number(each.tasks_per_node, 0),
-                    *_scaled(method.cost.save_gbps, least.cost.save_gbps, more),
-                    *_scaled(method.cost.load_gbps, least.cost.load_gbps, more),
-                )
-            )
-    headings = (
-        "method", "nodes", "tasks per node", "save [GB/s]", "save, efficiency", "load [GB/s]", "load, efficiency",
-    )  # fmt: skip
-    note = (
-        "bandwidth of all ranks together, total bytes over total time, an operation from the first start to the last "
-        "end; efficiency is the bandwidth per rank over that of the smallest scale"
+        there = [(each, method) for each in group if (method := each.method(label))]
+        base = next(((each, method) for each, method in there if timed(method, operation).count), None)
+        measured |= base is not None
+        for each, method in there:
+            rate = method.gbps(operation, timed(method, operation))
+            efficiency = _efficiency((each, method), base, operation) if base else UNKNOWN
+            ceiling = method.cost.write_ceiling_gbps if operation == "save" else method.cost.read_ceiling_gbps
+            of_ceiling = (Part(rate.estimate / ceiling),) if operation != "load_warm" else ()
+            found[label, each.nodes, each.tasks_per_node] = (Estimate(rate, 3), Estimate(efficiency), *of_ceiling)
+    return found if measured else {}
+
+
+def _efficiency(one: tuple[Comparison, Method], base: tuple[Comparison, Method], operation: str) -> Interval:
+    """The bandwidth of a rank of one over that of a rank of the other; against itself it is 1, and nothing else."""
+    if one[1] is base[1]:
+        return Interval(1.0, math.nan, math.nan)
+    (ranks, moved, one_timed), (base_ranks, base_moved, base_timed) = (
+        (each.nodes * each.tasks_per_node, method.moved_bytes(operation), timed(method, operation).timed)
+        for each, method in (one, base)
     )
-    return Table("scaling", f"Scaling: {title}", headings, tuple(rows), (note,))
-
-
-def _scaled(gbps: float, least_gbps: float, more: float) -> tuple[Cell, Cell]:
-    return Number(gbps, 3), Part(gbps / (least_gbps * more) if least_gbps else math.nan)
+    speedup = ratio_interval(base_timed.durations, base_timed.jobs, one_timed.durations, one_timed.jobs)
+    more = moved / base_moved * base_ranks / ranks
+    return Interval(more * speedup.estimate, more * speedup.low, more * speedup.high)
 
 
 def _means(comparisons: Sequence[Comparison]) -> Iterator[Table]:

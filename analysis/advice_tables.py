@@ -251,8 +251,11 @@ def _projection_notes(projection: Projection) -> list[str]:
         f"extrapolated by {projection.size_factor:.3g} in bytes per node and {projection.node_factor:.3g} in nodes; "
         "what does not grow with the bytes (opening files, metadata, the slowest of many nodes) is not in the model"
     )
+    replicated = setting.agreed.get("state_sharding") == "replicated" and setting.nodes * setting.tasks_per_node > 1
     unknown = "'-' where the trials are too few for an interval, or the ceiling was not measured"
     notes = [model, adds_up, reach, unknown]
+    if replicated:
+        notes.append("measured with every rank loading the whole state; projected is a state that nodes share")
     if projection.size_factor > FAR or projection.size_factor < 1 / FAR:
         notes.append("beware: that is far from what was measured; measure a state nearer to the wanted share of a node")
     return notes

@@ -33,10 +33,10 @@ _LOG_FROM = 8.0
 """From this factor between the smallest and the largest value on, an axis is logarithmic."""
 
 
-def rows(labels: Sequence[str], extra_lines: float = 0) -> tuple[Figure, Axes]:
-    """Axes with a row for each label, the first on top."""
+def rows(labels: Sequence[str], extra_lines: float = 0, least_lines: float = 1.5) -> tuple[Figure, Axes]:
+    """Axes with a row for each label, the first on top; a row is as high as so many lines, or more."""
     texts = wrapped(labels)
-    lines = max(1.5, *(text.count("\n") + 1.2 for text in texts))
+    lines = max(least_lines, *(text.count("\n") + 1.2 for text in texts))
     height = 0.5 + _ROW_LINE_IN * (lines * len(texts) + extra_lines)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     axes = figure.add_subplot()
@@ -48,12 +48,14 @@ def rows(labels: Sequence[str], extra_lines: float = 0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def with_legend(labels: Sequence[str], looks: Mapping[str, Look], *, lines: bool = False) -> tuple[Figure, Axes]:
-    """Axes with a legend of all labels below, in two columns where there are several."""
+def with_legend(
+    labels: Sequence[str], looks: Mapping[str, Look], *, lines: bool = False, others: Sequence[Line2D] = ()
+) -> tuple[Figure, Axes]:
+    """Axes with a legend of all labels below, in two columns where there are several; then of other lines."""
     texts = wrapped(labels)
-    columns = 2 if len(texts) > 2 else 1
-    heights = [text.count("\n") + 1.4 for text in texts]
-    per_column = math.ceil(len(texts) / columns)
+    columns = 2 if len(texts) + len(others) > 2 else 1
+    heights = [text.count("\n") + 1.4 for text in texts] + [1.4] * len(others)
+    per_column = math.ceil(len(heights) / columns)
     tallest = max(sum(heights[start : start + per_column]) for start in range(0, len(heights), per_column))
     figure = Figure(figsize=(WIDTH_IN, 2.2 + _LEGEND_LINE_IN * tallest), layout="constrained")
     axes = figure.add_subplot()
@@ -63,7 +65,7 @@ def with_legend(labels: Sequence[str], looks: Mapping[str, Look], *, lines: bool
         Line2D([], [], markersize=4, label=text, **marks(looks[label], line=lines))
         for label, text in zip(labels, texts, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
+    figure.legend(handles=[*handles, *others], loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
     return figure, axes
 
 
@@ -94,13 +96,13 @@ def swatch(hatch: str, alpha: float, label: str) -> Patch:
     return Patch(facecolor=("#808080", alpha), hatch=hatch, edgecolor=INK, linewidth=0.4, label=label)
 
 
-def point(axes: Axes, x: Interval, y: Interval, look: Look) -> None:
+def point(axes: Axes, x: Interval, y: Interval, look: Look, size: float = 5) -> None:
     """A point with its intervals, where they are known."""
     if not math.isnan(x.low) and x.low != x.high:
         axes.plot([x.low, x.high], [y.estimate, y.estimate], color=look.colour, linewidth=0.8)
     if not math.isnan(y.low) and y.low != y.high:
         axes.plot([x.estimate, x.estimate], [y.low, y.high], color=look.colour, linewidth=0.8)
-    axes.plot([x.estimate], [y.estimate], markersize=5, **marks(look))
+    axes.plot([x.estimate], [y.estimate], markersize=size, **marks(look))
 
 
 def spread(axes: Axes, side: Side, values: Sequence[float], label: str) -> None:

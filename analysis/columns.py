@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from jobs import timing_log
 from jobs.errors import TimingLogError
-from jobs.timing_log import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Sample, TimingLog
+from jobs.timing_log import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample, TimingLog
 
-TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling}
+TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
 
 ATTRIBUTES = ("state", "storage", "provenance")
 
@@ -43,6 +43,7 @@ DEFAULTS = {
 """What stands for the columns that an older log lacks."""
 
 _HEADER = [each.name for each in fields(Header)]
+_HEADER_DEFAULTS = {each.name: each.default for each in fields(Header) if each.default is not MISSING}
 
 _TEXT = h5t.py_create(h5py.string_dtype())
 _PLAIN: dict[type, type] = {h5t.TypeIntegerID: np.int64, h5t.TypeFloatID: np.float64}
@@ -143,6 +144,11 @@ def of(log: TimingLog) -> Log:
     return Log(log.header, tables, {name: getattr(log, name) for name in ATTRIBUTES})
 
 
+def empty(name: str) -> Rows:
+    """A table without rows."""
+    return _packed(name, dict.fromkeys(KINDS[name], ()), 0)
+
+
 def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
     """The whole numbers of one table of all logs, its texts as places in one vocabulary, which is sorted."""
     vocabulary = sorted(set(itertools.chain.from_iterable(log.tables[name].words for log in logs)))
@@ -199,9 +205,10 @@ def _quickly(file: h5py.File) -> Log:
         raise ValueError
     tables = {name: _table(h5g.open(root, name.encode()), name) for name in TABLES if name in file}
     attributes = {name: dict(sorted(_attributes(h5g.open(root, name.encode())).items())) for name in ATTRIBUTES}
-    # Logs were without a ceiling once.
-    absent = {name: _packed(name, dict.fromkeys(KINDS[name], ()), 0) for name in TABLES if name not in tables}
-    return Log(Header(**{each.name: header[each.name] for each in fields(Header)}), tables | absent, attributes)
+    # Logs were without a ceiling once, and of a single process.
+    absent = {name: empty(name) for name in TABLES if name not in tables}
+    known = _HEADER_DEFAULTS | header
+    return Log(Header(**{name: known[name] for name in _HEADER}), tables | absent, attributes)
 
 
 def _table(group: Any, name: str) -> Rows:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.guard import MUST_AGREE, Group, groups
+from analysis.guard import Group, agreement, groups
 from analysis.load import Results
 from analysis.method import Method, method_of
 from analysis.noise import Doubt, doubts_about
-from analysis.ranks import whole_operations
+from analysis.ranks import several_ranks, whole_ceilings, whole_operations
 from analysis.relative import Relative, relate
+from analysis.spread import own_work
 
 REFERENCE = "torch_save"
 """The method that others are set against, as in the document."""
@@ -61,36 +62,46 @@ def compare(results: Results, reference: str = "") -> list[Comparison]:
     labels = sorted(set(results.jobs["label"].dropna()))
     if reference and reference not in labels:
         raise ResultsError(f"no method is called {reference!r}: name one of {', '.join(labels)}")
-    whole = replace(results, samples=whole_operations(results.samples))
-    rows = Rows(whole)
-    return [_comparison(group, rows.of(group.jobs), reference or REFERENCE) for group in groups(results.jobs)]
+    rows = Rows(results)
+    return [_comparison(group, rows, reference or REFERENCE) for group in groups(results.jobs)]
 
 
 class Rows:
-    """The rows of each job, looked up once for all comparisons."""
+    """The rows of each job, looked up once for all comparisons; those of several ranks are made one operation."""
 
     def __init__(self, results: Results) -> None:
-        self._results = results
-        self._frames = {"samples": results.samples, "disk": results.disk, "ceiling": results.ceiling}
+        several = several_ranks(results.samples, results.jobs)
+        self._frames = {
+            "samples": whole_operations(results.samples, several),
+            "disk": results.disk,
+            "ceiling": whole_ceilings(results.ceiling),
+            "ranks": results.ranks,
+            "work": own_work(several, results.ranks),
+        }
         self._places = {
             name: frame.groupby(["study", "job_id"], sort=False).indices for name, frame in self._frames.items()
         }
 
     def of(self, jobs: pd.DataFrame) -> Results:
         """What the results hold of these jobs."""
-        keys = list(zip(jobs["study"], jobs["job_id"], strict=True))
-        chosen = {}
-        for name, frame in self._frames.items():
-            places = [self._places[name][key] for key in keys if key in self._places[name]]
-            chosen[name] = frame.take(np.sort(np.concatenate(places)) if places else [])
-        return Results(jobs=jobs, **chosen)
+        return Results(jobs=jobs, **{name: self._of(name, jobs) for name in ("samples", "disk", "ceiling", "ranks")})
+
+    def work_of(self, jobs: pd.DataFrame) -> pd.DataFrame:
+        """What each rank did by itself in these jobs (`spread.own_work`)."""
+        return self._of("work", jobs)
+
+    def _of(self, name: str, jobs: pd.DataFrame) -> pd.DataFrame:
+        keys = zip(jobs["study"], jobs["job_id"], strict=True)
+        places = [self._places[name][key] for key in keys if key in self._places[name]]
+        return self._frames[name].take(np.sort(np.concatenate(places)) if places else [])
 
 
-def _comparison(group: Group, results: Results, reference: str) -> Comparison:
+def _comparison(group: Group, rows: Rows, reference: str) -> Comparison:
     jobs = group.jobs
+    results, work = rows.of(jobs), rows.work_of(jobs)
     labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != reference, label))
     described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
-    methods = tuple(method_of(label, jobs[jobs["label"] == label], results) for label in labels)
+    methods = tuple(method_of(label, jobs[jobs["label"] == label], results, work) for label in labels)
     return Comparison(
         study=group.study,
         target=group.target,
@@ -99,7 +110,7 @@ def _comparison(group: Group, results: Results, reference: str) -> Comparison:
         state=_state_in_words(described),
         state_bytes=int(described["state_bytes"].iloc[0]) if len(described) else 0,
         apart=group.apart,
-        agreed={key: str(described[key].iloc[0]) for key in MUST_AGREE if key in described and len(described)},
+        agreed=agreement(jobs),
         methods=methods,
         reference=reference,
         relative=relate(methods, reference),
@@ -115,9 +126,20 @@ def _state_in_words(jobs: pd.DataFrame) -> str:
         states.append(
             f"{job['state_model']}, {job['state_tensors']:.0f} tensors, {job['state_parameters'] / 1e9:.3f}e9 "
             f"parameters, {job['state_dtypes']}, {job['state_bytes'] / 2**30:.2f} GiB, digest "
-            f"{job['state_digest'][:12]}"
+            f"{job['state_digest'][:12]}{_shared_by_ranks(job)}"
         )
     return "; ".join(states)
+
+
+def _shared_by_ranks(job: pd.Series) -> str:
+    """What is not as with one rank that saves weights and loads them."""
+    ranks = int(job["nodes"] * job["tasks_per_node"])
+    said = [f"contents {job['state_contents']}"] if job["state_contents"] != "weights" else []
+    said += [f"among {ranks} ranks, {job['state_sharding']}"] if ranks > 1 else []
+    said += [f"loaded on {job['load_ranks']:.0f} ranks"] if job["load_ranks"] else []
+    away = f"{job['read_shift']:.0f} node{'s' * (job['read_shift'] != 1)}"
+    said += [f"each share loaded {away} from where it was written"] if job["read_shift"] else []
+    return "".join(f", {each}" for each in said)
 
 
 def all_problems(comparisons: Sequence[Comparison]) -> list[str]:

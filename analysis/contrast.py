@@ -26,6 +26,10 @@ FACTS = {
     "state_dtypes": "state: dtypes",
     "state_values": "state: values",
     "state_digest": "state: digest",
+    "state_contents": "state: contents",
+    "state_sharding": "how ranks share the state",
+    "load_ranks": "ranks that load (0: as many as save)",
+    "read_shift": "nodes from where a share was written to where it is loaded",
     "trials_planned": "trials per job",
     "code_version": "this package",
     "python": "Python",
@@ -44,6 +48,9 @@ FACTS = {
     "cold_loads": "cold loads",
 }
 """The columns of `Results.jobs` that may explain a difference, and what the table calls them."""
+
+_STATE = ("state_digest", "state_contents", "state_sharding", "load_ranks", "read_shift")
+"""The keys of `Comparison.agreed` by which several comparisons of one target and scale find each other."""
 
 _NOTHING = "(not known)"
 
@@ -86,15 +93,20 @@ def _paired(first: Sequence[Comparison], second: Sequence[Comparison]) -> tuple[
         if len(here) == len(there) == 1:
             pairs.append(_Pair(here[0], there[0]))
             continue
-        by_state = {each.agreed.get("state_digest"): each for each in there}
         for each in here:
-            other = by_state.pop(each.agreed.get("state_digest"), None)
+            other = next((other for other in there if _state(other) == _state(each)), None)
             if other is None:
                 notes.append(f"only in A: {where(each)}")
             else:
                 pairs.append(_Pair(each, other))
-        notes += [f"only in B: {where(each)}" for each in by_state.values()]
+                there.remove(other)
+        notes += [f"only in B: {where(each)}" for each in there]
     return pairs, notes
+
+
+def _state(comparison: Comparison) -> tuple[str | None, ...]:
+    """What is saved, and by whom it is loaded."""
+    return tuple(comparison.agreed.get(key) for key in _STATE)
 
 
 def _of_methods(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> Table:
@@ -127,9 +139,12 @@ def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> 
     """The numbers of the footnotes that belong to a row: unequal states, jobs that failed, samples that don't count."""
     told = [f"A: {first.label}: {problem}" for problem in first.problems]
     told += [f"B: {second.label}: {problem}" for problem in second.problems]
+    told = [where(pair.first), *told] if pair.first.apart else told
     states = [side.agreed.get("state_digest") for side in (pair.first, pair.second)]
     if states[0] != states[1]:
         told.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
+    elif _state(pair.first) != _state(pair.second):
+        told.insert(0, f"{pair.first.target}: A and B shared the state among their ranks differently, or loaded it so")
     footnotes += [each for each in told if each not in footnotes]
     return tuple(footnotes.index(each) + 1 for each in told)
 

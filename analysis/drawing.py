@@ -33,13 +33,13 @@ class Picture:
 Result = Picture | str
 """A picture; or why there is none."""
 
-_NOTHING = "no valid trial"
+NOTHING = "no valid trial"
 
 
 def trials(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """Every trial as a point, with median and interval."""
     if not chosen:
-        return _NOTHING
+        return NOTHING
     figure, axes = rows([method.label for method, _ in chosen])
     said = []
     for row, (method, measured) in enumerate(chosen):
@@ -59,7 +59,7 @@ def trials(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
 def ecdf(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """The share of trials that took at most so long."""
     if not chosen:
-        return _NOTHING
+        return NOTHING
     if max(len(measured) for _, measured in chosen) < 2:
         return "a distribution needs two valid trials of a method"
     figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
@@ -110,15 +110,15 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     """Bandwidth over the size of the files, below the target's own."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
-    points = [(m, _rate(m, t)) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
+    points = [(m, t.gbps()) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
     if not points:
-        return _NOTHING
+        return NOTHING
     figure, axes = with_legend([m.label for m, _ in points], looks)
     axes.axhline(ceiling_gbps, color=INK, linewidth=1.2)
     axes.annotate(f"ceiling {ceiling_gbps:.3g} GB/s", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
                   xytext=(0, 2), textcoords="offset points", fontsize=6)  # fmt: skip
     for method, rate in points:
-        point(axes, _exactly(method.file_bytes / 2**20), rate, looks[method.label])
+        point(axes, exactly(method.file_bytes / 2**20), rate, looks[method.label])
     logarithmic(axes, "x", [m.file_bytes / 2**20 for m, _ in points])
     logarithmic(axes, "y", [ceiling_gbps, *(rate.estimate for _, rate in points)])
     axes.set_xlabel("mean size of a file [MiB]")
@@ -141,7 +141,7 @@ def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     edge = sorted((points[i][2].estimate, points[i][1]) for i in front)
     axes.step(*zip(*edge, strict=True), where="post", color=INK, linewidth=0.8, linestyle=":", label="front")
     for method, size, time in points:
-        point(axes, time, _exactly(size), looks[method.label])
+        point(axes, time, exactly(size), looks[method.label])
     spread(axes, "x", [time.estimate for _, _, time in points], f"{title} [s]")
     axes.set_ylim(0, max(size for _, size, _ in points) * 1.15)
     axes.set_ylabel("size on disk [GiB]")
@@ -159,7 +159,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def drift(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """Every trial at the time when it ran."""
     if not chosen:
-        return _NOTHING
+        return NOTHING
     figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
     zero = min(measured.started_s[0] for _, measured in chosen)
     for method, measured in chosen:
@@ -174,46 +174,9 @@ def drift(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     return Picture(figure, caption, f"Duration of each trial over time, {title}. {changes}.")
 
 
-def scale(chosen: Sequence[tuple[int, Measured, Trials]], looks: Mapping[str, Look], title: str) -> Result:
-    """Bandwidth over the number of tasks."""
-    tasks = sorted({number for number, _, _ in chosen})
-    if len(tasks) < 2:
-        return "measured at one scale only" if tasks else _NOTHING
-    labels = list(dict.fromkeys(method.label for _, method, _ in chosen))
-    figure, axes = with_legend(labels, looks, lines=True)
-    said = []
-    for label in labels:
-        points = [(number, _rate(m, t)) for number, m, t in chosen if m.label == label and t.median().estimate > 0]
-        points.sort(key=lambda each: each[0])
-        look = looks[label]
-        axes.plot(
-            [n for n, _ in points],
-            [r.estimate for _, r in points],
-            linestyle=look.line,
-            linewidth=0.8,
-            color=look.colour,
-        )
-        for number, rate in points:
-            point(axes, _exactly(number), rate, look)
-        said.append(f"{label} " + ", ".join(f"{r.estimate:.3g} GB/s with {n} tasks" for n, r in points))
-    logarithmic(axes, "x", [float(number) for number in tasks])
-    axes.set_xticks(tasks, [str(number) for number in tasks])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("tasks (nodes × tasks per node)")
-    axes.set_ylabel(f"{title} [GB/s]")
-    caption = f"Scale ({title}): bandwidth with its 95 % interval, over the number of tasks."
-    return Picture(figure, caption, f"Bandwidth by number of tasks, {title}. {'; '.join(said)}.")
-
-
-def _exactly(value: float) -> Interval:
+def exactly(value: float) -> Interval:
+    """What is counted, and has no interval."""
     return Interval(value, value, value)
-
-
-def _rate(method: Measured, measured: Trials) -> Interval:
-    """GB/s at the median, and at the ends of its interval."""
-    median = measured.median()
-    low, high = (method.state_bytes / end / 1e9 if end > 0 else math.nan for end in (median.high, median.low))
-    return Interval(method.state_bytes / median.estimate / 1e9, low, high)
 
 
 def _mean(measured: Trials | None) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from analysis import drawing
+from analysis import drawing, drawing_ranks
 from analysis.axes import INK
 from analysis.errors import ResultsError
 from analysis.looks import Look, looks
@@ -98,6 +98,7 @@ _KINDS: dict[str, Drawer] = {
     "roofline": lambda panel: drawing.roofline(panel.measured, panel.looks, panel.title, panel.ceiling_gbps),
     "pareto": lambda panel: drawing.pareto(panel.measured, panel.looks, panel.title),
     "drift": lambda panel: drawing.drift(panel.measured, panel.looks, panel.title),
+    "ranks": lambda panel: drawing_ranks.ranks(panel.measured, panel.looks, panel.title, panel.operation),
 }
 
 
@@ -110,18 +111,20 @@ def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
         for setting in settings:
             for panel in _panels(setting, styles):
                 for kind, drawer in _KINDS.items():
-                    if _wanted(kind, panel.operation):
+                    if _wanted(kind, panel):
                         _add(drawn, absent, kind, panel, drawer(panel))
         for panel, others in _scales(settings, styles):
-            _add(drawn, absent, "scale", panel, drawing.scale(others, panel.looks, panel.title))
+            _add(drawn, absent, "scale", panel, drawing_ranks.scale(others, panel.looks, panel.title))
     return drawn, absent
 
 
-def _wanted(kind: str, operation: str) -> bool:
+def _wanted(kind: str, panel: Panel) -> bool:
     """The page cache has neither phases, nor a ceiling of the target's, nor a use for smaller files."""
-    if operation == WARM:
-        return kind == "trials"
-    return operation == "save" or kind != "phases"
+    if kind == "ranks" and panel.setting.nodes * panel.setting.tasks_per_node == 1:
+        return False
+    if panel.operation == WARM:
+        return kind in {"trials", "ranks"}
+    return panel.operation == "save" or kind != "phases"
 
 
 def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
@@ -137,28 +140,33 @@ def _trials(method: Measured, operation: str) -> Trials:
     return method.save if operation == "save" else method.loads.get(operation, Trials((), (), ()))
 
 
-def _scales(
-    settings: Sequence[Setting], styles: dict[str, Look]
-) -> list[tuple[Panel, list[tuple[int, Measured, Trials]]]]:
-    """For each study and target: what its methods did at each number of tasks."""
+def _scales(settings: Sequence[Setting], styles: dict[str, Look]) -> list[tuple[Panel, list[drawing_ranks.AtScale]]]:
+    """For each study and target, and what else jobs must agree in: what its methods did at each scale."""
+
+    def of(each: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        return each.study, each.target, tuple(sorted(each.agreed.items()))
+
     found = []
-    for study, target in dict.fromkeys((each.study, each.target) for each in settings):
-        there = [each for each in settings if (each.study, each.target) == (study, target)]
+    for key in dict.fromkeys(map(of, settings)):
+        there = [each for each in settings if of(each) == key]
         for operation in ("save", COLD, UNPROVEN):
+            panels = [Panel(each, operation, (), styles) for each in there]
             rows = [
-                (each.nodes * each.tasks_per_node, method, trials)
-                for each in there
-                for method in each.methods
+                drawing_ranks.AtScale(
+                    panel.setting.nodes, panel.setting.tasks_per_node, method.label, trials, panel.ceiling_gbps
+                )
+                for panel in panels
+                for method in panel.setting.methods
                 if len(trials := _trials(method, operation))
             ]
             if rows or operation == "save":
-                found.append((Panel(there[0], operation, (), styles), rows))
+                found.append((panels[0], rows))
     return found
 
 
 def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result: drawing.Result) -> None:
     setting = panel.setting
-    where = f"{setting.study}, target {setting.target}" if kind == "scale" else setting.title
+    where = setting.place if kind == "scale" else setting.title
     what = kind if kind == "phases" else f"{kind}, {panel.title}"
     if isinstance(result, str):
         absent.append(f"no figure of {what} ({where}): {result}")

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 
 MUST_AGREE = {
     "state_digest": "the state",
+    "state_contents": "the state's contents",
+    "state_sharding": "how ranks share the state",
+    "load_ranks": "on how many ranks it is loaded",
+    "read_shift": "how many nodes from its writer a share is loaded",
     "packages": "the package versions",
     "node_type": "the kind of node",
     "cold_loads": "whether loads are proven cold",
@@ -67,5 +71,17 @@ def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
 
 
 def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:
-    parts = [f"{MUST_AGREE[column]} ({str(group[column].iloc[0])[:200]})" for column in differing]
+    parts = [f"{MUST_AGREE[column]} ({_said(column, group[column].iloc[0])})" for column in differing]
     return f"not set beside the study's other jobs, which differ in {'; '.join(parts)}"
+
+
+def _said(column: str, value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a job without a log has none, and made it a float
+    return "as many as save it" if column == "load_ranks" and value == 0 else str(value)[:200]
+
+
+def agreement(jobs: pd.DataFrame) -> dict[str, str]:
+    """What the jobs of a group agree in, by the keys of `MUST_AGREE`; nothing where none built its state."""
+    described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
+    return {key: str(described[key].iloc[0]) for key in MUST_AGREE if key in described and len(described)}

@@ -51,12 +51,14 @@ class Results:
             `target`, `round`, `nodes`, `tasks_per_node`.
         disk: one row per trial (`jobs.timing_log.DiskUse`), with the same.
         ceiling: what the target did by itself (`jobs.timing_log.Ceiling`), with the same.
+        ranks: one row per process (`jobs.timing_log.Rank`), with the same; none in logs of before there were several.
     """
 
     jobs: pd.DataFrame
     samples: pd.DataFrame
     disk: pd.DataFrame
     ceiling: pd.DataFrame
+    ranks: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +240,15 @@ def _job_row(entry: Entry) -> dict[str, Any]:
             **blank, **known,
             "study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": entry.error,
         }  # fmt: skip
-    state = {f"state_{key.removeprefix('state_')}": value for key, value in entry.log.attributes["state"].items()}
+    described = entry.log.attributes["state"]
+    state = {f"state_{key.removeprefix('state_')}": value for key, value in described.items()}
+    if described:
+        state = _BEFORE_SHARDING | state
     return {**entry.log.header_facts(), **state, **_circumstances(entry.log)}
+
+
+_BEFORE_SHARDING = {"state_sharding": "dim0", "state_contents": "weights"}
+"""What holds of the states of logs that don't say it."""
 
 
 def _circumstances(log: Log) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 /             attrs: schema = "ckpt-timing-logs", schema_version
 /jobs         one row per job: study, job_id, status, error, planned (JSON), logged (whether it left a log)
 /attributes   what the logs say of their jobs: job (its row), group (header, state, …), key, value (JSON)
-/samples, /disk, /ceiling    the logs' tables, one below the other, each row with its job's row in /jobs as `job`
+/samples, /disk, /ceiling, /ranks    the logs' tables, one below the other, each row with its job's in /jobs as `job`
 
 A column of texts holds places in the dataset `<column>_values`. The format's history:
     1  a group for each job, with its log inside; still read
-    2  columns: ten thousand logs make fifty datasets instead of half a million
+    2  columns: ten thousand logs make fifty datasets instead of half a million; /ranks came later
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ def read(file: h5py.File, path: Path) -> Iterator[tuple[dict[str, Any], Log | No
 def _read_columns(file: h5py.File) -> Iterator[tuple[dict[str, Any], Log | None]]:
     told = {key: _texts(file["jobs"], key) for key in (*_JOB, "planned")}
     logged = file["jobs/logged"][()].astype(bool)
-    tables = {name: _Table(file[name], name, len(logged)) for name in TABLES}
+    tables = {name: _Table(file[name], name, len(logged)) for name in TABLES if name in file}
+    absent = {name: columns.empty(name) for name in TABLES if name not in file}  # of before that table
     attributes = _attributes(file["attributes"], len(logged))
     for job in range(len(logged)):
         log = None
         if logged[job]:
             header = {key: value for key, value in attributes[job]["header"].items() if key in _HEADER}
             rest = {name: attributes[job].get(name, {}) for name in ATTRIBUTES}
-            log = Log(Header(**header), {name: table.of(job) for name, table in tables.items()}, rest)
+            log = Log(Header(**header), absent | {name: table.of(job) for name, table in tables.items()}, rest)
         said = {key: values[job] for key, values in told.items()}
         yield said | {"planned": json.loads(said["planned"])}, log
 

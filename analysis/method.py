@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.load import Results
-from analysis.statistics import Timed, median_interval
+from analysis.spread import Spread, spreads
+from analysis.statistics import Interval, Timed, median_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,13 @@ class Statistic:
 class Cost:
     """What a method's operations cost, and how near they came to what the target can do; NaN where unknown.
 
-    Rates are total bytes over total time, of valid samples. Shares are of the ceiling that the same jobs measured.
+    All is of all ranks together, but memory, which is the largest rank's. Rates are total bytes over total time, of
+    valid samples. Shares are of the ceiling that the same jobs measured.
     """
 
+    write_ceiling_gbps: float
+    """What the target did by itself in the same jobs, for all ranks at the same time."""
+    read_ceiling_gbps: float
     save_gbps: float
     save_share: float
     load_gbps: float
@@ -49,7 +54,7 @@ class Cost:
     """CPU time over duration, total over total."""
     load_cores: float
     save_extra_bytes: float
-    """Memory above what was resident before, at its peak."""
+    """Memory above what was resident before, at its peak, of the rank that took most."""
     load_extra_bytes: float
     """The same for loads: the loaded state is part of it."""
     written_share: float
@@ -60,6 +65,10 @@ class Cost:
     """What the filesystem took for the checkpoint, over the state's bytes."""
     file_count: float
     small_file_share: float
+    directory_count: float
+    files_per_rank: float
+    creates_per_s: float
+    """Files and directories made in a second of a save: total over total, of valid saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +86,30 @@ class Method:
     load_warm: Statistic
     size_bytes: float
     """Median of the files' sizes; NaN if nothing was written."""
+    saved_bytes: float
+    """What a save moves, by all ranks together; NaN where no save is valid."""
+    loaded_bytes: float
+    """What a load moves: more than the state where every rank loads all of it."""
     phases: Mapping[str, float]
-    """Medians in s of the parts of a save, in their order."""
+    """Medians in s of the parts of a save, in their order; each from its first start on a rank to its last end."""
     cost: Cost
+    spreads: tuple[Spread, ...]
+    """How its ranks differ; empty where there is one."""
     problems: tuple[str, ...]
     """What a reader has to know: jobs that failed or never reported, invalid samples."""
 
+    def moved_bytes(self, operation: str) -> float:
+        """What one of `relative.OPERATIONS` moves, by all ranks together."""
+        return self.saved_bytes if operation == "save" else self.loaded_bytes
 
-def method_of(label: str, jobs: pd.DataFrame, results: Results) -> Method:
-    """One method, from its jobs and from results that hold their samples."""
+    def gbps(self, operation: str, took: Statistic) -> Interval:
+        """The rate at the median time, and at the ends of its interval: GB/s, with GB = 1e9 bytes."""
+        ends = (took.median, took.high, took.low)
+        return Interval(*(self.moved_bytes(operation) / end / 1e9 if end > 0 else math.nan for end in ends))
+
+
+def method_of(label: str, jobs: pd.DataFrame, results: Results, work: pd.DataFrame) -> Method:
+    """One method, from its jobs, from results that hold their samples, and from the own work of their ranks."""
     ids = set(jobs["job_id"])
     samples = results.samples[results.samples["job_id"].isin(ids)]
     totals = samples[samples["phase"] == "total"]
@@ -93,6 +117,7 @@ def method_of(label: str, jobs: pd.DataFrame, results: Results) -> Method:
     loads = measured[measured["operation"] == "load"]
     disk = results.disk[results.disk["job_id"].isin(ids)]
     disk = disk.merge(measured[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
+    valid = measured[measured["valid"]]
     facts = [json.loads(text) for text in jobs["strategy_facts"].dropna() if text]
     return Method(
         label=label,
@@ -102,8 +127,11 @@ def method_of(label: str, jobs: pd.DataFrame, results: Results) -> Method:
         load_unproven=_statistic(loads[loads["cache"] == "cold-unproven"]),
         load_warm=_statistic(loads[loads["cache"] == "warm"]),
         size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
+        saved_bytes=float(valid[valid["operation"] == "save"]["state_bytes"].median()),
+        loaded_bytes=float(valid[valid["operation"] == "load"]["state_bytes"].median()),
         phases=_phases(samples),
-        cost=_cost(measured[measured["valid"]], disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
+        cost=_cost(valid, disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
+        spreads=spreads(work[work["job_id"].isin(ids)]),
         problems=(*_job_problems(jobs), *_sample_problems(totals)),
     )
 
@@ -132,12 +160,15 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
         return float(known.median()) if len(known) else math.nan
 
     save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
+    write_gbps, read_gbps = (rate(ceiling[ceiling["operation"] == name], "size_bytes") for name in ("write", "read"))
     state_bytes = float(saves["state_bytes"].median()) if len(saves) else math.nan
     return Cost(
+        write_ceiling_gbps=write_gbps,
+        read_ceiling_gbps=read_gbps,
         save_gbps=save_gbps,
-        save_share=save_gbps / rate(ceiling[ceiling["operation"] == "write"], "size_bytes"),
+        save_share=save_gbps / write_gbps,
         load_gbps=load_gbps,
-        load_share=load_gbps / rate(ceiling[ceiling["operation"] == "read"], "size_bytes"),
+        load_share=load_gbps / read_gbps,
         save_cpu_s=median(saves, "cpu_s"),
         load_cpu_s=median(chosen, "cpu_s"),
         save_cores=_cores(saves),
@@ -149,7 +180,17 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
         disk_share=median(disk, "allocated_bytes") / state_bytes if state_bytes else math.nan,
         file_count=median(disk, "file_count"),
         small_file_share=float((disk["small_file_count"] / disk["file_count"]).median()) if len(disk) else math.nan,
+        directory_count=median(disk, "directory_count"),
+        files_per_rank=float((disk["file_count"] / (disk["nodes"] * disk["tasks_per_node"])).median()),
+        creates_per_s=_creates_per_s(saves, disk),
     )
+
+
+def _creates_per_s(saves: pd.DataFrame, disk: pd.DataFrame) -> float:
+    made = saves[["job_id", "trial", "duration_s"]].merge(disk, on=["job_id", "trial"])
+    made = made[made["directory_count"] >= 0]
+    seconds = float(made["duration_s"].sum())
+    return float((made["file_count"] + made["directory_count"]).sum()) / seconds if seconds else math.nan
 
 
 def _cores(samples: pd.DataFrame) -> float:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from analysis.errors import ResultsError
-from analysis.trials import Measured, Setting, Trials
+from analysis.trials import Setting, Trials
 
 FAR = 10.0
 """From this factor on, in either direction, an extrapolation gets a warning of its own."""
@@ -103,8 +103,8 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
         methods.append(
             Projected(
                 method.label,
-                _span(_rates_gbps(method, method.save), write, setting, wanted),
-                _span(_rates_gbps(method, loads), read, setting, wanted),
+                _span(_rates_gbps(method.save), write, setting, wanted),
+                _span(_rates_gbps(loads), read, setting, wanted),
                 kind,
             )
         )
@@ -118,17 +118,15 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
     )
 
 
-def _rates_gbps(method: Measured, trials: Trials) -> tuple[float, float]:
+def _rates_gbps(trials: Trials) -> tuple[float, float]:
     """The lowest and the highest rate that the trials' interval supports, of all measured nodes together."""
-    median = trials.median()
-    if not median.low > 0:
-        return math.nan, math.nan
-    return method.state_bytes / median.high / 1e9, method.state_bytes / median.low / 1e9
+    rate = trials.gbps()
+    return rate.low, rate.high
 
 
 def _span(rates_gbps: tuple[float, float], ceiling_gbps: float, setting: Setting, wanted: Wanted) -> Span:
-    """The time at these rates of the measured nodes; the ceiling is one node's, and NaN where unknown."""
-    low, high = (rate / max(setting.nodes, 1) for rate in rates_gbps)
+    """The time at these rates of all measured nodes together, as the ceiling is, which is NaN where unknown."""
+    low, high, ceiling_gbps = (rate / max(setting.nodes, 1) for rate in (*rates_gbps, ceiling_gbps))
     if math.isnan(low) or math.isnan(high):
         return Span(math.nan, math.nan, "")
     bound_by = "ceiling" if high >= ceiling_gbps else "strategy"

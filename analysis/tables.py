@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from analysis.cells import Cell, Change, Marked, Number, Part, Share, Table
+from analysis.cells import MISSING, Cell, Change, Marked, Number, Part, Share, Table
 from analysis.comparison import Comparison
 from analysis.method import Method
 from analysis.noise import in_short
 from analysis.relative import OPERATIONS, Relative, related, timed
+from analysis.spread import KINDS, Straggler
 from analysis.statistics import Difference, Interval
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
@@ -33,15 +34,32 @@ _WHAT_BANDWIDTH = (
     "cold ones where there are proven cold loads"
 )
 
+_TOGETHER = (
+    "of all ranks together: an operation lasts from the first start to the last end, and the ceiling is what all ranks "
+    "wrote and read at the same time"
+)
+
+_TOGETHER_IN_PHASES = "each phase lasts from its first start on a rank to its last end, so that phases may overlap"
+
 _WHAT_COST = (
     "medians; memory is the peak above what was resident before, so a load's holds the state; written, read and taken "
-    "on disk are shares of the state's bytes: written / state is the write amplification; cores: CPU time over duration"
+    "on disk are shares of the state's bytes: written / state is the write amplification; cores: CPU time over "
+    "duration; created / s: files and directories over the time of the save"
+)
+
+_COST_TOGETHER = "of all ranks together, but memory, which is that of the rank that took most"
+
+_WHAT_SPREAD = (
+    "own work is what a rank does before it waits for the others: of a save its call and its sync, of a load all of "
+    "it; times are medians over the trials, of the fastest, the middle and the slowest rank in each; the last to end "
+    "its own work is the straggler"
 )
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
     """The document's tables, the parts of a save, and what the methods reach and cost."""
-    return [*document_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
+    found = [*document_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
+    return [*found, *([_spread(comparison)] if _have_ranks(comparison) else [])]
 
 
 def document_tables(comparison: Comparison) -> list[Table]:
@@ -148,7 +166,12 @@ def _phases(comparison: Comparison) -> Table:
     note = (
         "medians, so that the parts need not add up to the whole; a training job may go on after `call` if it may fail"
     )
-    return Table("phases", f"Phases: {where(comparison)}", headings, rows, (note,))
+    notes = (note, *([_TOGETHER_IN_PHASES] if _have_ranks(comparison) else []))
+    return Table("phases", f"Phases: {where(comparison)}", headings, rows, notes)
+
+
+def _have_ranks(comparison: Comparison) -> bool:
+    return comparison.nodes * comparison.tasks_per_node > 1
 
 
 def _bandwidth(comparison: Comparison) -> Table:
@@ -163,13 +186,22 @@ def _bandwidth(comparison: Comparison) -> Table:
         )
         for method in comparison.methods
     )
-    return Table("bandwidth", f"Bandwidth: {where(comparison)}", headings, rows, (_WHAT_BANDWIDTH,))
+    notes = (_WHAT_BANDWIDTH, *([_TOGETHER] if _have_ranks(comparison) else []), *repeated(comparison.methods))
+    return Table("bandwidth", f"Bandwidth: {where(comparison)}", headings, rows, notes)
+
+
+def repeated(methods: Iterable[Method]) -> list[str]:
+    """That loads move more than what was saved, where every rank loads all of it."""
+    factors = sorted({round(each.loaded_bytes / each.saved_bytes, 2) for each in methods if each.saved_bytes > 0})
+    said = " or ".join(f"{factor:g}" for factor in factors if factor > 1)
+    return [f"every rank loads the whole state: a load moves {said} times the bytes of a save"] if said else []
 
 
 def _cost(comparison: Comparison) -> Table:
     headings = (
         "method", "CPU, save [s]", "CPU, load [s]", "cores, save", "cores, load", "memory, save [MiB]",
         "memory, load [MiB]", "written / state", "read / state", "on disk / state", "files", "under 1 MiB",
+        "directories", "files / rank", "created / s",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.methods:
@@ -188,6 +220,43 @@ def _cost(comparison: Comparison) -> Table:
                 Number(cost.disk_share),
                 Number(cost.file_count, 0),
                 Part(cost.small_file_share),
+                Number(cost.directory_count, 0),
+                Number(cost.files_per_rank, 1),
+                Number(cost.creates_per_s, 1),
             )
         )
-    return Table("cost", f"Cost: {where(comparison)}", headings, tuple(rows), (_WHAT_COST,))
+    notes = (_WHAT_COST, *([_COST_TOGETHER] if _have_ranks(comparison) else []), *repeated(comparison.methods))
+    return Table("cost", f"Cost: {where(comparison)}", headings, tuple(rows), notes)
+
+
+def _spread(comparison: Comparison) -> Table:
+    headings = (
+        "method", "operation", "ranks", "trials", "own work, fastest rank [s]", "own work, median rank [s]",
+        "own work, slowest rank [s]", "slowest / median", "last most often: rank", "last most often: host",
+    )  # fmt: skip
+    found = [(method.label, each) for method in comparison.methods for each in method.spreads]
+    rows: list[tuple[Cell, ...]] = [
+        (
+            label,
+            KINDS[each.kind],
+            Number(each.ranks, 0),
+            Number(each.trials, 0),
+            Number(each.fastest_s),
+            Number(each.median_s),
+            Number(each.slowest_s),
+            Number(each.slowest_over_median),
+            in_trials(each.last_rank, each.trials),
+            in_trials(each.last_host, each.trials),
+        )
+        for label, each in found
+    ]
+    unsure = sum(each.unsure for _, each in found)
+    notes = [_WHAT_SPREAD] if rows else ["no valid operation of several ranks"]
+    if unsure:
+        notes.append(f"in {unsure} trials the last two ended nearer to each other than their clocks are known")
+    return Table("ranks", f"Ranks: {where(comparison)}", headings, tuple(rows), tuple(notes))
+
+
+def in_trials(straggler: Straggler, trials: int) -> str:
+    """Who was last, in how many of the trials."""
+    return f"{straggler.name} ({straggler.trials} of {trials} trials)" if straggler.trials else MISSING

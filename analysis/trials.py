@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from analysis.comparison import REFERENCE, Rows
-from analysis.guard import groups
+from analysis.guard import agreement, groups
 from analysis.load import Results
-from analysis.ranks import whole_operations
+from analysis.spread import Spread, spreads
 from analysis.statistics import Interval, median_interval
 
 COLD, UNPROVEN, WARM = "cold", "cold-unproven", "warm"
@@ -25,13 +25,15 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Valid measured trials of one operation, in order of time; all three have the same length."""
+    """Valid measured trials of one operation, of all ranks together, in order of time; all three are as long."""
 
     durations_s: tuple[float, ...]
     jobs: tuple[str, ...]
     """The job that each belongs to."""
     started_s: tuple[float, ...]
     """Seconds since 1970."""
+    moved_bytes: float = math.nan
+    """What each of them moved: the state, or more where every rank loads all of it."""
 
     def __len__(self) -> int:
         return len(self.durations_s)
@@ -39,6 +41,12 @@ class Trials:
     def median(self) -> Interval:
         """Seconds, with the interval that the jobs support."""
         return _median(self.durations_s, self.jobs)
+
+    def gbps(self) -> Interval:
+        """The rate at the median, and at the ends of its interval: GB/s, with GB = 1e9 bytes; NaN without a time."""
+        median = self.median()
+        ends = (median.estimate, median.high, median.low)
+        return Interval(*(self.moved_bytes / end / 1e9 if end > 0 else math.nan for end in ends))
 
 
 @lru_cache(maxsize=4096)
@@ -65,6 +73,9 @@ class Measured:
     file_bytes: float
     """Mean size of a file; NaN if nothing was written."""
     state_bytes: int
+    """What a save moves: the state."""
+    spreads: tuple[Spread, ...] = ()
+    """How its ranks differ; empty where there is one."""
 
     def fact(self, name: str) -> str:
         """What the strategy says about one thing; `UNKNOWN` where the log is older than that."""
@@ -92,7 +103,10 @@ class Setting:
     methods: tuple[Measured, ...]
     """The reference first, then by label; also those without a valid trial."""
     ceilings_gbps: Mapping[str, float]
-    """What the target did by itself, `write` and `read`: total bytes over total time; NaN where not measured."""
+    """What the target did by itself, `write` and `read`, for all ranks at the same time: total bytes over total time;
+    NaN where not measured."""
+    agreed: Mapping[str, str] = field(default_factory=dict)
+    """What all of its jobs agree in, by the keys of `guard.MUST_AGREE`."""
 
     @property
     def title(self) -> str:
@@ -100,15 +114,21 @@ class Setting:
         where = f"{self.study}, target {self.target}, {self.nodes}x{self.tasks_per_node}"
         return f"{where} ({self.apart})" if self.apart else where
 
+    @property
+    def place(self) -> str:
+        """The same for all scales."""
+        where = f"{self.study}, target {self.target}"
+        return f"{where} ({self.apart})" if self.apart else where
+
 
 def settings(results: Results) -> list[Setting]:
     """Everything that was measured, by study, target and scale."""
     started = results.jobs.dropna(subset=["clock_zero_unix_s"]).set_index(["study", "job_id"])["clock_zero_unix_s"]
     zeros = {key: float(value) for key, value in started.items()}
-    rows = Rows(replace(results, samples=whole_operations(results.samples)))
+    rows = Rows(results)
     found = []
     for group in groups(results.jobs):
-        there = rows.of(group.jobs)
+        there, work = rows.of(group.jobs), rows.work_of(group.jobs)
         labels = sorted(set(group.jobs["label"].dropna()), key=lambda label: (label != REFERENCE, label))
         found.append(
             Setting(
@@ -118,8 +138,9 @@ def settings(results: Results) -> list[Setting]:
                 group.tasks_per_node,
                 group.apart,
                 _node_local(group.jobs),
-                tuple(_measured(group.jobs[group.jobs["label"] == label], there, zeros) for label in labels),
+                tuple(_measured(group.jobs[group.jobs["label"] == label], there, zeros, work) for label in labels),
                 _ceilings(there.ceiling),
+                agreement(group.jobs),
             )
         )
     return found
@@ -139,7 +160,7 @@ def _ceilings(rows: pd.DataFrame) -> dict[str, float]:
     return rates
 
 
-def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float]) -> Measured:
+def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float], work: pd.DataFrame) -> Measured:
     study, ids = str(jobs["study"].iloc[0]), set(jobs["job_id"])
     samples = there.samples[there.samples["job_id"].isin(ids)]
     valid = samples[samples["valid"] & ~samples["warmup"] & samples["duration_s"].notna()]
@@ -156,12 +177,13 @@ def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float]) ->
             tuple(durations[row] for row in order),
             tuple(names[row] for row in order),
             tuple(begun[row] for row in order),
+            float(rows["state_bytes"].median()),
         )
 
     kinds = [kind for kind in (COLD, UNPROVEN, WARM) if (loads["cache"] == kind).any()]
     parts = [str(phase) for phase in saves["phase"].unique() if phase != "total"]
     facts = [_facts(text) for text in jobs["strategy_facts"].dropna() if text]
-    sizes = totals["state_bytes"]
+    sizes = totals["state_bytes"] if not (kept := totals["operation"] == "save").any() else totals["state_bytes"][kept]
     strategies = jobs["strategy"].dropna()
     return Measured(
         label=str(jobs["label"].iloc[0]),
@@ -173,6 +195,7 @@ def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float]) ->
         size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
         file_bytes=float(disk["apparent_bytes"].sum() / files) if (files := disk["file_count"].sum()) else math.nan,
         state_bytes=int(sizes.median()) if len(sizes) else 0,
+        spreads=spreads(work[work["job_id"].isin(ids)]),
     )
 
 

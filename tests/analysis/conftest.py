@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from jobs import study as studies
 from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
-from jobs.timing_log import DiskUse, Header, Sample, TimingLog
+from jobs.timing_log import Ceiling, DiskUse, Header, Rank, Sample, TimingLog
 
 GIB = 2**30
 GB = 10**9
@@ -254,9 +254,9 @@ def show(capsys: pytest.CaptureFixture[str]) -> Show:
 
 
 def trials_of(durations_s: Sequence[float], jobs: Sequence[str] | None = None) -> Trials:
-    """One trial a minute, each in a job of its own unless said otherwise."""
+    """One trial a minute, of a gigabyte, each in a job of its own unless said otherwise."""
     names = tuple(jobs or (f"job {number}" for number in range(len(durations_s))))
-    return Trials(tuple(durations_s), names, tuple(1.75e9 + 60 * number for number in range(len(durations_s))))
+    return Trials(tuple(durations_s), names, tuple(1.75e9 + 60 * number for number in range(len(durations_s))), GB)
 
 
 def _measured(
@@ -352,3 +352,166 @@ def hostile_logs(three_methods: Any, tmp_path: Path) -> Path:
         log.state["model"] = texts[0]
         log.write(directory / "logs" / f"{number}.h5")
     return directory
+
+
+COMMIT_S = 0.25
+
+
+def ranked_log(
+    directory: Path,
+    /,
+    *,
+    label: str = "torch_save",
+    target: str = "shared",
+    nodes: int,
+    tasks: int = 1,
+    save: Sequence[Sequence[float]] = (),
+    load: Sequence[Sequence[float]] = (),
+    number: int = 1,
+    lost: Collection[tuple[int, str, int]] = (),
+    reasons: Mapping[tuple[int, str], str] | None = None,
+    ceiling: Sequence[float] = (),
+    disk: tuple[int, int] = (4, 2),
+    clock_s: float = 0.0,
+    state: Mapping[str, Any] | None = None,
+    host: str = "node",
+    **header: Any,
+) -> Path:
+    """Write the log of a job with several ranks, its trials 1000 s apart; returns its path.
+
+    Args:
+        directory: of the study; there is no plan.
+        label: of the job.
+        target: of the job.
+        nodes: of its scale.
+        tasks: on each of them: rank r runs on the node r // tasks.
+        save: for each trial, the seconds of each rank's own work, half of it call and half of it sync; all ranks
+            commit until `COMMIT_S` after the last has synced.
+        load: for each trial, the seconds of each rank's cold load.
+        number: the round.
+        lost: (trial, operation, rank) of which there is no sample.
+        reasons: (trial, operation) -> why the samples of all ranks may not be used.
+        ceiling: seconds that each rank took to write, and to read, its share of the state; rank r starts r / 4 s late.
+        disk: files and directories of each trial.
+        clock_s: how well the clock of each rank but the first is known.
+        state: what differs in `/state`; `sharding` replicated lets each rank load all of it.
+        host: what the nodes are called, each with its number.
+        header: what differs from the attributes of a complete job.
+    """
+    ranks, reasons, described = nodes * tasks, reasons or {}, STATE | {"sharding": "dim0", "contents": "weights"}
+    described |= state or {}
+    whole = described["sharding"] == "replicated"
+    samples: list[Sample] = []
+
+    def sample(trial: int, operation: str, phase: str, rank: int, start_s: float, seconds: float) -> None:
+        reason = reasons.get((trial, operation), "")
+        if (trial, operation, rank) in lost:
+            return
+        samples.append(
+            Sample(
+                trial=trial,
+                warmup=False,
+                rank=rank,
+                operation=operation,
+                phase=phase,
+                start_s=start_s,
+                duration_s=seconds,
+                state_bytes=GIB if whole and operation == "load" else GIB // ranks,
+                durability="committed" if operation == "save" else "n/a",
+                cache="n/a" if operation == "save" else "cold",
+                resident_fraction=math.nan if operation == "save" else 0.0,
+                cpu_s=seconds if phase == "total" else math.nan,
+                peak_rss_bytes=GIB if phase == "total" else -1,
+                valid=not reason,
+                reason=reason,
+                peak_extra_bytes=(1 + rank) * 2**20 if phase == "total" else -1,
+            )
+        )
+
+    for trial in range(max(len(save), len(load))):
+        start_s = 1000.0 * trial
+        for rank, seconds in enumerate(save[trial] if trial < len(save) else ()):
+            end_s = max(save[trial]) + COMMIT_S
+            sample(trial, "save", "call", rank, start_s, seconds / 2)
+            sample(trial, "save", "sync", rank, start_s + seconds / 2, seconds / 2)
+            sample(trial, "save", "commit", rank, start_s + seconds, end_s - seconds)
+            sample(trial, "save", "total", rank, start_s, end_s)
+        for rank, seconds in enumerate(load[trial] if trial < len(load) else ()):
+            sample(trial, "load", "total", rank, start_s + 500, seconds)
+    attributes: dict[str, Any] = {
+        "study": directory.name,
+        "job_id": f"r{number:02}-{label}-{target}-{nodes}x{tasks}",
+        "strategy": label,
+        "label": label,
+        "strategy_options": "{}",
+        "strategy_facts": "{}",
+        "target": target,
+        "round": number,
+        "nodes": nodes,
+        "tasks_per_node": tasks,
+        "trials_planned": len(save),
+        "created_utc": "2026-01-02T03:04:05+00:00",
+        "clock_zero_unix_s": 1.75e9 + 1e6 * number,
+        "status": "complete",
+    }
+    log = TimingLog(
+        header=Header(**attributes | header),
+        samples=samples,
+        disk=[
+            DiskUse(
+                trial=trial, file_count=disk[0], apparent_bytes=GIB, allocated_bytes=GIB, small_file_count=0,
+                largest_file_bytes=GIB, directory_count=disk[1],
+            )
+            for trial in range(len(save))
+        ],
+        ceiling=[
+            Ceiling(
+                when=when, operation=operation, size_bytes=GIB // ranks, start_s=start_s + rank / 4,
+                duration_s=seconds, direct=True, rank=rank,
+            )
+            for when, start_s in (("before", 0.0), ("after", 1e5))
+            for operation in ("write", "read")
+            for rank, seconds in enumerate(ceiling)
+        ],
+        ranks=[
+            Rank(
+                rank=rank, host=f"{host}{rank // tasks}", node=rank // tasks, process_id=rank % tasks,
+                clock_uncertainty_s=clock_s if rank else 0.0,
+            )
+            for rank in range(ranks)
+        ],
+        state=described,
+        storage={"path": "/scratch", "filesystem": "lustre"},
+        provenance={"host": "node0"},
+    )  # fmt: skip
+    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    path = directory / "logs" / f"{log.header.job_id}.h5"
+    log.write(path)
+    return path
+
+
+@pytest.fixture
+def ranked(tmp_path: Path) -> Callable[..., Path]:
+    """Write logs of jobs with several ranks into the directory of a study called `many`; returns it."""
+
+    def write(**keys: Any) -> Path:
+        ranked_log(tmp_path / "many", **keys)
+        return tmp_path / "many"
+
+    return write
+
+
+@pytest.fixture
+def scaled(ranked: Callable[..., Path]) -> Path:
+    """Two strategies at six scales: one scales perfectly until two ranks share a node, the other not at all."""
+    study = Path()
+    for nodes, tasks in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
+        ranks = nodes * tasks
+        for label, seconds in (("torch_save", 8.0 / nodes), ("tensorstore_t5x", 4.0)):
+            own_s = [seconds - 0.25] * (ranks - 1) + [seconds - 0.25 if ranks == 1 else seconds]
+            for number in (1, 2):
+                study = ranked(
+                    label=label, nodes=nodes, tasks=tasks, number=number, save=[own_s] * 3, load=[own_s] * 3,
+                    ceiling=[4.0 / nodes] * ranks, disk=(ranks, 1),
+                )  # fmt: skip
+    return study

@@ -20,7 +20,7 @@ from analysis.errors import ResultsError
 from analysis.load import entries
 from analysis.merge import write_merged
 from jobs import timing_log
-from jobs.timing_log import DiskUse, Header, Sample
+from jobs.timing_log import DiskUse, Header, Rank, Sample
 
 JOB_COLUMNS = {
     "study": "str",
@@ -67,6 +67,15 @@ DISK_COLUMNS = JOB_COLUMNS | {
     "allocated_bytes": "int64",
     "small_file_count": "int64",
     "largest_file_bytes": "int64",
+    "directory_count": "int64",
+}
+
+RANK_COLUMNS = JOB_COLUMNS | {
+    "rank": "int64",
+    "host": "str",
+    "node": "int64",
+    "process_id": "int64",
+    "clock_uncertainty_s": "float64",
 }
 
 
@@ -79,7 +88,7 @@ def dtypes(frame: pd.DataFrame) -> dict[str, str]:
 
 def assert_same(first: analysis.Results, second: analysis.Results) -> None:
     """Assert that two results hold the same frames."""
-    for name in ("jobs", "samples", "disk"):
+    for name in ("jobs", "samples", "disk", "ceiling", "ranks"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
 
 
@@ -107,7 +116,9 @@ def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: Any) ->
     assert dtypes(found.samples) == SAMPLE_COLUMNS
     assert dtypes(found.disk) == DISK_COLUMNS
     assert [*JOB_COLUMNS, *(each.name for each in fields(Sample))] == list(SAMPLE_COLUMNS)
+    assert dtypes(found.ranks) == RANK_COLUMNS
     assert [*JOB_COLUMNS, *(each.name for each in fields(DiskUse))] == list(DISK_COLUMNS)
+    assert [*JOB_COLUMNS, *(each.name for each in fields(Rank))] == list(RANK_COLUMNS)
 
 
 def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callable[..., Any]) -> None:
@@ -119,6 +130,7 @@ def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callab
 
         assert dtypes(found.samples) == SAMPLE_COLUMNS
         assert dtypes(found.disk) == DISK_COLUMNS
+        assert dtypes(found.ranks) == RANK_COLUMNS
         assert list(SAMPLE_COLUMNS) == list(found.samples[found.samples["valid"]].columns)
 
 

@@ -184,7 +184,7 @@ def test_very_long_texts_do_not_break_a_table(
         assert shown.count(numbers if style == "latex" else "4.00 [2.00, 6.00], n = 3") == 1
     if style == "text":
         boxed = [line for line in shown.splitlines() if line[:1] in set("┏┃┡│└")]
-        assert max(map(len, boxed)) < 250
+        assert max(map(len, boxed)) < 300  # the widest, of costs, has fifteen columns
         assert shown.split("Relative")[0].count("x") > 4 * len(long)  # label, fact, error, and the state in words
 
 

@@ -1,0 +1,318 @@
+"""Jobs of several ranks whose truths are known: what they did together, what each did, and who was last."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from pytest_regressions.file_regression import FileRegressionFixture
+
+from analysis import columns
+from analysis.__main__ import compare_two
+from analysis.across import across_tables
+from analysis.advice_tables import projection_table
+from analysis.comparison import Comparison, compare
+from analysis.load import entries, frames, load_results
+from analysis.merge import write_merged
+from analysis.projection import Wanted, project
+from analysis.trials import settings
+from jobs import timing_log
+
+GIB, GB = 2**30, 10**9
+
+Ranked = Callable[..., Path]
+
+# Rank 3 takes twice as long as the others, which differ a little; its host is node1.
+OWN_S = [1.0, 1.25, 1.5, 3.0]
+
+
+def only(study: Path) -> Comparison:
+    """The study's one comparison."""
+    [found] = compare(load_results(study))
+    return found
+
+
+def test_a_save_of_many_ranks_is_one(ranked: Ranked) -> None:
+    """It lasts until the last has committed, moves the whole state, and each phase lasts over all ranks."""
+    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, load=[OWN_S] * 3)).methods
+
+    assert (method.save.median, method.save.count) == (3.25, 3)
+    assert (method.load_cold.median, method.load_cold.count) == (3.0, 3)
+    # The last call ends after 1.5 s; the first sync begins after 0.5 s, the last ends after 3 s; so for commit.
+    assert method.phases == {"call": 1.5, "sync": 2.5, "commit": 2.25}
+    assert method.saved_bytes == method.loaded_bytes == GIB
+    assert method.cost.save_gbps == pytest.approx(GIB / 3.25 / 1e9)
+
+
+def test_costs_are_of_all_ranks_and_memory_is_the_largest_ones(ranked: Ranked) -> None:
+    """CPU seconds add up; a rank has to fit by itself; files are counted once for all."""
+    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, disk=(12, 4))).methods
+
+    assert method.cost.save_cpu_s == 4 * 3.25
+    assert method.cost.save_cores == 4
+    assert method.cost.save_extra_bytes == 4 * 2**20
+    assert (method.cost.file_count, method.cost.directory_count, method.cost.files_per_rank) == (12, 4, 3)
+    assert method.cost.creates_per_s == pytest.approx(16 / 3.25)
+
+
+def test_the_ceiling_is_what_all_ranks_do_at_once(ranked: Ranked) -> None:
+    """A GiB by four ranks from the first start to the last end, 2.75 s; before and after are two measurements."""
+    study = ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 4)
+    [method], [setting] = only(study).methods, settings(load_results(study))
+
+    assert method.cost.write_ceiling_gbps == pytest.approx(GIB / 2.75 / 1e9)
+    assert method.cost.save_share == pytest.approx(2.75 / 2.0)
+    assert dict(setting.ceilings_gbps) == pytest.approx({"write": GIB / 2.75 / 1e9, "read": GIB / 2.75 / 1e9})
+
+
+def test_a_ceiling_without_one_of_the_ranks_is_none(ranked: Ranked) -> None:
+    """What three of four do is less than all of them can."""
+    [method] = only(ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 3)).methods
+
+    assert str(method.cost.write_ceiling_gbps) == "nan"
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ([(1, "save", 2)], "1 invalid save sample(s): missing: rank 2"),
+        ([(1, "save", 1), (1, "save", 3)], "1 invalid save sample(s): missing: ranks 1, 3"),
+        ([(1, "load", 3)], "1 invalid load sample(s): missing: rank 3"),
+    ],
+)
+def test_an_operation_that_a_rank_is_missing_in_is_invalid(lost: Any, told: str, ranked: Ranked) -> None:
+    """The reason names it; the other trials count."""
+    study = ranked(nodes=4, save=[OWN_S] * 3, load=[OWN_S] * 3, lost=lost)
+    [method] = only(study).methods
+    kind = method.save if lost[0][1] == "save" else method.load_cold
+
+    assert (kind.count, kind.invalid) == (2, 1)
+    assert method.problems == (f"r01-torch_save-shared-4x1: {told}",)
+
+
+def test_a_rank_that_never_reported_anything_is_missed(ranked: Ranked) -> None:
+    """Even where only the first is there, as if the job had one rank."""
+    study = ranked(nodes=2, save=[[1.0, 1.0]], lost=[(0, "save", 1)])
+
+    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
+
+
+def test_a_rank_that_was_lost_on_the_way_is_missed(ranked: Ranked) -> None:
+    """It called and synced, and then there is nothing: the operation has not ended on all ranks."""
+    study = ranked(nodes=2, save=[[1.0, 1.0]])
+    [path] = study.glob("logs/*.h5")
+    log = timing_log.read(path)
+    log.samples = [each for each in log.samples if each.rank == 0 or each.phase in {"call", "sync"}]
+    log.write(path)
+
+    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
+    assert only(study).methods[0].phases == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("LostRankError: rank 3 (node1) did not answer", "LostRankError: rank 3 (node1) did not answer"),
+        ("OSError: [Errno 3] x", "OSError: [Errno 3] x; missing: rank 3"),
+    ],
+)
+def test_a_reason_that_names_the_rank_is_enough(own: str, told: str, ranked: Ranked) -> None:
+    """What the samples say themselves is kept, and not said twice."""
+    study = ranked(nodes=4, save=[OWN_S], lost=[(0, "save", 3)], reasons={(0, "save"): own})
+
+    assert only(study).methods[0].problems == (f"r01-torch_save-shared-4x1: 1 invalid save sample(s): {told}",)
+
+
+def test_fewer_ranks_may_load_than_save(ranked: Ranked) -> None:
+    """By the header's number; without it the others were missing."""
+    load = [[1.0, 2.0]] * 2
+    [method] = only(ranked(nodes=4, save=[OWN_S] * 2, load=load, load_ranks=2)).methods
+
+    assert (method.load_cold.median, method.load_cold.count, method.problems) == (2.0, 2, ())
+
+
+def test_the_straggler_is_named(ranked: Ranked) -> None:
+    """Rank 3 on node1 was last in every save; of loads every rank was once, and node0's twice of three."""
+    loads = [[2.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, 1.0]]
+    study = ranked(nodes=2, tasks=2, save=[OWN_S] * 3, load=loads)
+    save, load = only(study).methods[0].spreads
+
+    assert (save.fastest_s, save.median_s, save.slowest_s) == (1.0, 1.375, 3.0)
+    assert save.slowest_over_median == pytest.approx(3.0 / 1.375)
+    assert (save.last_rank.name, save.last_rank.trials, save.host_of_last) == ("3", 3, "node1")
+    assert (save.last_host.name, save.last_host.trials, save.unsure) == ("node1", 3, 0)
+    assert save.relative == pytest.approx([seconds / 1.375 for seconds in OWN_S])
+    assert (load.last_rank.trials, load.last_host.name, load.last_host.trials) == (1, "node0", 2)
+    assert settings(load_results(study))[0].methods[0].spreads == (save, load)
+
+
+def test_nobody_is_last_where_the_clocks_do_not_tell(ranked: Ranked) -> None:
+    """Rank 3 ended 1.5 s after rank 2: their clocks, known to a second each, don't tell who was last."""
+    [save] = only(ranked(nodes=4, save=[OWN_S] * 2, clock_s=1.0)).methods[0].spreads
+    assert (save.last_rank.trials, save.unsure) == (0, 2)
+
+
+def test_an_invalid_operation_says_nothing_about_its_ranks(ranked: Ranked) -> None:
+    """The killed rank's trial is not among those that are compared."""
+    study = ranked(nodes=4, save=[OWN_S, [9.0] * 4], lost=[(1, "save", 3)])
+
+    assert [each.trials for each in only(study).methods[0].spreads] == [1]
+
+
+def test_many_rounds_count_all_their_trials(ranked: Ranked) -> None:
+    """A rank is the same one in every round, whatever the job."""
+    for number in (1, 2):
+        study = ranked(nodes=4, save=[OWN_S] * 2, number=number)
+
+    [save] = only(study).methods[0].spreads
+    assert (save.trials, save.last_rank.trials) == (4, 4)
+
+
+def test_every_rank_of_a_replicated_state_loads_all_of_it(ranked: Ranked, show: Callable[..., str]) -> None:
+    """Four GiB are moved to load one; the tables say so, and the rate is that of what was moved."""
+    study = ranked(
+        nodes=4, save=[[1.75] * 4] * 2, load=[[2.0] * 4] * 2, ceiling=[2.0] * 4, state={"sharding": "replicated"}
+    )
+    [method], [setting] = only(study).methods, settings(load_results(study))
+
+    assert (method.saved_bytes, method.loaded_bytes) == (GIB, 4 * GIB)
+    assert method.cost.load_gbps == pytest.approx(4 * GIB / 2.0 / 1e9)
+    assert setting.methods[0].loads["cold"].gbps().estimate == pytest.approx(4 * GIB / 2.0 / 1e9)
+    assert "a load moves 4 times the bytes of a save" in show(study, "text")
+
+
+def test_jobs_that_share_the_state_differently_do_not_share_a_table(ranked: Ranked) -> None:
+    """Neither those of other sharding or contents, nor those loaded by other ranks, or on other nodes."""
+    ways: list[dict[str, Any]] = [
+        {}, {"state": {"sharding": "tensors"}}, {"state": {"contents": "training"}}, {"load_ranks": 2},
+        {"read_shift": 1},
+    ]  # fmt: skip
+    for number, way in enumerate(ways, 1):
+        study = ranked(nodes=2, save=[[1.0, 1.0]], number=number, **way)
+
+    found = compare(load_results(study))
+    assert len(found) == len(ways)
+    assert all("how ranks share the state" in each.apart for each in found)
+    assert sorted({each.agreed["load_ranks"] for each in found}) == ["0", "2"]
+    assert sorted(each.state.partition("0123456789ab, ")[2] for each in found) == [
+        "among 2 ranks, dim0",
+        "among 2 ranks, dim0, each share loaded 1 node from where it was written",
+        "among 2 ranks, dim0, loaded on 2 ranks",
+        "among 2 ranks, tensors",
+        "contents training, among 2 ranks, dim0",
+    ]
+
+
+def test_older_logs_have_the_defaults(ranked: Ranked) -> None:
+    """A log that says nothing about sharding shares a table with one that says what it was."""
+    ranked(nodes=1, save=[[1.0]], number=1)
+    study = ranked(nodes=1, save=[[1.0]], number=2)
+    path = next(study.glob("logs/r02*"))
+    log = timing_log.read(path)
+    del log.state["sharding"], log.state["contents"]
+    log.write(path)
+
+    assert only(study).agreed["state_sharding"] == "dim0"
+
+
+def test_merged_logs_say_the_same(ranked: Ranked, tmp_path: Path) -> None:
+    """Ranks go through a merged file; one of before them is read as having none."""
+    found = entries(ranked(nodes=4, save=[OWN_S] * 2, ceiling=[2.0] * 4))
+    write_merged(found, tmp_path / "merged.h5")
+    with h5py.File(tmp_path / "merged.h5") as merged, h5py.File(tmp_path / "older.h5", "w") as older:
+        older.attrs.update(merged.attrs)
+        for name in merged.keys() - {"ranks"}:
+            merged.copy(name, older)
+
+    assert repr(entries(tmp_path / "merged.h5")) == repr(found)
+    assert [len(frames(entries(tmp_path / name)).ranks) for name in ("merged.h5", "older.h5")] == [4, 0]
+    assert frames(entries(tmp_path / "older.h5")).samples.equals(frames(found).samples)
+
+
+def test_a_log_of_before_the_header_knew_of_loads_is_read_as_fast(ranked: Ranked, tmp_path: Path) -> None:
+    """The quick way knows the defaults: it must not give up, and leave old logs to the slow one."""
+    path = next(ranked(nodes=1, save=[[1.0]]).glob("logs/*.h5"))
+    with h5py.File(path) as log, h5py.File(tmp_path / "older.h5", "w") as older:
+        older.attrs.update({key: value for key, value in log.attrs.items() if key not in {"load_ranks", "read_shift"}})
+        for name in log.keys() - {"ranks"}:
+            log.copy(name, older)
+
+    with h5py.File(tmp_path / "older.h5") as older:
+        quickly = columns._quickly(older)  # the way that `read` takes where it can
+    assert (quickly.header.load_ranks, quickly.header.read_shift, len(quickly.tables["ranks"])) == (0, 0, 0)
+    assert repr(quickly) == repr(columns.of(timing_log.read(tmp_path / "older.h5")))
+
+
+def test_a_node_is_projected_by_its_part_of_what_all_did(ranked: Ranked) -> None:
+    """Two nodes that write a GiB in 2 s, below a ceiling of 1 GiB in 1.25 s, are a quarter of a GiB/s each."""
+    study = ranked(nodes=2, save=[[1.75] * 2] * 3, load=[[1.0] * 2] * 3, ceiling=[1.0] * 2)
+    [setting] = settings(load_results(study))
+    projection = project(setting, Wanted(GIB, 1, 1))
+
+    assert projection.methods[0].save.least_s == pytest.approx(4.0)
+    assert projection.methods[0].save.bound_by == "strategy"
+    assert projection.ceiling[0].least_s == pytest.approx(2.5)
+
+
+def test_efficiency_and_share_of_the_ceiling_at_each_scale(scaled: Path) -> None:
+    """By hand: a load of torch_save takes 7.75 s on one rank, 4 s on two nodes, 2 s on four."""
+    [table] = [table for table in across_tables(compare(load_results(scaled))) if table.name == "scaling"]
+    place = {heading: number for number, heading in enumerate(table.headings)}
+    rows = {tuple(int(cell.value) for cell in row[1:4]): row for row in table.rows if row[0] == "torch_save"}  # type: ignore[union-attr]
+
+    assert list(rows) == [(1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 2, 4), (4, 1, 4), (4, 2, 8)]
+    rates = [row[place["load, cold [GB/s]"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
+    seconds = [7.75, 8.0, 4.0, 4.0, 2.0, 2.0]
+    assert rates == pytest.approx([GIB / each / 1e9 for each in seconds])
+    efficiency = [row[place["load, cold, efficiency"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
+    assert efficiency == pytest.approx(
+        [7.75 / each / ranks for each, ranks in zip(seconds, (1, 2, 2, 4, 4, 8), strict=True)]
+    )
+    of_ceiling = [row[place["load, cold, of ceiling"]].value for row in rows.values()]  # type: ignore[union-attr]
+    took = [4.0, 4.25, 2.25, 2.75, 1.75, 2.75]  # 4 s over the nodes, and a quarter of a second more for each rank
+    assert of_ceiling == pytest.approx([a / b for a, b in zip(took, seconds, strict=True)])
+
+
+@pytest.mark.parametrize("style", ["text", "csv"])
+def test_tables_of_several_scales(
+    style: str, ranked: Ranked, show: Callable[..., str], file_regression: FileRegressionFixture
+) -> None:
+    """All tables of one scale, then the scaling table; the numbers are asserted above."""
+    for nodes in (1, 2):
+        study = ranked(nodes=nodes, save=[[2.0, 3.0][:nodes]] * 2, load=[[1.0, 1.5][:nodes]] * 2, ceiling=[1.0] * nodes)
+
+    file_regression.check(show(study, style), extension={"text": ".txt", "csv": ".csv"}[style])  # type: ignore[arg-type]
+
+
+def test_two_results_are_paired_by_how_ranks_share_the_state(
+    ranked: Ranked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one state, saved both ways on both sides, each way is set against its own; a way that one lacks is named."""
+    for number, sharding in enumerate(("dim0", "replicated", "tensors"), 1):
+        study = ranked(nodes=2, save=[[number, number]] * 2, number=number, state={"sharding": sharding})
+    other = tmp_path / "other"
+    shutil.copytree(study, other)
+    next(other.glob("logs/r03*")).unlink()
+
+    compare_two(study, other, style="csv")
+
+    shown = capsys.readouterr().out
+    assert (
+        sum(line.startswith("methods,B against A,torch_save,") and ",save," in line for line in shown.splitlines()) == 2
+    )
+    assert "only in A: many, target shared, 2x1 (not set beside" in shown
+    assert "how ranks share the state (tensors)" in shown
+
+
+def test_a_projection_says_that_the_state_was_replicated(ranked: Ranked) -> None:
+    """Its loads moved more than those of a state that nodes share."""
+    for sharding, told in (("dim0", False), ("replicated", True)):
+        study = ranked(nodes=2, save=[[1.75] * 2] * 3, load=[[1.0] * 2] * 3, state={"sharding": sharding})
+        [setting] = settings(load_results(study))
+        notes = projection_table(project(setting, Wanted(GIB, 1, 1))).notes
+
+        assert any("every rank loading the whole state" in note for note in notes) == told
