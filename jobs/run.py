@@ -185,7 +185,7 @@ def _measure(
             log.write(paths.log(job.id))
             _say(job, _last_trial(log))
 
-    with crew.led(targets.scratch(directory, job, paths.root)) as scratch:
+    with crew.led(targets.scratch(directory, job, paths.root, on_each_node=target.on_each_node)) as scratch:
         if first:
             _say(job, f"writing to {scratch}")
         measure.run_trials(subject, scratch, study.trials, log, save_log=save_log, clock=clock)

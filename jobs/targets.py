@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -96,12 +97,13 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
 
 
 @contextlib.contextmanager
-def scratch(directory: Path, job: Job, results: Path) -> Iterator[Path]:
+def scratch(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> Iterator[Path]:
     """A directory for this job alone, removed at the end with all that the job wrote into it.
 
-    What an earlier run of the same job left there, having been killed, goes too: a note inside says whose it is.
+    What an earlier run of the same job left there, having been killed, goes too: a note inside says whose it is; with
+    `on_each_node` also which node's, since a target that is called node-local may not be.
     """
-    prefix, owner = f"ckpt-{job.id}-", f"{results.resolve()} {job.id}\n"
+    prefix, owner = f"ckpt-{job.id}-", f"{results.resolve()} {job.id}{f' {platform.node()}' * on_each_node}\n"
     for left in directory.glob(f"{glob.escape(prefix)}*"):
         note = left / _OWNER_NOTE
         if note.is_file() and note.read_text() == owner:
