@@ -171,6 +171,10 @@ class Others(Ranks):
         """Nobody should."""
         raise AssertionError(f"rank {self.rank} waits for the others, with {value}")
 
+    def gather(self, value: Any) -> list[Any]:
+        """Nobody should."""
+        raise AssertionError(f"rank {self.rank} waits for the others, with {value}")
+
     def fail(self, reason: str) -> None:
         """Nobody should."""
         raise AssertionError(reason)

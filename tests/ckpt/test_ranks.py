@@ -91,11 +91,11 @@ def test_subgroups() -> None:
 
     everybody = [0, 1, 2, 3, 4]
     assert [
-        (0, 3, [0, 2, 4], everybody, "rank 2 (host-4)"),
-        (0, 2, [1, 3], everybody, "rank 1 (host-3)"),
-        (1, 3, [0, 2, 4], everybody, "rank 2 (host-4)"),
-        (1, 2, [1, 3], everybody, "rank 1 (host-3)"),
-        (2, 3, [0, 2, 4], everybody, "rank 2 (host-4)"),
+        (0, 3, [0, 2, 4], everybody, "rank 4 (host-4)"),
+        (0, 2, [1, 3], everybody, "rank 3 (host-3)"),
+        (1, 3, [0, 2, 4], everybody, "rank 4 (host-4)"),
+        (1, 2, [1, 3], everybody, "rank 3 (host-3)"),
+        (2, 3, [0, 2, 4], everybody, "rank 4 (host-4)"),
     ] == at_once(ranks_of(5), work)
 
 
@@ -147,9 +147,9 @@ def test_those_left() -> None:
     """At the end the first rank gets what those can tell that are left, and nobody is waited for longer than said."""
     first, second, _, fourth = ranks_of(4)
     second.fail("the disk is full")
-    assert {} == second.gather_those_left("b", NEVER_S)
-    assert {} == fourth.gather_those_left("d", NEVER_S)
-    assert {0: "a", 1: "b", 3: "d"} == first.gather_those_left("a", 0.1)
+    assert {} == second.gather_those_left("last words", "b", NEVER_S)
+    assert {} == fourth.gather_those_left("last words", "d", NEVER_S)
+    assert {0: "a", 1: "b", 3: "d"} == first.gather_those_left("last words", "a", 0.1)
 
 
 SERVER = """
