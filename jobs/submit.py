@@ -24,9 +24,11 @@ from jobs.run import run_submitted
 
 ClusterName = Literal["debug", "local", "slurm"]
 
-_SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0", "--wait=60")
-"""Ranks are numbered node by node; the others are to tell whom they lost, not to be killed with it; and one that hangs
-must not keep the nodes when the others have left."""
+_SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0")
+"""Ranks are numbered node by node; and the others are to tell whom they lost, not to be killed with it."""
+
+_LAST_WORDS_S = 30
+"""How long ranks may take, once they have given another up, to say so and to leave: then srun ends one that hangs."""
 
 
 def default_cluster() -> ClusterName:
@@ -179,7 +181,8 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
     if scale.processes > 1:
-        parameters["srun_args"] = [*_SRUN_RANKS, *parameters.get("srun_args", [])]
+        wait_s = int(planned.study.trials.rank_timeout_s) + _LAST_WORDS_S
+        parameters["srun_args"] = [*_SRUN_RANKS, f"--wait={wait_s}", *parameters.get("srun_args", [])]
     if parameters.get("exclusive") is False:
         del parameters["exclusive"]  # the option's absence says that
     # From the names that all of submitit's executors share to those of this one.

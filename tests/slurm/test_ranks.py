@@ -119,7 +119,7 @@ def test_ranks_load_what_another_node_wrote(cluster: Any, write_study: WriteStud
 def test_resharding(load_ranks: int, cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """What four ranks saved is loaded by two, and by eight, bit for bit; who can't is left out, and that is told."""
     study = write_study(
-        f"reshard{load_ranks}", strategies='["torch_save", "tensorstore_tuned", "torch_dcp", "safetensors_direct"]',
+        f"reshard{load_ranks}", strategies='["torch_save", "tensorstore_tuned", "torch_dcp"]',
         repeats=1, warmups=0, trials=f"load_ranks = {load_ranks}", slurm="nodes = 2\ntasks_per_node = 2",
     )  # fmt: skip
     done = run(cluster, study, tmp_path)
@@ -127,7 +127,7 @@ def test_resharding(load_ranks: int, cluster: Any, write_study: WriteStudy, tmp_
     assert 0 == done.returncode, done.stdout + done.stderr
     assert f"torch_save at 2x2: it can't load on {load_ranks} ranks what 4 saved" in " ".join(done.stdout.split())
     found = logs(tmp_path, study)
-    assert 3 == len(found)
+    assert 2 == len(found)
     for log in found.values():
         assert ("complete", load_ranks) == (log.header.status, log.header.load_ranks)
         assert {(True, "")} == {(sample.valid, sample.reason) for sample in log.samples}
