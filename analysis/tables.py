@@ -52,8 +52,8 @@ _COST_TOGETHER = "of all ranks together, but memory, which is that of the rank t
 _WHAT_SPREAD = (
     "own work is what a rank does before it waits for the others: of a save its call and its sync, of a load all of "
     "it; times are medians over the trials, of the fastest, the middle and the slowest rank in each; the last to end "
-    "its own work is the straggler; where ranks exchange within the call (torch_dcp, tensorstore_ocdbt), waiting for each "
-    "other is part of it"
+    "its own work is the straggler; where ranks exchange within the call (torch_dcp, tensorstore_ocdbt), waiting for "
+    "each other is part of it"
 )
 
 
