@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,8 @@ def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: Wr
     assert log is not None
     assert kept <= job.trials()
     assert '"SLURM_RESTART_COUNT": "1"' in log.provenance["slurm"]
-    measured = {s.trial for s in log.samples if s.operation == "load" and not s.warmup}
-    assert 30 == len(measured)
+    loads = Counter(s.trial for s in log.samples if s.operation == "load" and not s.warmup)
+    assert 30 == sum(count == 2 for count in loads.values())  # the requeue may have come between a trial's two loads
 
 
 def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
