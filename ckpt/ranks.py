@@ -7,11 +7,14 @@ neither say which nor be used again. gloo is there for the strategies that need 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ckpt.errors import LostRankError
@@ -106,6 +109,44 @@ class Alone(Ranks):
         """None is needed."""
 
 
+class _Bounded:
+    """A store none of whose calls holds this process for long: a server that hangs holds a thread of its own.
+
+    torch's own limits don't: a client that gives up waiting asks the server to forget it, and waits for the answer.
+    """
+
+    def __init__(self, store: Store, limit_s: float) -> None:
+        self.store = store
+        self._limit_s = limit_s
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        self._hangs = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call one of the store's methods.
+
+        Raises:
+            TimeoutError: if it doesn't return in time, or an earlier one did not.
+        """
+        if self._hangs:
+            raise TimeoutError("the store does not answer")
+        answer: Future[Any] = Future()
+        self._calls.put((answer, getattr(self.store, name), arguments))
+        try:
+            return answer.result(self._limit_s)
+        except TimeoutError:
+            self._hangs = True
+            raise TimeoutError(f"the store did not answer within {self._limit_s:.0f} s") from None
+
+    def _serve(self) -> None:
+        while True:
+            answer, function, arguments = self._calls.get()
+            try:
+                answer.set_result(function(*arguments))
+            except BaseException as error:  # noqa: BLE001  # whoever called gets it
+                answer.set_exception(error)
+
+
 class StoreRanks(Ranks):
     """Processes that share a store, whose server is the first one.
 
@@ -118,10 +159,13 @@ class StoreRanks(Ranks):
         name: of the group, among all that share the store.
     """
 
-    def __init__(self, store: Store, members: Sequence[tuple[int, str]], me: int, timeout_s: float, name: str) -> None:
+    def __init__(
+        self, store: Store | _Bounded, members: Sequence[tuple[int, str]], me: int, timeout_s: float, name: str
+    ) -> None:
         self.rank = [place for place, _ in members].index(me)
         self.size = len(members)
-        self._store, self._members, self._timeout_s, self._name = store, members, timeout_s, name
+        self._store = store if isinstance(store, _Bounded) else _Bounded(store, timeout_s + _GRACE_S)
+        self._members, self._timeout_s, self._name = members, timeout_s, name
         self._count = 0
 
     def subgroup(self, places: Collection[int], name: str) -> StoreRanks:
@@ -136,10 +180,10 @@ class StoreRanks(Ranks):
             values = self._collect(value)
             answer = f"{self._name}/{self._count}/all"
             if self.rank == 0:
-                self._store.set(answer, json.dumps(values))
+                self._store.call("set", answer, json.dumps(values))
                 return values
             self._wait([answer], self._timeout_s + _GRACE_S, 0)
-            found: list[Any] = json.loads(self._store.get(answer))
+            found: list[Any] = json.loads(self._store.call("get", answer))
             return found
 
     def gather(self, value: Any) -> list[Any]:
@@ -151,13 +195,13 @@ class StoreRanks(Ranks):
         self._count += 1
         key = f"{self._name}/{self._count}"
         if self.rank:
-            self._store.set(f"{key}/{self.rank}", json.dumps(value))
+            self._store.call("set", f"{key}/{self.rank}", json.dumps(value))
             return []
         if self.size == 1:
             return [value]
         others = [f"{key}/{rank}" for rank in range(1, self.size)]
         self._wait(others, self._timeout_s, *range(1, self.size))
-        return [value, *map(json.loads, self._store.multi_get(others))]
+        return [value, *map(json.loads, self._store.call("multi_get", others))]
 
     def gather_those_left(self, topic: str, value: Any, within_s: float) -> dict[int, Any]:
         """On the first rank, the values of all that answer in time, by rank; on the others nothing, without a wait.
@@ -167,21 +211,26 @@ class StoreRanks(Ranks):
         key = f"{self._name}/{topic}/{self.rank}"
         if self.rank:
             with suppress(RuntimeError, OSError):  # the server may be gone already
-                self._store.set(key, json.dumps(value))
+                self._store.call("set", key, json.dumps(value))
             return {}
         found = {0: value}
         end = time.monotonic() + within_s
         for rank in range(1, self.size):
             key = f"{self._name}/{topic}/{rank}"
-            while not self._store.check([key]) and time.monotonic() < end:
+            while not self._store.call("check", [key]) and time.monotonic() < end:
                 time.sleep(0.05)
-            if self._store.check([key]):
-                found[rank] = json.loads(self._store.get(key))
+            if self._store.call("check", [key]):
+                found[rank] = json.loads(self._store.call("get", key))
         return found
 
     def send(self, to: int, value: Any) -> None:
-        """Leave a value for another rank of the group."""
-        self._store.set(f"{self._name}/mail/{self.rank}/{to}", json.dumps(value))
+        """Leave a value for another rank of the group.
+
+        Raises:
+            LostRankError: if the first rank is gone, through which it would go.
+        """
+        with self._losses_told():
+            self._store.call("set", f"{self._name}/mail/{self.rank}/{to}", json.dumps(value))
 
     def receive(self, sender: int) -> Any:
         """Wait for the value that another rank leaves, and take it.
@@ -192,8 +241,8 @@ class StoreRanks(Ranks):
         key = f"{self._name}/mail/{sender}/{self.rank}"
         with self._losses_told():
             self._wait([key], self._timeout_s, sender)
-            value = json.loads(self._store.get(key))
-            self._store.delete_key(key)
+            value = json.loads(self._store.call("get", key))
+            self._store.call("delete_key", key)
             return value
 
     def fail(self, reason: str) -> None:
@@ -202,8 +251,8 @@ class StoreRanks(Ranks):
 
     def _leave(self, failure: str) -> None:
         with suppress(RuntimeError, OSError):  # where the server is gone, everybody sees that
-            if not self._store.check([_FAILURE]):  # the first one stays
-                self._store.set(_FAILURE, json.dumps(failure))
+            if not self._store.call("check", [_FAILURE]):  # the first one stays
+                self._store.call("set", _FAILURE, json.dumps(failure))
 
     @contextmanager
     def _losses_told(self) -> Iterator[None]:
@@ -214,7 +263,9 @@ class StoreRanks(Ranks):
             self._leave(str(error))
             raise
         except (RuntimeError, OSError) as error:  # what torch raises when the server is gone
-            raise LostRankError(f"{self.called(0)} is gone, through which the ranks talk ({_short(error)})") from error
+            raise LostRankError(
+                f"{self.called(0)} is gone or hangs, through which the ranks talk ({_short(error)})"
+            ) from error
 
     def use_process_group(self) -> None:
         """Start gloo among these ranks, unless it runs already."""
@@ -228,7 +279,7 @@ class StoreRanks(Ranks):
         dist.init_process_group(
             "gloo",
             store=dist.PrefixStore(  # type: ignore[attr-defined]  # as above
-                f"{self._name}/gloo/{self._count}", self._store
+                f"{self._name}/gloo/{self._count}", self._store.store
             ),
             rank=self.rank,
             world_size=self.size,
@@ -246,16 +297,16 @@ class StoreRanks(Ranks):
         end = time.monotonic() + timeout_s
         while True:
             try:
-                self._store.wait(list(keys), timedelta(seconds=max(0.01, min(_LOOK_S, end - time.monotonic()))))
+                self._store.call("wait", list(keys), timedelta(seconds=max(0.01, min(_LOOK_S, end - time.monotonic()))))
             except RuntimeError as error:
                 if "timeout" not in str(error).lower():
                     raise
             else:
                 return
-            if self._store.check([_FAILURE]):
-                raise LostRankError(json.loads(self._store.get(_FAILURE)))
+            if self._store.call("check", [_FAILURE]):
+                raise LostRankError(json.loads(self._store.call("get", _FAILURE)))
             if time.monotonic() > end:
-                late = [rank for key, rank in zip(keys, ranks, strict=True) if not self._store.check([key])]
+                late = [rank for key, rank in zip(keys, ranks, strict=True) if not self._store.call("check", [key])]
                 more = f" and {len(late) - _MOST_NAMED} more" if len(late) > _MOST_NAMED else ""
                 names = ", ".join(map(self.called, late[:_MOST_NAMED])) + more
                 raise LostRankError(f"{names} did not answer within {timeout_s:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from ckpt import ranks as ranks_module
 from ckpt.errors import LostRankError
 from ckpt.ranks import Alone, StoreRanks
 
@@ -170,9 +172,28 @@ def test_the_first_rank_is_lost() -> None:
         ranks.gather("here")
         server.kill()
         server.wait()
-    with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone, through which the ranks talk"):
+    with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone or hangs, through which the ranks talk"):
         ranks.all_gather(None)
     ranks.fail("nobody hears it")
+
+
+def test_the_first_rank_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then torch's own calls wait for ever, but not the others: the first call is given up, and later ones at once."""
+    monkeypatch.setattr(ranks_module, "_GRACE_S", 0)
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        store = dist.TCPStore("127.0.0.1", int(server.stdout.readline()), is_master=False)
+        members = [(rank, f"host-{rank}") for rank in range(3)]
+        ranks = StoreRanks(store, members, 2, 1, "all")
+        ranks.gather("here")
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone or hangs.*did not answer within 1 s"):
+            ranks.all_gather(None)
+        with pytest.raises(LostRankError, match="does not answer"):
+            ranks.send(0, "nobody reads it")
+        ranks.fail("nobody hears it")
+        assert {} == ranks.gather_those_left("last words", None, NEVER_S)
+        server.kill()
 
 
 MEMBER = """

@@ -156,7 +156,7 @@ def processes(study: str, rank: int) -> Iterator[int]:
     [
         (3, signal.SIGKILL, "rank 3 ({host}) did not answer within 5 s"),
         (1, signal.SIGSTOP, "rank 1 ({host}) did not answer within 5 s"),
-        (0, signal.SIGKILL, "rank 0 ({host}) is gone"),
+        (0, signal.SIGKILL, "rank 0 ({host}) is gone or hangs"),
     ],
     ids=["a rank is killed", "a rank hangs", "the first rank is killed"],
 )
