@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 
-from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.dtypes import BYTES_PER_ELEMENT, name_of, tied
 from ckpt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models").glob("*.json"))}
 
@@ -63,6 +66,15 @@ class TensorLayout:
 
 
 Layout = tuple[TensorLayout, ...]
+
+
+def layout_of_state(state: Mapping[str, torch.Tensor]) -> Layout:
+    """The tensors of a state that exists; tied are those that share memory."""
+    shared = tied(state)
+    return tuple(
+        TensorLayout(name, tuple(tensor.shape), name_of(tensor), shared[name][0] if name in shared else None)
+        for name, tensor in state.items()
+    )
 
 
 def state_bytes(layout: Layout) -> int:

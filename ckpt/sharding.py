@@ -160,7 +160,7 @@ class Division:
         """
         if self.sharding != "dim0":
             for rank in range(self.count):
-                yield tuple(each.layout for each in self.writes(rank)), 1
+                yield tensors_of(self.writes(rank)), 1
             return
         changes = {self.first, self.first + self.count}
         for tensor in self.tensors:
@@ -168,7 +168,7 @@ class Division:
             changes |= {_only_holder(tensor), _only_holder(tensor) + 1, full, full + 1}
         inside = sorted(each for each in changes if self.first <= each <= self.first + self.count)
         for begin, end in pairwise(inside):
-            yield tuple(each.layout for each in self.writes(begin - self.first)), end - begin
+            yield tensors_of(self.writes(begin - self.first)), end - begin
 
     @cached_property
     def _steps(self) -> dict[str, int]:
@@ -225,6 +225,6 @@ def _only_holder(tensor: TensorLayout) -> int:
     return 0 if not tensor.shape or tensor.shape[0] == 0 else -1
 
 
-def layout_of(share: Share) -> Layout:
+def tensors_of(share: Share) -> Layout:
     """A share as tensors of their own."""
     return tuple(each.layout for each in share)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from ckpt import values
-from ckpt.dtypes import name_of, tied
+from ckpt.dtypes import name_of
 from ckpt.errors import CheckpointError
 from ckpt.layout import (
     Layout,
@@ -21,6 +21,7 @@ from ckpt.layout import (
     TensorLayout,
     config_dtype,
     layout_of,
+    layout_of_state,
     parameters,
     read_config,
     state_bytes,
@@ -99,7 +100,7 @@ def fill(state: State, share: Share, block: Block) -> None:
 
 def digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and every byte; the same whoever computes it, in however many parts."""
-    layout = _layout(state)
+    layout = layout_of_state(state)
     return _digest(layout, _hashes(state, _alone(layout).holds, None))
 
 
@@ -189,14 +190,6 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return _flat(tensor).view(torch.uint8)
 
 
-def _layout(state: State) -> Layout:
-    first = tied(state)
-    return tuple(
-        TensorLayout(name, tuple(tensor.shape), name_of(tensor), first[name][0] if name in first else None)
-        for name, tensor in state.items()
-    )
-
-
 def _alone(layout: Layout) -> Part:
     """The part of a process that has no others: everything."""
     return Part(Division.of(layout, "dim0", 1), 0)
@@ -226,7 +219,7 @@ def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Ran
             several ranks; and if ranks that should hold the same don't.
         LostRankError: if a rank did not come.
     """
-    part = part or _alone(_layout(state))
+    part = part or _alone(layout_of_state(state))
     layout, share = part.division.tensors, part.holds
     block = None if all(piece.is_whole for piece in pieces(share)) else values.of(spec, layout)
     hashes = _hashes(state, share, block)

@@ -8,7 +8,7 @@ from ckpt.layout import Layout, Sharding
 from ckpt.sharding import Division
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Scale:
     """Nodes × tasks per node that save, and how many ranks load.
 

@@ -24,7 +24,7 @@ from ckpt import commit, direct_io, storage
 from ckpt.errors import LostRankError
 from ckpt.layout import state_bytes
 from ckpt.ranks import Ranks
-from ckpt.sharding import Share, layout_of
+from ckpt.sharding import Share, tensors_of
 from ckpt.state import State, first_difference, mapped_file, poison
 from jobs.cost import Cost, collect
 from jobs.crew import Crew, Parts
@@ -296,7 +296,7 @@ def _together(found: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _size_bytes(share: Share) -> int:
-    return state_bytes(layout_of(share))
+    return state_bytes(tensors_of(share))
 
 
 def _storages(state: State) -> set[int]:

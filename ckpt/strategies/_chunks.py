@@ -12,8 +12,7 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ckpt import dtypes
-from ckpt.layout import TensorLayout
+from ckpt.layout import TensorLayout, layout_of_state
 from ckpt.sharding import Division, Part, Slice, rows_of
 
 if TYPE_CHECKING:
@@ -25,12 +24,7 @@ RANKS = "one array per parameter, each rank writing chunks of its own"
 
 def alone(state: State) -> Part:
     """The part of one process that saves a state by itself."""
-    tied = dtypes.tied(state)
-    layout = tuple(
-        TensorLayout(name, tuple(tensor.shape), dtypes.name_of(tensor), tied[name][0] if name in tied else None)
-        for name, tensor in state.items()
-    )
-    return Part(Division.of(layout, "replicated", 1), 0)
+    return Part(Division.of(layout_of_state(state), "replicated", 1), 0)
 
 
 def is_cut(tensor: TensorLayout, division: Division) -> bool:

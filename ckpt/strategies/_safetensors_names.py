@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
-from ckpt.dtypes import name_of, tied
 from ckpt.layout import TensorLayout
 
 if TYPE_CHECKING:
@@ -99,15 +98,6 @@ def pack(state: State, note: Note) -> State:
         areas.append((start, end))
         tensors[key] = tensor
     return tensors
-
-
-def layout_of(state: State) -> list[TensorLayout]:
-    """The layout of a state; tied tensors are those that share memory."""
-    owners = tied(state)
-    return [
-        TensorLayout(name, tuple(tensor.shape), name_of(tensor), owners[name][0] if name in owners else None)
-        for name, tensor in state.items()
-    ]
 
 
 def names_bytes(tensor: TensorLayout) -> int:

@@ -20,11 +20,11 @@ from ckpt import safetensors_format as formats
 from ckpt import storage
 from ckpt.dtypes import name_of
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, parameters, state_bytes
+from ckpt.layout import Layout, layout_of_state, parameters, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece
 from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, layout_of, names_bytes, note_of, pack
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class SafetensorsFile(Strategy):
         """Write one shard after the other, then the index."""
         from safetensors.torch import save_file
 
-        note = note_of(layout_of(state), self.as_pairs)
+        note = note_of(layout_of_state(state), self.as_pairs)
         tensors = pack(state, note)
         shards = self._shards({key: tensor.nbytes for key, tensor in tensors.items()})
         if len(shards) == 1:

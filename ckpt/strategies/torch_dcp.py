@@ -16,10 +16,10 @@ from pydantic import Field
 from ckpt import storage
 from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.layout import Layout, layout_of_state
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, layout_of, names_bytes, note_of, pack
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class TorchDcp(Strategy):
                 metadata = state_dict_saver.save(state, storage_writer=writer, no_dist=True)
                 complete = len(metadata.storage_data) == len(state)
             else:
-                note = note_of(layout_of(state))
+                note = note_of(layout_of_state(state))
                 tensors = pack(state, note)
                 files = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
                 by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
+from ckpt.layout import layout_of_state
 from ckpt.ranks import Alone
 from ckpt.sharding import Division, Part, Sharding, Share
 from ckpt.state import State, first_difference
-from ckpt.strategies._safetensors_names import layout_of
 from ckpt.strategy import Strategy
 
 FreshPython = Callable[..., str]
@@ -72,7 +72,7 @@ class Together:
 
     def division(self, sharding: Sharding, count: int) -> Division:
         """The state among so many ranks."""
-        return Division.of(tuple(layout_of(self.state)), sharding, count)
+        return Division.of(layout_of_state(self.state), sharding, count)
 
     def share(self, share: Share) -> State:
         """What a rank has in memory of the state: copies, but tied tensors as one."""

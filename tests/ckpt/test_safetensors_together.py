@@ -15,10 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ckpt import state as states
 from ckpt import storage
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout
+from ckpt.layout import TensorLayout, layout_of_state
 from ckpt.ranks import Alone
 from ckpt.sharding import Division, Part, Sharding
-from ckpt.strategies._safetensors_names import layout_of
 from ckpt.strategy import Strategy, create
 
 INDEX = "model.safetensors.index.json"
@@ -36,7 +35,7 @@ def model_on(ranks: int, sharding: Sharding, strategy: Strategy, directory: Path
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2)).eval()
     state = dict(model.state_dict())
-    division = Division.of(tuple(layout_of(state)), sharding, ranks)
+    division = Division.of(layout_of_state(state), sharding, ranks)
     for rank in range(ranks):
         part = Part(division, rank)
         share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.writes}
@@ -137,7 +136,7 @@ def test_whole_tensors_are_all_that_fastsafetensors_reads(together: Any, tmp_pat
 def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     """A rank that wants a tenth of the rows reads hardly more than a tenth of the bytes."""
     state = {"a": torch.arange(10 * 2**20, dtype=torch.int32).reshape(10, -1)}
-    division = Division.of(tuple(layout_of(state)), "dim0", 1)
+    division = Division.of(layout_of_state(state), "dim0", 1)
     create("safetensors_file").save_together(state, tmp_path, Part(division, 0), Alone())
     wanted = Part(Division.of(division.tensors, "dim0", 10), 3)
     before = read_bytes()

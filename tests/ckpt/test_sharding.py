@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt.layout import Layout, TensorLayout
-from ckpt.sharding import Division, Part, Sharding, Share, Slice, layout_of, rows_of
+from ckpt.sharding import Division, Part, Sharding, Share, Slice, rows_of, tensors_of
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 
@@ -87,7 +87,7 @@ def test_windows(tensors: Layout, sharding: Sharding, ranks: int, data: st.DataO
     assert count == window.count == len(writes(window))
     for rank in range(count):
         among_all, alone = division.writes(first + rank), window.writes(rank)
-        assert layout_of(among_all) == layout_of(alone)
+        assert tensors_of(among_all) == tensors_of(alone)
         begins = {each.whole.name: each.start for share in reversed(writes(division)[first:]) for each in share}
         assert [each.start - begins[each.whole.name] for each in among_all] == [each.start for each in alone]
     inner = data.draw(st.integers(0, count - 1))
@@ -120,7 +120,7 @@ def test_alike(division: Division) -> None:
     kinds: Counter[Layout] = Counter()
     for layout, count in division.alike():
         kinds[layout] += count
-    assert Counter(layout_of(share) for share in writes(division)) == kinds
+    assert Counter(tensors_of(share) for share in writes(division)) == kinds
 
 
 def test_few_kinds() -> None:

@@ -15,10 +15,9 @@ import torch.distributed.checkpoint as dcp
 
 from ckpt import state as states
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout
+from ckpt.layout import TensorLayout, layout_of_state
 from ckpt.ranks import Alone
 from ckpt.sharding import Division, Part
-from ckpt.strategies._safetensors_names import layout_of
 from ckpt.strategies.torch_dcp import TorchDcp
 
 
@@ -118,7 +117,7 @@ def save_on(ranks: int, directory: Path, lost: int = -1) -> list[str]:
 
 def layout() -> tuple[TensorLayout, ...]:
     """Of the state."""
-    return tuple(layout_of(STATE))
+    return layout_of_state(STATE)
 
 
 def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ckpt.errors import LostRankError
 from ckpt.layout import TensorLayout
 from ckpt.ranks import StoreRanks
-from ckpt.sharding import layout_of
+from ckpt.sharding import tensors_of
 from jobs import clock as clocks
 from jobs import plan, study
 from jobs.clock import Clock
@@ -126,7 +126,7 @@ def test_on_node_local_targets_each_node_has_its_rows() -> None:
     found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(4)]
 
     assert [(6, 3), (6, 3), (4, 3), (4, 3)] == [each.saved.layout[0].shape for each in found]
-    assert [3, 3, 3, 1] == [layout_of(each.saves.writes)[0].shape[0] for each in found if each.saves]
+    assert [3, 3, 3, 1] == [tensors_of(each.saves.writes)[0].shape[0] for each in found if each.saves]
     assert [(0, 3), (3, 6), (0, 3), (3, 4)] == [
         (each.loads.holds[0].start, each.loads.holds[0].stop) for each in found if each.loads
     ]
