@@ -16,7 +16,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ckpt import checkpoint, strategy
+from ckpt import checkpoint, leftovers, storage, strategy
 from ckpt.cli import run
 from ckpt.errors import CheckpointError
 from ckpt.layout import DType, StateSpec
@@ -87,7 +87,7 @@ def load(directory: Path, names: Sequence[str] = (), *, option: OptionOption = N
     Args:
         directory: the checkpoint.
         names: of tensors; none for all.
-        option: of the strategy, as KEY=VALUE: `--option verify=true`.
+        option: of the strategy, as KEY=VALUE: `--option threads=4`; `--option verify=false` compares no checksums.
     """
     options = _options(option)
     with _busy(f"loading {directory}"):
@@ -134,6 +134,36 @@ def convert(
     print(f"{destination}: {strategy_name}")
 
 
+@app.command(name="leftovers")
+def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = False) -> int:
+    """List what killed saves left in a directory, and remove it on request. Exit code 1 if something is left.
+
+    Args:
+        directory: where checkpoints lie.
+        remove: remove what no save writes any more.
+        unknown: with `--remove`, also what a save on another host might still write, as locks don't reach there: make
+            sure that no job does.
+    """
+    table = Table(box=None, pad_edge=False)
+    for heading in ("directory", "host", "job", "GB", "use"):
+        table.add_column(heading, justify="right" if heading == "GB" else "left", overflow="fold")
+    left = 0
+    for leftover in leftovers.in_directory(checkpoint.path_of(directory)):
+        size = f"{storage.inventory(leftover.path).apparent_bytes / 1e9:.3f}"
+        use = leftovers.use_of(leftover)
+        removed = remove and leftovers.remove(leftover, unknown=unknown)
+        left += not removed and use is not leftovers.Use.WRITING
+        outcome = "removed" if removed else use.value
+        table.add_row(Text(leftover.path.name), Text(leftover.host or "unknown"), leftover.job, size, outcome)
+    if not table.row_count:
+        print(f"{directory}: no save left anything")
+        return 0
+    Console(highlight=False).print(table)
+    if left and not remove:
+        print(f"To remove what was left: python -m ckpt leftovers {directory} --remove")
+    return 1 if left else 0
+
+
 def _show_strategy(created: strategy.Strategy) -> None:
     table = Table(show_header=False, show_lines=True)
     table.add_column(no_wrap=True)
@@ -170,12 +200,12 @@ def _show_inspection(directory: Path, found: checkpoint.Inspection) -> None:
 
 
 def _options(given: Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE as a study would have it: `verify=true`, `chunk_mib=16`, `compression=zstd`."""
+    """KEY=VALUE as a study would have it: `verify=false`, `chunk_mib=16`, `compression=zstd`."""
     options: dict[str, Any] = {}
     for text in given or ():
         key, equals, value = text.partition("=")
         if not equals:
-            raise CheckpointError(f"--option {text!r} is not KEY=VALUE; an example: --option verify=true")
+            raise CheckpointError(f"--option {text!r} is not KEY=VALUE; an example: --option verify=false")
         try:
             options[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

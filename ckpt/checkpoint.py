@@ -10,99 +10,118 @@ one, whole and on stable storage. Nothing that a file says is executed.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ckpt import commit, dtypes, manifest, storage, strategy
+from ckpt import commit, dtypes, leftovers, manifest, storage, strategy
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.manifest import Manifest
+from ckpt.pinned import Pinned, pinned
 from ckpt.storage import Inventory
 from ckpt.strategy import Strategy, select
 
 DEFAULT = "safetensors_direct"
 
+_MOST_REPLACEMENTS = 100
+
+_Result = TypeVar("_Result")
+
 
 def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: Any) -> None:
     """Save a state, durably, as the checkpoint of that name; an earlier one of that name is replaced.
 
+    Of several processes that save under one name at a time, the first to end wins; the others get an error.
+
     Args:
         state: nested dicts, lists and tuples of tensors (on any device), numpy arrays and plain values.
-        directory: the checkpoint's final name.
+        directory: the checkpoint's final name; `~` is the home directory. A symbolic link stays, and what it leads to
+            is replaced.
         strategy: how; `python -m ckpt strategies` lists them.
         options: of the strategy.
 
     Raises:
-        CheckpointError: if the state, the strategy or the place can't be used, or writing failed; what lay under the
-            name lies there still.
+        CheckpointError: if the state, the strategy or the place can't be used, or writing failed. What lay under the
+            name lies there still, unless the message says otherwise.
     """
     from ckpt import tree
 
-    final = Path(directory).absolute()
+    final = path_of(directory)
     chosen = _create(strategy, options)
     tensors, tied, rest = tree.flatten(state)
-    replaced = os.path.lexists(final)
-    if replaced:
-        _refuse_what_is_not_ours(final)
     try:
+        if final.is_symlink():
+            final = Path(os.path.realpath(final))
+        exists = os.path.lexists(final)
+        if exists:
+            _refuse_what_is_not_ours(final)
         storage.make_directories(final.parent)
-    except OSError as error:
-        raise CheckpointError(f"can't save {final}: {error}") from error
-    staging = commit.begin(final, replace=replaced)
-    try:
-        chosen.save(tensors, staging)
-        Manifest(
-            strategy=chosen.name(),
-            options=chosen.options,
-            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
-            tied=tied,
-            rest=rest,
-            files=manifest.files_of(staging),
-        ).write(staging)
-        storage.flush(staging, files=not chosen.syncs_files)
-        commit.publish(staging, final, replace=replaced)
+        with commit.begin(final, replace=exists) as staging:
+            checksums = chosen.save_checked(tensors, staging.path)
+            Manifest(
+                strategy=chosen.name(),
+                options=chosen.options,
+                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
+                checksums=checksums,
+                tied=tied,
+                rest=rest,
+                files=manifest.files_of(staging.path),
+            ).write(staging.path)
+            staging.flush(files=not chosen.syncs_files)
+            staging.publish()
     except CheckpointError:
         raise
     except Exception as error:  # a full disk, or whatever a library raises
         raise CheckpointError(f"can't save {final}: {type(error).__name__}: {error}") from error
-    finally:
-        commit.end(staging)
-        shutil.rmtree(staging, ignore_errors=True)  # what a failed save left, or the checkpoint that was replaced
 
 
-def load(directory: Path | str, names: Collection[str] | None = None, **options: Any) -> Any:
+def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:
     """Load a checkpoint: the state as it was saved, or the tensors of these names in a flat dict.
+
+    It is one checkpoint's, whole, whatever is saved under the name meanwhile.
 
     Args:
         directory: a checkpoint; also one that another program wrote, where a strategy knows the format.
         names: as `inspect` lists them.
-        options: of the strategy, such as `verify=True`.
+        verify: compare the checksum of every tensor with the one that was taken when it was saved.
+        options: of the strategy.
 
     Raises:
         CheckpointError: if there is no checkpoint, or it is incomplete (with what is missing) or damaged.
     """
-    from ckpt import tree
+    return _of_one(path_of(directory), lambda path: _load(path, names, options, verify=verify))
 
-    final = Path(directory).absolute()
-    known = _manifest_of(final)
+
+def _load(path: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
+    from ckpt import checksums, tree
+
+    known = manifest.read(path)
     if known is None:
-        return _create(_recognised(final), options).load(final, names)
-    problems = known.problems(final)
+        return _create(_recognised(path), options).load(path, names)
+    problems = known.problems(path)
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{final} is incomplete: {'; '.join(problems[:3])}{more}")
-    every = [*(each.name for each in known.tensors), *known.tied]
-    chosen = select(every, names, final)
+        raise CheckpointError(f"{path} is incomplete: {'; '.join(problems[:3])}{more}")
+    chosen = select([*(tensor.name for tensor in known.tensors), *known.tied], names, path)
     owners = {known.tied.get(name, name) for name in chosen}
-    tensors = _create(known.strategy, options).load(final, None if names is None else owners)
-    _compare(known, tensors, owners, final)
-    found = {name: tensors[known.tied.get(name, name)] for name in chosen}
-    return tree.restore(known.rest, found) if names is None else found
+
+    def check(name: str, tensor: Any) -> None:
+        if known.checksums.get(name) != checksums.of(tensor):
+            raise CheckpointError(f"{path} is damaged: tensor {name!r} is not what was saved (XXH3 differs)")
+
+    strategy = _create(known.strategy, options)
+    wanted = None if names is None else owners
+    checked = verify and known.checksums
+    if verify and not checked and hasattr(strategy, "verify"):  # a checkpoint of the first version
+        strategy = _create(known.strategy, options | {"verify": True})
+    tensors = strategy.load_checked(path, wanted, check) if checked else strategy.load(path, wanted)
+    _compare(known, tensors, owners, path)
+    loaded = {name: tensors[known.tied.get(name, name)] for name in chosen}
+    return tree.restore(known.rest, loaded) if names is None else loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +146,20 @@ def inspect(directory: Path | str) -> Inspection:
     Raises:
         CheckpointError: if there is none.
     """
+    return _of_one(path_of(directory), _inspect)
+
+
+def _inspect(path: Path) -> Inspection:
     from ckpt import tree
 
-    final = Path(directory).absolute()
-    known = _manifest_of(final)
-    files = storage.inventory(final)
+    known = manifest.read(path)
+    files = storage.inventory(path)
     if known is None:
-        name = _recognised(final)
-        return Inspection(name, {}, "", _create(name, {}).contents(final), 0, (), files)
+        name = _recognised(path)
+        return Inspection(name, {}, "", _create(name, {}).contents(path), 0, (), files)
+    layout_of = {tensor.name: tensor for tensor in known.tensors}
     tied = [
-        TensorLayout(name, each.shape, each.dtype, owner)
-        for name, owner in known.tied.items()
-        for each in known.tensors
-        if each.name == owner
+        TensorLayout(name, layout_of[owner].shape, layout_of[owner].dtype, owner) for name, owner in known.tied.items()
     ]
     return Inspection(
         strategy=known.strategy,
@@ -147,7 +167,7 @@ def inspect(directory: Path | str) -> Inspection:
         created_utc=known.created_utc,
         tensors=(*known.tensors, *tied),
         plain_values=tree.plain_values(known.rest),
-        problems=tuple(known.problems(final)),
+        problems=tuple(known.problems(path)),
         files=files,
     )
 
@@ -158,7 +178,7 @@ def convert(source: Path | str, destination: Path | str, strategy: str = DEFAULT
     Raises:
         CheckpointError: as `load` and `save` do.
     """
-    if Path(source).resolve() == Path(destination).resolve():
+    if path_of(source).resolve() == path_of(destination).resolve():
         raise CheckpointError(f"{source} can't be converted into itself: give the destination another name")
     save(load(source), destination, strategy, **options)
 
@@ -169,14 +189,52 @@ def _create(name: str, options: dict[str, Any]) -> Strategy:
     return created
 
 
-def _manifest_of(final: Path) -> Manifest | None:
-    if final.name.startswith(commit.STAGING_PREFIX):
+def path_of(directory: Path | str) -> Path:
+    """A checkpoint's path, absolute, with the home directory for `~`.
+
+    Raises:
+        CheckpointError: if there is no such user.
+    """
+    try:
+        return Path(directory).expanduser().absolute()
+    except RuntimeError as error:  # `~` of a user that there is not
+        raise CheckpointError(f"{directory}: {error}") from error
+
+
+def _of_one(final: Path, work: Callable[[Path], _Result]) -> _Result:
+    """What is done with a checkpoint's directory is done with one, whole: anew if it was replaced meanwhile.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or the work failed and not because of a replacement.
+    """
+    if final.name.startswith(leftovers.PREFIX):
         raise CheckpointError(f"{final} is what an unfinished save left, and no checkpoint")
-    if not final.is_dir():
-        left = [path.name for path in final.parent.glob(f"{commit.staging_prefix(final)}*")]
-        unfinished = f"; an unfinished save of that name lies beside it ({left[0]})" if left else ""
-        raise CheckpointError(f"{final} is no checkpoint: there is no such directory{unfinished}")
-    return manifest.read(final)
+    for _ in range(_MOST_REPLACEMENTS):
+        try:
+            with pinned(final) as directory:
+                try:
+                    return work(directory.path)
+                except (CheckpointError, OSError) as error:
+                    if directory.is_current:
+                        raise CheckpointError(_message(directory, error)) from error
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(f"{final} is no checkpoint: there is no such directory{_unfinished(final)}") from None
+        except OSError as error:
+            raise CheckpointError(f"can't open {final}: {error}") from error
+    raise CheckpointError(f"{final} was replaced {_MOST_REPLACEMENTS} times while it was being read")
+
+
+def _message(directory: Pinned, error: Exception) -> str:
+    text = directory.named(str(error))
+    return text if isinstance(error, CheckpointError) else f"can't read {directory.name}: {text}"
+
+
+def _unfinished(final: Path) -> str:
+    try:
+        left = [leftover.path.name for leftover in leftovers.of(final)]
+    except OSError:
+        return ""
+    return f"; an unfinished save of that name lies beside it ({left[0]})" if left else ""
 
 
 def _recognised(final: Path) -> str:

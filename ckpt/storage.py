@@ -11,6 +11,7 @@ import subprocess
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,11 +146,34 @@ def fsync_path(path: Path | str) -> None:
 
 
 def make_directories(path: Path) -> None:
-    """Make a directory and those above it, each durably, where they are missing."""
+    """Make a directory and those above it where they are missing, and sync the entries that lead to it.
+
+    Whoever made a directory may not have synced its entry: a power cut would take it, and all that it holds. So the
+    chain is synced up to the mount point, and no entry twice in one process.
+
+    Raises:
+        OSError: if a directory can't be made, or one that was made can't be synced.
+    """
     if not path.is_dir():
         make_directories(path.parent)
         path.mkdir(exist_ok=True)
         fsync_path(path.parent)
+    _sync_chain(path.resolve())
+
+
+_durable_entries: set[tuple[str, int]] = set()
+"""The directories whose way from the mount point this process has synced: their paths and inodes."""
+
+
+def _sync_chain(path: Path) -> None:
+    device = path.stat().st_dev
+    for directory in (path, *path.parents):
+        key = str(directory), directory.stat().st_ino
+        if key in _durable_entries or directory.parent.stat().st_dev != device:
+            return
+        with suppress(OSError):  # one above that may not be opened: it is its owner's to sync
+            fsync_path(directory.parent)
+            _durable_entries.add(key)
 
 
 def write_whole(path: Path, content: bytes, *, sync: bool) -> None:

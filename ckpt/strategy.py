@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,6 +26,8 @@ from ckpt.sharding import Division, Part
 from ckpt.storage import files_below
 
 if TYPE_CHECKING:
+    import torch
+
     from ckpt.state import State
 
 
@@ -160,6 +163,24 @@ class Strategy(ABC):
             CheckpointError: if the checkpoint is incomplete or damaged, or lacks a name; and if names are given
                 where the format has only the whole.
         """
+
+    def save_checked(self, state: State, directory: Path) -> dict[str, str]:
+        """Save, and return the checksum of each tensor, computed beside."""
+        from ckpt import checksums
+
+        with ThreadPoolExecutor(1) as beside:
+            found = {name: beside.submit(checksums.of, tensor) for name, tensor in state.items()}
+            self.save(state, directory)
+            return {name: checksum.result() for name, checksum in found.items()}
+
+    def load_checked(
+        self, directory: Path, names: Collection[str] | None, check: Callable[[str, torch.Tensor], None]
+    ) -> State:
+        """Load, and call `check` with each tensor."""
+        state = self.load(directory, names)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(check, state.keys(), state.values()))
+        return state
 
     def footprint_together(self, division: Division) -> Footprint:
         """The most files and bytes that a checkpoint takes which the ranks of a division write together."""

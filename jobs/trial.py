@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import commit, direct_io, storage
+from ckpt import commit, direct_io, storage, writeback
 from ckpt.errors import LostRankError
 from ckpt.layout import state_bytes
 from ckpt.ranks import Ranks
@@ -111,8 +111,18 @@ class Trial:
         Raises:
             TrialError: if the strategy failed, here or on another rank.
         """
+        crew = self._subject.crew
+        begun = commit.begin(final) if crew.leads else None
+        staging = Path(crew.here.broadcast(str(begun.path) if begun else None))
+        try:
+            with writeback.watched(staging) as descriptor:
+                self._save(final, staging, begun, descriptor)
+        finally:
+            if begun:
+                begun.release()
+
+    def _save(self, final: Path, staging: Path, begun: commit.Staging | None, descriptor: int) -> None:
         subject, crew = self._subject, self._subject.crew
-        staging = Path(crew.here.broadcast(str(commit.begin(final)) if crew.leads else None))
         files: list[Path] | None = None
         _have_memory(subject.saved_bytes)
         subject.meet(crew.saving)
@@ -126,7 +136,7 @@ class Trial:
                     times.append(self._clock())
                     self._sync(staging, files)
                     times.append(self._clock())
-                self._commit(staging, final)
+                self._commit(begun)
             except LostRankError as error:
                 problem = str(error)
             except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample tells it
@@ -134,7 +144,7 @@ class Trial:
                 crew.world.fail(problem)
             times.append(self._clock())
         if subject.parts.saves:
-            self._saved(final, staging, files, times, cost, problem)
+            self._saved(final, staging, files, times, cost, problem, descriptor)
         if problem:
             raise TrialError(problem)
         found = crew.world.gather(asdict(storage.inventory(final)) if crew.leads else None)
@@ -148,18 +158,25 @@ class Trial:
         elif not self._subject.strategy.syncs_files:
             storage.sync_files(files)
 
-    def _commit(self, staging: Path, final: Path) -> None:
+    def _commit(self, begun: commit.Staging | None) -> None:
         """Once everybody's files are on storage, and not before, the checkpoint gets its name."""
         crew = self._subject.crew
         crew.world.barrier()
-        if crew.leads:
+        if begun:
             if not self._subject.parts.alone:
-                storage.flush(staging, files=False)
-            commit.publish(staging, final)
+                storage.flush(begun.path, files=False)
+            begun.publish()
         crew.world.barrier()
 
     def _saved(
-        self, final: Path, staging: Path, files: list[Path] | None, times: list[float], cost: Cost, problem: str
+        self,
+        final: Path,
+        staging: Path,
+        files: list[Path] | None,
+        times: list[float],
+        cost: Cost,
+        problem: str,
+        descriptor: int,
     ) -> None:
         """Note what a save took, and look whether it is as durable as it should be."""
         size_bytes = self._subject.saved_bytes
@@ -171,6 +188,13 @@ class Trial:
             dirty = storage.dirty_pages(final)
         elif not problem:
             dirty = storage.dirty_pages_of([final / each.relative_to(staging) for each in files or []])
+        if dirty:
+            problem = f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
+        if not problem:
+            try:  # outside the clock: it syncs the whole filesystem, other programs' files too
+                writeback.raise_errors(descriptor)
+            except OSError as error:
+                problem = f"{_NOT_DURABLE}: {error}"
         self._sample(
             "save",
             "total",
@@ -180,8 +204,7 @@ class Trial:
             durability="committed",
             cost=cost,
             dirty=dirty,
-            problem=problem
-            or (f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended" if dirty else ""),
+            problem=problem,
         )
 
     def load(self, final: Path, *, cold: bool) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import checkpoint, commit, storage
+from ckpt import checkpoint, commit, manifest, storage
 from ckpt.errors import CheckpointError
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import create, names
@@ -44,6 +44,12 @@ def step_of(state: dict[str, Any]) -> int:
     assert torch.equal(state["model"]["embed"], torch.full((70, 3), float(step)).half())
     assert torch.equal(state["model"]["bias"], torch.arange(5) + step)
     return step
+
+
+def change_manifest(directory: Path, **changes: Any) -> None:
+    """Change what `checkpoint.json` says, with a checksum that agrees, as somebody would who means harm."""
+    path = directory / "checkpoint.json"
+    path.write_text(json.dumps(manifest.sealed(json.loads(path.read_text()) | changes)))
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def test_missing_directories_are_made(tmp_path: Path) -> None:
     assert step_of(ckpt.load(tmp_path / "a" / "b" / "c")) == 1
 
 
-@pytest.mark.parametrize("what", ["a file", "a directory", "a link", "another's file inside", "no json"])
+@pytest.mark.parametrize("what", ["a file", "a directory", "another's file inside", "no json"])
 def test_nothing_else_is_replaced(what: str, final: Path) -> None:
     """What is no checkpoint of ours, or has files in it that are not ours, is left as it is."""
     ckpt.save(some_state(1), final)
@@ -97,9 +103,6 @@ def test_nothing_else_is_replaced(what: str, final: Path) -> None:
         (final / "config.json").write_text("{}")
     elif what == "no json":
         (final / "checkpoint.json").write_text('{"format": ')
-    elif what == "a link":
-        final.rename(final.with_name("step-1"))
-        final.symlink_to("step-1")
     else:
         shutil.rmtree(final)
         (final.mkdir if what == "a directory" else final.touch)()
@@ -107,6 +110,42 @@ def test_nothing_else_is_replaced(what: str, final: Path) -> None:
     with pytest.raises(CheckpointError, match=str(final)):
         ckpt.save(some_state(2), final)
     assert before == {str(path): path.lstat().st_mtime_ns for path in final.parent.rglob("*")}
+
+
+def test_a_link_is_followed(final: Path) -> None:
+    """Saved to a link that leads to a checkpoint, the checkpoint is replaced, and the link stays; so does one that
+    leads nowhere yet.
+    """
+    target = final.with_name("step-1")
+    final.symlink_to("step-1")
+    for step in (1, 2):
+        ckpt.save(some_state(step), final)
+        assert final.is_symlink()
+        assert step_of(ckpt.load(target)) == step_of(ckpt.load(final)) == step
+    assert {final, target} == set(final.parent.iterdir())
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home directory, wherever a path is given; of a user that there is not, an error names it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    ckpt.save(some_state(1), "~/run/one")
+    ckpt.convert("~/run/one", "~/run/two", "torch_save")
+    assert step_of(ckpt.load("~/run/two")) == 1
+    assert ckpt.inspect("~/run/one").strategy == "safetensors_direct"
+    assert [tmp_path / "home"] == list(tmp_path.iterdir())
+    for use in (ckpt.load, ckpt.inspect, lambda path: ckpt.save({}, path)):
+        with pytest.raises(CheckpointError, match="~nosuchuser/run"):
+            use("~nosuchuser/run")
+
+
+@pytest.mark.parametrize("name", ["n" * 240, "ü" * 120, "n" * 255], ids=["ASCII", "two bytes each", "the most"])
+def test_long_names(name: str, final: Path) -> None:
+    """Any name that a filesystem takes is one for a checkpoint."""
+    for step in (1, 2):
+        ckpt.save(some_state(step), final.with_name(name))
+    assert step_of(ckpt.load(final.with_name(name))) == 2
+    assert [name] == [path.name for path in final.parent.iterdir()]
 
 
 def test_a_filesystem_that_cannot_exchange(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,11 +281,10 @@ def test_what_is_no_checkpoint(tmp_path: Path, final: Path) -> None:
     for path, told in ((tmp_path / "nothing", "no such directory"), (tmp_path, "no checkpoint that is known here")):
         with pytest.raises(CheckpointError, match=told):
             ckpt.load(path)
-    staging = commit.begin(final)
-    for path in (staging, final):
-        with pytest.raises(CheckpointError, match="unfinished save"):
-            ckpt.load(path)
-    commit.end(staging)
+    with commit.begin(final) as staging:
+        for path in (staging.path, final):
+            with pytest.raises(CheckpointError, match="unfinished save"):
+                ckpt.load(path)
 
 
 def test_mixed_checkpoints(tmp_path: Path) -> None:
@@ -256,20 +294,18 @@ def test_mixed_checkpoints(tmp_path: Path) -> None:
     content = (tmp_path / "two" / "state.pth").read_bytes()
     size_bytes = (tmp_path / "one" / "state.pth").stat().st_size
     if len(content) != size_bytes:
-        told = json.loads((tmp_path / "one" / "checkpoint.json").read_text())
-        told["files"]["state.pth"] = len(content)
-        (tmp_path / "one" / "checkpoint.json").write_text(json.dumps(told))
+        change_manifest(tmp_path / "one", files={"state.pth": len(content)})
     (tmp_path / "one" / "state.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"'w' is float32 \[2, 2\], expected float32 \[4\]"):
+        ckpt.load(tmp_path / "one", verify=False)
+    with pytest.raises(CheckpointError, match="damaged: tensor 'w'"):
         ckpt.load(tmp_path / "one")
 
 
 def test_options_are_the_callers(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file says about options is not obeyed: it could ask to unpickle anything."""
     ckpt.save(some_state(1), final, "torch_save")
-    told = json.loads((final / "checkpoint.json").read_text())
-    told["options"]["weights_only"] = False
-    (final / "checkpoint.json").write_text(json.dumps(told))
+    change_manifest(final, options={"weights_only": False})
     seen = []
     load = TorchSave.load
     monkeypatch.setattr(TorchSave, "load", lambda self, *rest: (seen.append(self), load(self, *rest))[1])
@@ -279,15 +315,14 @@ def test_options_are_the_callers(final: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     "change",
-    [{"strategy": "../../evil"}, {"version": 2}, {"version": None}, {"tensors": 1}, {"tensors": {}}, {"rest": {"x": 1}},
+    [{"strategy": "../../evil"}, {"version": 3}, {"version": None}, {"tensors": 1}, {"tensors": {}}, {"rest": {"x": 1}},
      {"rest": None, "tied": {"x": "y"}}, {"files": {"state.pth": "many"}}],
     ids=str,
 )  # fmt: skip
 def test_damaged_manifests(change: dict[str, Any], final: Path) -> None:
-    """Whatever `checkpoint.json` says, the load ends with one message, or with what was saved."""
+    """Whatever `checkpoint.json` says, and be its checksum right, the load ends with one message."""
     ckpt.save(some_state(1), final, "torch_save")
-    told = json.loads((final / "checkpoint.json").read_text()) | change
-    (final / "checkpoint.json").write_text(json.dumps(told))
+    change_manifest(final, **change)
     with pytest.raises(CheckpointError):
         ckpt.load(final)
 

@@ -39,7 +39,7 @@ import contextlib, json, os, sys
 from pathlib import Path
 import torch
 import ckpt
-from ckpt import commit, storage, strategy
+from ckpt import commit, strategy
 
 strategies, root = json.loads(sys.argv[1]), Path(sys.argv[2])
 state = {"a.b": torch.randn(130, 3).half(), "c": torch.randn(5), "empty": torch.empty(0, 2), "0-d": torch.tensor(1.0)}
@@ -59,13 +59,13 @@ def checkpoint(label, save, syncs_files):
     final = root / label / "final"
     final.parent.mkdir()
     mark(label, "begin")
-    staging = commit.begin(final)
-    save(staging)
-    mark(label, "saved")
-    storage.flush(staging, files=not syncs_files)
-    mark(label, "flushed")
-    commit.publish(staging, final)
-    mark(label, "published")
+    with commit.begin(final) as staging:
+        save(staging.path)
+        mark(label, "saved")
+        staging.flush(files=not syncs_files)
+        mark(label, "flushed")
+        staging.publish()
+        mark(label, "published")
 
 for name, options in strategies:
     chosen = strategy.create(name, options)
@@ -75,14 +75,14 @@ checkpoint("plain files", write_files, False)
 
 final = root / "replacing" / "final"
 ckpt.save({"old": state}, final)
-publish = commit.publish
+publish = commit.Staging.publish
 
-def publish_between_marks(*arguments, **options):
+def publish_between_marks(staging):
     mark("replacing", "saved")
-    publish(*arguments, **options)
+    publish(staging)
     mark("replacing", "published")
 
-commit.publish = publish_between_marks
+commit.Staging.publish = publish_between_marks
 mark("replacing", "begin")
 ckpt.save({"new": state}, final)
 """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt import commit, storage
+from ckpt import commit, storage, writeback
 from ckpt.layout import TensorLayout
 from ckpt.state import State
 from jobs import cost, measure, trial
@@ -147,7 +147,7 @@ def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     watch(commit, "begin", "begin", 1000)
     watch(storage, "flush", "flush", 2)
-    watch(commit, "publish", "publish", 1)
+    watch(commit.Staging, "publish", "publish", 1)
     watch(storage, "inventory", "inventory", 1000)
     watch(storage, "evict", "evict", 1000)
     watch(storage, "residency", "resident", 1000)
@@ -257,7 +257,7 @@ def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, mo
 
     The log is written, the scratch directory is empty, and a later run does the trials that are missing.
     """
-    owner = {"flush": storage, "publish": commit}.get(fails, bench.strategy)
+    owner = {"flush": storage, "publish": commit.Staging}.get(fails, bench.strategy)
     real, calls = getattr(owner, fails), [0]
 
     def fail(*arguments: Any, **named: Any) -> Any:
@@ -441,6 +441,21 @@ def test_a_least_time_adds_trials(bench: Bench) -> None:
     bench.run(repeats=1, min_time_s=30)
 
     assert len(bench.samples("save", "total")) == 3
+
+
+def test_a_write_error_that_reaches_no_file_makes_a_save_invalid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the filesystem remembers of a failed write counts, too. (The kernel's error is played here.)"""
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(writeback, "raise_errors", fail)
+    bench.run()
+
+    (total,) = bench.samples("save", "total")
+    assert total.reason.startswith("not durable: ")
+    assert "Input/output error" in total.reason
+    assert not total.valid
 
 
 def test_files_that_are_not_on_storage_make_a_save_invalid(bench: Bench) -> None:

@@ -1,0 +1,214 @@
+"""Any system call of a save or a load may fail: then there is one `CheckpointError`, and a whole checkpoint.
+
+strace makes the n-th call of a kind fail, among those on a checkpoint's own files; as far as the process can see, the
+errors are the kernel's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckpt
+from ckpt import leftovers
+
+TOKEN = "0123456789abcdef"
+FILES = {
+    "torch_save": ["state.pth"],
+    "safetensors_direct": ["model.safetensors"],
+    "hdf5": ["state.h5"],
+}
+SAVING = ["fsync", "syncfs", "renameat2", "rename", "mkdir", "close", "openat", "pwrite64,write,pwritev2", "unlinkat",
+          "rmdir", "flock", "ftruncate", "newfstatat,fstat,stat,lstat,statx", "getdents64"]  # fmt: skip
+LOADING = ["openat", "read,pread64,preadv,preadv2", "newfstatat,fstat,stat,lstat,statx", "close"]
+
+
+def state_of(step: int) -> dict[str, object]:
+    """A state that differs in every part from that of another step."""
+    return {"w": torch.full((300,), float(step)), "step": step}
+
+
+def step_of(directory: Path) -> int:
+    """The step of the checkpoint that lies there, whole."""
+    state = ckpt.load(directory)
+    assert {float(state["step"])} == set(state["w"].tolist())
+    return int(state["step"])
+
+
+def in_a_traced_child(work: Callable[[], object], calls: str, number: int, paths: list[Path], log: Path) -> str:
+    """What comes of the work where the n-th of these system calls on these paths fails: `done`, or the error."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            work()
+            outcome = "done"
+        except BaseException as error:  # noqa: BLE001  # the parent sees it
+            outcome = f"{type(error).__name__}: {error}"
+        os.write(writing, outcome.encode()[:4000])
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, os.WUNTRACED)
+    known = ",".join(f"?{call}" for call in calls.split(","))
+    command = ["strace", "-f", "-p", str(child), "-o", str(log), "-e", f"trace={known}"]
+    command += ["-e", f"inject={known}:error=EIO:when={number}"]
+    for path in paths:
+        command += ["-P", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        while "attached" not in tracer.stderr.readline():
+            assert tracer.poll() is None, "strace can't attach to a child of this process"
+        os.kill(child, signal.SIGCONT)
+        with open(reading, "rb") as pipe:  # noqa: PTH123  # a descriptor
+            outcome = pipe.read().decode()
+        os.waitpid(child, 0)
+    return outcome
+
+
+@pytest.fixture
+def final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint's name; the staging directories beside it have a name that is known before."""
+    if shutil.which("strace") is None:
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail("strace is missing: install strace")
+        pytest.skip("strace is missing, so that no call can be made to fail: install strace")
+    monkeypatch.setattr(leftovers.secrets, "token_hex", lambda _: TOKEN)
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run" / "latest"
+
+
+def paths_of(final: Path, strategy: str) -> list[Path]:
+    """What a save or a load touches."""
+    staging = leftovers.new_path(final)
+    files = [*FILES[strategy], "checkpoint.json", "checkpoint.json.partial"]
+    directories = [final, staging, staging / "first", staging / "second"]
+    return [final.parent, *directories, *(directory / file for directory in directories[:2] for file in files)]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
+@pytest.mark.parametrize("strategy", FILES)
+@pytest.mark.parametrize("calls", SAVING)
+def test_a_save(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
+    """After an error the old checkpoint lies there, or the message says that the new one does; else the new one lies
+    there.
+    """
+    log = tmp_path / "strace"
+    for number in range(1, 7):
+        shutil.rmtree(final.parent)
+        final.parent.mkdir()
+        ckpt.save(state_of(1), final, strategy)
+        outcome = in_a_traced_child(
+            lambda: ckpt.save(state_of(2), final, strategy), calls, number, paths_of(final, strategy), log
+        )
+        step = step_of(final)
+        if outcome == "done":
+            assert step == 2
+        else:
+            assert outcome.startswith("CheckpointError: "), f"call {number}: {outcome}"
+            assert step == (2 if f"{final} is the new checkpoint" in outcome else 1), outcome
+        ckpt.save(state_of(3), final, strategy)
+        assert step_of(final) == 3
+        assert [final] == list(final.parent.iterdir())
+        if "(INJECTED)" not in log.read_text():
+            assert number > 1 or (calls, strategy) == ("ftruncate", "torch_save"), "no call was made to fail"
+            break
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above
+@pytest.mark.parametrize("strategy", FILES)
+@pytest.mark.parametrize("calls", LOADING)
+def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
+    """A load gives what was saved, or one `CheckpointError`."""
+    log = tmp_path / "strace"
+    ckpt.save(state_of(1), final, strategy)
+    for number in range(1, 7):
+        outcome = in_a_traced_child(lambda: step_of(final), calls, number, paths_of(final, strategy), log)
+        assert outcome == "done" or outcome.startswith("CheckpointError: "), f"call {number}: {outcome}"
+        if "(INJECTED)" not in log.read_text():
+            assert number > 1, "no call was made to fail"
+            break
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["first", "replacing"])
+def test_a_rename_that_is_reported_as_failed(
+    exists: bool,
+    final: Path,
+    monkeypatch: pytest.MonkeyPatch,  # pytest's parameter
+) -> None:
+    """Network filesystems may do a rename and report that they failed: what counts is what lies there."""
+    from ckpt import commit
+
+    if exists:
+        ckpt.save(state_of(1), final)
+    rename = commit._renameat2
+
+    def failing(source: Path, target: Path, flags: int) -> None:
+        rename(source, target, flags)
+        if target == final:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(commit, "_renameat2", failing)
+    ckpt.save(state_of(2), final)
+    assert step_of(final) == 2
+    assert [final] == list(final.parent.iterdir())
+
+
+WRITEBACK = """
+set -e
+cd "$1"
+mkdir small fs
+mount -t tmpfs -o size=8m none small
+truncate -s 128M small/image
+mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard small/image
+mount -o loop small/image fs
+"$2" - "$3" <<'PY'
+import os, sys, torch, ckpt
+from ckpt import storage
+ckpt.save({"w": torch.zeros(10), "step": 1}, "fs/latest", sys.argv[1])
+flush = storage.flush
+
+def forget(*arguments, **options):
+    os.sync()  # the kernel writes the files back, which fails, ...
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3")  # ... and forgets that it had them
+    flush(*arguments, **options)
+
+storage.flush = forget
+try:
+    ckpt.save({"w": torch.randn(6 << 20), "step": 2}, "fs/latest", sys.argv[1])
+    print("saved")
+except ckpt.CheckpointError as error:
+    print(error)
+storage.flush = flush
+print("step", ckpt.load("fs/latest")["step"])
+PY
+umount fs small
+"""
+
+
+@pytest.mark.parametrize("strategy", ["torch_save", "hdf5", "safetensors_file", "tensorstore_tuned"])
+def test_an_error_of_writing_back_that_no_file_remembers(strategy: str, tmp_path: Path) -> None:
+    """The kernel fails to write a file back after it was closed, and forgets the file: the save fails all the same.
+
+    A real ext4 on a disk that is full: a loop device whose image lies on a tmpfs that is smaller.
+    """
+    import sys
+
+    command = ["unshare", "--mount", "bash", "-c", WRITEBACK, "bash", str(tmp_path), sys.executable, strategy]
+    if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail("mounting needs root")
+        pytest.skip("mounting needs root")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    error, step = done.stdout.splitlines()
+    assert "Input/output error, while the kernel wrote this filesystem's files back" in error
+    assert step == "step 1"

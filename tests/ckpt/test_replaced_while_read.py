@@ -1,0 +1,173 @@
+"""A load, an inspection, a conversion is of one checkpoint, whole, whatever happens to its name meanwhile."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckpt
+from ckpt.errors import CheckpointError
+from ckpt.manifest import Manifest
+from ckpt.strategy import create, names
+
+RACE_S = float(os.environ.get("CKPT_RACE_S", "2"))
+"""How long each strategy's race of two processes lasts."""
+
+SAVER = """
+import sys, torch, ckpt
+step = 0
+while True:
+    step += 1
+    ckpt.save({"w": torch.full((300,), float(step)), "b": torch.full((7,), float(step)), "step": step}, *sys.argv[1:])
+    print(step, flush=True)
+"""
+
+
+def state_of(step: int) -> dict[str, Any]:
+    """A state that differs in every part from that of another step."""
+    return {"w": torch.full((300,), float(step)), "b": torch.full((7,), float(step)), "step": step}
+
+
+def steps_in(state: dict[str, Any]) -> set[float]:
+    """The steps that the parts of a state are of: one, if it is whole."""
+    return {float(state["step"]), *state["w"].tolist(), *state["b"].tolist()}
+
+
+@pytest.fixture(params=names())
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Every strategy whose library is installed."""
+    name = str(request.param)
+    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
+    if missing:
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail(f"{missing} can't be imported")
+        pytest.skip(f"{missing} can't be imported")
+    return name
+
+
+@pytest.fixture
+def final(tmp_path: Path) -> Path:
+    """A checkpoint's name."""
+    return tmp_path / "latest"
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Let something happen, once, between the look at a checkpoint's manifest and the reading of its data."""
+    problems = Manifest.problems
+
+    def at_the_next_look(event: Callable[[], None]) -> None:
+        def look(manifest: Manifest, directory: Path) -> list[str]:
+            answer = problems(manifest, directory)
+            monkeypatch.setattr(Manifest, "problems", problems)
+            event()
+            return answer
+
+        monkeypatch.setattr(Manifest, "problems", look)
+
+    return at_the_next_look
+
+
+Meanwhile = Callable[[Callable[[], None]], None]
+
+
+def test_a_load(strategy: str, final: Path, meanwhile: Meanwhile) -> None:
+    """The next save happens in the middle of a load: what is loaded is the new checkpoint, all of it."""
+    ckpt.save(state_of(1), final, strategy)
+    meanwhile(lambda: ckpt.save(state_of(2), final, strategy))
+    assert {2.0} == steps_in(ckpt.load(final))
+
+
+def test_a_load_of_some_tensors(final: Path, meanwhile: Meanwhile) -> None:
+    """So is a load by names."""
+    ckpt.save(state_of(1), final)
+    meanwhile(lambda: ckpt.save(state_of(2), final))
+    assert {2.0} == set(ckpt.load(final, ["w"])["w"].tolist())
+
+
+def test_another_strategy_and_another_state(final: Path, meanwhile: Meanwhile) -> None:
+    """The new checkpoint may be of another kind."""
+    ckpt.save(state_of(1), final, "torch_save")
+    meanwhile(lambda: ckpt.save(state_of(2) | {"more": torch.ones(2)}, final, "hdf5"))
+    state = ckpt.load(final)
+    assert {2.0} == steps_in(state)
+    assert "more" in state
+
+
+def test_an_inspection(final: Path, meanwhile: Meanwhile) -> None:
+    """An inspection is of the one or of the other, with its own files, and has nothing to complain of."""
+    ckpt.save(state_of(1), final, "torch_save")
+    meanwhile(lambda: ckpt.save(state_of(2), final, "hdf5"))
+    inspection = ckpt.inspect(final)
+    assert ("torch_save", ()) == (inspection.strategy, inspection.problems)
+
+
+def test_a_conversion(final: Path, meanwhile: Meanwhile) -> None:
+    """A conversion is of one."""
+    ckpt.save(state_of(1), final)
+    meanwhile(lambda: ckpt.save(state_of(2), final))
+    ckpt.convert(final, final.with_name("converted"), "torch_save")
+    assert {2.0} == steps_in(ckpt.load(final.with_name("converted")))
+
+
+def test_a_removal(final: Path, meanwhile: Meanwhile) -> None:
+    """Of a checkpoint that is removed while it is read, the load says that it is gone."""
+    ckpt.save(state_of(1), final)
+    meanwhile(lambda: shutil.rmtree(final))
+    with pytest.raises(CheckpointError, match=f"{final} is no checkpoint: there is no such directory"):
+        ckpt.load(final)
+
+
+def test_messages_name_the_checkpoint(final: Path) -> None:
+    """Whatever path a checkpoint is read by, messages have its name."""
+    ckpt.save(state_of(1), final, "torch_save")
+    (final / "state.pth").write_bytes(bytes((final / "state.pth").stat().st_size))
+    with pytest.raises(CheckpointError, match=str(final)) as error:
+        ckpt.load(final)
+    assert "/proc/self" not in str(error.value)
+
+
+def test_memory_outlives_the_checkpoint(strategy: str, final: Path) -> None:
+    """What was loaded stays right when the checkpoint is replaced and its files are overwritten."""
+    ckpt.save(state_of(1), final, strategy)
+    state = ckpt.load(final)
+    for path in [path for path in final.rglob("*") if path.is_file()]:
+        path.write_bytes(b"\xa5" * path.stat().st_size)
+    shutil.rmtree(final)
+    assert {1.0} == steps_in(state)
+
+
+@pytest.fixture
+def saver(strategy: str, final: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that saves under the name as fast as it can."""
+    command = [sys.executable, "-c", SAVER, str(final), strategy]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_race(strategy: str, final: Path, saver: subprocess.Popen[str]) -> None:
+    """Of all loads beside a process that saves all the time, not one is wrong, or fails."""
+    loads, seen = 0, set()
+    end = time.monotonic() + RACE_S
+    while time.monotonic() < end or loads < 3:
+        whole = ckpt.load(final)
+        some = ckpt.load(final, ["w", "b"]) if create(strategy).facts.partial_load == "by tensor" else whole
+        assert len(steps_in(whole)) == 1
+        assert len({*some["w"].tolist(), *some["b"].tolist()}) == 1
+        seen |= steps_in(whole)
+        loads += 1
+    assert saver.poll() is None
+    print(f"{strategy}: {loads} loads of {len(seen)} checkpoints")
