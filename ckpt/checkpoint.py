@@ -60,7 +60,7 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
             _refuse_what_is_not_ours(final)
         storage.make_directories(final.parent)
         with commit.begin(final, replace=exists) as staging:
-            checksums = chosen.save_checked(tensors, staging.path)
+            written, checksums = chosen.save_checked(tensors, staging.path)
             Manifest(
                 strategy=chosen.name(),
                 options=chosen.options,
@@ -69,7 +69,7 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
                 checksums=checksums,
                 tied=tied,
                 rest=rest,
-                files=manifest.files_of(staging.path),
+                files=_sizes_of(written, staging.path),
             ).write(staging.path)
             staging.flush(files=not chosen.syncs_files)
             staging.publish()
@@ -77,6 +77,18 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
         raise
     except Exception as error:  # a full disk, or whatever a library raises
         raise CheckpointError(f"can't save {final}: {type(error).__name__}: {error}") from error
+
+
+def _sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
+    """The files of a checkpoint and their sizes: all that were written must be there."""
+    sizes = manifest.files_of(directory)
+    lost = sorted({str(path.relative_to(directory)) for path in written} - sizes.keys())
+    if lost:
+        raise CheckpointError(
+            f"{lost[0]} was removed from {directory} while the checkpoint was being written, by another process: what "
+            "lay under its name lies there still"
+        )
+    return sizes
 
 
 def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:

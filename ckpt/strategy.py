@@ -23,7 +23,6 @@ from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError
 from ckpt.layout import Layout
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part
-from ckpt.storage import files_below
 
 if TYPE_CHECKING:
     import torch
@@ -152,8 +151,12 @@ class Strategy(ABC):
         return None
 
     @abstractmethod
-    def save(self, state: State, directory: Path) -> None:
-        """Write the state into an existing, empty directory."""
+    def save(self, state: State, directory: Path) -> list[Path]:
+        """Write the state into an existing, empty directory.
+
+        Returns:
+            The files that were written: what is published must be what was written, whoever else was there.
+        """
 
     @abstractmethod
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
@@ -164,14 +167,14 @@ class Strategy(ABC):
                 where the format has only the whole.
         """
 
-    def save_checked(self, state: State, directory: Path) -> dict[str, str]:
-        """Save, and return the checksum of each tensor, computed beside."""
+    def save_checked(self, state: State, directory: Path) -> tuple[list[Path], dict[str, str]]:
+        """Save; return the files that were written, and the checksum of each tensor, computed beside."""
         from ckpt import checksums
 
         with ThreadPoolExecutor(1) as beside:
             found = {name: beside.submit(checksums.of, tensor) for name, tensor in state.items()}
-            self.save(state, directory)
-            return {name: checksum.result() for name, checksum in found.items()}
+            files = self.save(state, directory)
+            return files, {name: checksum.result() for name, checksum in found.items()}
 
     def load_checked(
         self, directory: Path, names: Collection[str] | None, check: Callable[[str, torch.Tensor], None]
@@ -206,8 +209,7 @@ class Strategy(ABC):
         """
         own = directory / directory_of(part.rank, part.division.count)
         own.mkdir()
-        self.save(state, own)
-        return [Path(entry.path) for entry in files_below(own)]
+        return self.save(state, own)
 
     def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # for those that need the others
         """Read one rank's part of what ranks saved together; every rank that loads calls it.

@@ -47,10 +47,10 @@ class Selftest(Strategy):
         """That of what it imitates."""
         return TorchSave().footprint(layout)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Save, and take the time that is asked for."""
         self._take_time(state)
-        TorchSave().save(state, directory)
+        return TorchSave().save(state, directory)
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Load, honestly or not, and take the time that is asked for."""

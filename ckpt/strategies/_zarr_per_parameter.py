@@ -96,10 +96,9 @@ class ZarrPerParameter(Strategy):
             size_bytes += 1024 + 2 * len(json.dumps(tensor.name))  # the array's metadata, and its entry in ours
         return Footprint(file_count, size_bytes)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        part = alone(state)
-        self._write(state, directory, part, self._stored_dtypes(state, part, Alone()))
+        return self.save_together(state, directory, alone(state), Alone())
 
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""

@@ -97,9 +97,10 @@ class Hdf5(Strategy):
                 size_bytes += padded - tensor.size_bytes + 64 * chunks
         return Footprint(1, size_bytes)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write one dataset after the other."""
         self._save_file(state, directory / _FILE, {})
+        return [directory / _FILE]
 
     def _save_file(self, state: State, path: Path, rows: Mapping[str, tuple[int, int] | None]) -> None:
         first: dict[tuple[object, ...], h5py.Dataset] = {}

@@ -72,7 +72,7 @@ class Orbax(Strategy):
         size_bytes += sum(8 * len(json.dumps(tensor.name)) for tensor in layout)
         return Footprint(3 * len(layout) + 16, size_bytes + 2**17)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write the tree into a directory of its own, which orbax renames when it is whole; then the names."""
         import orbax.checkpoint as ocp
 
@@ -85,6 +85,8 @@ class Orbax(Strategy):
                 checkpointer.save(directory.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
         names = {name: [dtypes.name_of(tensor), list(tensor.shape)] for name, tensor in state.items()}
         storage.write_whole(directory / _NAMES, json.dumps(names).encode(), sync=False)
+        # How orbax names its files, it keeps to itself.
+        return [Path(entry.path) for entry in storage.files_below(directory)]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Restore the tree, or a part of it, as numpy arrays."""

@@ -107,7 +107,7 @@ class SafetensorsDirect(Strategy):
         """What the headers say."""
         return tuple(entry.layout for path in files_of(directory) for entry in read_header(path).entries)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write all blocks of each file, then its header."""
         tied = dtypes.tied(state)
         layouts = [
@@ -116,13 +116,16 @@ class SafetensorsDirect(Strategy):
             if name not in tied
         ]
         groups = list(formats.shards(layouts, self.shard_mib * 2**20))
-        for number, group in enumerate(groups):
+        written = [directory / formats.shard_name(number, len(groups)) for number in range(len(groups))]
+        for path, group in zip(written, groups, strict=True):
             owners = {layout.name for layout in group}
             ours = {name: (owner, place) for name, (owner, place) in tied.items() if owner in owners}
-            self._save_file(directory / formats.shard_name(number, len(groups)), formats.place(group), ours, state)
+            self._save_file(path, formats.place(group), ours, state)
         if len(groups) > 1:
-            files = {formats.shard_name(number, len(groups)): group for number, group in enumerate(groups)}
-            storage.write_whole(directory / formats.INDEX, formats.index_bytes(files), sync=False)
+            files = {path.name: group for path, group in zip(written, groups, strict=True)}
+            written.append(directory / formats.INDEX)
+            storage.write_whole(written[-1], formats.index_bytes(files), sync=False)
+        return written
 
     def _save_file(self, path: Path, entries: Sequence[Entry], tied: formats.Tied, state: State) -> None:
         blank = "0" * 16 if self.checksum else ""
@@ -170,8 +173,7 @@ class SafetensorsDirect(Strategy):
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
-            self.save(state, directory)
-            return [Path(entry.path) for entry in storage.files_below(directory)]
+            return self.save(state, directory)
         _pieces.refuse_shards(self.shard_mib, part.division)
         names = list(state)
         own = [each for each in part.writes if each.whole.same_as is None]

@@ -82,7 +82,7 @@ class SafetensorsFile(Strategy):
         headers = sum(256 + names_bytes(tensor) for tensor in layout) + 4096 * (shards + 1)
         return Footprint(shards + (shards > 1), state_bytes(layout) + headers)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write one shard after the other, then the index."""
         from safetensors.torch import save_file
 
@@ -91,7 +91,7 @@ class SafetensorsFile(Strategy):
         shards = self._shards({key: tensor.nbytes for key, tensor in tensors.items()})
         if len(shards) == 1:
             save_file(tensors, directory / _FILE, {"format": "pt", METADATA_KEY: note.to_json()})
-            return
+            return [directory / _FILE]
         weight_map: dict[str, str] = {}
         for number, keys in enumerate(shards):
             file = formats.shard_name(number, len(shards))
@@ -99,6 +99,7 @@ class SafetensorsFile(Strategy):
             weight_map |= dict.fromkeys(keys, file)
         parameters = sum(tensor.numel() for tensor in tensors.values())
         _write_index(directory, weight_map, parameters, sum(tensor.nbytes for tensor in tensors.values()), note)
+        return [directory / file for file in {*weight_map.values(), _INDEX}]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read each tensor into memory of its own; not through a mapping, whose bytes would be copied once more."""
@@ -125,8 +126,7 @@ class SafetensorsFile(Strategy):
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
-            self.save(state, directory)
-            return [Path(entry.path) for entry in storage.files_below(directory)]
+            return self.save(state, directory)
         _pieces.refuse_shards(self.shard_mib, part.division)
         from safetensors.torch import save_file
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from ckpt import dtypes, filenames
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Ranks
+from ckpt.ranks import Alone, Ranks
 from ckpt.sharding import Division, Part, Slice
 from ckpt.storage import files_below
 from ckpt.strategies._chunks import alone, count, for_ranks, opening, rows_in
@@ -92,9 +92,9 @@ class TensorstoreOcdbt(Strategy):
         files = 8 * trees + (data_bytes + tree_bytes) // (self.target_file_mib * _MIB)
         return Footprint(files, data_bytes + tree_bytes + files * 4096)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        self._write(state, directory, alone(state))
+        return self.save_together(state, directory, alone(state), Alone())
 
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
         """Write a database of this rank's chunks; the first rank makes one of all, once they are written.

@@ -27,7 +27,7 @@ from ckpt import dtypes, storage
 from ckpt.direct_io import ALIGNMENT, aligned_buffer, populate
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Ranks
+from ckpt.ranks import Alone, Ranks
 from ckpt.sharding import Division, Part, Share, Slice
 from ckpt.strategies import _zarr_group
 from ckpt.strategies._chunks import (
@@ -136,9 +136,9 @@ class TensorstoreTuned(Strategy):
                 file_count += files + 1
         return Footprint(file_count, size_bytes)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        self._write(state, directory, alone(state))
+        return self.save_together(state, directory, alone(state), Alone())
 
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""

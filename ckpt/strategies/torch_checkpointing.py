@@ -58,13 +58,14 @@ class TorchCheckpointing(Strategy):
         """That of `torch.save`."""
         return TorchSave().footprint(layout)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write the item in place: there are no other ranks to wait for."""
         manager = self._manager()
         try:
             manager.save(str(directory), {_ITEM: state})
         finally:
             manager.close()
+        return [directory / _FILE]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read the item, after a look at what its pickle names: the library would run anything."""

@@ -102,7 +102,7 @@ class TorchDcp(Strategy):
         size_bytes = sum(tensor.size_bytes + 4096 for tensor in stored) + 2 * names + 16384 * (files + 1)
         return Footprint(files + 1, size_bytes)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write the files, then the metadata."""
         from torch.distributed.checkpoint import filesystem, hf_storage, state_dict_saver
 
@@ -113,20 +113,24 @@ class TorchDcp(Strategy):
                 )
                 metadata = state_dict_saver.save(state, storage_writer=writer, no_dist=True)
                 complete = len(metadata.storage_data) == len(state)
+                files = {_METADATA, *(entry.relative_path for entry in metadata.storage_data.values())}
+                files |= {path.name for path in directory.glob("__0_*")}  # a thread without tensors has a file, too
             else:
                 note = note_of(layout_of_state(state))
                 tensors = pack(state, note)
-                files = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
+                count = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
                 by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)
-                file_of = {key: number % files + 1 for number, key in enumerate(by_size)}
+                file_of = {key: number % count + 1 for number, key in enumerate(by_size)}
                 writer = hf_storage.HuggingFaceStorageWriter(str(directory), file_of, self.thread_count)
                 state_dict_saver.save(tensors, storage_writer=writer, no_dist=True)
                 index = json.loads((directory / _INDEX).read_text())
                 complete = len(index["weight_map"]) == len(tensors)
+                files = {_INDEX, *index["weight_map"].values()}
                 index["metadata"][METADATA_KEY] = note.to_json()
                 storage.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
         if not complete:  # DCP itself does not look
             raise CheckpointError(_LOST_THREAD.format(directory))
+        return [directory / file for file in files]
 
     def footprint_together(self, division: Division) -> Footprint:
         """Each rank's files, and the metadata, which say of each part of a tensor where it lies."""
@@ -142,8 +146,7 @@ class TorchDcp(Strategy):
         from ckpt.strategies import _dcp_planners as planners
 
         if part.division.count == 1:
-            self.save(state, directory)
-            return [Path(entry.path) for entry in storage.files_below(directory)]
+            return self.save(state, directory)
         self._refuse_safetensors(part.division)
         own = tuple(each for each in part.writes if each.whole.same_as is None)
         with _errors_told(f"can't save to {directory}"), _alone(f"can't save to {directory}"):

@@ -62,9 +62,10 @@ class TorchSave(Strategy):
         names = sum(4 * len(tensor.name) for tensor in layout)
         return Footprint(1, state_bytes(layout) + 640 * len(layout) + names + 8192)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything in one call."""
         self._write(state, directory / _FILE)
+        return [directory / _FILE]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read everything in one call; a part is copied out of a mapping."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from ckpt import dtypes, filenames
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Ranks
+from ckpt.ranks import Alone, Ranks
 from ckpt.sharding import Division, Part, Slice
 from ckpt.strategies._chunks import RANKS, alone, count, for_ranks, places
 from ckpt.strategy import Facts, Footprint, Strategy, select
@@ -82,9 +82,9 @@ class ZarrPython(Strategy):
             size_bytes += chunks * (chunk_bytes + chunk_bytes // 100 + 64) + 2048 + 12 * len(tensor.name)
         return Footprint(file_count, size_bytes)
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        self._write(state, directory, alone(state))
+        return self.save_together(state, directory, alone(state), Alone())
 
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""

@@ -112,6 +112,24 @@ def test_nothing_else_is_replaced(what: str, final: Path) -> None:
     assert before == {str(path): path.lstat().st_mtime_ns for path in final.parent.rglob("*")}
 
 
+@pytest.mark.parametrize("name", ["tensorstore_tuned", "torch_dcp", "hdf5"])
+def test_a_file_that_is_gone_is_not_published(name: str, final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published is what was written: a file that somebody removed meanwhile fails the save."""
+    ckpt.save(some_state(1), final, name)
+    files_of = manifest.files_of
+
+    def without_one(directory: Path) -> dict[str, int]:
+        if directory.name.startswith(".partial-"):
+            next(Path(entry.path) for entry in storage.files_below(directory)).unlink()
+        return files_of(directory)
+
+    monkeypatch.setattr(manifest, "files_of", without_one)
+    with pytest.raises(CheckpointError, match="while the checkpoint was being written, by another process"):
+        ckpt.save(some_state(2), final, name)
+    assert step_of(ckpt.load(final)) == 1
+    assert [final] == list(final.parent.iterdir())
+
+
 def test_a_link_is_followed(final: Path) -> None:
     """Saved to a link that leads to a checkpoint, the checkpoint is replaced, and the link stays; so does one that
     leads nowhere yet.

@@ -288,11 +288,12 @@ class StrategyContract:
     @given(drawn=state_dicts())
     def test_round_trip(self, strategy: Strategy, tmp_path: Path, drawn: State) -> None:
         """Names in their order, dtypes, shapes and every bit come back, and come back again after the first
-        answer was overwritten; the source is left as it was.
+        answer was overwritten; the source is left as it was. The save lists the files that it wrote, and no others.
         """
         before = exact(drawn)
         with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
-            strategy.save(drawn, Path(directory))
+            written = strategy.save(drawn, Path(directory))
+            assert sorted(written) == sorted(path for path in Path(directory).rglob("*") if path.is_file())
             assert before == exact(drawn)
             loaded = strategy.load(Path(directory))
             assert before == exact(loaded)

@@ -47,12 +47,13 @@ class FakeStrategy:
     def __init__(self, clock: FakeClock, events: list[str]) -> None:
         self._clock, self._events = clock, events
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Write the files; takes 3 s."""
         self._events.append("save")
         self._clock.now_s += 3
         for name, tensor in state.items():
             (directory / name).write_bytes(tensor.numpy().tobytes())
+        return [directory / name for name in state]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:  # noqa: ARG002  # the whole is asked for
         """Read them into new memory; takes 5 s."""

@@ -20,7 +20,7 @@ class Gated(TorchSave):
 
     saves: ClassVar[list[Path]] = []
 
-    def save(self, state: State, directory: Path) -> None:
+    def save(self, state: State, directory: Path) -> list[Path]:
         """Save, or wait."""
         if str(len(self.saves)) == os.environ.get("GATE_AFTER"):
             (directory / "half a file").write_bytes(b"half")
@@ -28,4 +28,4 @@ class Gated(TorchSave):
             while True:
                 time.sleep(0.01)
         self.saves.append(directory)
-        super().save(state, directory)
+        return super().save(state, directory)
