@@ -10,7 +10,7 @@ one, whole and on stable storage. Nothing that a file says is executed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,8 @@ from ckpt.strategy import Strategy, select
 DEFAULT = "safetensors_direct"
 
 _MOST_REPLACEMENTS = 100
+
+_READ_BACK_BYTES = 256 * 2**20
 
 _Result = TypeVar("_Result")
 
@@ -72,11 +74,42 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
                 files=_sizes_of(written, staging.path),
             ).write(staging.path)
             staging.flush(files=not chosen.syncs_files)
+            if not chosen.reports_close:
+                _read_back(chosen, tensors, checksums, staging.path)
             staging.publish()
     except CheckpointError:
         raise
     except Exception as error:  # a full disk, or whatever a library raises
         raise CheckpointError(f"can't save {final}: {type(error).__name__}: {error}") from error
+
+
+def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mapping[str, str], directory: Path) -> None:
+    """Compare what lies there with what was saved, some tensors at a time."""
+    batch: list[str] = []
+    batch_bytes = 0
+    for number, (name, tensor) in enumerate(tensors.items(), 1):
+        batch.append(name)
+        batch_bytes += tensor.nbytes
+        if batch_bytes > _READ_BACK_BYTES or number == len(tensors):
+            try:
+                strategy.load_checked(directory, batch, _checker(checksums, directory))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"what lies in {directory} is not what was written, and no error was reported: a quota, or a "
+                    f"network filesystem that lost it when a file was closed ({error})"
+                ) from error
+            batch, batch_bytes = [], 0
+
+
+def _checker(checksums: Mapping[str, str], directory: Path) -> Callable[[str, Any], None]:
+    """What compares a tensor of a checkpoint with the checksum that was taken when it was saved."""
+    from ckpt import checksums as computed
+
+    def check(name: str, tensor: Any) -> None:
+        if checksums.get(name) != computed.of(tensor):
+            raise CheckpointError(f"{directory} is damaged: tensor {name!r} is not what was saved (XXH3 differs)")
+
+    return check
 
 
 def _sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
@@ -109,7 +142,7 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
 
 
 def _load(path: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
-    from ckpt import checksums, tree
+    from ckpt import tree
 
     known = manifest.read(path)
     if known is None:
@@ -121,15 +154,12 @@ def _load(path: Path, names: Collection[str] | None, options: dict[str, Any], *,
     chosen = select([*(tensor.name for tensor in known.tensors), *known.tied], names, path)
     owners = {known.tied.get(name, name) for name in chosen}
 
-    def check(name: str, tensor: Any) -> None:
-        if known.checksums.get(name) != checksums.of(tensor):
-            raise CheckpointError(f"{path} is damaged: tensor {name!r} is not what was saved (XXH3 differs)")
-
     strategy = _create(known.strategy, options)
     wanted = None if names is None else owners
     checked = verify and known.checksums
     if verify and not checked and hasattr(strategy, "verify"):  # a checkpoint of the first version
         strategy = _create(known.strategy, options | {"verify": True})
+    check = _checker(known.checksums, path)
     tensors = strategy.load_checked(path, wanted, check) if checked else strategy.load(path, wanted)
     _compare(known, tensors, owners, path)
     loaded = {name: tensors[known.tied.get(name, name)] for name in chosen}

@@ -88,6 +88,10 @@ class Strategy(ABC):
     marker: ClassVar[str] = ""
     """A pattern of the top-level file by which a checkpoint that others wrote is recognised; empty for none."""
 
+    reports_close: ClassVar[bool] = True
+    """Whether `save` fails where a file can't be closed, which is when quotas and network filesystems report that they
+    could not write it. What a library keeps to itself, `ckpt.save` finds by reading."""
+
     uses_process_group: ClassVar[bool] = False
     """Whether `save_together` and `load_together` need torch.distributed's default process group to be these ranks."""
 

@@ -51,6 +51,8 @@ class SafetensorsFile(Strategy):
 
     marker: ClassVar[str] = "*.safetensors"
 
+    reports_close: ClassVar[bool] = False  # Rust closes a file that goes out of scope, and ignores errors
+
     as_pairs: ClassVar[tuple[str, ...]] = ("complex128",)
     """The dtypes that the format has no name for."""
 

@@ -161,6 +161,27 @@ def test_a_rename_that_is_reported_as_failed(
     assert [final] == list(final.parent.iterdir())
 
 
+def test_a_file_that_is_lost_when_it_is_closed(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library may keep to itself that a file could not be closed; its data may be gone. (The loss is played here.)"""
+    import safetensors.torch
+
+    save_file = safetensors.torch.save_file
+
+    def lossy(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata)
+        size_bytes = path.stat().st_size
+        with path.open("r+b") as file:
+            file.seek(size_bytes - 100)
+            file.write(bytes(100))
+
+    ckpt.save(state_of(1), final, "safetensors_file")
+    monkeypatch.setattr(safetensors.torch, "save_file", lossy)
+    with pytest.raises(ckpt.CheckpointError, match=r"is not what was written.*tensor 'w'"):
+        ckpt.save(state_of(2), final, "safetensors_file")
+    assert step_of(final) == 1
+    assert [final] == list(final.parent.iterdir())
+
+
 WRITEBACK = """
 set -e
 cd "$1"
