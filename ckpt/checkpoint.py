@@ -20,13 +20,15 @@ from ckpt import commit, dtypes, leftovers, manifest, storage, strategy
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.manifest import Manifest
-from ckpt.pinned import Pinned, pinned
+from ckpt.pinned import Identity, Pinned, identity, pinned
 from ckpt.storage import Inventory
 from ckpt.strategy import Strategy, select
 
 DEFAULT = "safetensors_direct"
 
 _MOST_REPLACEMENTS = 100
+
+_NOT_OURS = "{} exists, and is no checkpoint of this package: give the checkpoint another name, or move it away"
 
 _READ_BACK_BYTES = 256 * 2**20
 
@@ -57,11 +59,9 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     try:
         if final.is_symlink():
             final = Path(os.path.realpath(final))
-        exists = os.path.lexists(final)
-        if exists:
-            _refuse_what_is_not_ours(final)
+        replaces = _replaceable(final)
         storage.make_directories(final.parent)
-        with commit.begin(final, replace=exists) as staging:
+        with commit.begin(final, replaces=replaces) as staging:
             written, checksums = chosen.save_checked(tensors, staging.path)
             Manifest(
                 strategy=chosen.name(),
@@ -303,16 +303,27 @@ def _compare(known: Manifest, tensors: dict[str, Any], owners: set[str], final: 
             )
 
 
-def _refuse_what_is_not_ours(final: Path) -> None:
-    """Only a checkpoint of ours, with nothing else in it, may be replaced."""
-    known = manifest.read(final) if final.is_dir() and not final.is_symlink() else None
+def _replaceable(final: Path) -> Identity | None:
+    """The checkpoint that a save is to replace; None where nothing has the name.
+
+    Raises:
+        CheckpointError: if something else than a checkpoint of ours, with nothing else in it, has the name.
+    """
+    if not os.path.lexists(final):
+        return None
+    if not final.is_dir():
+        raise CheckpointError(_NOT_OURS.format(final))
+    return _of_one(final, _require_ours)
+
+
+def _require_ours(path: Path) -> Identity | None:
+    known = manifest.read(path)
     if known is None:
-        raise CheckpointError(
-            f"{final} exists, and is no checkpoint of this package: give the checkpoint another name, or move it away"
-        )
-    foreign = sorted(manifest.files_of(final).keys() - known.files.keys())
+        raise CheckpointError(_NOT_OURS.format(path))
+    foreign = sorted(manifest.files_of(path).keys() - known.files.keys())
     if foreign:
         raise CheckpointError(
-            f"{final} holds files that the checkpoint did not write ({', '.join(foreign[:3])}), and replacing it would "
+            f"{path} holds files that the checkpoint did not write ({', '.join(foreign[:3])}), and replacing it would "
             "delete them: move them away, or give the new checkpoint another name"
         )
+    return identity(path)

@@ -5,7 +5,7 @@
         staging.flush()                       # files and directories on stable storage
         staging.publish()                     # rename, and sync the parent: from here on it is a checkpoint
 
-With `replace`, the rename exchanges the new checkpoint and the old one in a single step: the final name never goes
+With `replaces`, the rename exchanges the new checkpoint and the old one in a single step: the final name never goes
 without, and of several savers of one name the first to publish wins. A directory whose name begins with `.partial-` is
 never a checkpoint.
 """
@@ -34,24 +34,30 @@ _PATIENCE_S = 10
 """How long to wait for another save that is publishing under the same name: that takes it two calls."""
 
 
-def begin(final: Path, *, replace: bool = False) -> Staging:
+def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
     """Make an empty directory beside `final`, on the same filesystem, to write into.
 
     What killed saves of the same name left is removed, where it is certain that none of them still writes.
+
+    Args:
+        final: the checkpoint's name.
+        replaces: the directory that has the name now, and is to be replaced; None for a name that is free.
 
     Raises:
         CheckpointError: if something has the final name already, unless that is to be replaced and can be; and if no
             directory can be made there.
     """
-    if os.path.lexists(final) and not replace:
-        raise CheckpointError(f"{final} exists already: give the checkpoint another name, or move the old one away")
-    replaced = identity(final) if replace else None
+    if os.path.lexists(final) and replaces is None:
+        raise CheckpointError(
+            f"{final} exists already, by another save or another program: give the checkpoint another name, or move what "
+            "lies there away"
+        )
     try:
         leftovers.sweep(final)
-        staging = _new(final, replaced)
+        staging = _new(final, replaces)
     except OSError as error:
         raise CheckpointError(f"can't write a checkpoint into {final.parent}: {error}") from error
-    if replace:
+    if replaces is not None:
         try:
             _try_exchange(staging.path)
         except OSError as error:
@@ -63,7 +69,7 @@ def begin(final: Path, *, replace: bool = False) -> Staging:
     return staging
 
 
-def _new(final: Path, replaced: Identity | None) -> Staging:
+def _new(final: Path, replaces: Identity | None) -> Staging:
     """Make a directory, and lock it: who finds it unlocked knows that it was left."""
     for _ in range(_MOST_ATTEMPTS):
         path = leftovers.new_path(final)
@@ -72,7 +78,7 @@ def _new(final: Path, replaced: Identity | None) -> Staging:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # taken for a leftover before it was locked
             continue
-        staging = Staging(path, final, replaced, descriptor)
+        staging = Staging(path, final, replaces, descriptor)
         if leftovers.lock(descriptor) is not Lock.HELD and identity(path) == staging.identity:
             return staging
         os.close(descriptor)

@@ -169,7 +169,8 @@ def _sync_chain(path: Path) -> None:
     device = path.stat().st_dev
     for directory in (path, *path.parents):
         key = str(directory), directory.stat().st_ino
-        if key in _durable_entries or directory.parent.stat().st_dev != device:
+        at_mount_point = directory.parent == directory or directory.parent.stat().st_dev != device
+        if key in _durable_entries or at_mount_point:
             return
         with suppress(OSError):  # one above that may not be opened: it is its owner's to sync
             fsync_path(directory.parent)

@@ -12,6 +12,7 @@ import pytest
 
 from ckpt import commit, leftovers, storage
 from ckpt.errors import CheckpointError
+from ckpt.pinned import identity
 
 
 def _take_by_directory(final: Path) -> None:
@@ -90,7 +91,7 @@ def test_two_savers(exists: bool, tmp_path: Path) -> None:  # pytest's parameter
     final = tmp_path / "final"
     if exists:
         final.mkdir()
-    first, second = commit.begin(final, replace=exists), commit.begin(final, replace=exists)
+    first, second = (commit.begin(final, replaces=identity(final)) for _ in range(2))
     with first, second:
         assert first.path != second.path
         (first.path / "from").write_text("first")
@@ -106,7 +107,7 @@ def test_the_old_checkpoint_was_removed_meanwhile(tmp_path: Path) -> None:
     """Who removes the checkpoint that a save is to replace does not take the new one with it."""
     final = tmp_path / "final"
     final.mkdir()
-    with commit.begin(final, replace=True) as staging:
+    with commit.begin(final, replaces=identity(final)) as staging:
         (staging.path / "from").write_text("new")
         final.rmdir()
         staging.publish()
@@ -182,16 +183,16 @@ class TestFailingSync:
         final = tmp_path / "final"
         final.mkdir()
         (final / "old").touch()
-        with commit.begin(final, replace=True) as staging:
+        with commit.begin(final, replaces=identity(final)) as staging:
             (staging.path / "new").touch()
             with pytest.raises(CheckpointError, match=f"is kept in {staging.path}"):
                 staging.publish()
         assert listing(staging.path) == ["old"]
         assert listing(final) == ["new"]
-        commit.begin(final, replace=True).discard()
+        commit.begin(final, replaces=identity(final)).discard()
         assert listing(staging.path) == ["old"]
         monkeypatch.undo()
-        commit.begin(final, replace=True).discard()
+        commit.begin(final, replaces=identity(final)).discard()
         assert listing(tmp_path) == ["final", "final/new"]
 
 
@@ -213,7 +214,7 @@ def test_an_interrupt_between_the_exchange_and_the_sync(tmp_path: Path, monkeypa
         events.append("remove")
         remove(path, **options)
 
-    staging = commit.begin(final, replace=True)
+    staging = commit.begin(final, replaces=identity(final))
     monkeypatch.setattr(storage, "fsync_path", interrupted_once)
     monkeypatch.setattr(shutil, "rmtree", noted)
     with pytest.raises(KeyboardInterrupt), staging:

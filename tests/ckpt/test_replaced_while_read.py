@@ -20,7 +20,7 @@ from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
 from ckpt.strategy import create, names
 
-RACE_S = float(os.environ.get("CKPT_RACE_S", "2"))
+RACE_S = float(os.environ.get("CKPT_RACE_S", "1"))
 """How long each strategy's race of two processes lasts."""
 
 SAVER = """
@@ -171,3 +171,33 @@ def test_a_race(strategy: str, final: Path, saver: subprocess.Popen[str]) -> Non
         loads += 1
     assert saver.poll() is None
     print(f"{strategy}: {loads} loads of {len(seen)} checkpoints")
+
+
+SAVER_OF_SOME = """
+import sys, time, torch, ckpt
+end, saved, lost = time.monotonic() + float(sys.argv[3]), 0, 0
+while time.monotonic() < end or not saved:
+    try:
+        state = {"w": torch.full((300,), float(saved)), "b": torch.full((7,), float(saved)), "step": saved}
+        ckpt.save(state, *sys.argv[1:3])
+        saved += 1
+    except ckpt.CheckpointError as error:
+        assert "another save" in str(error), error
+        lost += 1
+print(saved, lost)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_t5x", "torch_dcp"], indirect=True)
+def test_several_savers(strategy: str, final: Path) -> None:
+    """Of processes that save under one name, each save wins, or ends with one error that says that another one did;
+    what lies there in the end is whole, with nothing beside it.
+    """
+    command = [sys.executable, "-c", SAVER_OF_SOME, str(final), strategy, str(RACE_S)]
+    savers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for saver in savers:
+        output, errors = saver.communicate()
+        assert saver.returncode == 0, errors
+        print(f"{strategy}: saved, lost: {output.strip()}")
+    assert len(steps_in(ckpt.load(final))) == 1
+    assert [final] == list(final.parent.iterdir())

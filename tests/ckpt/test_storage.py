@@ -174,3 +174,33 @@ def test_free_bytes(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     within_bytes = 2**30  # others write meanwhile
     assert abs(status.f_bavail * status.f_frsize - storage.free_bytes(tmp_path / "not" / "yet")) < within_bytes
+
+
+def test_the_way_to_a_directory_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made the directories above a checkpoint may not have synced them: their entries are, up to the mount point,
+    and once in a process.
+    """
+    synced: list[Path] = []
+    monkeypatch.setattr(storage, "_durable_entries", set())
+    monkeypatch.setattr(storage, "fsync_path", lambda path: synced.append(Path(path)))
+    (tmp_path / "mine").mkdir()
+    device = tmp_path.stat().st_dev
+    expected = [path for path in (tmp_path, *tmp_path.parents) if path.stat().st_dev == device]
+    assert expected[0] == tmp_path
+    storage.make_directories(tmp_path / "mine")
+    assert expected == synced
+    storage.make_directories(tmp_path / "mine")
+    assert expected == synced
+    storage.make_directories(tmp_path / "mine" / "new")
+    assert [tmp_path / "mine", tmp_path / "mine"] == synced[len(expected) :]
+
+
+def test_a_directory_above_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is its owner's to sync, and no reason not to save."""
+
+    def refuse(path: Path | str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage, "_durable_entries", set())
+    monkeypatch.setattr(storage, "fsync_path", refuse)
+    storage.make_directories(tmp_path)
