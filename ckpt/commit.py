@@ -49,8 +49,8 @@ def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
     """
     if os.path.lexists(final) and replaces is None:
         raise CheckpointError(
-            f"{final} exists already, by another save or another program: give the checkpoint another name, or move what "
-            "lies there away"
+            f"{final} exists already, made by another save or another program: give the checkpoint another name, or "
+            "move the old one away"
         )
     try:
         leftovers.sweep(final)
