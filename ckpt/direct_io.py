@@ -14,11 +14,12 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
+
+from ckpt.threads import over, run
 
 T = TypeVar("T")
 
@@ -138,25 +139,18 @@ def in_blocks(
     """
     waiting = iter(blocks)
     lock = threading.Lock()
-    failed = threading.Event()
 
-    def worker(_: int) -> None:
+    def worker(stop: threading.Event) -> None:
         buffer = aligned_buffer(block_bytes)
         buffer[: len(content)] = content
-        try:
-            while not failed.is_set():
-                with lock:
-                    block = next(waiting, None)
-                if block is None:
-                    return
-                work(block, buffer)
-        except BaseException:
-            failed.set()
-            raise
+        while not stop.is_set():
+            with lock:
+                block = next(waiting, None)
+            if block is None:
+                return
+            work(block, buffer)
 
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(worker, range(threads)):
-            pass
+    run(worker, threads)
 
 
 def write_sequentially(path: Path, size_bytes: int, *, seed: int = 0) -> bool:
@@ -212,9 +206,7 @@ def copy_memory(size_bytes: int) -> bool:
             np.copyto(destination[:part], source[:part])
             done += part
 
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(copy, range(workers)):
-            pass
+    over(range(workers), copy, workers)
     return False
 
 

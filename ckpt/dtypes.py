@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +10,10 @@ import numpy as np
 from ckpt.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Mapping
 
     import torch
 
-    from ckpt.layout import TensorLayout
 
 BYTES_PER_ELEMENT = {
     "bool": 1,
@@ -76,15 +75,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     Shares memory with a contiguous tensor on the CPU, copies any other.
     """
     import ml_dtypes
-    import torch
 
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     name = name_of(tensor)
-    if name in _BITS_OF:
-        bits = tensor.view(getattr(torch, _BITS_OF[name])).numpy()
-        return bits.view(np.dtype(getattr(ml_dtypes, name)))
-    array: np.ndarray[Any, Any] = tensor.numpy()
-    return array
+    dtype = np.dtype(getattr(ml_dtypes, name) if name in _BITS_OF else name)
+    return to_bytes(tensor).view(dtype).reshape(tuple(tensor.shape))
 
 
 def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -100,28 +94,12 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def to_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The tensor's bytes, 1-D; shares memory with a contiguous tensor on the CPU, copies any other."""
-    import torch
-
     values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    flat = values.as_strided((values.numel(),), (1,))  # a lone element is contiguous whatever its stride
-    found: np.ndarray[Any, Any] = flat.view(torch.uint8).numpy()
-    return found
-
-
-def view(memory: mmap.mmap, offset: int, layout: TensorLayout) -> torch.Tensor:
-    """The tensor of that layout whose bytes lie at that place of some memory, without a copy where that is possible.
-
-    Each has a storage of its own, so that who changes, or frees, one leaves the others alone.
-    """
-    import torch
-
-    dtype = torch_dtype(layout.dtype)
-    if not layout.elements:
-        return torch.empty(layout.shape, dtype=dtype)
-    if offset % BYTES_PER_ELEMENT[layout.dtype]:  # other programs align to eight bytes at best
-        copied = torch.frombuffer(memory, dtype=torch.uint8, count=layout.size_bytes, offset=offset).clone()
-        return copied.view(dtype).reshape(layout.shape)
-    return torch.frombuffer(memory, dtype=dtype, count=layout.elements, offset=offset).reshape(layout.shape)
+    # Not Tensor.numpy(), after which the storage can't be resized any more, in a training loop's own tensors neither.
+    memory: Any = (ctypes.c_ubyte * values.nbytes).from_address(values.data_ptr()) if values.nbytes else bytearray()
+    if values.nbytes:
+        memory.tensor = values  # so that it lives as long as the array does
+    return np.frombuffer(memory, np.uint8)
 
 
 def identity(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -4,8 +4,9 @@
     header      JSON: name -> {dtype, shape, data_offsets}, and texts in `__metadata__`; spaces may follow it
     data        the tensors' bytes, without holes, at the offsets that the header gives
 
-Ours begins its data at a multiple of 4096, and puts first the tensors whose size is one: nearly every byte of a real
-model can then be moved by direct I/O. What the format lacks lies in `__metadata__`: tied weights, checksums, and, where
+Ours puts first the tensors whose size is a multiple of 4096, and begins its data 64 bytes behind one. There, torch's
+large tensors begin in memory: nearly every byte of a real model can then be moved by direct I/O from where it lies, or
+to where it belongs, and is not copied. What the format lacks lies in `__metadata__`: tied weights, checksums, and where
 several ranks have a tensor's rows, which of them these are.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -38,6 +39,9 @@ ROWS = "rows_of_whole"
 
 LONGEST_HEADER_BYTES = 100_000_000
 """The limit of the reference implementation."""
+
+DATA_PLACE = 64
+"""Where in a page the data begins: where the C library begins a large piece of memory that is aligned to 64 bytes."""
 
 _METADATA = "__metadata__"
 _NAMES, _TIED, _CHECKSUMS, _PAIRS = "names", "tied", "xxh3_64", "pairs"
@@ -142,7 +146,7 @@ def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
             "data_offsets": [entry.start, entry.end],
         }
     text = json.dumps(content, separators=(",", ":")).encode()
-    length = round_up(8 + len(text)) - 8
+    length = round_up(8 + len(text) - DATA_PLACE) + DATA_PLACE - 8
     if length > LONGEST_HEADER_BYTES:
         raise CheckpointError(
             f"{len(entries):,} tensors need a header of {length:,} bytes, more than safetensors allows"
@@ -185,6 +189,19 @@ def _tied(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Tied:
     if not {owner for owner, _ in tied.values()} <= known or set(tied) & known:
         raise ValueError("its tied names point nowhere")
     return tied
+
+
+def in_order(headers: Iterable[Header]) -> list[str]:
+    """The names of a state's tensors in its order, from the headers of its files."""
+    headers = list(headers)
+    own = iter([entry.layout.name for header in headers for entry in header.entries])
+    tied_at = {place: name for header in headers for name, (_, place) in header.tied.items()}
+    names: list[str] = []
+    for name in own:
+        while len(names) in tied_at:
+            names.append(tied_at.pop(len(names)))
+        names.append(name)
+    return [*names, *(tied_at[place] for place in sorted(tied_at))]
 
 
 def header_length(head: bytes, file_bytes: int, where: str) -> int:
@@ -235,11 +252,13 @@ def _stored(name: str) -> str:
 def shards(layouts: Sequence[TensorLayout], shard_bytes: int) -> Iterator[list[TensorLayout]]:
     """Tensors in files of at most that many bytes, in order, a larger tensor in a file of its own; 0 for one file."""
     group: list[TensorLayout] = []
+    group_bytes = 0
     for layout in layouts:
-        if group and shard_bytes and sum(each.size_bytes for each in group) + layout.size_bytes > shard_bytes:
+        if group and shard_bytes and group_bytes + layout.size_bytes > shard_bytes:
             yield group
-            group = []
+            group, group_bytes = [], 0
         group.append(layout)
+        group_bytes += layout.size_bytes
     yield group
 
 

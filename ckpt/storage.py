@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from ckpt.threads import over
 
 SMALL_FILE_BYTES = 2**20
 """Files under 1 MiB count as small: parallel filesystems handle them badly."""
@@ -131,9 +132,7 @@ def sync_files(paths: Sequence[Path | str]) -> None:
     Raises:
         OSError: as above.
     """
-    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-        for _ in pool.map(fsync_path, paths):
-            pass
+    over(paths, fsync_path, min(_SYNC_THREADS, len(paths)))
 
 
 def fsync_path(path: Path | str) -> None:

@@ -8,21 +8,22 @@ no cleaning: `jobs.trial` and `ckpt.commit` do that for all alike.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from ckpt import strategies
+from ckpt import checksums, dtypes, strategies
 from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError, UnknownStrategyError
 from ckpt.layout import Layout
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part
+from ckpt.threads import Beside, over
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 
 OPTIONAL = "peers"
 """The extra whose libraries a study can do without."""
+
+CheckTensor = Callable[[str, "torch.Tensor"], None]
+"""Takes a tensor that was loaded, with its name, and raises a CheckpointError if it is not what was saved."""
+
+_CHECKING_THREADS = 4
+
+_first_user: dict[str, int] = {}
+"""The process that used a library first, which a fork of it can't use."""
 
 SELFTEST = "_selftest"
 """The strategy of known cost that `python -m jobs selftest` runs; not one of those that there are."""
@@ -140,6 +149,14 @@ class Strategy(ABC):
                     f"install it (pip install '.[{self.extra}]'), or leave the strategy out of the study",
                     optional=self.extra == OPTIONAL,
                 ) from error
+        if {"tensorstore", "orbax.checkpoint"} & set(self.requires) and os.getpid() != _first_user.setdefault(
+            "tensorstore", os.getpid()
+        ):
+            raise CheckpointError(
+                f"strategy {self.name()} needs TensorStore, which was used before this process was forked, and would "
+                'end it: start processes by multiprocessing\'s "spawn", or take a strategy without it, such as '
+                "safetensors_direct"
+            )
 
     @property
     @abstractmethod
@@ -173,20 +190,16 @@ class Strategy(ABC):
 
     def save_checked(self, state: State, directory: Path) -> tuple[list[Path], dict[str, str]]:
         """Save; return the files that were written, and the checksum of each tensor, computed beside."""
-        from ckpt import checksums
-
-        with ThreadPoolExecutor(1) as beside:
-            found = {name: beside.submit(checksums.of, tensor) for name, tensor in state.items()}
+        with Beside() as beside:
+            sums = {name: beside.submit(checksums.of, tensor) for name, tensor in state.items()}
             files = self.save(state, directory)
-            return files, {name: checksum.result() for name, checksum in found.items()}
+            return files, {name: checksum.result() for name, checksum in sums.items()}
 
-    def load_checked(
-        self, directory: Path, names: Collection[str] | None, check: Callable[[str, torch.Tensor], None]
-    ) -> State:
-        """Load, and call `check` with each tensor."""
+    def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
+        """Load, and call `check` with each tensor, from several threads; what it raises ends the load."""
         state = self.load(directory, names)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(check, state.keys(), state.values()))
+        owners = state.keys() - dtypes.tied(state).keys() if names is None else state.keys()
+        over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)
         return state
 
     def footprint_together(self, division: Division) -> Footprint:

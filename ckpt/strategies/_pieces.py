@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckpt import memory
 from ckpt.errors import CheckpointError
 from ckpt.sharding import Division, Piece, Share, Slice, rows_of
 
@@ -22,7 +23,9 @@ def join(share: Share, pieces: Mapping[str, Sequence[torch.Tensor]]) -> State:
     """A share's tensors, in its order, from their pieces in the order of the rows; tied ones as one tensor."""
     import torch
 
-    whole = {name: found[0] if len(found) == 1 else torch.cat(list(found)) for name, found in pieces.items()}
+    whole = {
+        name: memory.own(found[0] if len(found) == 1 else torch.cat(list(found))) for name, found in pieces.items()
+    }
     return {each.whole.name: whole[each.whole.owner] for each in share}
 
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import dtypes
 from ckpt import safetensors_format as formats
-from ckpt.direct_io import ALIGNMENT, aligned_buffer, round_up
 from ckpt.errors import CheckpointError
-from ckpt.safetensors_format import Entry, Header
+from ckpt.safetensors_format import Header
 from ckpt.sharding import Division, Part, Piece
 from ckpt.strategies import _pieces
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _HEAD_BYTES = 2**16
 """Most headers fit, and are read at once."""
@@ -79,36 +74,3 @@ def read_header(path: Path) -> Header:
         head = file.read(_HEAD_BYTES)
         missing = formats.header_length(head, size_bytes, str(path)) - len(head)
         return formats.parse(head + file.read(max(0, missing)), size_bytes, str(path))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Tensors that follow each other in a file, from the page in which the first begins, and memory for them."""
-
-    entries: tuple[Entry, ...]
-    start: int
-    end: int
-    memory: mmap.mmap
-
-    def tensors(self, data_start: int) -> Iterator[tuple[Entry, torch.Tensor]]:
-        """The tensors, as views of the memory once that is filled."""
-        for entry in self.entries:
-            yield entry, dtypes.view(self.memory, data_start + entry.start - self.start, entry.layout)
-
-
-def runs(entries: Sequence[Entry], data_start: int) -> Iterator[Run]:
-    """Cut the tensors where the file holds a page or more between two of them."""
-    group: list[Entry] = []
-
-    def run() -> Run:
-        start = (data_start + group[0].start) // ALIGNMENT * ALIGNMENT
-        end = data_start + max(each.end for each in group)
-        return Run(tuple(group), start, end, aligned_buffer(max(ALIGNMENT, round_up(end - start))))
-
-    for entry in sorted(entries, key=lambda each: (each.start, each.end)):
-        if group and entry.start - group[-1].end >= ALIGNMENT:
-            yield run()
-            group = []
-        group.append(entry)
-    if group:
-        yield run()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt import dtypes, filenames, storage
+from ckpt import dtypes, filenames, memory, storage
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.ranks import Alone, Ranks
@@ -152,7 +152,7 @@ class ZarrPerParameter(Strategy):
                 array = rows_in(store, each).read().result()
             except Exception as error:  # TensorStore raises one of many kinds
                 raise CheckpointError(f"can't read parameter {name!r} of {directory}: {error}") from error
-            state[name] = dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name]))
+            state[name] = memory.own(dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name])))
         return state
 
     def _stored_dtypes(self, state: State, part: Part, ranks: Ranks) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from ckpt import memory
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part
 from ckpt.strategies.safetensors_file import SafetensorsFile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fastsafetensors(SafetensorsFile):
-    """The file of `safetensors_file`, and a load into one buffer, of which all tensors are views.
+    """The file of `safetensors_file`, and a load into one buffer, out of which all tensors are copied.
 
     Attributes:
         thread_count: of the threads that read.
@@ -68,7 +69,7 @@ class Fastsafetensors(SafetensorsFile):
             loader.add_filenames({0: [str(path)]})
             buffer = loader.copy_files_to_device()
             try:
-                return {key: buffer.get_tensor(key) for key in keys}
+                return {key: memory.own(buffer.get_tensor(key)) for key in keys}
             finally:
                 buffer.close()
         finally:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ckpt import dtypes, filenames
+from ckpt import dtypes, filenames, memory
 from ckpt.layout import Layout, TensorLayout, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece, Slice, rows_of
@@ -250,5 +250,17 @@ def _require_sources(dataset: h5py.Dataset, directory: Path) -> None:
 
 
 def _read(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.Tensor:
-    tensor = dtypes.to_torch(np.asarray(dataset[rows]))
-    return tensor.view(dtypes.torch_dtype(dataset.attrs["dtype"]))
+    shape = dataset.shape
+    if rows != ():
+        assert isinstance(rows, slice)
+        shape = (rows.stop - rows.start, *shape[1:])
+    tensor = memory.empty(TensorLayout("", shape, dataset.attrs["dtype"]))
+    if tensor.numel():
+        array = dtypes.to_numpy(tensor).view(dataset.dtype)
+        if not shape:
+            array[()] = dataset[()]
+        elif rows == ():
+            dataset.read_direct(array)
+        else:
+            dataset.read_direct(array, np.s_[rows])
+    return tensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt import dtypes, filenames, storage
+from ckpt import dtypes, filenames, memory, storage
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout
 from ckpt.strategy import Facts, Footprint, Strategy, select
@@ -98,7 +98,7 @@ class Orbax(Strategy):
             files = {name: filenames.to_filename(name) for name in chosen if 0 not in known[name][1]}
             tree = _restore(directory.absolute() / _TREE, list(files.values())) if files else {}
             return {
-                name: dtypes.to_torch(tree[files[name]])
+                name: memory.own(dtypes.to_torch(tree.pop(files[name])))
                 if name in files
                 else torch.empty(known[name][1], dtype=dtypes.torch_dtype(known[name][0]))
                 for name in chosen

@@ -2,8 +2,8 @@
 
 save    a block at a time, from a few threads: straight from the tensor where its address allows, else through an
         aligned buffer, into a preallocated file; the header comes last, with a checksum for each tensor
-load    into one piece of huge-page memory; the tensors are views of it. Through the page cache where the pages
-        are there already, past it where they aren't
+load    into each tensor's own memory. Through the page cache where the pages are there already, past it where they
+        aren't
 
 Several ranks write a file each, and the first one the index, as `safetensors_file` does.
 """
@@ -15,7 +15,7 @@ import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -23,28 +23,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ckpt import dtypes, storage
+from ckpt import checksums, dtypes, storage
 from ckpt import safetensors_format as formats
-from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, populate, preallocate, round_up
+from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.safetensors_format import Entry
 from ckpt.sharding import Division, Part, Piece
 from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_files import Run, files_of, files_with, read_header, runs
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.strategies._safetensors_files import files_of, files_with, read_header
+from ckpt.strategies._safetensors_reading import read
+from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy, select
+from ckpt.threads import Beside
 
 if TYPE_CHECKING:
     import torch
 
     from ckpt.state import State
-
-_RESIDENT_ENOUGH = 0.5
-"""From this share of a file's pages in the page cache on, reading through it is the faster way."""
-
-_READ_BYTES = 2**20
-"""Into memory that was never used, small requests were faster than large ones: the results page has the sweep."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class SafetensorsDirect(Strategy):
         """What it does."""
         return Facts(
             files=f"1 per {self.shard_mib} MiB, 1" if self.shard_mib else "1",
-            format="safetensors, its data aligned to 4096",
+            format="safetensors, its data where torch has it in a page",
             chunks="none",
             compression="none",
             concurrency=f"{self.threads} threads with {self.block_mib} MiB each",
@@ -109,6 +105,17 @@ class SafetensorsDirect(Strategy):
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write all blocks of each file, then its header."""
+        return self._save(state, directory, {})
+
+    def save_checked(self, state: State, directory: Path) -> tuple[list[Path], dict[str, str]]:
+        """The same; the checksums are those that the headers keep."""
+        if not self.checksum:
+            return super().save_checked(state, directory)
+        sums: dict[str, str] = {}
+        files = self._save(state, directory, sums)
+        return files, sums
+
+    def _save(self, state: State, directory: Path, sums: dict[str, str]) -> list[Path]:
         tied = dtypes.tied(state)
         layouts = [
             TensorLayout(name, tuple(tensor.shape), dtypes.name_of(tensor))
@@ -116,18 +123,22 @@ class SafetensorsDirect(Strategy):
             if name not in tied
         ]
         groups = list(formats.shards(layouts, self.shard_mib * 2**20))
+        tied_in: list[dict[str, tuple[str, int]]] = [{} for _ in groups]
+        group_of = {layout.name: number for number, group in enumerate(groups) for layout in group}
+        for name, (owner, place) in tied.items():
+            tied_in[group_of[owner]][name] = owner, place
         written = [directory / formats.shard_name(number, len(groups)) for number in range(len(groups))]
-        for path, group in zip(written, groups, strict=True):
-            owners = {layout.name for layout in group}
-            ours = {name: (owner, place) for name, (owner, place) in tied.items() if owner in owners}
-            self._save_file(path, formats.place(group), ours, state)
+        for path, group, ours in zip(written, groups, tied_in, strict=True):
+            for entry in self._save_file(path, formats.place(group), ours, state):
+                sums[entry.layout.name] = entry.checksum
         if len(groups) > 1:
             files = {path.name: group for path, group in zip(written, groups, strict=True)}
             written.append(directory / formats.INDEX)
             storage.write_whole(written[-1], formats.index_bytes(files), sync=False)
+        sums |= {name: sums[owner] for name, (owner, _) in tied.items() if owner in sums}
         return written
 
-    def _save_file(self, path: Path, entries: Sequence[Entry], tied: formats.Tied, state: State) -> None:
+    def _save_file(self, path: Path, entries: Sequence[Entry], tied: formats.Tied, state: State) -> Sequence[Entry]:
         blank = "0" * 16 if self.checksum else ""
         data_start = len(formats.header_bytes([replace(entry, checksum=blank) for entry in entries], tied))
         data_bytes = sum(entry.layout.size_bytes for entry in entries)
@@ -137,30 +148,36 @@ class SafetensorsDirect(Strategy):
         sums: dict[str, Future[str]] = {}
         block_bytes = self.block_mib * 2**20
 
-        with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file, ThreadPoolExecutor(1) as hashing:
+        with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file, Beside() as hashing:
+
+            def parts(offset: int, end: int) -> list[np.ndarray[Any, Any]]:
+                inside = places[bisect_right(starts, offset) - 1 : bisect_left(starts, end)]
+                for entry in inside:
+                    if self.checksum and entry.start >= offset:  # it begins here: hash it while it is being written
+                        sums[entry.layout.name] = hashing.submit(sources[entry].checksum)
+                return [
+                    sources[entry].part(max(offset, entry.start) - entry.start, min(end, entry.end) - entry.start)
+                    for entry in inside
+                ]
 
             def write(offset: int, buffer: mmap.mmap) -> None:
                 end = min(offset + block_bytes, data_bytes)
-                inside = places[bisect_right(starts, offset) - 1 : bisect_left(starts, end)]
-                for each in inside:
-                    if self.checksum and each.start >= offset:  # it begins here: hash it while it is being written
-                        sums[each.layout.name] = hashing.submit(sources[each].checksum)
-                parts = [
-                    sources[each].part(max(offset, each.start) - each.start, min(end, each.end) - each.start)
-                    for each in inside
-                ]
-                file.write(_aligned(parts, buffer, file), data_start + offset)
+                file.write(_aligned(parts(offset, end), buffer, file), data_start + offset)
 
             preallocate(file.descriptor, round_up(data_start + data_bytes))
-            in_blocks(range(0, data_bytes, block_bytes), write, threads=self.threads, block_bytes=block_bytes)
+            with_header = min(data_bytes, round_up(data_start) - data_start)  # what shares a page with it
+            first = [part.tobytes() for part in parts(0, with_header)] if with_header else []
+            blocks = range(with_header, data_bytes, block_bytes)
+            in_blocks(blocks, write, threads=self.threads, block_bytes=block_bytes)
             if self.checksum:
-                empty = xxh3_64(b"")
-                found = {name: each.result() for name, each in sums.items()}
+                empty = checksums.of_bytes(b"")
+                found = {name: checksum.result() for name, checksum in sums.items()}
                 entries = [replace(entry, checksum=found.get(entry.layout.name, empty)) for entry in entries]
-            head = aligned_buffer(data_start)
-            head[:] = formats.header_bytes(entries, tied)
+            head = aligned_buffer(round_up(data_start))
+            head.write(formats.header_bytes(entries, tied) + b"".join(first))
             file.write(memoryview(head), 0)
             os.ftruncate(file.descriptor, data_start + data_bytes)
+        return entries
 
     def footprint_together(self, division: Division) -> Footprint:
         """A file for each rank, and the index."""
@@ -194,19 +211,23 @@ class SafetensorsDirect(Strategy):
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read whole files, or the pages that hold the tensors of these names."""
+        return self._load(directory, names, None)
+
+    def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
+        """The same; each tensor is checked as soon as it is there, while others are being read."""
+        return self._load(directory, names, check)
+
+    def _load(self, directory: Path, names: Collection[str] | None, check: CheckTensor | None) -> State:
         headers = {path: read_header(path) for path in files_of(directory)}
-        order = [entry.layout.name for header in headers.values() for entry in header.entries]
+        order = formats.in_order(headers.values())
         tied = {name: place for header in headers.values() for name, place in header.tied.items()}
-        for name, (_, place) in sorted(tied.items(), key=lambda each: each[1][1]):
-            order.insert(place, name)
         chosen = select(order, names, directory)
         owner_of = {name: tied[name][0] if name in tied else name for name in chosen}
         owners = set(owner_of.values())
         state: State = {}
         for path, header in headers.items():
-            state |= self._read(
-                path, [each for each in header.entries if each.layout.name in owners], header.data_start
-            )
+            wanted = [entry for entry in header.entries if entry.layout.name in owners]
+            state |= self._read(path, wanted, header.data_start, check)
         return {name: state[owner_of[name]] for name in chosen}
 
     def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # nobody is waited for
@@ -233,28 +254,16 @@ class SafetensorsDirect(Strategy):
             tensor = tensors[piece.wanted.whole.name]
             yield tensor if piece.is_all or not self.verify else tensor[piece.rows].clone()
 
-    def _read(self, path: Path, entries: Sequence[Entry], data_start: int) -> State:
-        """Read some of a file's tensors into as few pieces of memory as there are gaps between them."""
-        found = list(runs(entries, data_start))
-        cached = storage.resident_fraction_of(path) > _RESIDENT_ENOUGH
-        with DirectFile(path, os.O_RDONLY, direct=not cached) as file, ThreadPoolExecutor(1) as beside:
-            for run in found:
-                beside.submit(populate, run.memory)
+    def _read(self, path: Path, entries: Sequence[Entry], data_start: int, check: CheckTensor | None = None) -> State:
+        """Read some of a file's tensors."""
 
-            def read(block: tuple[Run, int], _: mmap.mmap) -> None:
-                run, offset = block
-                part = memoryview(run.memory)[offset : offset + _READ_BYTES]
-                if file.read(part, run.start + offset) < min(len(part), run.end - run.start - offset):
-                    raise CheckpointError(f"{path} ended while it was being read")
+        def check_entry(entry: Entry, tensor: torch.Tensor) -> None:
+            if self.verify:
+                _verify(entry, tensor, path)
+            if check:
+                check(entry.layout.name, tensor)
 
-            blocks = ((run, offset) for run in found for offset in range(0, len(run.memory), _READ_BYTES))
-            in_blocks(blocks, read, threads=self.threads, block_bytes=ALIGNMENT)
-        state = {entry.layout.name: tensor for run in found for entry, tensor in run.tensors(data_start)}
-        if self.verify:
-            with ThreadPoolExecutor(self.threads) as pool:
-                for _ in pool.map(lambda entry: _verify(entry, state[entry.layout.name], path), entries):
-                    pass
-        return state
+        return read(path, entries, data_start, self.threads, check_entry if check or self.verify else None)
 
 
 class _Source:
@@ -274,7 +283,7 @@ class _Source:
         return array[start:end]
 
     def checksum(self) -> str:
-        return xxh3_64(self.part(0, self._tensor.numel() * self._tensor.element_size()))
+        return checksums.of_bytes(self.part(0, self._tensor.numel() * self._tensor.element_size()))
 
 
 def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: DirectFile) -> memoryview:
@@ -291,12 +300,5 @@ def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: Dir
 
 
 def _verify(entry: Entry, tensor: torch.Tensor, path: Path) -> None:
-    if entry.checksum and xxh3_64(dtypes.to_bytes(tensor)) != entry.checksum:
+    if entry.checksum and checksums.of(tensor) != entry.checksum:
         raise CheckpointError(f"{path} is damaged: tensor {entry.layout.name!r} is not what was written (XXH3 differs)")
-
-
-def xxh3_64(data: Any) -> str:
-    """XXH3 with 64 bits in hexadecimal; the library releases the interpreter's lock."""
-    import xxhash
-
-    return str(xxhash.xxh3_64_hexdigest(data))

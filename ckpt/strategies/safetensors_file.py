@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from ckpt import memory, storage
 from ckpt import safetensors_format as formats
-from ckpt import storage
 from ckpt.dtypes import name_of
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, layout_of_state, parameters, state_bytes
@@ -160,7 +160,7 @@ class SafetensorsFile(Strategy):
     def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file."""
         with _open(path) as opened:
-            return {key: opened.get_tensor(key) for key in keys}
+            return {key: memory.own(opened.get_tensor(key)) for key in keys}
 
     def _read_pieces(self, path: Path, pieces: Sequence[Piece], note: Note) -> Iterator[torch.Tensor]:
         """The wanted rows of one file's tensors."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ckpt import dtypes, filenames
+from ckpt import dtypes, filenames, memory
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.ranks import Alone, Ranks
@@ -185,7 +185,7 @@ class TensorstoreOcdbt(Strategy):
             raise
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read the database in {directory}: {error}") from error
-        return {name: dtypes.to_torch(array) for name, array in zip(chosen, arrays, strict=True)}
+        return {name: memory.own(dtypes.to_torch(array)) for name, array in zip(chosen, arrays, strict=True)}
 
     def _new_database(self, directory: Path) -> dict[str, Any]:
         return {**_database(directory), "config": _CONFIG, "target_data_file_size": self.target_file_mib * _MIB}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes
+from ckpt import dtypes, memory
 from ckpt.errors import CheckpointError
 from ckpt.sharding import Part, Slice
 from ckpt.strategies._chunks import RANKS, rows_in
@@ -111,7 +111,7 @@ class TensorstoreT5xReal(ZarrPerParameter):
             arrays = finished(ts.cast(rows_in(store, each), dtype_of[name]).read() for (name, each), store in opened)
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read the parameters of {directory}: {error}") from error
-        return {name: dtypes.to_torch(array) for name, array in zip(wanted, arrays, strict=True)}
+        return {name: memory.own(dtypes.to_torch(array)) for name, array in zip(wanted, arrays, strict=True)}
 
 
 def _divisors(number: int) -> set[int]:

@@ -5,26 +5,22 @@
     directory/<name>/c.0.0         its chunks, split along the first dimension; of many ranks each writes its own
 
 What made it fast: no upcast, no copy (`can_reference_source_data_indefinitely`, which takes whole contiguous chunks),
-no lock files, one sync pass at the end, every array opened before the first is waited for, and reads into huge-page
-memory that exists already.
+no lock files, one sync pass at the end, every array opened before the first is waited for, and reads into memory, in
+huge pages, that exists already.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, storage
-from ckpt.direct_io import ALIGNMENT, aligned_buffer, populate
+from ckpt import dtypes, memory, storage
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.ranks import Alone, Ranks
@@ -46,6 +42,7 @@ from ckpt.strategies._chunks import (
 from ckpt.strategies._futures import finished
 from ckpt.strategies._zarr_group import METADATA, Listed
 from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.threads import Beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,9 +201,10 @@ class TensorstoreTuned(Strategy):
             opened = [ts.open(_spec(directory, name) | known, open=True, context=context) for name in owners]
             arrays = zip(owners.items(), finished(opened), strict=True)
             stores = {name: rows_in(store, each) for (name, each), store in arrays}
-            state, memory = _allocate({name: listed[name].dtype for name in owners}, stores)
-            with ThreadPoolExecutor(1) as beside:
-                beside.submit(populate, memory)
+            layouts = [TensorLayout(name, tuple(store.shape), listed[name].dtype) for name, store in stores.items()]
+            state = {layout.name: memory.empty(layout) for layout in layouts}
+            with Beside() as beside:
+                beside.submit(memory.populate, state.values())
                 finished(
                     ts.array(_as_stored(state[name], store.dtype.numpy_dtype)).write(store)
                     for name, store in stores.items()
@@ -286,11 +284,3 @@ def _spec(directory: Path, name: str) -> dict[str, Any]:
 def _as_stored(tensor: torch.Tensor, dtype: Any) -> np.ndarray[Any, Any]:
     """The tensor's memory as an array of the dtype that the store has: its own, or an integer of the same width."""
     return dtypes.to_numpy(tensor).view(dtype)
-
-
-def _allocate(dtype_of: dict[str, str], stores: dict[str, Any]) -> tuple[State, mmap.mmap]:
-    """Memory for these arrays, in one piece."""
-    layouts = [TensorLayout(name, tuple(stores[name].shape), dtype) for name, dtype in dtype_of.items()]
-    ends = list(accumulate((-(-layout.size_bytes // 64) * 64 for layout in layouts), initial=0))
-    memory = aligned_buffer(max(ALIGNMENT, ends[-1]))
-    return {each.name: dtypes.view(memory, start, each) for each, start in zip(layouts, ends, strict=False)}, memory

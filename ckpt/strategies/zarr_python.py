@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, filenames
+from ckpt import dtypes, filenames, memory
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.ranks import Alone, Ranks
@@ -189,4 +189,4 @@ def _read_array(path: Path, name: str, each: Slice | None) -> torch.Tensor:
     if missing:
         raise OSError(f"{missing} chunks of {name!r} are missing")
     tensor = dtypes.to_torch(np.asarray(array[...] if each is None or each.is_whole else array[each.start : each.stop]))
-    return tensor.view(dtypes.torch_dtype(array.attrs["dtype"]))
+    return memory.own(tensor.view(dtypes.torch_dtype(array.attrs["dtype"])))

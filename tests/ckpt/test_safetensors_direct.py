@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from ckpt import direct_io, dtypes, storage
+from ckpt import safetensors_format as formats
 from ckpt.errors import CheckpointError
+from ckpt.layout import layout_of_state
+from ckpt.state import first_difference
+from ckpt.strategies import _safetensors_reading as safetensors_reading
 from ckpt.strategies import safetensors_direct
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from jobs.cost import collect
@@ -83,16 +87,48 @@ def test_straight_from_the_tensor(device_wants: int, length: int, copied: bool, 
     assert bytes(written) == b"\7" * length + b"\0" * (len(written) - length)
 
 
-def test_a_load_is_one_piece_of_memory(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    """The tensors lie side by side in it, each with a storage of its own that can be written to."""
-    strategy = SafetensorsDirect()
-    strategy.save(state, tmp_path)
-    loaded = strategy.load(tmp_path)
-    addresses = [tensor.data_ptr() for tensor in loaded.values()]
-    assert max(addresses) - min(addresses) < sum(tensor.nbytes for tensor in state.values())
-    for tensor in loaded.values():
-        tensor.fill_(1)
-    assert all(bool((tensor == 1).all()) for tensor in loaded.values())
+@pytest.mark.parametrize("place", [0, 64, 8], ids=["as files were until now", "as torch has it", "as others write it"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_wherever_the_data_begins(
+    place: int, cached: bool, state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files whose data begins elsewhere in a page are read as well, through a buffer."""
+    monkeypatch.setattr(formats, "DATA_PLACE", place)
+    header = formats.header_bytes(formats.place(layout_of_state(state)), {})
+    assert len(header) % 4096 == place
+    data = sorted(formats.place(layout_of_state(state)), key=lambda entry: entry.start)
+    content = header + b"".join(dtypes.to_bytes(state[entry.layout.name]).tobytes() for entry in data)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    if not cached:
+        storage.flush(tmp_path)
+        storage.evict(tmp_path)
+    assert first_difference(state, SafetensorsDirect().load(tmp_path)) is None
+
+
+def test_nothing_large_is_copied_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tensors whose memory begins where the file has them in a page, all but the ends goes straight to the disk and
+    straight from it, where direct I/O may.
+    """
+    memory = direct_io.aligned_buffer(8 * MIB + 4096)
+    tensor = torch.frombuffer(memory, dtype=torch.uint8, count=8 * MIB, offset=64).random_(to=256)
+    reads: list[tuple[int, int]] = []
+    read = direct_io.DirectFile.read
+
+    def noted(file: direct_io.DirectFile, buffer: memoryview, offset: int) -> int:
+        reads.append((np.frombuffer(buffer, np.uint8).ctypes.data, len(buffer)))
+        return read(file, buffer, offset)
+
+    SafetensorsDirect().save({"w": tensor}, tmp_path)
+    storage.flush(tmp_path)
+    storage.evict(tmp_path)
+    target = torch.frombuffer(direct_io.aligned_buffer(8 * MIB + 4096), dtype=torch.uint8, count=8 * MIB, offset=64)
+    monkeypatch.setattr(safetensors_reading.memory, "empty", lambda _: target)
+    monkeypatch.setattr(direct_io.DirectFile, "read", noted)
+    loaded = SafetensorsDirect().load(tmp_path)["w"]
+    assert torch.equal(tensor, loaded)
+    begin, end = target.data_ptr(), target.data_ptr() + target.nbytes
+    straight = sum(length for address, length in reads if begin <= address < end)
+    assert straight >= target.nbytes - 3 * MIB
 
 
 def test_verification_names_the_tensor(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Loaded tensors are as torch's own: aligned, resizable, freed one by one; and training goes on from them exactly."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckpt
+from ckpt import memory
+from ckpt.strategy import create, names
+
+OF_TORCH = {"torch_save", "torch_checkpointing"}
+"""Strategies whose tensors are `torch.load`'s, whose storages can't be resized."""
+
+
+@pytest.fixture(params=names())
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Every strategy whose library is installed."""
+    name = str(request.param)
+    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
+    if missing:
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail(f"{missing} can't be imported")
+        pytest.skip(f"{missing} can't be imported")
+    return name
+
+
+def tensors_of_all_kinds() -> dict[str, torch.Tensor]:
+    """Odd sizes and all widths of elements, so that nothing is aligned by luck."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "three bytes": torch.randint(256, (3,), generator=generator, dtype=torch.uint8),
+        "bool": torch.rand(13, generator=generator) > 0.5,
+        "half": torch.randn(5, 7, generator=generator).half(),
+        "bfloat16": torch.randn(9, generator=generator).bfloat16(),
+        "matrix": torch.randn(33, 65, generator=generator),
+        "large": torch.randn(1025, 1025, generator=generator),
+        "complex": torch.randn(3, dtype=torch.complex128, generator=generator),
+        "0-d": torch.tensor(2.5),
+        "empty": torch.empty(0, 4),
+        "rng": torch.get_rng_state(),
+    }
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["whole", "by name"])
+def test_memory_of_loaded_tensors(strategy: str, by_name: bool, tmp_path: Path) -> None:  # pytest's
+    """Each tensor has a storage of its own, beginning at a multiple of 64, with just its bytes, to be resized."""
+    state = tensors_of_all_kinds()
+    ckpt.save(state, tmp_path / "final", strategy)
+    if by_name and create(strategy).facts.partial_load != "by tensor":
+        pytest.skip("this strategy loads whole checkpoints only")
+    loaded = ckpt.load(tmp_path / "final", ["three bytes", "matrix", "complex"] if by_name else None)
+    for name, tensor in loaded.items():
+        storage = tensor.untyped_storage()
+        assert tensor.data_ptr() % 64 == 0, name
+        assert (0, tensor.nbytes) == (tensor.storage_offset(), storage.nbytes()), name
+        assert torch.equal(state[name], tensor)
+        if strategy not in OF_TORCH:
+            storage.resize_(0)
+            storage.resize_(state[name].nbytes)
+            tensor.copy_(state[name])
+            assert torch.equal(state[name], tensor)
+    addresses = [tensor.data_ptr() for tensor in loaded.values() if tensor.numel()]
+    assert len(addresses) == len(set(addresses))
+
+
+def test_a_save_leaves_the_callers_tensors_as_they_are(strategy: str, tmp_path: Path) -> None:
+    """A training loop may resize its tensors after a save as it may before, as FSDP does it."""
+    state = {"w": torch.ones(1000), "half": torch.ones(10).half()}
+    ckpt.save(state, tmp_path / "final", strategy)
+    for tensor in state.values():
+        tensor.untyped_storage().resize_(0)
+
+
+def test_generators_go_on(strategy: str, tmp_path: Path) -> None:
+    """torch's generator takes a loaded state, and goes on as if it hadn't been interrupted."""
+    torch.manual_seed(5)
+    torch.rand(100)
+    ckpt.save({"pad": torch.ones(3, dtype=torch.uint8), "torch": torch.get_rng_state()}, tmp_path / "final", strategy)
+    expected = torch.rand(10)
+    torch.set_rng_state(ckpt.load(tmp_path / "final")["torch"])
+    assert torch.equal(expected, torch.rand(10))
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "LBFGS": lambda parameters: torch.optim.LBFGS(parameters, lr=0.1, max_iter=4, history_size=5),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+}
+
+
+def a_model() -> torch.nn.Module:
+    """A small one, of odd sizes."""
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(13, 37), torch.nn.Tanh(), torch.nn.Linear(37, 3))
+
+
+def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Some steps on random data."""
+    for _ in range(steps):
+        data, target = torch.randn(29, 13), torch.randn(29, 3)
+
+        def loss() -> Any:
+            optimizer.zero_grad()
+            difference = torch.nn.functional.mse_loss(model(data), target)  # noqa: B023  # called at once
+            difference.backward()
+            return difference
+
+        optimizer.step(loss)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_resumed_run_is_the_uninterrupted_one(kind: str, strategy: str, tmp_path: Path) -> None:
+    """Model, optimizer and generators saved and loaded in the middle of a run: its end is the same, bit for bit."""
+    model = a_model()
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    torch.manual_seed(2)
+    random.seed(2)
+    train(model, optimizer, 4)
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+    }
+    ckpt.save(state, tmp_path / "final", strategy)
+    train(model, optimizer, 4)
+
+    resumed = a_model()
+    again = OPTIMIZERS[kind](resumed.parameters())
+    loaded = ckpt.load(tmp_path / "final")
+    resumed.load_state_dict(loaded["model"], assign=True)
+    again = OPTIMIZERS[kind](resumed.parameters())
+    again.load_state_dict(loaded["optimizer"])
+    torch.set_rng_state(loaded["torch"])
+    random.setstate(loaded["python"])
+    train(resumed, again, 4)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_own() -> None:
+    """A tensor whose memory is its own stays; a view, a foreign buffer and what is not aligned are copied."""
+    mine = torch.randn(40)
+    assert memory.own(mine) is mine
+    for other in (mine[1:], torch.frombuffer(bytearray(64), dtype=torch.uint8), mine.reshape(4, 10).T):
+        copy = memory.own(other)
+        assert torch.equal(other, copy)
+        assert copy.untyped_storage().resizable()
+        assert copy.data_ptr() != other.data_ptr()
