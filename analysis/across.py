@@ -8,17 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.cells import Cell, Estimate, Marked, Number, Part, Ratio, Share, Table
 from analysis.comparison import Comparison
+from analysis.differences import differences
 from analysis.guard import MUST_AGREE
 from analysis.method import Method
 from analysis.relative import OPERATIONS, mean_ratios, related, timed
-from analysis.statistics import UNKNOWN, Interval, geometric_mean, ratio_interval
-from analysis.tables import HOW_MEASURED, repeated, shown_operations, test_notes, where
+from analysis.statistics import UNKNOWN, Interval, geometric_mean
+from analysis.tables import HOW_MEASURED, notes_on_tests, repeated, shown_operations, where
 
 HOW_SCALED = (
     "bandwidth of all ranks together: bytes over the median time, from the first start to the last end, with its 95 % "
     "bootstrap interval; efficiency: the bandwidth of a rank over that at the smallest scale at which the method was "
-    "measured: as the state stays the same (strong scaling), the speedup over the ratio of ranks; the ceiling is what "
-    "all ranks of the same jobs wrote and read at the same time"
+    "measured, within rounds and with Student's 95 % interval over them: as the state stays the same (strong scaling), "
+    "the speedup over the ratio of ranks; the ceiling is what all ranks of the same jobs wrote and read at the same "
+    "time"
 )
 
 _MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
@@ -49,7 +51,7 @@ def _of_targets(title: str, group: Sequence[Comparison]) -> Table:
     unproven_apart = False
     operations = shown_operations(tuple(method for each in together for method in each.methods))
     pairs = [(method, base) for each in others for method in each.methods if (base := first.method(method.label))]
-    found_all = iter(related(pairs))
+    found_all = iter(related(pairs, [method for each in together for method in each.methods]))
     against = [
         {method.label: next(found_all) for method in each.methods if first.method(method.label)} for each in others
     ]
@@ -84,7 +86,7 @@ def _of_targets(title: str, group: Sequence[Comparison]) -> Table:
     footnotes = (
         ("loads proven cold on one target and not on another are not set against each other",) if unproven_apart else ()
     )
-    notes = [HOW_MEASURED, *dict.fromkeys(note for relatives in against for note in test_notes(relatives.values()))]
+    notes = [HOW_MEASURED, *dict.fromkeys(note for relatives in against for note in notes_on_tests(relatives.values()))]
     return Table("targets", f"Targets: {title}", headings, tuple(rows), (*notes, *left_out), footnotes)
 
 
@@ -171,7 +173,7 @@ def _efficiency(one: tuple[Comparison, Method], base: tuple[Comparison, Method],
         (each.nodes * each.tasks_per_node, method.moved_bytes(operation), timed(method, operation).timed)
         for each, method in (one, base)
     )
-    speedup = ratio_interval(base_timed.durations, base_timed.jobs, one_timed.durations, one_timed.jobs)
+    speedup = differences([(base_timed, one_timed)])[0].ratio
     more = moved / base_moved * base_ranks / ranks
     return Interval(more * speedup.estimate, more * speedup.low, more * speedup.high)
 

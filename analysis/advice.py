@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from analysis.differences import FEWEST_ROUNDS, Difference, differences, round_medians
 from analysis.errors import ResultsError
 from analysis.failures import Loss, daly_interval_s, loss, young_interval_s
 from analysis.noise import FEWEST_TRIALS
-from analysis.statistics import SIGNIFICANT_P, Difference, Interval, Timed, differences
+from analysis.statistics import Interval, Timed
 from analysis.trials import COLD, UNKNOWN, UNPROVEN, WARM, Measured, Setting, Trials
 
 MTBF_HOURS = (1, 2, 4, 8, 24, 72, 168)
@@ -93,6 +94,8 @@ class Schedule:
     lost: Loss
     lost_range: Interval
     """The whole loss, with what it were at the ends of the intervals of stall and load."""
+    lost_by_round: Timed
+    """The whole loss at the medians of each round, by which schedules are compared within rounds; it has no unit."""
     daly_s_by_mtbf: tuple[float, ...]
     """One for each of `MTBF_HOURS`, as the next."""
     lost_by_mtbf: tuple[float, ...]
@@ -152,8 +155,9 @@ def restart_load(method: Measured, restore: Restore) -> tuple[str, Trials]:
 
 def _schedule(method: Measured, assumptions: Assumptions) -> Schedule:
     whole = method.save.median()
-    call = method.phases.get("call", _NONE).median()
-    stall = call if assumptions.stall == "call" else whole
+    calls = method.phases.get("call", _NONE)
+    call, stalls = calls.median(), calls if assumptions.stall == "call" else method.save
+    stall = stalls.median()
     behind_s = max(0.0, whole.estimate - call.estimate) if assumptions.stall == "call" else 0.0
     kind, loads = restart_load(method, assumptions.restore)
     load = loads.median()
@@ -171,6 +175,12 @@ def _schedule(method: Measured, assumptions: Assumptions) -> Schedule:
     best_s = daly(mtbf_s)
     now = lost(mtbf_s, best_s, stall.estimate, load.estimate)
     ends = [lost(mtbf_s, best_s, a, b).total for a, b in ((stall.low, load.low), (stall.high, load.high))]
+    stall_by_round, load_by_round = round_medians(stalls.timed()), round_medians(loads.timed())
+    by_round = {
+        name: lost(mtbf_s, best_s, stall_s, load_by_round[name]).total
+        for name, stall_s in stall_by_round.items()
+        if name in load_by_round
+    }
     several = [hours * 3600.0 for hours in MTBF_HOURS]
     return Schedule(
         label=method.label,
@@ -182,6 +192,7 @@ def _schedule(method: Measured, assumptions: Assumptions) -> Schedule:
         daly_s=best_s,
         lost=now,
         lost_range=Interval(now.total, *ends),
+        lost_by_round=Timed(tuple(by_round.values()), tuple(by_round)),
         daly_s_by_mtbf=tuple(daly(each) for each in several),
         lost_by_mtbf=tuple(lost(each, daly(each), stall.estimate, load.estimate).total for each in several),
     )
@@ -194,7 +205,7 @@ def _fastest(question: str, measured: dict[str, Trials]) -> Pick:
     if not order:
         return Pick(question, (), _UNKNOWN, "s", "", _UNKNOWN)
     first, *others = order
-    timed = {label: Timed(measured[label].durations_s, measured[label].jobs) for label in order}
+    timed = {label: measured[label].timed() for label in order}
     found = dict(zip(others, differences([(timed[label], timed[first]) for label in others]), strict=True))
     best = [first] + [label for label in others if not _apart(timed[label], timed[first], found[label])]
     slower = [label for label in others if label not in best]
@@ -206,13 +217,11 @@ def _fastest(question: str, measured: dict[str, Trials]) -> Pick:
 def _apart(slower: Timed, faster: Timed, difference: Difference) -> bool:
     """Whether the data shows that the first takes longer: the ratio's interval lies above 1, and the test agrees.
 
-    Where there are too few jobs for the test ever to agree, no trial of the one may be as fast as one of the other.
+    Where there are too few rounds for that, no trial of the one may be as fast as one of the other.
     """
-    if not difference.ratio.low > 1:
-        return False
-    if difference.test.least_p > SIGNIFICANT_P:
-        return min(slower.durations) > max(faster.durations)
-    return difference.corrected_p < SIGNIFICANT_P
+    if not difference.test.enough:
+        return not math.isnan(difference.ratio.low) and min(slower.durations) > max(faster.durations)
+    return difference.significant and difference.ratio.estimate > 1
 
 
 def _smallest(methods: Sequence[Measured]) -> Pick:
@@ -229,19 +238,29 @@ def _smallest(methods: Sequence[Measured]) -> Pick:
 
 
 def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
-    """The methods that lose the least; those whose range reaches into the best one's are not separated from it."""
+    """The methods that lose the least: those that none loses measurably less than, within rounds.
+
+    Where there are too few rounds, those whose range reaches into the best one's are not separated from it.
+    """
     known = [each for each in schedules if not math.isnan(each.lost.total)]
     if not known:
         return Pick(question, (), _UNKNOWN, "share", "", _UNKNOWN)
-    first = known[0].lost_range
-    best = [known[0]] + [each for each in known[1:] if not each.lost_range.low > first.high]
-    others = [each for each in known if each not in best]
-    ratio = _UNKNOWN
-    if others:
-        other = others[0].lost_range
-        ratio = Interval(other.estimate / first.estimate, other.low / first.high, other.high / first.low)
-    labels = tuple(each.label for each in best)
-    return Pick(question, labels, first, "share", others[0].label if others else "", ratio)
+    first, *others = known
+    least = first.lost_range
+    tests = differences([(each.lost_by_round, first.lost_by_round) for each in others])
+    best, worse = [first.label], []
+    for each, difference in zip(others, tests, strict=True):
+        more = each.lost_range
+        ratio = Interval(more.estimate / least.estimate, more.low / least.high, more.high / least.low)
+        if difference.test.enough:
+            apart, ratio = difference.significant and difference.ratio.estimate > 1, difference.ratio
+        else:
+            apart = more.low > least.high
+        if apart:
+            worse.append((each.label, ratio))
+        else:
+            best.append(each.label)
+    return Pick(question, tuple(best), least, "share", *(worse[0] if worse else ("", _UNKNOWN)))
 
 
 def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
@@ -250,15 +269,15 @@ def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
     loads = {method.label: restart_load(method, assumptions.restore) for method in methods}
     few = [m.label for m in methods if 0 < min(len(m.save), len(loads[m.label][1])) < FEWEST_TRIALS]
     single = [m.label for m in methods if len(set(m.save.jobs)) == 1]
-    several = [m.label for m in methods if 1 < len(set(m.save.jobs)) < 4]  # 2 / C(6, 3) = 0.1: no test can show it
+    several = [m.label for m in methods if 1 < len(set(m.save.jobs)) < FEWEST_ROUNDS]
     cases = [
         ("without a valid save", [m.label for m in methods if not len(m.save)], "no advice about them"),
         ("without a valid load", [m.label for m in methods if len(m.save) and not len(loads[m.label][1])],
          "what a restart with them costs is unknown"),
         (f"fewer than {FEWEST_TRIALS} valid trials", few, "their intervals are wide, or missing: add `repeats`"),
         ("a single job", single, "how jobs differ is unknown, so their intervals are too narrow: add `rounds`"),
-        ("two or three jobs", several,
-         "too few for a test: called different only where no trials overlap; add `rounds`, to four or more"),
+        ("two rounds", several,
+         "too few for a test: called different only where no trials overlap; add `rounds`, to three or more"),
         ("loads not proven cold", [label for label, (kind, _) in loads.items() if kind == UNPROVEN],
          "a restart may take longer than they did"),
         ("no cold loads", [label for label, (kind, _) in loads.items() if kind == WARM and assumptions.restore == COLD],

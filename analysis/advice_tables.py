@@ -13,8 +13,8 @@ _KINDS = {"cold": "cold", "cold-unproven": "not proven cold", "warm": "warm", "u
 
 HOW_SEPARATED = (
     "several strategies in one row: the data does not separate them. One is called slower only if the 95 % interval of "
-    "the ratio of medians lies above 1 and a permutation test of whole jobs agrees (corrected p < 0.05); with too "
-    "few jobs for that test, only if no trial of one is as fast as one of the other"
+    "the ratio within rounds lies above 1 and the tests of the tables agree (corrected p < 0.05); "
+    "with too few rounds for that, only if no trial of one is as fast as one of the other"
 )
 
 MODEL = (

@@ -15,7 +15,7 @@ from analysis.load import Results
 from analysis.method import Method
 from analysis.relative import OPERATIONS, related, timed
 from analysis.statistics import geometric_mean
-from analysis.tables import HOW_MEASURED, test_notes, where
+from analysis.tables import HOW_MEASURED, HOW_TESTED_BETWEEN, notes_on_tests, where
 
 FACTS = {
     "study": "study",
@@ -111,7 +111,7 @@ def _state(comparison: Comparison) -> tuple[str | None, ...]:
 
 def _of_methods(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> Table:
     both = [(pair, methods) for pair in pairs for methods in pair.methods()]
-    found = related([methods for _, methods in both])
+    found = related([methods for _, methods in both], shared_rounds=False)
     rows: list[tuple[Cell, ...]] = []
     footnotes: list[str] = []
     for name, operation in OPERATIONS.items():
@@ -131,7 +131,7 @@ def _of_methods(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[st
             rows.append(("geometric mean", "all", operation, "", "", Number(mean), ""))
     headings = ("method", "target", "operation", "A [s]", "B [s]", "B / A", "size, B against A")
     told = [*_absent(pairs), *left_out]
-    notes = (f"A is {names[0]}; B is {names[1]}", HOW_MEASURED, *test_notes(found), *told)
+    notes = (f"A is {names[0]}; B is {names[1]}", HOW_MEASURED, *notes_on_tests(found, HOW_TESTED_BETWEEN), *told)
     return Table("methods", "B against A", headings, tuple(rows), notes, tuple(footnotes))
 
 

@@ -201,7 +201,9 @@ def _cores(samples: pd.DataFrame) -> float:
 
 def _statistic(samples: pd.DataFrame) -> Statistic:
     valid = samples[samples["valid"]].dropna(subset=["duration_s"])
-    timed = Timed(tuple(valid["duration_s"].tolist()), tuple(valid["job_id"].tolist()))
+    timed = Timed(
+        *(tuple(column.tolist()) for column in (valid["duration_s"], valid["job_id"], valid["round"].map(str)))
+    )
     median = median_interval(timed.durations, timed.jobs)
     return Statistic(
         median.estimate, min(timed.durations, default=math.nan), max(timed.durations, default=math.nan),

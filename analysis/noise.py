@@ -27,6 +27,15 @@ _FEWEST_FOR_DRIFT = 6
 DISTURBED = 0.20
 """By how much the ceiling may differ between before and after."""
 
+_SCATTERED = 2.0
+"""Times what the ratios between methods move in the other rounds, from which a round counts as disturbed."""
+
+_FEWEST_ROUNDS = 3
+"""With two, nothing says which of them was disturbed."""
+
+_ORDER = "their order is not sure: add `rounds`, or compare within a round"
+_ORDER_IN_ROUNDS = "the order of the medians is not sure: go by the ratios, which are taken within rounds"
+
 _STEAL = 0.02
 _DIRTY_BYTES = 256 * 2**20
 
@@ -73,6 +82,7 @@ def doubts_about(results: Results, jobs: pd.DataFrame) -> list[Doubt]:
         *_machine(jobs),
         *_overlaps(jobs, totals),
         *_effects(totals, jobs),
+        *_rounds(totals),
     ]
 
 
@@ -188,8 +198,33 @@ def _effects(totals: pd.DataFrame, jobs: pd.DataFrame) -> Iterator[Doubt]:
             effect = _effect(group, values)
             if effect > gap:
                 what = f"the {name} changes durations by {effect:.0%}, the closest two methods differ by {gap:.0%}"
-                where = operation + ("" if cache == "n/a" else f" {cache}")
-                yield Doubt(where, what, "their order is not sure: add `rounds`, or compare within a round")
+                yield Doubt(_named(operation, cache), what, _ORDER_IN_ROUNDS if name == "round" else _ORDER)
+
+
+def _rounds(totals: pd.DataFrame) -> Iterator[Doubt]:
+    """Rounds in which all methods were slower than in the others, or that moved the ratios between them."""
+    for key, group in totals.groupby(["operation", "cache"], sort=True):
+        measured = group[group["duration_s"] > 0]
+        medians = measured.pivot_table(index="label", columns="round", values="duration_s", aggfunc="median")
+        medians = medians[medians.notna().sum(axis=1) >= _FEWEST_ROUNDS]
+        moved = medians.div(medians.median(axis=1), axis=0).map(math.log)
+        if len(moved) < 2 or moved.shape[1] < _FEWEST_ROUNDS:
+            continue
+        level, apart = moved.median(), moved.max() - moved.min()
+        for number in moved.columns:
+            slower = math.expm1(level[number] - level.drop(number).median())
+            ratios = apart[number]
+            where = f"{_named(*map(str, key))}, round {number}"
+            if slower > DISTURBED:
+                what = f"disturbed: the middle method took {1 + slower:.1f} times as long as in the other rounds"
+                yield Doubt(where, what, "ratios are taken within rounds and hardly change by it; medians may")
+            if math.expm1(ratios) > DISTURBED and ratios > _SCATTERED * apart.drop(number).median():
+                what = f"disturbed: it moved methods against each other by up to {math.expm1(ratios):.0%}"
+                yield Doubt(where, what, "it widens the intervals of their ratios: add `rounds`")
+
+
+def _named(operation: str, cache: str) -> str:
+    return operation + ("" if cache == "n/a" else f" {cache}")
 
 
 def _effect(group: pd.DataFrame, values: pd.Series) -> float:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis.differences import Difference, differences
 from analysis.method import Method, Statistic
-from analysis.statistics import Difference, differences, geometric_mean
+from analysis.statistics import geometric_mean
 
 OPERATIONS = {
     "save": "save",
@@ -44,23 +45,39 @@ def timed(method: Method, operation: str) -> Statistic:
 def relate(methods: Sequence[Method], reference: str) -> dict[str, Relative]:
     """How each other method differs from the reference, by label; empty where there is none of that label.
 
-    The ps are corrected for all methods and operations together: they stand in one table.
+    The ps are corrected for all methods together, in each operation by itself.
     """
     base = next((method for method in methods if method.label == reference), None)
     if base is None:
         return {}
     others = [method for method in methods if method is not base]
-    found = related([(method, base) for method in others])
+    found = related([(method, base) for method in others], methods)
     return {method.label: relative for method, relative in zip(others, found, strict=True)}
 
 
-def related(pairs: Sequence[tuple[Method, Method]]) -> list[Relative]:
-    """How the first of each pair differs from the second; the ps are corrected for all together."""
-    tests = [(timed(one, name).timed, timed(other, name).timed) for one, other in pairs for name in OPERATIONS]
-    found = iter(differences(tests))
+def related(
+    pairs: Sequence[tuple[Method, Method]], among: Sequence[Method] = (), *, shared_rounds: bool = True
+) -> list[Relative]:
+    """How the first of each pair differs from the second; the ps are corrected for all pairs of an operation.
+
+    Args:
+        pairs: of methods.
+        among: all methods of the rounds in which these were measured.
+        shared_rounds: False where the sides of a pair come from two studies.
+    """
+    by_operation = {
+        name: differences(
+            [(timed(one, name).timed, timed(other, name).timed) for one, other in pairs],
+            [timed(method, name).timed for method in among],
+            shared_rounds=shared_rounds,
+        )
+        for name in OPERATIONS
+    }
     return [
-        Relative(**{name: next(found) for name in OPERATIONS}, size=ratio(one.size_bytes, other.size_bytes))
-        for one, other in pairs
+        Relative(
+            **{name: by_operation[name][number] for name in OPERATIONS}, size=ratio(one.size_bytes, other.size_bytes)
+        )
+        for number, (one, other) in enumerate(pairs)
     ]
 
 

@@ -1,7 +1,7 @@
-"""What samples support: medians and ratios with bootstrap intervals, and whether a difference is one; by scipy.
+"""What samples support: medians and ratios with bootstrap intervals, by scipy.
 
 Trials of one job share its node, its minute and its neighbours, so they say less than as many trials of different jobs.
-Everything here is therefore told which job each duration belongs to. Results are the same whatever the samples' order.
+Everything here therefore needs the job of each duration. Results are the same whatever the samples' order.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +17,12 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 
-SIGNIFICANT_P = 0.05
-"""A corrected p under this is called a difference."""
-
-NOT_SIGNIFICANT = "not significant"
-
 _RESAMPLES = 1999
 
 _MANY_JOBS = 30
 """From so many jobs on, whole jobs are drawn."""
 
-_LEAST_S = 1e-9
+LEAST_S = 1e-9
 """What a clock can tell. A shorter duration is no measurement: it has neither a ratio nor a logarithm."""
 
 _BATCH = 2_000_000
@@ -51,42 +45,12 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """The durations, in s, of one method's valid trials, and the job that each belongs to."""
+    """The durations, in s, of one method's valid trials, and the job and the round that each belongs to."""
 
     durations: tuple[float, ...] = ()
     jobs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Permutation:
-    """The result of a permutation test."""
-
-    p: float
-    """Two-sided, uncorrected; NaN where a side has fewer than two of the unit."""
-    least_p: float
-    """The smallest p that so many jobs, or trials, could reach."""
-    unit: str
-    """What was permuted: `jobs`, or `trials` where each side is one job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How two methods differ: the ratio of their medians, and whether it could be chance."""
-
-    ratio: Interval
-    test: Permutation
-    corrected_p: float
-    """p, corrected for all differences that are looked at together; NaN where the test can't show any."""
-
-    def verdict(self, more: str = "slower", less: str = "faster") -> str:
-        """The difference in words; absent evidence is not called evidence of absence. Empty where nothing is known."""
-        if math.isnan(self.ratio.estimate):
-            return ""
-        if self.test.least_p > SIGNIFICANT_P:
-            return f"too few {self.test.unit} to tell"
-        if self.corrected_p >= SIGNIFICANT_P:
-            return NOT_SIGNIFICANT
-        return more if self.ratio.estimate > 1 else less
+    rounds: tuple[str, ...] = ()
+    """Of one study; where there are none, every job is a round of its own name."""
 
 
 def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval:
@@ -121,7 +85,7 @@ def ratio_interval(
     side, the ends are NaN; without any, or with one that no clock can tell from zero, the estimate too.
     """
     above, below = (
-        _measured(Timed(tuple(seconds), tuple(jobs)))
+        measured(Timed(tuple(seconds), tuple(jobs)))
         for seconds, jobs in ((numerator, numerator_jobs), (denominator, denominator_jobs))
     )
     if not (above.durations and below.durations):
@@ -131,38 +95,6 @@ def ratio_interval(
     return _percentiles(estimate, _medians(above) / np.random.default_rng(0).permutation(_medians(below)))
 
 
-def permutation_p(
-    first: Sequence[float], first_jobs: Sequence[str], second: Sequence[float], second_jobs: Sequence[str]
-) -> Permutation:
-    """Whether two sets of durations could come from the same distribution.
-
-    A permutation test of the difference of mean log-durations. Whole jobs are permuted, each by the median of its
-    trials, since only jobs are exchangeable. Where each side is a single job, trials are: the answer then holds for
-    these two jobs, and not for others.
-    """
-    pair = Timed(tuple(first), tuple(first_jobs)), Timed(tuple(second), tuple(second_jobs))
-    return _permutations([pair])[0]
-
-
-def differences(pairs: Sequence[tuple[Timed, Timed]]) -> list[Difference]:
-    """How the first of each pair differs from the second; the ps are corrected for all pairs together.
-
-    By Benjamini and Hochberg: of the differences that a table shows, at most 5 % are to be chance. (Holm's bound on any
-    error at all would need more rounds than studies have.) Pairs that could show nothing don't count.
-    """
-    tests = _permutations(pairs)
-    found = [
-        Difference(ratio_interval(above.durations, above.jobs, below.durations, below.jobs), test, math.nan)
-        for (above, below), test in zip(pairs, tests, strict=True)
-    ]
-    testable = [i for i, each in enumerate(found) if each.test.least_p <= SIGNIFICANT_P]
-    if testable:
-        corrected = stats.false_discovery_control([found[i].test.p for i in testable])
-        for i, p in zip(testable, corrected, strict=True):
-            found[i] = replace(found[i], corrected_p=float(p))
-    return found
-
-
 def geometric_mean(ratios: Sequence[float]) -> float:
     """The mean of ratios to one reference, over states or targets; NaN if one is unknown, or there are none.
 
@@ -170,31 +102,6 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     """
     known = bool(ratios) and all(ratio > 0 for ratio in ratios)
     return float(stats.gmean(ratios)) if known else math.nan
-
-
-def _permutations(pairs: Sequence[tuple[Timed, Timed]]) -> list[Permutation]:
-    """The test of each pair. Those with as many units go to scipy together: it permutes all of them at once."""
-    found, shapes = [], dict[tuple[int, int], list[tuple[int, Floats, Floats]]]()
-    for number, pair in enumerate(pairs):
-        unit = "trials" if all(len(set(side.jobs)) == 1 for side in pair) else "jobs"
-        a, b = (np.log(side.durations) if unit == "trials" else _levels(side) for side in map(_measured, pair))
-        found.append(Permutation(math.nan, 1.0, unit))
-        if min(len(a), len(b)) > 1:
-            shapes.setdefault((len(a), len(b)), []).append((number, a, b))
-
-    def difference(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.mean(a, axis=axis) - np.mean(b, axis=axis)
-
-    for (many, others), members in shapes.items():
-        test = stats.permutation_test(
-            (np.array([a for _, a, _ in members]), np.array([b for *_, b in members])), difference,
-            permutation_type="independent", vectorized=True, n_resamples=_RESAMPLES, axis=-1,
-            batch=max(1, _BATCH // (len(members) * (many + others))), rng=0,
-        )  # fmt: skip
-        least_p = 2 / min(math.comb(many + others, many), _RESAMPLES + 1)
-        for (number, *_), p in zip(members, test.pvalue, strict=True):
-            found[number] = replace(found[number], p=float(p), least_p=min(1.0, least_p))
-    return found
 
 
 def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
@@ -207,15 +114,10 @@ def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
     return np.split(values[order], np.cumsum(np.bincount(members, minlength=len(names)))[:-1])
 
 
-def _measured(timed: Timed) -> Timed:
-    """The samples, or none where a clock could not tell one from zero."""
-    return timed if min(timed.durations, default=0.0) >= _LEAST_S else Timed()
-
-
-@functools.lru_cache(maxsize=1024)
-def _levels(timed: Timed) -> Floats:
-    """The logarithm of each job's median."""
-    return np.log([np.median(group) for group in _by_job(timed.durations, timed.jobs)])
+def measured(timed: Timed) -> Timed:
+    """The samples, or none where a clock could not tell one from zero, or one never ended."""
+    ends = min(timed.durations, default=0.0), max(timed.durations, default=0.0)
+    return timed if ends[0] >= LEAST_S and ends[1] < math.inf else Timed()
 
 
 def _percentiles(estimate: float, resamples: Floats) -> Interval:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from analysis.cells import MISSING, Cell, Change, Marked, Number, Part, Share, Table
 from analysis.comparison import Comparison
+from analysis.differences import Difference
 from analysis.method import Method
 from analysis.noise import in_short
 from analysis.relative import OPERATIONS, Relative, related, timed
 from analysis.spread import KINDS, Straggler
-from analysis.statistics import Difference, Interval
+from analysis.statistics import Interval
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
 
@@ -21,12 +22,24 @@ HOW_MEASURED = (
 )
 
 HOW_TESTED = (
-    "in brackets: 95 % bootstrap intervals; `not significant` is p >= 0.05 in a permutation test of whole jobs, "
-    "corrected for all differences of this table (Benjamini-Hochberg); `too few ... to tell` is what no result could "
-    "have changed"
+    "ratios: methods are compared by their medians within each round, and the geometric mean over the rounds is shown; "
+    "in brackets: 95 % intervals (Student's t over the rounds); `slower` or `faster` takes an interval that excludes "
+    "equality, and p < 0.05 in t tests with the pair's scatter or that of all methods, corrected for both tests and "
+    "all methods of an operation (Benjamini-Hochberg); `too few ... to tell` is what no result could have changed: it "
+    "takes three rounds"
 )
 
-_WITHIN_ONE_JOB = "with one job a side, trials are permuted: that these two jobs differ doesn't say that others would"
+HOW_TESTED_BETWEEN = (
+    "A and B share no rounds: ratios are of geometric means over the rounds' medians; in brackets: 95 % intervals by "
+    "Welch's t test, whose unit is the round; `not significant` is p >= 0.05, corrected for all methods of an "
+    "operation (Benjamini-Hochberg); `too few ... to tell` is what no result could have changed: it takes three "
+    "rounds a side"
+)
+
+_WITHIN_ONE_JOB = (
+    "with one job a side, trials are permuted, and intervals are their bootstrap's: that these two jobs differ doesn't "
+    "say that others would"
+)
 
 _WHAT_BANDWIDTH = (
     "bandwidth is the state's logical bytes over time, GB = 10^9 bytes, total over total; the ceiling is what the "
@@ -112,7 +125,7 @@ def _relative(comparison: Comparison) -> Table:
         (label, *(_change(each.difference(name)) for name in operations), Share(each.size - 1))
         for label, each in comparison.relative.items()
     )
-    notes = ("of medians; + is more time, or more bytes", *test_notes(comparison.relative.values()))
+    notes = ("of medians; + is more time, or more bytes", *notes_on_tests(comparison.relative.values()))
     return Table("relative", title, headings, rows, notes)
 
 
@@ -123,19 +136,19 @@ def _t5x_against_basic(comparison: Comparison) -> Table:
     if basic is None or t5x is None:
         absent = BASIC if basic is None else T5X
         return Table("t5x_against_basic", title, headings, (), (f"the study has no {absent}",))
-    [found] = related([(t5x, basic)])
+    [found] = related([(t5x, basic)], comparison.methods)
     saved = (_saved(each) for each in (found.save, found.load_cold, found.load_warm))
     row: tuple[Cell, ...] = ("T5X", *saved, Share(found.size - 1))
-    notes = ("of medians; + is time saved, or more bytes", *test_notes([found]))
+    notes = ("of medians; + is time saved, or more bytes", *notes_on_tests([found]))
     return Table("t5x_against_basic", title, headings, (row,), notes)
 
 
-def test_notes(relatives: Iterable[Relative]) -> list[str]:
+def notes_on_tests(relatives: Iterable[Relative], how: str = HOW_TESTED) -> list[str]:
     """How the verdicts came about, where there are any."""
     tests = [each.difference(name) for each in relatives for name in OPERATIONS]
     told = [each for each in tests if each.verdict()]
     within = any(each.test.unit == "trials" and math.isfinite(each.corrected_p) for each in told)
-    return [*([HOW_TESTED] if told else []), *([_WITHIN_ONE_JOB] if within else [])]
+    return [*([how] if told else []), *([_WITHIN_ONE_JOB] if within else [])]
 
 
 def _change(difference: Difference) -> Change:

@@ -15,7 +15,7 @@ from analysis.comparison import REFERENCE, Rows
 from analysis.guard import agreement, groups
 from analysis.load import Results
 from analysis.spread import Spread, spreads
-from analysis.statistics import Interval, median_interval
+from analysis.statistics import Interval, Timed, median_interval
 
 COLD, UNPROVEN, WARM = "cold", "cold-unproven", "warm"
 
@@ -34,9 +34,15 @@ class Trials:
     """Seconds since 1970."""
     moved_bytes: float = math.nan
     """What each of them moved: the state, or more where every rank loads all of it."""
+    rounds: tuple[str, ...] = ()
+    """The round that each belongs to; empty where every job is a round of its own."""
 
     def __len__(self) -> int:
         return len(self.durations_s)
+
+    def timed(self) -> Timed:
+        """As `differences` compares them."""
+        return Timed(self.durations_s, self.jobs, self.rounds)
 
     def median(self) -> Interval:
         """Seconds, with the interval that the jobs support."""
@@ -178,6 +184,7 @@ def _measured(jobs: pd.DataFrame, there: Results, zeros: Mapping[Any, float], wo
             tuple(names[row] for row in order),
             tuple(begun[row] for row in order),
             float(rows["state_bytes"].median()),
+            tuple(str(rows["round"].iloc[row]) for row in order),
         )
 
     kinds = [kind for kind in (COLD, UNPROVEN, WARM) if (loads["cache"] == kind).any()]

@@ -44,7 +44,7 @@ def test_the_best_of_each_kind(measured: Make, setting: Make) -> None:
     assert pick(advice, "fastest save").best == ("a",)
     assert pick(advice, "fastest save").value.estimate == 2.0
     assert pick(advice, "fastest save").next_best == "b"
-    assert pick(advice, "fastest save").next_ratio.estimate == 10.0
+    assert pick(advice, "fastest save").next_ratio.estimate == pytest.approx(10.0)
     assert pick(advice, "fastest load").best == ("b",)
     assert pick(advice, "smallest").best == ("b",)
     assert pick(advice, "smallest").next_ratio.estimate == pytest.approx(4 / 3)
@@ -68,14 +68,14 @@ def test_what_the_data_does_not_separate_is_a_set(measured: Make, setting: Make)
         assert pick(advice, question).next_best == "c"
 
 
-def test_three_jobs_are_told_apart_only_where_no_trials_overlap(measured: Make, setting: Make) -> None:
+def test_two_rounds_are_told_apart_only_where_no_trials_overlap(measured: Make, setting: Make) -> None:
     """No test can show a difference then, so one shared value keeps two methods together."""
-    apart = advise(setting(measured("a", [1, 2, 3]), measured("b", [4, 5, 6])), Assumptions())
-    mixed = advise(setting(measured("a", [1, 2, 3.5]), measured("b", [3.4, 5, 6])), Assumptions())
+    apart = advise(setting(measured("a", [1, 3]), measured("b", [4, 6])), Assumptions())
+    mixed = advise(setting(measured("a", [1, 3.5]), measured("b", [3.4, 6])), Assumptions())
 
     assert pick(apart, "fastest save").best == ("a",)
     assert pick(mixed, "fastest save").best == ("a", "b")
-    assert any("two or three jobs: all strategies" in line for line in apart.thin)
+    assert any("two rounds: all strategies" in line for line in apart.thin)
 
 
 def test_a_single_trial_separates_nothing(measured: Make, setting: Make) -> None:

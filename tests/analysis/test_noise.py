@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,34 @@ def test_a_round_that_matters_more_than_the_strategy(make_study: Callable[..., A
 
     assert len(said) == 2
     assert "the closest two methods differ by 10%" in said[0]
+
+
+def rounds_of_three(make_study: Callable[..., Any], third: dict[str, float]) -> list[str]:
+    """What is said of rounds in a study of four, whose third took these times as long."""
+    bases = {"torch_save": 1.0, "tensorstore_basic": 3.0, "tensorstore_t5x": 2.0}
+    study = make_study("-".join(["of", *third]).replace("_", "-"), rounds=4)
+    for number, (label, base) in itertools.product(range(1, 5), bases.items()):
+        seconds = [base * value * (third.get(label, 1.0) if number == 3 else 1.0) for value in STEADY]
+        study.log(label, number=number, save=seconds, clock_zero_unix_s=1e6 * number + 1e4 * base)
+    return [line for line in doubts(study) if line.startswith("save, round")]
+
+
+def test_a_disturbed_round_has_its_number(make_study: Callable[..., Any]) -> None:
+    """A round in which everything was slow, and one that moved the ratios between methods."""
+    slow = rounds_of_three(make_study, {"torch_save": 2.0, "tensorstore_basic": 2.1, "tensorstore_t5x": 2.05})
+
+    assert [line.partition(";")[0] for line in slow] == [
+        "save, round 3: disturbed: the middle method took 2.0 times as long as in the other rounds"
+    ]
+    moved = rounds_of_three(make_study, {"torch_save": 1.9})
+    assert [line.partition(";")[0] for line in moved] == [
+        "save, round 3: disturbed: it moved methods against each other by up to 90%"
+    ]
+
+
+def test_nothing_is_said_against_quiet_rounds(make_study: Callable[..., Any]) -> None:
+    """Rounds within a few per cent are not called disturbed."""
+    assert rounds_of_three(make_study, {"torch_save": 1.05, "tensorstore_basic": 0.97}) == []
 
 
 @given(st.lists(st.one_of(st.floats(0.5, 2), st.sampled_from([1.0, 1.5])), min_size=6, max_size=30))

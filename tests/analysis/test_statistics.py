@@ -1,4 +1,4 @@
-"""Intervals and tests: on samples whose truth is known, and on those that support nothing."""
+"""Intervals: on samples whose truth is known, and on those that support nothing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.statistics import (
-    NOT_SIGNIFICANT,
-    SIGNIFICANT_P,
     Interval,
-    Permutation,
     Timed,
     _by_job,
     _Draws,
-    differences,
     geometric_mean,
     median_interval,
-    permutation_p,
     ratio_interval,
 )
 
@@ -102,95 +97,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert held >= 90
 
 
-@pytest.mark.parametrize(("jobs", "trials"), [(4, 3), (6, 5), (1, 6)])
-def test_no_difference_is_rarely_called_one(jobs: int, trials: int) -> None:
-    """Of 200 simulated studies where nothing differs, no more are called different than the level allows.
-
-    A true rate of 5 % gives more than 18 of 200 in under one case of a hundred.
-    """
-    between = 0.0 if jobs == 1 else 0.05  # with one job a side, only the trials of these two are compared
-    called = 0
-    for seed in range(200):
-        pair = (
-            simulated(2 * seed, jobs, trials, between=between),
-            simulated(2 * seed + 1, jobs, trials, between=between),
-        )
-        [found] = differences([pair])
-        called += found.verdict() != NOT_SIGNIFICANT
-
-    assert called <= 18
-
-
-def test_many_comparisons_are_corrected_for() -> None:
-    """Of 40 tables with nine differences each, none of them real, at most 5 hold a single one that is called real."""
-    tables = [
-        [(simulated(1000 * table + n, 5, 3), simulated(1000 * table + 500 + n, 5, 3)) for n in range(9)]
-        for table in range(40)
-    ]
-    called = [any(each.verdict() != NOT_SIGNIFICANT for each in differences(pairs)) for pairs in tables]
-
-    assert sum(called) <= 5
-
-
-@pytest.mark.parametrize(
-    ("jobs", "trials", "factor", "expected"),
-    [
-        (5, 3, 2.0, "slower"),
-        (5, 3, 0.5, "faster"),
-        (5, 3, 1.0, NOT_SIGNIFICANT),
-        (3, 9, 2.0, "too few jobs to tell"),
-        (2, 9, 2.0, "too few jobs to tell"),
-        (1, 5, 2.0, "slower"),
-        (1, 3, 2.0, "too few trials to tell"),
-        (1, 1, 2.0, "too few trials to tell"),
-        (0, 0, 2.0, ""),
-    ],
-)
-def test_verdicts(jobs: int, trials: int, factor: float, expected: str) -> None:
-    """A difference is named, and its absence is only where it could have been seen."""
-    [found] = differences([(simulated(1, jobs, trials, median_s=factor), simulated(2, jobs, trials))])
-
-    assert expected == found.verdict()
-
-
-def test_one_job_against_several_is_too_few() -> None:
-    """A single job can't show that its method is slower, however many trials it has."""
-    [found] = differences([(simulated(1, 1, 50, median_s=9.0), simulated(2, 8, 5))])
-
-    assert repr(found.test) == repr(Permutation(math.nan, 1.0, "jobs"))
-    assert found.verdict() == "too few jobs to tell"
-
-
-def test_a_test_is_the_same_alone_and_among_others() -> None:
-    """Pairs that are tested in one call have the ps that each has by itself."""
-    pairs = [(simulated(2 * seed, 7, 3, median_s=1.02), simulated(2 * seed + 1, 7, 3)) for seed in range(5)]
-    alone = [permutation_p(a.durations, a.jobs, b.durations, b.jobs) for a, b in pairs]
-
-    assert alone == [each.test for each in differences(pairs)]
-    assert len({each.p for each in alone}) > 1
-
-
-def test_what_can_show_nothing_weakens_no_other() -> None:
-    """A pair that is too small to tell is not counted among the comparisons that are corrected for."""
-    real = simulated(1, 4, 3, median_s=2.0), simulated(2, 4, 3)
-    hopeless = simulated(3, 2, 3), simulated(4, 2, 3)
-
-    alone, *_ = differences([real])
-    among = differences([real, *[hopeless] * 20, (Timed(), Timed())])
-
-    assert among[0] == alone
-    assert alone.corrected_p < SIGNIFICANT_P
-    assert [math.isnan(each.corrected_p) for each in among[1:]] == [True] * 21
-
-
 @pytest.mark.parametrize("zero", [0.0, 5e-324])
 def test_what_no_clock_can_tell_is_no_measurement(zero: float) -> None:
-    """A duration of zero has a median, and neither ratio nor test: nothing divides by it."""
+    """A duration of zero has a median, and no ratio: nothing divides by it."""
     jobs = ["a", "b"]
 
     assert median_interval([zero, zero], jobs).estimate == zero
     assert math.isnan(ratio_interval([1.0, 2.0], jobs, [zero, 1.0], jobs).estimate)
-    assert math.isnan(permutation_p([1.0, 2.0], jobs, [zero, 1.0], jobs).p)
 
 
 @pytest.mark.parametrize(
