@@ -1,6 +1,6 @@
 """How often are differences called that are none, and how often those that are? On simulated studies.
 
-    python tests/benchmarks/rounds_as_blocks.py [STUDIES]
+    python tests/benchmarks/rounds_as_blocks.py [STUDIES [KIND ...]]
 
 A benchmark, not a test: it prints a Markdown table, and asserts nothing. Each line is of so many simulated studies (by
 default 500). Rounds differ by 10 %, cells by 5 % beside that, and the three trials of a cell by 2 %, all lognormal.
@@ -83,7 +83,7 @@ def main() -> None:
         "| | rounds | methods | error, whole jobs permuted | error, rounds as blocks | … in a table | power | power |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for kind, rounds, methods in itertools.product(KINDS, ROUNDS, METHODS):
+    for kind, rounds, methods in itertools.product(sys.argv[2:] or KINDS, ROUNDS, METHODS):
         alike = simulated(np.random.default_rng(rounds * methods), kind, studies, methods, rounds)
         unlike = alike.copy()
         unlike[:, 1] *= FACTOR
