@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from scipy import stats
 
 from analysis.advice import Assumptions, advise
+from analysis.cells import Ratio
 from analysis.comparison import compare
+from analysis.contrast import contrast
 from analysis.differences import NOT_SIGNIFICANT, SIGNIFICANT_P, Difference, differences
 from analysis.load import load_results
 from analysis.statistics import Timed
@@ -339,6 +342,26 @@ def test_two_studies_need_three_rounds_a_side(rounds: tuple[int, int], expected:
     [found] = differences([(timed(sides[0]), timed(sides[1]))], shared_rounds=False)
 
     assert found.verdict() == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "factor", "expected"), [((1.0, 2.0, 1.5), 1.3, NOT_SIGNIFICANT), ((1.0, 1.05, 0.98), 2.0, "slower")]
+)
+def test_compare_takes_rounds_for_a_sample(
+    first: Sequence[float], factor: float, expected: str, make_study: Callable[..., Any], tmp_path: Path
+) -> None:
+    """`compare` pairs no rounds, though they have the same numbers, and sees a factor of two from three rounds on."""
+    sides = []
+    for name, times in (("before", 1.0), ("after", factor)):
+        study = make_study(strategies=[REFERENCE], rounds=len(first), below=tmp_path / name)
+        for number, seconds in enumerate(first, start=1):
+            study.log(REFERENCE, number=number, save=[times * seconds, times * seconds])
+        sides.append(load_results(study.root))
+
+    [row] = contrast(*sides)[0].rows
+    [verdict] = [cell.verdict for cell in row if isinstance(cell, Ratio)]
+
+    assert verdict == expected
 
 
 @pytest.mark.parametrize("duration", [0.0, 5e-324, -1.0, math.inf])
