@@ -10,8 +10,8 @@ default 500). Rounds differ by 10 %, cells by 5 % beside that, and the three tri
 - `cells`: one cell in ten takes 2.5 times as long.
 - `noisy`: the cells of the second method differ by 20 %.
 
-`whole jobs permuted` is the procedure before: a permutation test of the difference of mean log-medians, rounds ignored.
-`rounds as blocks` is `analysis.differences`. An error is a difference that is called one where there is none, of one
+`before` is the procedure before: a permutation test of the difference of mean log-medians, rounds ignored.
+`now` is `analysis.differences`. An error is a difference that is called one where there is none, of one
 method against one other; the errors in a table are tables in which any of the methods is called different from the
 first, corrected as tables are. Power is the share of differences of 1.5 times that are called so.
 """
@@ -79,9 +79,7 @@ def called(durations: Floats) -> tuple[float, float]:
 def main() -> None:
     """Print a line for each kind of disturbance and each size of a study."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    print(
-        "| | rounds | methods | error, whole jobs permuted | error, rounds as blocks | … in a table | power | power |"
-    )
+    print("| | rounds | methods | error, before | error, now | error in a table, now | power, before | power, now |")
     print("|---|---|---|---|---|---|---|---|")
     for kind, rounds, methods in itertools.product(sys.argv[2:] or KINDS, ROUNDS, METHODS):
         alike = simulated(np.random.default_rng(rounds * methods), kind, studies, methods, rounds)
