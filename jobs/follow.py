@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +17,16 @@ from jobs.plan import Plan
 from jobs.plan_table import wide_console
 
 _POLL_S = 0.5
+_SLURM_POLL_S = 5.0
+"""A look takes a question to Slurm's controller, which has other users."""
+
+_MOST_POLL_S = 30.0
+
+_IDLE = 150
+"""Times the CPU time of a look, that nothing is done after it: the watcher stays under 1 % of a core."""
+
+_OPERATIONS_PER_MINUTE = 600
+"""System calls on the files of the results, whatever the number of jobs; the first look, and ends of jobs, apart."""
 
 _LOG_LAG_S = 10
 """How long a job that ended may take until its log is visible here, before it counts as lost."""
@@ -48,32 +60,83 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterN
 
 
 def follow(
-    console: Console, paths: StudyPaths, planned: Plan, submitter: submit.Submitter | None
+    console: Console,
+    paths: StudyPaths,
+    planned: Plan,
+    submitter: submit.Submitter | None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[statuses.JobStatus]:
     """Start what has to be started here and show all jobs until they have ended.
 
     A terminal gets a table that changes, anything else a line for each change.
     """
-    shown: dict[str, tuple[str, int]] = {}
-    settled_s = 0.0
+    shown: list[statuses.JobStatus] = []
+    watch = statuses.Watch(paths, planned)
+    look_at_s = changed_s = active_s = clock()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             more = submitter.advance() if submitter else False
-            started = time.monotonic()
-            found = statuses.of_study(paths, planned)
-            if console.is_terminal:
-                live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
-            for each in found if not console.is_terminal else ():
-                if shown.get(each.job_id, ("not submitted", 0)) != (each.state, each.trials_done):
-                    shown[each.job_id] = (each.state, each.trials_done)
-                    console.print(Text(f"{each.job_id}: {each.state}, trial {each.trials_done} of {each.trials}"))
+            if more and submitter and clock() < look_at_s:  # a job has ended here, and the next one has started
+                submitter.wait(look_at_s - clock())
+                continue
+            cost = _Cost(watch)
+            found = watch.look()
+            if found != shown:
+                _show(console, live, shown, found)
+                shown, changed_s = found, clock()
             states = {each.state for each in found}
-            if not more and not states & statuses.ON_THEIR_WAY:
-                # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
-                if "lost" not in states or settled_s >= _LOG_LAG_S:
+            if more or states & statuses.ON_THEIR_WAY:
+                active_s = clock()
+            # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
+            elif "lost" not in states or clock() - active_s >= _LOG_LAG_S:
+                watch = statuses.Watch(paths, planned)  # so as to miss nothing
+                found = watch.look()
+                _show(console, live, shown, found)
+                if not {each.state for each in found} & statuses.ON_THEIR_WAY:
                     return found
-            else:
-                settled_s = 0.0
-            pause_s = max(_POLL_S, 2 * (time.monotonic() - started))  # a slow answer means a busy controller
-            time.sleep(pause_s)
-            settled_s += pause_s
+                shown = found
+            pause_s = cost.pause_s(_SLURM_POLL_S if watch.on_slurm else _POLL_S, clock() - changed_s)
+            look_at_s = clock() + pause_s
+            (submitter.wait if submitter else sleep)(pause_s)
+
+
+class _Cost:
+    """What a look takes, from here on; and so how long to wait before the next."""
+
+    def __init__(self, watch: statuses.Watch) -> None:
+        self._watch = watch
+        self._operations = watch.operations
+        self._cpu_s, self._begun_s = _cpu_s(), time.monotonic()
+
+    def pause_s(self, least_s: float, quiet_s: float) -> float:
+        """How long to wait; the longer nothing has changed, for `quiet_s` so far, the less a late look matters."""
+        operations = self._watch.operations - self._operations
+        return min(
+            _MOST_POLL_S,
+            max(
+                least_s,
+                quiet_s / 10,
+                (_cpu_s() - self._cpu_s) * _IDLE,
+                (time.monotonic() - self._begun_s) * 10,  # a slow answer means a busy server
+                operations * 60 / _OPERATIONS_PER_MINUTE,
+            ),
+        )
+
+
+def _cpu_s() -> float:
+    """The CPU time of this process and of those that it has waited for, such as squeue."""
+    return sum(os.times()[:4])
+
+
+def _show(
+    console: Console, live: Live, before: Sequence[statuses.JobStatus], found: Sequence[statuses.JobStatus]
+) -> None:
+    if console.is_terminal:
+        live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
+        return
+    known = {each.job_id: (each.state, each.trials_done) for each in before}
+    for each in found:
+        if known.get(each.job_id, ("not submitted", 0)) != (each.state, each.trials_done):
+            console.print(Text(f"{each.job_id}: {each.state}, trial {each.trials_done} of {each.trials}"))

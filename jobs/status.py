@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs import timing_log, whereabouts
+from jobs import progress, slurm, timing_log, whereabouts
 from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
-from jobs.provenance import version_changed
+from jobs.progress import Progress
 from jobs.submit import Submission, submissions
-from jobs.timing_log import Sample, TimingLog
 from jobs.whereabouts import Whereabouts
 
 State = Literal[
@@ -34,6 +35,21 @@ ON_THEIR_WAY = frozenset({"waiting", "running", "unknown"})
 
 BAD = frozenset({"failed", "interrupted", "lost", "stuck"})
 """States that somebody has to look at."""
+
+_ENDED = frozenset({"skipped", "failed", "interrupted"})
+"""States that a job which is gone stays in."""
+
+_EARLY = frozenset({"interrupted", "lost"})
+
+_MOST_LOGS = 50
+"""Of jobs under way, that one look asks for."""
+
+# What they take in system calls.
+_LIST_OPERATIONS = 5
+_READ_OPERATIONS = 5
+_OUTPUT_OPERATIONS = 6
+
+Signature = tuple[int, ...] | None
 
 _STYLES: Mapping[str, str] = {"complete": "green", "running": "cyan"} | dict.fromkeys(BAD, "bold red")
 
@@ -59,25 +75,138 @@ class JobStatus:
 
 def of_study(paths: StudyPaths, plan: Plan) -> list[JobStatus]:
     """The status of every planned job."""
-    sent = submissions(paths)
-    where = whereabouts.of(sent)
-    latest: dict[str, Submission] = {each.job_id: each for each in sent}
-    logged = {path.stem for path in paths.logs.glob("*.h5")} if paths.logs.is_dir() else set()
+    return Watch(paths, plan).look()
 
-    def one(job: Job) -> JobStatus:
-        log: TimingLog | None = None
-        path = paths.log(job.id)
-        if job.id in logged:
-            try:
-                log = timing_log.read(path)
-            except TimingLogError as error:
-                return JobStatus(job.id, "failed", str(error), 0, job.trials, None, str(path))
-        submission = latest.get(job.id)
-        output = output_of(paths, submission) if submission else None
-        return derive(job, log, submission, where.get(job.id), str(path), output)
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, plan.jobs))
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What a watch knows of a job."""
+
+    job: Job
+    submission: Submission | None = None
+    signature: Signature = None
+    """Of its log, when it was read."""
+    progress: Progress | TimingLogError | None = None
+    status: JobStatus | None = None
+    asked: int = 0
+    """The number of the look that last asked for its log."""
+    settled: bool = False
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether it was, at the last look; or there was none since it was submitted."""
+        return self.status is None or self.status.state in ON_THEIR_WAY
+
+
+class Watch:
+    """Looks at a study again and again, and asks filesystem and cluster only for what may have changed.
+
+    A job that has ended is asked for once more and never again, unless it is submitted again. A log is read where its
+    directory entry has changed. Of the jobs under way, a look asks for the logs of a few, in turn; the first, for all.
+    """
+
+    def __init__(self, paths: StudyPaths, plan: Plan) -> None:
+        self._paths = paths
+        self._jobs = {job.id: _Known(job) for job in plan.jobs}
+        self._submissions: Signature = None
+        self._endings: dict[str, str] = {}
+        self._looks = 0
+        self.operations = 0
+        """System calls on the files of the results so far."""
+
+    def look(self) -> list[JobStatus]:
+        """The status of every planned job."""
+        self._looks += 1
+        self._read_submissions()
+        unsettled = {job_id: each for job_id, each in self._jobs.items() if not each.settled}
+        where = whereabouts.of([each.submission for each in unsettled.values() if each.submission])
+        gone = {job_id for job_id in unsettled if job_id not in where or where[job_id].state == "gone"}
+        news = {job_id for job_id in gone if unsettled[job_id].on_its_way}
+        looked_at = self._read_logs(unsettled, news) | news
+        for job_id, each in unsettled.items():
+            if job_id in looked_at or job_id not in gone:
+                each.status = self._status(each, where.get(job_id))
+                each.settled = each.status.state == "complete" or (job_id in gone and each.status.state in _ENDED)
+        self._explain([each for job_id, each in unsettled.items() if job_id in looked_at & gone])
+        return [each.status for each in self._jobs.values() if each.status]
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether looks ask Slurm."""
+        return any(
+            each.submission and each.submission.cluster == "slurm" for each in self._jobs.values() if not each.settled
+        )
+
+    def _read_submissions(self) -> None:
+        """Take up what was submitted since the last look."""
+        signature = self._sign(self._paths.submissions_json)
+        if signature == self._submissions:
+            return
+        self._submissions = signature
+        self.operations += _READ_OPERATIONS
+        latest = {sent.job_id: sent for sent in submissions(self._paths)}
+        for job_id in latest.keys() & self._jobs.keys():
+            known = self._jobs[job_id]
+            if known.submission != latest[job_id]:
+                known.submission, known.status, known.settled = latest[job_id], None, False
+
+    def _read_logs(self, unsettled: Mapping[str, _Known], first: Collection[str]) -> set[str]:
+        """Ask for the logs of jobs that have just ended and of a few others, and read what changed; returns whose."""
+        logged: set[str] = set()
+        self.operations += _LIST_OPERATIONS
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._paths.logs) as entries:
+            logged = {entry.name.removesuffix(".h5") for entry in entries if entry.name.endswith(".h5")}
+        others = [job_id for job_id in unsettled if job_id in logged and job_id not in first]
+        others.sort(key=lambda job_id: unsettled[job_id].asked)
+        asked = {*logged.intersection(first), *others[:_MOST_LOGS]}
+        changed = []
+        for job_id in asked:
+            known, path = unsettled[job_id], self._paths.log(job_id)
+            known.asked = self._looks
+            signature = self._sign(path)
+            if signature != known.signature:
+                known.signature = signature
+                changed.append((known, path))
+        self.operations += len(changed) * progress.FILE_OPERATIONS
+        with ThreadPoolExecutor() as pool:
+            for (known, _), found in zip(changed, pool.map(_progress_of, [path for _, path in changed]), strict=True):
+                known.progress = found
+        return asked
+
+    def _status(self, known: _Known, where: Whereabouts | None, output: Path | None = None) -> JobStatus:
+        path = str(self._paths.log(known.job.id))
+        if isinstance(known.progress, TimingLogError):
+            return JobStatus(known.job.id, "failed", str(known.progress), 0, known.job.trials, None, path)
+        return derive(known.job, known.progress, known.submission, where, path, output)
+
+    def _explain(self, ended: Sequence[_Known]) -> None:
+        """Say why jobs ended early: in accounting's words, and in their own."""
+        early = [each for each in ended if each.submission and each.status and each.status.state in _EARLY]
+        numbers = [
+            each.submission.scheduler_id for each in early if each.submission and each.submission.cluster == "slurm"
+        ]
+        self._endings.update(slurm.endings([number for number in numbers if number not in self._endings]))
+        for each in early:
+            assert each.submission is not None  # chosen by that
+            self.operations += _OUTPUT_OPERATIONS
+            ending = Whereabouts("gone", self._endings.get(each.submission.scheduler_id, ""))
+            each.status = self._status(each, ending, output_of(self._paths, each.submission))
+
+    def _sign(self, path: Path) -> Signature:
+        """What changes when a file is written anew; None if there is no file."""
+        self.operations += 1
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _progress_of(path: Path) -> Progress | TimingLogError:
+    try:
+        return progress.read(path)
+    except TimingLogError as error:
+        return error
 
 
 def output_of(paths: StudyPaths, submission: Submission) -> Path | None:
@@ -90,46 +219,33 @@ def output_of(paths: StudyPaths, submission: Submission) -> Path | None:
 
 def derive(
     job: Job,
-    log: TimingLog | None,
+    reached: Progress | None,
     submission: Submission | None,
     where: Whereabouts | None,
     log_path: str,
     output: Path | None = None,
 ) -> JobStatus:
     """The status that a log and a cluster's word add up to."""
-    totals = [s for s in log.samples if s.phase == "total"] if log else []
-    done = len({s.trial for s in totals})
-    last = _bandwidth_gbps(totals)
+    done, last = (reached.trials_done, reached.last_bandwidth_gbps) if reached else (0, None)
 
     def status(state: State, detail: str) -> JobStatus:
         return JobStatus(job.id, state, detail, done, job.trials, last, log_path)
 
-    if log is not None and log.header.status == timing_log.COMPLETE:
-        changed = version_changed(log.provenance)
-        return status("complete", f"code {changed}" if changed else "")
+    if reached is not None and reached.status == timing_log.COMPLETE:
+        return status("complete", f"code {reached.code_changed}" if reached.code_changed else "")
     if where is not None and where.state != "gone":
         return status(where.state, where.detail)
     ending = f" ({where.detail})" if where is not None and where.detail else ""
     for said in ("skipped", "failed"):
-        if log is not None and log.header.status == said:
-            return status(said, log.header.error)
-    if log is not None and log.header.status == timing_log.INTERRUPTED:
-        return status("interrupted", log.header.error + ending)
+        if reached is not None and reached.status == said:
+            return status(said, reached.error)
+    if reached is not None and reached.status == timing_log.INTERRUPTED:
+        return status("interrupted", reached.error + ending)
     if submission is None:
         return status("not submitted", "")
-    left = "its log is not finished" if log else "it left no log"
+    left = "its log is not finished" if reached else "it left no log"
     said = _last_line(output)
     return status("lost", f"the job ended{ending} and {left}" + (f"; its last words: {said}" if said else ""))
-
-
-def _bandwidth_gbps(totals: Sequence[Sample]) -> float | None:
-    """Of the last operation, from the first rank's start to the last one's end."""
-    if not totals:
-        return None
-    last = totals[-1]
-    same = [s for s in totals if (s.trial, s.operation, s.cache) == (last.trial, last.operation, last.cache)]
-    duration_s = max(s.start_s + s.duration_s for s in same) - min(s.start_s for s in same)
-    return sum(s.state_bytes for s in same) / duration_s / 1e9 if duration_s > 0 else None
 
 
 def _last_line(output: Path | None) -> str:

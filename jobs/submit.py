@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -107,6 +109,22 @@ class Submitter:
         else:
             self._running = submitit_job
         return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait, asleep, for so long; no longer than until `advance` can start another job."""
+        if self._running is None and self._to_start:
+            return
+        process = -1
+        if self._running is not None:
+            with contextlib.suppress(OSError):  # gone already; or a kernel before 5.3
+                process = os.pidfd_open(int(self._running.job_id))
+        if process < 0:
+            time.sleep(seconds)
+            return
+        try:
+            select.select([process], [], [], seconds)
+        finally:
+            os.close(process)
 
     def _call(self, job: Job) -> tuple[Any, ...]:
         return run_submitted, str(self._paths.root), job.id, self._version

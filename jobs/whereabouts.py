@@ -65,14 +65,12 @@ def _on_slurm(sent: Sequence[Submission]) -> dict[str, Whereabouts]:
         queue = slurm.queue()
     except StudyError as error:
         return {each.job_id: Whereabouts("unknown", str(error)) for each in sent}
-    gone = [each.scheduler_id for each in sent if each.scheduler_id not in queue]
-    endings = slurm.endings(gone)
-    return {each.job_id: _queued(queue.get(each.scheduler_id), endings.get(each.scheduler_id, "")) for each in sent}
+    return {each.job_id: _queued(queue.get(each.scheduler_id)) for each in sent}
 
 
-def _queued(found: slurm.Queued | None, ending: str) -> Whereabouts:
+def _queued(found: slurm.Queued | None) -> Whereabouts:
     if found is None:
-        return Whereabouts("gone", ending)
+        return Whereabouts("gone")
     if found.state != "PENDING":
         return Whereabouts("running", found.nodes)
     if found.reason in slurm.NEVER_STARTS:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs import plan, status, study, timing_log
+from jobs import plan, progress, status, study, timing_log
 from jobs.status import Submission, Whereabouts
 from jobs.timing_log import Header, Sample, TimingLog
 
@@ -54,7 +54,7 @@ CASES = {
 @pytest.mark.parametrize(("logged", "sent", "where", "state", "detail"), CASES.values(), ids=CASES)
 def test_derive(logged: Any, sent: Any, where: Any, state: str, detail: str) -> None:
     """A complete log is final; what is on its way comes before what an earlier run left; nothing is lost silently."""
-    found = status.derive(JOB, logged, sent, where, "/results/slurm")
+    found = status.derive(JOB, logged and progress.of(logged), sent, where, "/results/slurm")
 
     assert (JOB.id, state) == (found.job_id, found.state)
     assert detail in found.detail
@@ -69,6 +69,6 @@ def test_every_status_of_a_log_is_known() -> None:
     """Each status that a log can have leads to a state of its own when the job is gone."""
     logged = [timing_log.RUNNING, timing_log.COMPLETE, timing_log.FAILED, timing_log.INTERRUPTED]
 
-    assert [status.derive(JOB, log(each), SENT, GONE, "").state for each in logged] == [
+    assert [status.derive(JOB, progress.of(log(each)), SENT, GONE, "").state for each in logged] == [
         "lost", "complete", "failed", "interrupted"
     ]  # fmt: skip

@@ -1,0 +1,279 @@
+"""Watching costs nothing: what a look asks of a filesystem, and how many looks there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jobs import plan, progress, status, timing_log
+from jobs.errors import TimingLogError
+from jobs.follow import follow
+from jobs.paths import StudyPaths
+from jobs.plan import Plan
+from jobs.processes import created_unix_s
+from jobs.submit import Submission
+from jobs.timing_log import Header, Sample, TimingLog
+
+_HOUR_S = 3600.0
+
+_touched: list[str] = []
+_listening = [False]
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if _listening[0] and event in {"open", "os.scandir", "os.listdir"}:
+        _touched.append(os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else "")
+
+
+sys.addaudithook(_note)
+
+
+@contextmanager
+def touched(below: Path) -> Iterator[list[str]]:
+    """The names of what Python opens and lists below a directory meanwhile, as its audit events say."""
+    found: list[str] = []
+    _touched.clear()
+    _listening[0] = True
+    try:
+        yield found
+    finally:
+        _listening[0] = False
+        found += [str(Path(name).relative_to(below)) for name in _touched if Path(name).is_relative_to(below)]
+
+
+def log_of(job_id: str, of: str, *, trials: int = 1, study: str = "tiny") -> TimingLog:
+    """A log with so many finished trials of 3e9 bytes on two ranks: loaded in 2 s, the second rank a second later."""
+    header = Header(
+        study=study, job_id=job_id, strategy="torch_save", label="torch_save", strategy_options="{}",
+        strategy_facts="{}", target="here", round=1, nodes=1, tasks_per_node=1, trials_planned=2,
+        created_utc="", clock_zero_unix_s=0, status=of,
+    )  # fmt: skip
+    samples = [
+        Sample(
+            trial=trial, warmup=False, rank=rank, operation=operation, phase=phase, start_s=rank, duration_s=2,
+            state_bytes=1_500_000_000, durability="n/a", cache="cold", resident_fraction=0, cpu_s=0, peak_rss_bytes=0,
+            valid=True, reason="",
+        )
+        for trial in range(trials) for operation, phase in (("save", "call"), ("save", "total"), ("load", "total"))
+        for rank in range(2)
+    ]  # fmt: skip
+    return TimingLog(header=header, samples=samples, provenance={"code_version": "1", "code_version_submitted": "2"})
+
+
+class Watched:
+    """A study of which some jobs have ended, and the others run: all of them in this process."""
+
+    def __init__(self, paths: StudyPaths, ended: int) -> None:
+        self.paths = paths
+        self._images: dict[tuple[str, int], bytes] = {}
+        self.plan: Plan = plan.from_json(paths.plan_json.read_text(), "plan.json")
+        self.ids = [job.id for job in self.plan.jobs]
+        for number, job_id in enumerate(self.ids):
+            self.log(job_id, "complete" if number < ended else "running")
+        self.submit(*self.ids[ended:])
+
+    def log(self, job_id: str, of: str, trials: int = 1) -> None:
+        """Write a job's log as a job does, but for syncing it; the same for all jobs."""
+        if (of, trials) not in self._images:
+            path = self.paths.root / "log"
+            log_of("j", of, trials=trials).write(path)
+            self._images[of, trials] = path.read_bytes()
+        partial = self.paths.log(job_id).with_suffix(".partial")
+        partial.write_bytes(self._images[of, trials])
+        partial.replace(self.paths.log(job_id))
+
+    def submit(self, *job_ids: str) -> None:
+        """Say that these are jobs of the local cluster, which run as long as this process does."""
+        sent = [Submission(each, "local", str(os.getpid()), created_unix_s(os.getpid()), "", "") for each in job_ids]
+        self.paths.submissions_json.write_text(json.dumps([asdict(each) for each in sent]))
+
+    def log_names(self, opened: list[str]) -> list[str]:
+        """The jobs whose logs are among what was opened."""
+        return sorted(Path(name).stem for name in opened if name.endswith(".h5"))
+
+
+@pytest.fixture
+def watched(tiny: dict[str, Any], planned: Callable[[Mapping[str, Any]], StudyPaths]) -> Callable[..., Watched]:
+    """Make a study of so many jobs, of which so many have ended."""
+    return lambda jobs, ended: Watched(planned(tiny | {"rounds": jobs}), ended)
+
+
+def states(found: list[status.JobStatus]) -> list[tuple[str, int]]:
+    """What the test is about of each job."""
+    return [(each.state, each.trials_done) for each in found]
+
+
+def test_a_log_is_read_when_it_has_changed_and_not_again_when_its_job_has_ended(
+    watched: Callable[..., Watched],
+) -> None:
+    """The first look reads each log once, one without news opens none, and one with news opens that one."""
+    study = watched(jobs=6, ended=4)
+    watch = status.Watch(study.paths, study.plan)
+    with touched(study.paths.root) as first:
+        found = watch.look()
+    with touched(study.paths.root) as second:
+        again = watch.look()
+    study.log(study.ids[5], "running", trials=2)
+    study.log(study.ids[0], "complete", trials=2)  # it has ended: nobody looks any more
+    with touched(study.paths.root) as third:
+        changed = watch.look()
+
+    assert study.ids == study.log_names(first)
+    assert states(found) == states(again) == [("complete", 1)] * 4 + [("running", 1)] * 2
+    assert second == ["logs"]
+    assert study.log_names(third) == [study.ids[5]]
+    assert states(changed) == [("complete", 1)] * 4 + [("running", 1), ("running", 2)]
+
+
+def test_what_a_look_asks_does_not_grow_with_the_study(watched: Callable[..., Watched]) -> None:
+    """Of 120 running jobs whose logs all change, a look reads a bounded number; looks in turn come to all of them."""
+    study = watched(jobs=120, ended=0)
+    watch = status.Watch(study.paths, study.plan)
+    watch.look()
+    for job_id in study.ids:
+        study.log(job_id, "running", trials=2)
+    seen: list[str] = []
+    asked = []
+    for _ in range(3):
+        before = watch.operations
+        with touched(study.paths.root) as opened:
+            found = watch.look()
+        asked.append(watch.operations - before)
+        seen += study.log_names(opened)
+
+    assert sorted(seen) == sorted(study.ids)
+    assert states(found) == [("running", 2)] * 120
+    assert max(asked) < 500
+
+
+def test_jobs_that_end_are_seen_at_the_next_look(watched: Callable[..., Watched]) -> None:
+    """However many end at once; a job that left nothing is lost; submitted again, it is asked for again."""
+    study = watched(jobs=120, ended=0)
+    watch = status.Watch(study.paths, study.plan)
+    watch.look()
+    for job_id in study.ids[1:]:
+        study.log(job_id, "failed")
+    gone = [Submission(each, "local", "999999999", 1.0, "", "") for each in study.ids]
+    study.paths.submissions_json.write_text(json.dumps([asdict(each) for each in gone]))
+    found = watch.look()
+    with touched(study.paths.root) as opened:
+        watch.look()
+    again = [*gone, replace(gone[5], scheduler_id=str(os.getpid()), process_created_unix_s=created_unix_s(os.getpid()))]
+    study.paths.submissions_json.write_text(json.dumps([asdict(each) for each in again]))
+
+    assert states(found) == [("lost", 1)] + [("failed", 1)] * 119
+    assert study.log_names(opened) == []
+    assert states(watch.look())[5] == ("running", 1)
+
+
+class Simulated:
+    """A clock that only sleeping moves, and what happens at certain times."""
+
+    def __init__(self, events: Mapping[float, Callable[[], None]]) -> None:
+        self.now_s = 0.0
+        self.sleeps: list[float] = []
+        self._events = dict(events)
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.sleeps.append(seconds)
+        self.now_s += seconds
+        for due in [each for each in self._events if each <= self.now_s]:
+            self._events.pop(due)()
+
+
+def test_looks_in_an_hour(watched: Callable[..., Watched]) -> None:
+    """A job that takes an hour is looked at under 250 times, the longer it lasts the more rarely; its end is shown."""
+    study = watched(jobs=2, ended=1)
+    told = StringIO()
+    clock = Simulated(
+        {
+            1800.0: lambda: study.log(study.ids[1], "running", trials=2),
+            _HOUR_S: lambda: study.log(study.ids[1], "complete", trials=3),
+        }
+    )
+    with touched(study.paths.root) as opened:
+        found = follow(Console(file=told, width=200), study.paths, study.plan, None, clock=clock, sleep=clock.sleep)
+
+    assert states(found) == [("complete", 1), ("complete", 3)]
+    assert _HOUR_S <= clock.now_s <= _HOUR_S + 30
+    assert len(clock.sleeps) < 250
+    assert min(clock.sleeps) >= 0.5
+    assert max(clock.sleeps) == 30
+    assert study.log_names(opened).count(study.ids[1]) <= 4  # at first, twice with news, and once for all
+    assert [line.partition(": ")[2] for line in told.getvalue().splitlines() if line.startswith(study.ids[1])] == [
+        "running, trial 1 of 3", "running, trial 2 of 3", "complete, trial 3 of 3"
+    ]  # fmt: skip
+
+
+def test_a_log_s_progress_is_what_the_whole_log_says(tmp_path: Path) -> None:
+    """Read quickly or carefully, with trials or without: the same status, trials and bandwidth."""
+    for trials in (0, 1, 3):
+        path = tmp_path / f"{trials}.h5"
+        log_of("j", "running", trials=trials).write(path)
+
+        found = progress.read(path)
+
+        assert found == progress.of(timing_log.read(path))
+        assert (found.status, found.trials_done) == ("running", trials)
+        assert found.last_bandwidth_gbps == (1.0 if trials else None)
+        assert found.code_changed == "submitted with 2, run with 1"
+
+
+def test_progress_of_a_log_of_another_writer(tmp_path: Path) -> None:
+    """Without the seal, and with compressed columns: read by the careful way; damaged: an error that names it."""
+    path, ours = tmp_path / "other.h5", tmp_path / "ours.h5"
+    log = log_of("j", "failed", trials=2)
+    log.write(ours)
+    with h5py.File(path, "w") as file:
+        log.write_to(file)
+        del file["samples/trial"]
+        file["samples"].create_dataset("trial", data=np.repeat([0, 1], 6), chunks=(4,), compression=1)
+
+    assert progress.read(path) == progress.read(ours)
+    ours.write_bytes(ours.read_bytes()[:-100])
+    with pytest.raises(TimingLogError, match="damaged"):
+        progress.read(ours)
+
+
+def test_columns_that_lie_elsewhere_are_not_read_quickly(tmp_path: Path) -> None:
+    """A sealed log with external storage or a link to another file is the careful reader's: this one takes neither."""
+    elsewhere = tmp_path / "elsewhere.h5"
+    log_of("other", "complete", trials=7).write(elsewhere)
+    (tmp_path / "raw").write_bytes(bytes(8 * 12))
+
+    def link(samples: h5py.Group) -> None:
+        samples["trial"] = h5py.ExternalLink(elsewhere, "/samples/trial")
+
+    def external(samples: h5py.Group) -> None:
+        samples.create_dataset("trial", (12,), "i8", external=[(str(tmp_path / "raw"), 0, 96)])
+
+    def claim(samples: h5py.Group) -> None:
+        samples.create_dataset("trial", (10**12,), "i8")
+
+    for change in (link, external, claim):
+        with h5py.File("x", "w", driver="core", backing_store=False) as file:
+            log_of("j", "running", trials=2).write_to(file)
+            del file["samples/trial"]
+            change(file["samples"])
+            file.flush()
+            image = timing_log.sealed(file.id.get_file_image())
+
+        with pytest.raises(ValueError, match=r"elsewhere|another way"):
+            progress._quickly(image)  # what it leaves to the careful reader
