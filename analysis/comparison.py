@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.ceilings import best
 from analysis.errors import ResultsError
 from analysis.guard import Group, agreement, groups
 from analysis.load import Results
@@ -74,7 +75,7 @@ class Rows:
         self._frames = {
             "samples": whole_operations(results.samples, several),
             "disk": results.disk,
-            "ceiling": whole_ceilings(results.ceiling),
+            "ceiling": best(whole_ceilings(results.ceiling)),
             "ranks": results.ranks,
             "work": own_work(several, results.ranks),
         }

@@ -106,7 +106,7 @@ def phases(chosen: Chosen, looks: Mapping[str, Look]) -> Result:
     return Picture(figure, caption, f"Mean duration of each phase of a save. {'; '.join(said)}.")
 
 
-def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps: float) -> Result:
+def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps: float, way: str) -> Result:
     """Bandwidth over the size of the files, below the target's own."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
@@ -115,7 +115,8 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
         return NOTHING
     figure, axes = with_legend([m.label for m, _ in points], looks)
     axes.axhline(ceiling_gbps, color=INK, linewidth=1.2)
-    axes.annotate(f"ceiling {ceiling_gbps:.3g} GB/s", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
+    roof = f"{ceiling_gbps:.3g} GB/s" + (f", {way}" if way else "")
+    axes.annotate(f"ceiling {roof}", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
                   xytext=(0, 2), textcoords="offset points", fontsize=6)  # fmt: skip
     for method, rate in points:
         point(axes, exactly(method.file_bytes / 2**20), rate, looks[method.label])
@@ -126,9 +127,10 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     said = "; ".join(f"{m.label} {r.estimate:.3g} GB/s, {r.estimate / ceiling_gbps:.0%}" for m, r in points)
     caption = (
         f"Roofline ({title}): bandwidth with its 95 % interval, over the size of the files; the line is what the "
-        "target did by itself in the same jobs, with direct I/O. A small state, still in a cache, may be above it."
+        "target did by itself in the same jobs, by direct or buffered I/O, whichever was faster. A small state, still "
+        "in a cache, may be above it."
     )
-    return Picture(figure, caption, f"Ceiling {ceiling_gbps:.3g} GB/s. {title} and share of the ceiling: {said}.")
+    return Picture(figure, caption, f"Ceiling {roof}. {title} and share of the ceiling: {said}.")
 
 
 def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:

@@ -88,6 +88,11 @@ class Panel:
         """What the target did by itself."""
         return self.setting.ceilings_gbps["write" if self.operation == "save" else "read"]
 
+    @property
+    def ceiling_way(self) -> str:
+        """How; empty if nobody says."""
+        return self.setting.ceiling_ways.get("write" if self.operation == "save" else "read", "")
+
 
 Drawer = Callable[[Panel], drawing.Result]
 
@@ -95,7 +100,9 @@ _KINDS: dict[str, Drawer] = {
     "trials": lambda panel: drawing.trials(panel.measured, panel.looks, panel.title),
     "ecdf": lambda panel: drawing.ecdf(panel.measured, panel.looks, panel.title),
     "phases": lambda panel: drawing.phases(panel.measured, panel.looks),
-    "roofline": lambda panel: drawing.roofline(panel.measured, panel.looks, panel.title, panel.ceiling_gbps),
+    "roofline": lambda panel: drawing.roofline(
+        panel.measured, panel.looks, panel.title, panel.ceiling_gbps, panel.ceiling_way
+    ),
     "pareto": lambda panel: drawing.pareto(panel.measured, panel.looks, panel.title),
     "drift": lambda panel: drawing.drift(panel.measured, panel.looks, panel.title),
     "ranks": lambda panel: drawing_ranks.ranks(panel.measured, panel.looks, panel.title, panel.operation),

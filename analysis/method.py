@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis.ceilings import ways
 from analysis.load import Results
 from analysis.spread import Spread, spreads
 from analysis.statistics import Interval, Timed, median_interval
@@ -43,6 +44,9 @@ class Cost:
     write_ceiling_gbps: float
     """What the target did by itself in the same jobs, for all ranks at the same time."""
     read_ceiling_gbps: float
+    write_ceiling_way: str
+    """How it was reached (`ceilings.best`)."""
+    read_ceiling_way: str
     save_gbps: float
     save_share: float
     load_gbps: float
@@ -160,11 +164,14 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
         return float(known.median()) if len(known) else math.nan
 
     save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
-    write_gbps, read_gbps = (rate(ceiling[ceiling["operation"] == name], "size_bytes") for name in ("write", "read"))
+    writes, reads = (ceiling[ceiling["operation"] == name] for name in ("write", "read"))
+    write_gbps, read_gbps = rate(writes, "size_bytes"), rate(reads, "size_bytes")
     state_bytes = float(saves["state_bytes"].median()) if len(saves) else math.nan
     return Cost(
         write_ceiling_gbps=write_gbps,
         read_ceiling_gbps=read_gbps,
+        write_ceiling_way=ways(writes),
+        read_ceiling_way=ways(reads),
         save_gbps=save_gbps,
         save_share=save_gbps / write_gbps,
         load_gbps=load_gbps,

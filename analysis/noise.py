@@ -36,6 +36,9 @@ _FEWEST_ROUNDS = 3
 _ORDER = "their order is not sure: add `rounds`, or compare within a round"
 _ORDER_IN_ROUNDS = "the order of the medians is not sure: go by the ratios, which are taken within rounds"
 
+_ABOVE_CEILING = 0.10
+"""By how much a method may exceed its ceiling, as measurements do."""
+
 _STEAL = 0.02
 _DIRTY_BYTES = 256 * 2**20
 
@@ -79,6 +82,7 @@ def doubts_about(results: Results, jobs: pd.DataFrame) -> list[Doubt]:
     return [
         *_spread(totals),
         *_disturbed(ceilings),
+        *_above_the_ceiling(totals, ceilings),
         *_machine(jobs),
         *_overlaps(jobs, totals),
         *_effects(totals, jobs),
@@ -150,6 +154,24 @@ def _disturbed(ceilings: pd.DataFrame) -> Iterator[Doubt]:
     for (job_id, operation), before, after in zip(changed.index, changed["before"], changed["after"], strict=True):
         what = f"disturbed: the target's own {operation} went from {before:.2f} to {after:.2f} GB/s"
         yield Doubt(job_id, what, "somebody else used it meanwhile: repeat, or trust the other rounds more")
+
+
+def _above_the_ceiling(totals: pd.DataFrame, ceilings: pd.DataFrame) -> Iterator[Doubt]:
+    """Methods that are faster than the target by itself was at its fastest in the same job, by more than noise."""
+    rated = ceilings.assign(gbps=ceilings["size_bytes"] / ceilings["duration_s"] / 1e9)
+    roofs = rated.groupby(["job_id", "operation"])["gbps"].max()
+    stored = totals[totals["cache"] != "warm"]
+    for key, group in stored.assign(gbps=stored["state_bytes"] / stored["duration_s"] / 1e9).groupby(
+        ["label", "operation", "cache"], sort=True
+    ):
+        label, operation, cache = map(str, key)
+        reached = group.groupby("job_id")["gbps"].median()
+        keys = pd.MultiIndex.from_product([reached.index, ["write" if operation == "save" else "read"]])
+        times = float((reached / roofs.reindex(keys).to_numpy()).median())
+        if times > 1 + _ABOVE_CEILING:
+            name = f"{label}, {operation}" + ("" if cache == "n/a" else f" {cache}")
+            remedy = "its share of the ceiling says little: some cache served it, or the ceiling's I/O is slow there"
+            yield Doubt(name, f"it is {times:.1f} times as fast as the target by itself", remedy)
 
 
 def _machine(jobs: pd.DataFrame) -> Iterator[Doubt]:

@@ -112,7 +112,7 @@ def whole_ceilings(ceiling: pd.DataFrame) -> pd.DataFrame:
     if not several.any():
         return ceiling
     found = ceiling[several].assign(end_s=ceiling["start_s"] + ceiling["duration_s"], expected=expected)
-    measurement = ["study", "job_id", "when", "operation"]
+    measurement = ["study", "job_id", "when", "operation", "buffered"]
     found["repeated"] = found.groupby([*measurement, "rank"], sort=False).cumcount()
     grouped = found.groupby([*measurement, "repeated"], sort=False)
     whole = grouped.first().reset_index()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from analysis.cells import MISSING, Cell, Change, Marked, Number, Part, Share, Table
 from analysis.comparison import Comparison
@@ -43,8 +43,8 @@ _WITHIN_ONE_JOB = (
 
 _WHAT_BANDWIDTH = (
     "bandwidth is the state's logical bytes over time, GB = 10^9 bytes, total over total; the ceiling is what the "
-    "target itself did in the same jobs, before and after, with direct I/O where it allows that; loads are "
-    "cold ones where there are proven cold loads"
+    "target itself did in the same jobs, before and after, by direct or buffered and synced I/O, whichever was faster; "
+    "loads are cold ones where there are proven cold loads"
 )
 
 _TOGETHER = (
@@ -200,8 +200,23 @@ def _bandwidth(comparison: Comparison) -> Table:
         )
         for method in comparison.methods
     )
-    notes = (_WHAT_BANDWIDTH, *([_TOGETHER] if _have_ranks(comparison) else []), *repeated(comparison.methods))
+    notes = (
+        _WHAT_BANDWIDTH,
+        *_ceiling_ways(comparison.methods),
+        *([_TOGETHER] if _have_ranks(comparison) else []),
+        *repeated(comparison.methods),
+    )
     return Table("bandwidth", f"Bandwidth: {where(comparison)}", headings, rows, notes)
+
+
+def _ceiling_ways(methods: Collection[Method]) -> list[str]:
+    """How the ceilings were reached, where there are any."""
+    ways = {
+        "saves": {method.cost.write_ceiling_way for method in methods},
+        "loads": {method.cost.read_ceiling_way for method in methods},
+    }
+    known = {name: " or ".join(sorted(found - {""})) for name, found in ways.items() if found - {""}}
+    return [f"the ceiling here: {'; '.join(f'for {name} {way}' for name, way in known.items())}"] if known else []
 
 
 def repeated(methods: Iterable[Method]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.ceilings import ways
 from analysis.comparison import REFERENCE, Rows
 from analysis.guard import agreement, groups
 from analysis.load import Results
@@ -111,6 +112,8 @@ class Setting:
     ceilings_gbps: Mapping[str, float]
     """What the target did by itself, `write` and `read`, for all ranks at the same time: total bytes over total time;
     NaN where not measured."""
+    ceiling_ways: Mapping[str, str] = field(default_factory=dict)
+    """How it was reached, by the same keys (`ceilings.best`)."""
     agreed: Mapping[str, str] = field(default_factory=dict)
     """What all of its jobs agree in, by the keys of `guard.MUST_AGREE`."""
 
@@ -146,6 +149,7 @@ def settings(results: Results) -> list[Setting]:
                 _node_local(group.jobs),
                 tuple(_measured(group.jobs[group.jobs["label"] == label], there, zeros, work) for label in labels),
                 _ceilings(there.ceiling),
+                {name: ways(there.ceiling[there.ceiling["operation"] == name]) for name in ("write", "read")},
                 agreement(group.jobs),
             )
         )

@@ -153,17 +153,22 @@ def in_blocks(
     run(worker, threads)
 
 
-def write_sequentially(path: Path, size_bytes: int, *, seed: int = 0) -> bool:
+def write_sequentially(path: Path, size_bytes: int, *, direct: bool = True) -> bool:
     """Write a new file of that size (rounded up to the alignment), no two pages alike, and sync it.
+
+    Args:
+        path: of the file.
+        size_bytes: its size.
+        direct: past the page cache, where the filesystem allows that; else through it.
 
     Returns:
         Whether it was written with direct I/O.
     """
     size_bytes = round_up(size_bytes)
-    with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+    with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, direct=direct) as file:
 
         def write(offset: int, buffer: mmap.mmap) -> None:
-            _stamp(buffer, seed + offset)
+            _stamp(buffer, offset)
             file.write(memoryview(buffer)[: size_bytes - offset], offset)
 
         preallocate(file.descriptor, size_bytes)
@@ -172,8 +177,8 @@ def write_sequentially(path: Path, size_bytes: int, *, seed: int = 0) -> bool:
         return file.direct
 
 
-def read_sequentially(path: Path) -> bool:
-    """Read a whole file into memory, block by block, and forget it.
+def read_sequentially(path: Path, *, direct: bool = True) -> bool:
+    """Read a whole file into memory, block by block, and forget it: past the page cache, or through it.
 
     Returns:
         Whether it was read with direct I/O.
@@ -181,7 +186,7 @@ def read_sequentially(path: Path) -> bool:
     Raises:
         OSError: if the file is shorter than its size.
     """
-    with DirectFile(path, os.O_RDONLY) as file:
+    with DirectFile(path, os.O_RDONLY, direct=direct) as file:
         size_bytes = os.fstat(file.descriptor).st_size
 
         def read(offset: int, buffer: mmap.mmap) -> None:

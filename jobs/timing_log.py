@@ -106,6 +106,10 @@ class Ceiling:
     duration_s: float = _column("s", "duration; a write until it was synced")
     direct: bool = _column("1", "whether it went past the page cache; not, where the filesystem refuses")
     rank: int = _column("1", "rank that measured it, at the same time as all others", default=0)
+    buffered: bool = _column("1", "whether it was meant to go through the page cache", default=False)
+    resident_fraction: float = _column(
+        "1", "share of the file's pages in the page cache before a read", default=math.nan
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from scipy import stats
 from analysis.comparison import compare
 from analysis.load import load_results
 from analysis.noise import _may_drift
+from analysis.tables import all_tables
+from analysis.trials import settings
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 
@@ -158,3 +162,81 @@ def test_no_drift_is_missed_for_speed(durations: list[float]) -> None:
     """Where the quick look says that there can be no drift, scipy's test finds none either."""
     if not _may_drift(durations):
         assert len(set(durations)) == 1 or stats.spearmanr(range(len(durations)), durations).pvalue >= 0.05
+
+
+def _ceiling(seconds: float, *, buffered: bool, resident: float = 0.0, operation: str = "read") -> list[Ceiling]:
+    """A ceiling of 2 GB before and after, at the same speed."""
+    return [
+        Ceiling(
+            when=when, operation=operation, size_bytes=2 * 10**9, start_s=0.0, duration_s=seconds,
+            direct=not buffered, buffered=buffered, resident_fraction=resident,
+        )
+        for when in ("before", "after")
+    ]  # fmt: skip
+
+
+def _bandwidth_notes(study: Any) -> str:
+    """What stands below the table of bandwidths."""
+    (found,) = compare(load_results(study.root))
+    return "\n".join(next(each for each in all_tables(found) if each.name == "bandwidth").notes)
+
+
+def _with_ceilings(make_study: Callable[..., Any], *rows: Ceiling) -> Any:
+    """The study of two methods, whose jobs measured this; the first loads 2 GB in a second."""
+    study = of_two(make_study, STEADY, [9.0] * 6)
+    for label in ("torch_save", "tensorstore_basic"):
+        amend(study.paths.log(study.job(label).id), lambda log: log.ceiling.extend(rows))
+    return study
+
+
+def test_the_ceiling_is_the_faster_of_direct_and_buffered(make_study: Callable[..., Any]) -> None:
+    """For reads and writes apart; which it was stands below the table, and a job's two ways are no disturbance."""
+    study = _with_ceilings(
+        make_study,
+        *_ceiling(8.0, buffered=False),
+        *_ceiling(0.5, buffered=True),
+        *_ceiling(0.25, buffered=False, operation="write"),
+        *_ceiling(4.0, buffered=True, operation="write"),
+    )
+
+    (found,) = compare(load_results(study.root))
+    cost = found.method("torch_save").cost
+    assert (cost.write_ceiling_gbps, cost.read_ceiling_gbps) == (8.0, 4.0)
+    assert (cost.write_ceiling_way, cost.read_ceiling_way) == ("direct", "buffered")
+    assert "the ceiling here: for saves direct; for loads buffered" in _bandwidth_notes(study)
+    (setting,) = settings(load_results(study.root))
+    assert dict(setting.ceilings_gbps) == {"write": 8.0, "read": 4.0}
+    assert [line for line in doubts(study) if "disturbed" in line or "by itself" in line] == []
+
+
+def test_a_read_from_the_page_cache_is_no_ceiling(make_study: Callable[..., Any]) -> None:
+    """Where the pages could not be evicted, what direct I/O did is left."""
+    study = _with_ceilings(make_study, *_ceiling(1.0, buffered=False), *_ceiling(0.1, buffered=True, resident=0.5))
+
+    (found,) = compare(load_results(study.root))
+    assert found.method("torch_save").cost.read_ceiling_gbps == 2.0
+
+
+def test_a_log_of_before_buffered_ceilings_says_so(make_study: Callable[..., Any]) -> None:
+    """Its ceiling is what direct I/O did, as it was, and the note says that nothing was compared."""
+    rows = [replace(each, resident_fraction=math.nan) for each in _ceiling(1.0, buffered=False)]
+    study = _with_ceilings(make_study, *rows)
+
+    (found,) = compare(load_results(study.root))
+    assert found.method("torch_save").cost.read_ceiling_gbps == 2.0
+    assert "for loads direct, with no buffered I/O to compare" in _bandwidth_notes(study)
+
+
+def test_a_method_above_its_ceiling(make_study: Callable[..., Any]) -> None:
+    """Twice as fast as the target by itself is no noise, and is said."""
+    study = _with_ceilings(make_study, *_ceiling(4.0, buffered=False), *_ceiling(5.0, buffered=True))
+
+    (found,) = [line for line in doubts(study) if "by itself" in line]
+    assert found.startswith("torch_save, load cold: it is 2.1 times as fast as the target by itself; ")
+
+
+def test_a_method_at_its_ceiling(make_study: Callable[..., Any]) -> None:
+    """Two per cent above it are noise."""
+    study = _with_ceilings(make_study, *_ceiling(1.9, buffered=False), *_ceiling(5.0, buffered=True))
+
+    assert [line for line in doubts(study) if "by itself" in line] == []
