@@ -170,7 +170,8 @@ def _above_the_ceiling(totals: pd.DataFrame, ceilings: pd.DataFrame) -> Iterator
         times = float((reached / roofs.reindex(keys).to_numpy()).median())
         if times > 1 + _ABOVE_CEILING:
             name = f"{label}, {operation}" + ("" if cache == "n/a" else f" {cache}")
-            remedy = "its share of the ceiling says little: some cache served it, or the ceiling's I/O is slow there"
+            why = "a cache served it, the state is too small, or the ceiling's own I/O is slow"
+            remedy = f"its share of the ceiling says little: {why}"
             yield Doubt(name, f"it is {times:.1f} times as fast as the target by itself", remedy)
 
 
