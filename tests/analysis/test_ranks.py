@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_a_ceiling_without_one_of_the_ranks_is_none(ranked: Ranked) -> None:
     [method] = only(ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 3)).methods
 
     assert str(method.cost.write_ceiling_gbps) == "nan"
+
+
+def test_both_ways_of_a_ceiling_are_what_all_ranks_do_at_once(ranked: Ranked) -> None:
+    """Direct and buffered I/O are two measurements; buffered, 1.25 s a rank, is the faster by then."""
+    study = ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 4)
+    [path] = (study / "logs").glob("*.h5")
+    log = timing_log.read(path)
+    log.ceiling += [replace(each, duration_s=1.25, direct=False, buffered=True) for each in log.ceiling]
+    log.write(path)
+    [method] = only(study).methods
+
+    assert method.cost.write_ceiling_gbps == pytest.approx(GIB / 2.0 / 1e9)
+    assert (method.cost.write_ceiling_way, method.cost.read_ceiling_way) == ("buffered", "buffered")
 
 
 @pytest.mark.parametrize(
