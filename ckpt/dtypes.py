@@ -69,16 +69,47 @@ def torch_dtype(name: str) -> torch.dtype:
     return found
 
 
+def is_bits(name: str) -> bool:
+    """Whether numpy knows the dtype of that name through ml_dtypes only."""
+    return name in _BITS_OF
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Numpy's dtype of a name, ml_dtypes' ones among them."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name) if is_bits(name) else name)
+
+
+def require_plain(tensor: torch.Tensor, where: str = "a tensor of the state") -> None:
+    """Refuse what only looks like a tensor: a subclass's values are not, or not all, in memory of its own.
+
+    Raises:
+        CheckpointError: unless it is exactly a torch.Tensor or a Parameter; the message names `where` it is, and the
+            way out.
+    """
+    import torch
+
+    kind = type(tensor)
+    if kind in {torch.Tensor, torch.nn.Parameter}:
+        return
+    way_out = "convert it to a plain torch.Tensor"
+    if any(cls.__name__ == "DTensor" for cls in kind.__mro__):  # named, since importing it takes seconds
+        way_out = (
+            "it holds this rank's part of a tensor: save the whole, `.full_tensor()`, from one rank, or every rank's "
+            "part, `.to_local()`, under a name for each rank"
+        )
+    elif torch.nn.parameter.is_lazy(tensor):
+        way_out = "it has no shape yet: run the module once before saving it"
+    raise CheckpointError(f"{where} is no ordinary tensor but a {kind.__module__}.{kind.__qualname__}: {way_out}")
+
+
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The tensor's values as a numpy array of the same dtype and shape, C-contiguous.
 
     Shares memory with a contiguous tensor on the CPU, copies any other.
     """
-    import ml_dtypes
-
-    name = name_of(tensor)
-    dtype = np.dtype(getattr(ml_dtypes, name) if name in _BITS_OF else name)
-    return to_bytes(tensor).view(dtype).reshape(tuple(tensor.shape))
+    return to_bytes(tensor).view(numpy_dtype(name_of(tensor))).reshape(tuple(tensor.shape))
 
 
 def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -94,6 +125,7 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def to_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The tensor's bytes, 1-D; shares memory with a contiguous tensor on the CPU, copies any other."""
+    require_plain(tensor)
     values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     # Not Tensor.numpy(), after which the storage can't be resized any more, in a training loop's own tensors neither.
     memory: Any = (ctypes.c_ubyte * values.nbytes).from_address(values.data_ptr()) if values.nbytes else bytearray()
@@ -103,17 +135,59 @@ def to_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What tied tensors have in common, and no others while both are alive: their memory and how it is seen."""
-    memory = (tensor.device, tensor.data_ptr()) if tensor.numel() else id(tensor)
+    """What tied tensors have in common, and no others while both are alive: their memory and how it is seen.
+
+    What has no memory of its own — an empty tensor, one on `meta`, a subclass that wraps others — is tied to nothing.
+
+    Raises:
+        CheckpointError: for a subclass of torch.Tensor.
+    """
+    require_plain(tensor)
+    address = tensor.data_ptr() if tensor.numel() else 0
+    memory = (tensor.device, address) if address else id(tensor)
     return memory, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
 
 
 def tied(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, int]]:
-    """The names whose tensor is an earlier one's memory again: that one's name, and their own place, from 0."""
+    """The names whose tensor is an earlier one's memory again: that one's name, and their own place, from 0.
+
+    Raises:
+        CheckpointError: if one is of a subclass of torch.Tensor.
+    """
     first: dict[tuple[Any, ...], str] = {}
     found: dict[str, tuple[str, int]] = {}
     for place, (name, tensor) in enumerate(state.items()):
+        require_plain(tensor, f"tensor {name!r}")
         owner = first.setdefault(identity(tensor), name)
         if owner != name:
             found[name] = (owner, place)
+    return found
+
+
+def span_bytes(tensor: torch.Tensor) -> int:
+    """The memory from a tensor's first element to its last, both included, in bytes."""
+    if not tensor.numel():
+        return 0
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.itemsize
+
+
+def owning(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state, in tensors whose storage is theirs alone; for writers that take whole storages.
+
+    A slice of a larger tensor is copied, to the CPU; all copies are in memory together. Tied ones stay tied.
+
+    Raises:
+        CheckpointError: if one is of a subclass of torch.Tensor.
+    """
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        require_plain(tensor, f"tensor {name!r}")
+        own = tensor
+        if tensor.untyped_storage().nbytes() > span_bytes(tensor) or span_bytes(tensor) > tensor.nbytes:
+            seen = identity(tensor)
+            own = copies[seen] if seen in copies else tensor.detach().to("cpu", copy=True)
+            copies[seen] = own
+        found[name] = own
     return found

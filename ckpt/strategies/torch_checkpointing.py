@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ckpt.dtypes import owning
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout
 from ckpt.strategies.torch_save import TorchSave
@@ -62,7 +63,7 @@ class TorchCheckpointing(Strategy):
         """Write the item in place: there are no other ranks to wait for."""
         manager = self._manager()
         try:
-            manager.save(str(directory), {_ITEM: state})
+            manager.save(str(directory), {_ITEM: owning(state)})
         finally:
             manager.close()
         return [directory / _FILE]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ckpt import storage
-from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.dtypes import BYTES_PER_ELEMENT, require_plain
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, layout_of_state
 from ckpt.ranks import Ranks
@@ -106,6 +106,8 @@ class TorchDcp(Strategy):
         """Write the files, then the metadata."""
         from torch.distributed.checkpoint import filesystem, hf_storage, state_dict_saver
 
+        for name, tensor in state.items():  # of a DTensor DCP would write what one rank has
+            require_plain(tensor, f"tensor {name!r}")
         with _alone(f"can't save to {directory}"):
             if self.serialization == "torch_save":
                 writer = filesystem.FileSystemWriter(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ckpt.dtypes import identity
+from ckpt.dtypes import identity, owning
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, state_bytes
 from ckpt.ranks import Ranks
@@ -93,7 +93,7 @@ class TorchSave(Strategy):
         before = torch.serialization.get_crc32_options()
         torch.serialization.set_crc32_options(self.crc)
         try:
-            torch.save(state, path)
+            torch.save(owning(state), path)
         finally:
             torch.serialization.set_crc32_options(before)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt.dtypes import BYTES_PER_ELEMENT, name_of, to_numpy, to_torch, torch_dtype
+from ckpt.dtypes import BYTES_PER_ELEMENT, name_of, owning, tied, to_numpy, to_torch, torch_dtype
 from ckpt.errors import CheckpointError
 
 
@@ -69,3 +69,15 @@ def test_unknown_dtypes() -> None:
     for name in ("float17", "Tensor", "load"):
         with pytest.raises(CheckpointError, match=f"names a dtype '{name}'; known are bool, uint8"):
             torch_dtype(name)
+
+
+def test_owning() -> None:
+    """Slices become tensors with a storage of their own, once where they are tied; others are the same objects."""
+    whole = torch.arange(1000.0).view(10, 100)
+    own = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    state = {"rows": whole[2:4], "tied": whole[2:4], "column": whole[:, 1], "own": own, "empty": torch.ones(0, 3)}
+    found = owning(state)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in state.items())
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in found.values())
+    assert found["own"] is own
+    assert tied(state) == tied(found) == {"tied": ("rows", 1)}
