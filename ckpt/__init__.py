@@ -9,6 +9,7 @@ Useful on its own. Importing it loads neither torch nor tensorstore: a login nod
 """
 
 from ckpt.checkpoint import convert, inspect, load, save
+from ckpt.converters import register
 from ckpt.errors import CheckpointError
 
-__all__ = ["CheckpointError", "convert", "inspect", "load", "save"]
+__all__ = ["CheckpointError", "convert", "inspect", "load", "register", "save"]

@@ -113,7 +113,8 @@ def test_light_imports(fresh_python: Callable[..., str]) -> None:
     """
     code = (
         "import importlib, pkgutil, sys, ckpt\n"
-        "tensors = {'ckpt.state', 'ckpt.tree', 'ckpt.values', 'ckpt.strategies._dcp_planners'}\n"
+        "trees = {'ckpt.tree', 'ckpt.tree_walk', 'ckpt.tree_build', 'ckpt.containers', 'ckpt.plain', 'ckpt.views'}\n"
+        "tensors = {'ckpt.state', 'ckpt.values', 'ckpt.strategies._dcp_planners', *trees}\n"
         "modules = {each.name for each in pkgutil.walk_packages(ckpt.__path__, 'ckpt.')} - tensors\n"
         "for module in modules: importlib.import_module(module)\n"
         "from ckpt import layout, strategy\n"
