@@ -180,7 +180,7 @@ _TABLE: tuple[tuple[str, type, Callable[[Any], Any], Callable[[Any], Any]], ...]
     ("timedelta", timedelta, _of_delta, _delta),
     ("timezone", timezone, _of_zone, _zone),
     ("Decimal", Decimal, str, Decimal),
-    ("Fraction", Fraction, str, Fraction),
+    ("Fraction", Fraction, str, lambda text: Fraction(*map(int, text.split("/")))),
     ("UUID", uuid.UUID, lambda u: [u.hex, u.is_safe.name], lambda c: uuid.UUID(c[0], is_safe=uuid.SafeUUID[c[1]])),
     *((each.__name__, each, str, each) for each in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)),
 )

@@ -47,6 +47,8 @@ def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
 def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Put a state together again: from `flatten`'s rest, and the tensors by name, tied ones too.
 
+    The state takes the tensors over: where it had other strides, their memory is put in that order.
+
     Raises:
         CheckpointError: if the text is none of `flatten`'s; and if it names a class that isn't registered.
     """
@@ -60,13 +62,13 @@ def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def restore_named(rest: Any, tensors: Mapping[str, torch.Tensor]) -> State:
-    """Some of the state's tensors as they were, by name, without what they lay in.
+    """Some of the state's tensors as they were, by name, without what they lay in; taken over as `restore` does.
 
     Raises:
         CheckpointError: if the text is none of `flatten`'s.
     """
-    notes = {note["name"]: note for note in map(note_of, _tensor_nodes(rest))}
     try:
+        notes = {note["name"]: note for note in map(note_of, _tensor_nodes(rest))}
         build = Build(rest, tensors)
         return {name: build.tensor(notes.get(name, name)) for name in tensors}
     except _DAMAGE as error:

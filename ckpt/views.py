@@ -57,7 +57,7 @@ def take(tensor: torch.Tensor, place: str) -> tuple[torch.Tensor, dict[str, Any]
 
 
 def see(stored: torch.Tensor, size: _Sizes | None, strides: _Sizes) -> torch.Tensor:
-    """The stored values, seen as they were.
+    """The stored values, seen as they were, in the same memory: it is put in order, and `stored` sees that.
 
     Raises:
         ValueError: if they can't be: the note is damaged.
@@ -74,7 +74,8 @@ def see(stored: torch.Tensor, size: _Sizes | None, strides: _Sizes) -> torch.Ten
     have = stored.stride()
     if all(n == 1 or have[axis] == strides[axis] for axis, n in enumerate(shape)) or not stored.numel():
         return stored.as_strided(shape, strides)
-    return torch.empty_strided(shape, strides, dtype=stored.dtype).copy_(stored)
+    values = stored.clone()  # the one tensor that is in memory twice
+    return stored.as_strided_(shape, strides).copy_(values)
 
 
 def keep(tensor: torch.Tensor, *, parameter: bool, requires_grad: bool) -> torch.Tensor:

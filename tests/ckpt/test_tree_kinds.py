@@ -274,6 +274,7 @@ def test_older_checkpoints() -> None:
     [{"parts": []}, {"parts": [{"part": 0}]}, {"parts": [{"part": 1}, [{"part": 1}]]}, {"part": 1}, {"deque": 1},
      {"deque": ["x", []]}, {"defaultdict": ["eval", {"dict": []}]}, {"attributes": [1, {"dict": []}]},
      {"numpy": ["O", ""]}, {"numpy": ["<f8", ""]}, {"range": ["x"]}, {"Decimal": "x"}, {"datetime": [1]},
+     {"Fraction": "1e999999999"},
      {"timedelta": [10**30, 0, 0]}, {"tensor": {"name": "w", "strides": [10**9, 1]}}, {"tensor": {"strides": []}},
      {"tensor": {"name": "w", "size": [3, 3], "strides": [9, 9]}}, {"tensor": {"name": "w", "strides": [-1, 1]}},
      {"tensor": {"name": "w", "size": [2], "strides": [1.5]}}, {"tensor": {"name": "i", "requires_grad": True}}],
@@ -287,9 +288,12 @@ def test_damaged_texts(rest: Any) -> None:
 
 @pytest.mark.parametrize("rest", [{}, {"a": 1, "b": 2}, {"dict": [1]}, {"deque": []}], ids=str)
 def test_damaged_texts_are_not_counted(rest: Any) -> None:
-    """Nor does the count of plain values end with a traceback."""
+    """Nor does the count of plain values, or a load by name, end with a traceback."""
     with pytest.raises(CheckpointError, match="damaged"):
         tree.plain_values(rest)
+    for content in ({}, {"name": [1]}):
+        with pytest.raises(CheckpointError, match="damaged"):
+            tree.restore_named([rest, {"tensor": content}], {})
 
 
 def test_every_long_number() -> None:

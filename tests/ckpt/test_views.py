@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckpt
@@ -101,6 +103,42 @@ def test_nothing_differs_from_torch_load(strategy: str, tmp_path: Path) -> None:
         assert ours["weight"].data_ptr() == ours[name].data_ptr()
 
 
+def with_attributes(pairs: dict[str, Any]) -> OrderedDict[str, Any]:
+    """An OrderedDict with something noted on it."""
+    made = OrderedDict(pairs)
+    made._metadata = {"version": [1]}  # type: ignore[attr-defined]  # as torch does it
+    return made
+
+
+POOL = [*a_state().values(), [], {}, [1], (2, [3]), -0.0, complex(1, -0.0), "\ud800", b"x", 2**70, torch.Size([2])]
+
+
+@given(
+    st.recursive(
+        st.sampled_from(POOL),
+        lambda inside: st.one_of(
+            st.lists(inside, max_size=4),
+            st.lists(inside, max_size=4).map(tuple),
+            st.dictionaries(st.text("ab.", max_size=2) | st.integers(0, 2), inside, max_size=4),
+            st.dictionaries(st.text("ab.", max_size=2), inside, max_size=3).map(with_attributes),
+            st.dictionaries(st.text("ab.", max_size=2), inside, max_size=3).map(Counter),
+        ),
+        max_leaves=8,
+    )
+)
+@settings(deadline=None)
+def test_no_state_differs_from_torch_load(state: Any) -> None:
+    """The same of any state that is made of such things, some of them at several places."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    expected = torch.load(buffer, weights_only=True)
+    tensors, tied, rest = tree.flatten(state)
+    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    found = tree.restore(json.loads(json.dumps(rest)), copies | {name: copies[owner] for name, owner in tied.items()})
+    assert facts(expected) == facts(found)
+
+
 @given(
     st.lists(st.integers(0, 4), max_size=4).flatmap(
         lambda size: st.tuples(
@@ -181,6 +219,18 @@ def test_some_tensors_by_name() -> None:
     assert both["model.head"] is both["model.weight"]
     assert isinstance(both["model.head"], torch.nn.Parameter)
     assert weight.stride() == both["model.head"].stride()
+
+
+def test_strides_take_no_memory() -> None:
+    """Other strides are made in the memory that was loaded, once: a state need not fit into memory twice."""
+    state = {"w": in_columns(3, 4), "p": torch.nn.Parameter(in_columns(2, 3, 4))}
+    tensors, _, rest = tree.flatten(state)
+    loaded = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    addresses = {name: tensor.data_ptr() for name, tensor in loaded.items()}
+    for found in (tree.restore(rest, loaded), tree.restore_named(rest, loaded)):
+        for name, tensor in state.items():
+            assert torch.equal(tensor, found[name])
+            assert (tensor.stride(), addresses[name]) == (found[name].stride(), found[name].data_ptr())
 
 
 def test_memory_that_was_freed() -> None:
