@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,7 +33,11 @@ of_name: dict[str, Converter] = {}
 
 
 def register(
-    cls: _Class, to_plain: Callable[[Any], Any] | None = None, from_plain: Callable[[Any], Any] | None = None
+    cls: _Class,
+    to_plain: Callable[[Any], Any] | None = None,
+    from_plain: Callable[[Any], Any] | None = None,
+    *,
+    name: str | None = None,
 ) -> _Class:
     """Let states hold instances of a class of yours; both the program that saves and the one that loads call it.
 
@@ -47,6 +51,8 @@ def register(
         to_plain: makes of an instance what a state may hold: plain values, containers, tensors. May be left out, with
             `from_plain`, for dataclasses (all fields, and no `__init__` on the way back), named tuples and enums.
         from_plain: makes an instance of that again.
+        name: as checkpoints name the class; None for its module and qualified name. A class that is saved by a script
+            is in `__main__`, and one may move: `ckpt.register(MyConfig, name="__main__.MyConfig")` loads it.
 
     Raises:
         CheckpointError: if the converters are left out for any other class, or the class is one of Python's own.
@@ -60,7 +66,8 @@ def register(
             f"{cls.__qualname__} needs converters, since it is no dataclass, named tuple or enum of the usual kind: "
             f"ckpt.register({cls.__qualname__}, to_plain, from_plain)"
         )
-    of_type[cls] = of_name[name_of(cls)] = Converter(name_of(cls), to_plain, from_plain)
+    converter = Converter(name or name_of(cls), to_plain, from_plain)
+    of_type[cls] = of_name[converter.name] = converter
     return cls
 
 
@@ -101,7 +108,8 @@ def from_plain(name: Any, plain: Any) -> Any:
         short = str(name).rpartition(".")[2]
         raise CheckpointError(
             f"the checkpoint holds a {name}, which is registered nowhere in this program: call ckpt.register({short}), "
-            "as the program did that saved it, before loading; `names=` loads tensors without it"
+            f"as the program did that saved it, before loading, with name={name!r} if the class is in another module "
+            "now; `names=` loads tensors without it"
         )
     try:
         return converter.from_plain(plain)
@@ -119,25 +127,43 @@ def _default(cls: type) -> _Pair:
     if issubclass(cls, enum.Enum):
         return (lambda value: value.name), cls.__getitem__
     if issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple):
-        return (lambda value: value._asdict()), (lambda plain: cls(**plain))
+        return _items_of, lambda plain: _with_items(cls, plain)
     if dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__:
         return _fields_of, lambda plain: _with_fields(cls, plain)
     return None, None
 
 
+def _items_of(value: Any) -> dict[str, Any]:
+    _refuse_surplus(value, ())
+    return dict(zip(value._fields, value, strict=True))
+
+
+def _with_items(cls: Any, plain: dict[str, Any]) -> Any:
+    """As it was, whatever a `__new__` of its own would make of it."""
+    _refuse_other_fields(cls._fields, plain)
+    return tuple.__new__(cls, [plain[name] for name in cls._fields])
+
+
 def _fields_of(value: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(value)]
+    _refuse_surplus(value, names)
+    return {name: getattr(value, name) for name in names}
+
+
+def _refuse_surplus(value: Any, names: Collection[str]) -> None:
     surplus = sorted(getattr(value, "__dict__", {}).keys() - set(names))
     if surplus:
         raise ValueError(f"it has attributes that are no fields ({', '.join(surplus)}): register it with converters")
-    return {name: getattr(value, name) for name in names}
+
+
+def _refuse_other_fields(names: Collection[str], plain: dict[str, Any]) -> None:
+    if set(names) != plain.keys():
+        raise ValueError(f"its fields are {sorted(names)} here, and {sorted(plain)} in the checkpoint")
 
 
 def _with_fields(cls: type, plain: dict[str, Any]) -> Any:
     """As unpickling does it: `__post_init__` has been there already, and frozen classes refuse to be set."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    if names != plain.keys():
-        raise ValueError(f"its fields are {sorted(names)} here, and {sorted(plain)} in the checkpoint")
+    _refuse_other_fields([field.name for field in dataclasses.fields(cls)], plain)
     made: Any = object.__new__(cls)
     for name, value in plain.items():
         object.__setattr__(made, name, value)

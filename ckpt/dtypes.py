@@ -96,8 +96,8 @@ def require_plain(tensor: torch.Tensor, where: str = "a tensor of the state") ->
     way_out = "convert it to a plain torch.Tensor"
     if any(cls.__name__ == "DTensor" for cls in kind.__mro__):  # named, since importing it takes seconds
         way_out = (
-            "it holds this rank's part of a tensor: save the whole, `.full_tensor()`, from one rank, or every rank's "
-            "part, `.to_local()`, under a name for each rank"
+            "it holds this rank's part of a tensor: let every rank call `.full_tensor()`, and one of them save that; "
+            "or let every rank save its part, `.to_local()`, under a name of its own"
         )
     elif torch.nn.parameter.is_lazy(tensor):
         way_out = "it has no shape yet: run the module once before saving it"

@@ -2,7 +2,8 @@
 
 What is stored has the tensor's shape and values, so that everybody can read it; what torch knows besides is a few
 words of JSON. A tensor with gaps (`t[::2]`, a column) comes back without them; one that sees an element several times
-(`expand`, `unfold`) is stored once, and seen so again.
+(`expand`, `unfold`) is stored once, and seen so again. A lazy conjugate or negative comes back computed. Tensors that
+overlap share no memory any more, unless they see the same memory in the same way.
 """
 
 from __future__ import annotations
