@@ -7,7 +7,8 @@
 Ours puts first the tensors whose size is a multiple of 4096, and begins its data 64 bytes behind one. There, torch's
 large tensors begin in memory: nearly every byte of a real model can then be moved by direct I/O from where it lies, or
 to where it belongs, and is not copied. What the format lacks lies in `__metadata__`: tied weights, checksums, and where
-several ranks have a tensor's rows, which of them these are.
+several ranks have a tensor's rows, which of them these are. Anybody may use such keys with another meaning: they are
+ours in a file with the key `ckpt.format`, and in one without it that has no other keys and lies exactly as ours did.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -45,6 +46,8 @@ DATA_PLACE = 64
 
 _METADATA = "__metadata__"
 _NAMES, _TIED, _CHECKSUMS, _PAIRS = "names", "tied", "xxh3_64", "pairs"
+_FORMAT, _VERSION = "ckpt.format", "1"
+"""The key that makes the others ours. Files from before it are recognised by all else, as `_ours` says."""
 
 _DTYPES = {
     "bool": "BOOL",
@@ -83,6 +86,8 @@ class Entry:
     """XXH3-64 of its bytes in hexadecimal; empty where there is none."""
     rows: tuple[int, int] | None = None
     """Where it is a part of a tensor: its first row there, and how many that has."""
+    key: str = field(default="", compare=False)
+    """Its name in the header, where that was read."""
 
     @property
     def end(self) -> int:
@@ -133,7 +138,7 @@ def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
         _PAIRS: [stored[entry.layout.name] for entry in entries if entry.layout.dtype == "complex128"],
         ROWS: {stored[entry.layout.name]: entry.rows for entry in entries if entry.rows},
     }
-    metadata = {"format": "pt"}  # transformers opens no file without it
+    metadata = {"format": "pt", _FORMAT: _VERSION}  # transformers opens no file without "format"
     metadata |= {key: json.dumps(value) for key, value in extras.items() if value}
     content: dict[str, Any] = {_METADATA: metadata}
     for entry in entries:
@@ -164,11 +169,36 @@ def parse(head: bytes, file_bytes: int, where: str) -> Header:
     try:
         content = json.loads(head[8:data_start])
         metadata = content.pop(_METADATA, None) or {}
+        if not _ours(content, metadata, data_start):
+            metadata = {}
         entries = tuple(_entries(content, metadata))
         _check_places(entries, file_bytes - data_start)
         return Header(entries, _tied(entries, metadata), data_start)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _ours(content: Mapping[str, Any], metadata: Mapping[str, Any], data_start: int) -> bool:
+    """Whether the metadata are what this package wrote, now or before it said so.
+
+    Before, a file had no keys but ours, its data began at a multiple of 4096, and its tensors lay where `place` puts
+    them: another program's file is all of that by a rare accident only.
+    """
+    if _FORMAT in metadata:
+        if metadata[_FORMAT] != _VERSION:
+            raise ValueError(f"it has version {metadata[_FORMAT]!r} of our metadata, and {_VERSION} is known here")
+        return True
+    if metadata.keys() - {"format", _NAMES, _TIED, _CHECKSUMS, _PAIRS, ROWS} or data_start % ALIGNMENT:
+        return False
+    try:
+        names, pairs = json.loads(metadata.get(_NAMES, "{}")), json.loads(metadata.get(_PAIRS, "[]"))
+        if any(_stored(name) != key for key, name in names.items()):
+            return False
+        layouts = [_layout(key, told, pair=key in pairs) for key, told in content.items()]
+    except (ValueError, TypeError, AttributeError):
+        return False
+    starts = [int(told["data_offsets"][0]) for told in content.values()]
+    return [entry.start for entry in place(layouts)] == starts
 
 
 def _entries(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[Entry]:
@@ -179,7 +209,7 @@ def _entries(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterato
         if end - start != layout.size_bytes:
             raise ValueError(f"{stored!r} has a size that its shape and dtype contradict")
         first, whole = map(int, rows.get(stored, (0, 0)))
-        yield Entry(layout, start, str(checksums.get(stored, "")), (first, whole) if stored in rows else None)
+        yield Entry(layout, start, str(checksums.get(stored, "")), (first, whole) if stored in rows else None, stored)
 
 
 def _tied(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Tied:

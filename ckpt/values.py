@@ -17,7 +17,7 @@ from ckpt.dtypes import torch_dtype
 from ckpt.errors import CheckpointError
 from ckpt.layout import EXP_AVG, EXP_AVG_SQ, MASTER, Layout, StateSpec, TensorLayout, config_dtype, read_config
 from ckpt.sharding import Share
-from ckpt.strategies._safetensors_files import files_of, read_header
+from ckpt.strategies._safetensors_files import headers_of
 
 BLOCK_ELEMENTS = 1 << 20
 """Values are generated and hashed in blocks of so many elements, each on its own, so that all cores can take
@@ -154,7 +154,7 @@ def _is_optimizer(tensor: TensorLayout, spec: StateSpec) -> bool:
 def _stored(directory: Path, model: list[TensorLayout]) -> dict[str, _Stored]:
     """Where the tensors lie, tied ones by their first name; nothing if some aren't there as they are wanted."""
     try:
-        headers = {path: read_header(path) for path in files_of(directory)}
+        headers = headers_of(directory)
     except CheckpointError:  # files of another kind, perhaps
         return {}
     wanted = {tensor.name: tensor for tensor in model}

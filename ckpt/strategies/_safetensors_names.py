@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import quote_from_bytes
 
 from ckpt.layout import TensorLayout
@@ -59,6 +59,15 @@ class Note:
     def value(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor that was saved, from what a file holds under that key."""
         return _complex(tensor) if key in self.pairs else tensor
+
+
+def is_note(text: object) -> TypeGuard[str]:
+    """Whether it is a note of ours: other programs may keep something else under the same key."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() == {"names", "pairs"}
 
 
 def note_of(layout: Iterable[TensorLayout], as_pairs: Collection[str] = ("complex128",)) -> Note:

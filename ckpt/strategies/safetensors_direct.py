@@ -32,7 +32,7 @@ from ckpt.ranks import Ranks
 from ckpt.safetensors_format import Entry
 from ckpt.sharding import Division, Part, Piece
 from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_files import files_of, files_with, read_header
+from ckpt.strategies._safetensors_files import files_with, headers_of, read_header
 from ckpt.strategies._safetensors_reading import read
 from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy, select
 from ckpt.threads import Beside
@@ -101,7 +101,10 @@ class SafetensorsDirect(Strategy):
 
     def contents(self, directory: Path) -> Layout | None:
         """What the headers say."""
-        return tuple(entry.layout for path in files_of(directory) for entry in read_header(path).entries)
+        headers = headers_of(directory).values()
+        own = {entry.layout.name: entry.layout for header in headers for entry in header.entries}
+        tied = [(name, owner) for header in headers for name, (owner, _) in header.tied.items()]
+        return (*own.values(), *(replace(own[owner], name=name, same_as=owner) for name, owner in tied))
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write all blocks of each file, then its header."""
@@ -218,7 +221,7 @@ class SafetensorsDirect(Strategy):
         return self._load(directory, names, check)
 
     def _load(self, directory: Path, names: Collection[str] | None, check: CheckTensor | None) -> State:
-        headers = {path: read_header(path) for path in files_of(directory)}
+        headers = headers_of(directory)
         order = formats.in_order(headers.values())
         tied = {name: place for header in headers.values() for name, place in header.tied.items()}
         chosen = select(order, names, directory)

@@ -24,7 +24,7 @@ from ckpt.layout import Layout, layout_of_state, parameters, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece
 from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, note_of, pack
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SafetensorsFile(Strategy):
                 keys_in.setdefault(file_of[key], []).append(key)
             tensors: dict[str, torch.Tensor] = {}
             for file, keys in keys_in.items():
-                tensors |= self.read(directory / file, keys)
+                tensors |= self.read((directory if directory.is_dir() else directory.parent) / file, keys)
             return note.restore(tensors, chosen)
 
     def footprint_together(self, division: Division) -> Footprint:
@@ -240,14 +240,32 @@ def _read_index(directory: Path) -> tuple[dict[str, str], Note]:
     """Which file holds each key, and the note; files of others have none."""
     if (directory / _INDEX).exists():
         index = json.loads((directory / _INDEX).read_text())
-        file_of, metadata = index["weight_map"], index["metadata"]
+        file_of, metadata = index["weight_map"], index.get("metadata") or {}
         outside = [file for file in file_of.values() if Path(file).name != file]
         if outside:
             raise CheckpointError(f"{directory / _INDEX} names a file outside its directory: {outside[0]!r}")
-    elif (directory / _FILE).exists():
-        with _open(directory / _FILE) as opened:
-            file_of, metadata = dict.fromkeys(opened.offset_keys(), _FILE), opened.metadata() or {}
+        _compare_keys(directory, file_of)
+    elif directory.is_file() or (directory / _FILE).exists():
+        path = directory if directory.is_file() else directory / _FILE
+        with _open(path) as opened:
+            file_of, metadata = dict.fromkeys(opened.offset_keys(), path.name), opened.metadata() or {}
     else:
         raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_FILE} nor {_INDEX}")
     note = metadata.get(METADATA_KEY)
-    return file_of, Note.from_json(note) if note else Note({key: key for key in file_of}, [])
+    return file_of, Note.from_json(note) if is_note(note) else Note({key: key for key in file_of}, [])
+
+
+def _compare_keys(directory: Path, file_of: Mapping[str, str]) -> None:
+    """Every key must be in the file that the index names, and in no other."""
+    for file in sorted(set(file_of.values())):
+        with _open(directory / file) as opened:
+            keys = set(opened.offset_keys())
+        lacking = [key for key, of in file_of.items() if of == file and key not in keys]
+        twice = [key for key in keys if file_of.get(key, file) != file]
+        if lacking:
+            raise CheckpointError(f"can't load the safetensors in {directory}: {file} lacks tensor {lacking[0]!r}")
+        if twice:
+            raise CheckpointError(
+                f"can't load the safetensors in {directory}: tensor {twice[0]!r} is in "
+                f"{file_of[twice[0]]} and in {file}"
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,34 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ckpt import storage
-from ckpt.dtypes import BYTES_PER_ELEMENT, require_plain
+from ckpt.dtypes import require_plain
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, layout_of_state
+from ckpt.layout import Layout, TensorLayout, layout_of_state
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, names_bytes, note_of, pack
+from ckpt.strategies import _dcp_metadata
+from ckpt.strategies._safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
     from ckpt.state import State
 
-_METADATA = ".metadata"
+_METADATA = _dcp_metadata.FILE
 _INDEX = "model.safetensors.index.json"
 
 _LOST_THREAD = "can't save to {}: a thread of DCP failed, and said why on stderr"
 
 _DCP = "torch.distributed.checkpoint"
-_HARMLESS = {
-    f"{_DCP}.metadata": {
-        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
-        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-    },
-    f"{_DCP}.filesystem": {"_StorageInfo"},
-    "torch": {"Size", *BYTES_PER_ELEMENT},
-    "torch.serialization": {"_get_layout"},
-    "pathlib": {"PosixPath"},
-    "pathlib._local": {"PosixPath"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,15 +195,27 @@ class TorchDcp(Strategy):
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
             return note.restore(tensors, chosen)
 
+    def load_state(self, directory: Path) -> tuple[Any, dict[str, str]]:
+        """Read what others saved: the nested state with its plain values, and why some of these can't be read."""
+        tensors = self.load(directory)
+        with _errors_told(f"can't load {directory}"):
+            if (directory / _INDEX).exists():
+                return tensors, {}
+            metadata = _dcp_metadata.read(directory)
+            values, unread = _dcp_metadata.values_of(metadata, directory)
+            flat = {key: (tensors | values)[key] for key in metadata.state_dict_metadata if key not in unread}
+            return _dcp_metadata.nested(flat, metadata), unread
 
-class _HarmlessUnpickler(pickle.Unpickler):
-    """DCP's metadata is a pickle that DCP reads with no check; this one makes nothing but what it should hold."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The class of a name, of those that can do no harm."""
-        if name not in _HARMLESS.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint should")
-        return super().find_class(module, name)
+    def describe(self, directory: Path) -> tuple[Layout, int]:
+        """The tensors, and how many plain values there are beside them, from the metadata alone."""
+        with _errors_told(f"can't read {directory}"):
+            metadata = _dcp_metadata.read(directory)
+            tensors = _dcp_metadata.tensors_of(metadata)
+            layout = tuple(
+                TensorLayout(key, tuple(each.size), str(each.properties.dtype).removeprefix("torch."))
+                for key, each in tensors.items()
+            )
+            return layout, len(metadata.state_dict_metadata) - len(tensors)
 
 
 def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note]:
@@ -223,20 +224,17 @@ def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note
 
     if (directory / _INDEX).exists():
         index = json.loads((directory / _INDEX).read_text())
-        noted = index["metadata"].get(METADATA_KEY)
-        note = Note.from_json(noted) if noted else _plain(index["weight_map"])
+        noted = (index.get("metadata") or {}).get(METADATA_KEY)
+        note = Note.from_json(noted) if is_note(noted) else _plain(index["weight_map"])
         hf_reader = hf_storage.HuggingFaceStorageReader(str(directory), thread_count)
         return hf_reader, hf_reader.read_metadata().state_dict_metadata, note
     if not (directory / _METADATA).exists():
         raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_METADATA} nor {_INDEX}")
-    with (directory / _METADATA).open("rb") as file:
-        metadata = _HarmlessUnpickler(file).load()
-    outside = [each.relative_path for each in metadata.storage_data.values() if "/" in each.relative_path]
-    if outside:
-        raise CheckpointError(f"{directory / _METADATA} names a file outside its directory: {outside[0]!r}")
+    metadata = _dcp_metadata.read(directory)
     reader = filesystem.FileSystemReader(directory)
     reader.read_metadata = lambda **_: metadata  # type: ignore[method-assign]  # so that DCP doesn't unpickle it
-    return reader, metadata.state_dict_metadata, _plain(metadata.state_dict_metadata)
+    tensors = _dcp_metadata.tensors_of(metadata)
+    return reader, tensors, _plain(tensors)
 
 
 def _plain(keys: Iterable[str]) -> Note:
