@@ -23,6 +23,7 @@ from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece, Slice, rows_of
 from ckpt.strategies import _pieces
 from ckpt.strategies._hdf5_files import create, opened
+from ckpt.strategies._hdf5_links import require_links, require_sources
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
 if TYPE_CHECKING:
@@ -116,20 +117,7 @@ class Hdf5(Strategy):
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read one dataset after the other."""
-        import h5py
-
-        path = directory / _FILE
-        state: State = {}
-        read: dict[tuple[int, int], tuple[torch.Tensor, h5py.Dataset]] = {}
-        with opened(path) as file:
-            for name in select(json.loads(file.attrs["names"].tobytes()), names, directory):
-                dataset = file[filenames.to_filename(name)]
-                where = h5py.h5o.get_info(dataset.id)
-                if (where.fileno, where.addr) not in read:
-                    _require_sources(dataset, directory)
-                    read[where.fileno, where.addr] = _read(dataset), dataset  # a file that is closed loses its number
-                state[name] = read[where.fileno, where.addr][0]
-        return state
+        return load_file(directory / _FILE, names)
 
     def footprint_together(self, division: Division) -> Footprint:
         """A file for each rank, and the one that joins them, which says of each part of a tensor where it lies."""
@@ -159,6 +147,7 @@ class Hdf5(Strategy):
         for rank, pieces in saved.pieces(part.holds).items():
             path = directory / _file(rank, saved.count)
             with opened(path) as file:
+                require_links(file, [filenames.to_filename(piece.wanted.whole.name) for piece in pieces], path)
                 for piece in pieces:
                     name = piece.wanted.whole.name
                     dataset = file[filenames.to_filename(name)]
@@ -180,6 +169,45 @@ class Hdf5(Strategy):
             return None
         parts = -(-math.prod(shape) * bytes_per_element // (self.chunk_mib * _MIB))
         return -(-shape[0] // min(parts, shape[0])), *shape[1:]
+
+
+def load_file(path: Path, names: Collection[str] | None = None) -> State:
+    """Read the tensors of one file, or of the one that joins those of several ranks.
+
+    Raises:
+        CheckpointError: if it is missing or damaged, lacks a name, or would show other files than ours.
+    """
+    import h5py
+
+    state: State = {}
+    read: dict[tuple[int, int], tuple[torch.Tensor, h5py.Dataset]] = {}
+    with opened(path) as file:
+        chosen = select(json.loads(file.attrs["names"].tobytes()), names, path.parent)
+        require_links(file, [filenames.to_filename(name) for name in chosen], path)
+        for name in chosen:
+            dataset = file[filenames.to_filename(name)]
+            where = h5py.h5o.get_info(dataset.id)
+            if (where.fileno, where.addr) not in read:
+                require_sources(dataset, path.parent)
+                read[where.fileno, where.addr] = _read(dataset), dataset  # a file that is closed loses its number
+            state[name] = read[where.fileno, where.addr][0]
+    return state
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this package wrote an HDF5 file."""
+    with opened(path) as file:
+        try:
+            names = json.loads(file.attrs["names"].tobytes())
+            return all("dtype" in file[filenames.to_filename(name)].attrs for name in names if _is_here(file, name))
+        except (LookupError, ValueError, TypeError, AttributeError):
+            return False
+
+
+def _is_here(file: h5py.File, name: str) -> bool:
+    import h5py
+
+    return isinstance(file.get(filenames.to_filename(name), getlink=True), h5py.HardLink)
 
 
 def _file(rank: int, size: int) -> str:
@@ -237,16 +265,6 @@ def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list
         kind = h5py.h5t.py_create(dtype, logical=True)
         dataset = h5py.Dataset(h5py.h5d.create(file.id, link.encode(), kind, space, properties))
     dataset.attrs["dtype"] = tensor.dtype
-
-
-def _require_sources(dataset: h5py.Dataset, directory: Path) -> None:
-    """Make sure that what a virtual dataset shows is there."""
-    for source in dataset.virtual_sources() if dataset.is_virtual else ():
-        first, last = source.vspace.get_select_bounds()
-        with opened(directory / source.file_name) as file:
-            shape, expected = file[dataset.name].shape, tuple(b - a + 1 for a, b in zip(first, last, strict=True))
-            if shape != expected:
-                raise ValueError(f"{dataset.name!r} has the shape {shape}, expected {expected}")
 
 
 def _read(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.Tensor:
