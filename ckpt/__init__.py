@@ -10,6 +10,6 @@ Useful on its own. Importing it loads neither torch nor tensorstore: a login nod
 
 from ckpt.checkpoint import convert, inspect, load, save
 from ckpt.converters import register
-from ckpt.errors import CheckpointError
+from ckpt.errors import CheckpointError, CheckpointWarning
 
-__all__ = ["CheckpointError", "convert", "inspect", "load", "register", "save"]
+__all__ = ["CheckpointError", "CheckpointWarning", "convert", "inspect", "load", "register", "save"]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckpt import commit, dtypes, leftovers, manifest, storage, strategy
+from ckpt import commit, dtypes, foreign, leftovers, manifest, storage, strategy
 from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout
 from ckpt.manifest import Manifest
@@ -130,7 +130,8 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
     It is one checkpoint's, whole, whatever is saved under the name meanwhile.
 
     Args:
-        directory: a checkpoint; also one that another program wrote, where a strategy knows the format.
+        directory: a checkpoint; also a directory or a file that another program wrote, where its format is known:
+            safetensors, DCP, `torch.save`, HDF5, zarr. A `CheckpointWarning` says what of it was left out.
         names: as `inspect` lists them.
         verify: compare the checksum of every tensor with the one that was taken when it was saved.
         options: of the strategy.
@@ -138,15 +139,17 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
     Raises:
         CheckpointError: if there is no checkpoint, or it is incomplete (with what is missing) or damaged.
     """
-    return _of_one(path_of(directory), lambda path: _load(path, names, options, verify=verify))
+    return _of_one(path_of(directory), lambda path, shown: _load(path, shown, names, options, verify=verify))
 
 
-def _load(path: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
+def _load(
+    path: Path, shown: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool
+) -> Any:
     from ckpt import tree
 
-    known = manifest.read(path)
+    known = manifest.read(path) if path.is_dir() else None
     if known is None:
-        return _create(_recognised(path), options).load(path, names)
+        return foreign.load(path, names, options, shown=shown, verify=verify)
     problems = known.problems(path)
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -163,7 +166,7 @@ def _load(path: Path, names: Collection[str] | None, options: dict[str, Any], *,
     tensors = strategy.load_checked(path, wanted, check) if checked else strategy.load(path, wanted)
     _compare(known, tensors, owners, path)
     loaded = {name: tensors[known.tied.get(name, name)] for name in chosen}
-    return tree.restore(known.rest, loaded) if names is None else loaded
+    return tree.restore(known.rest, loaded) if names is None else tree.restore_named(known.rest, loaded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +194,14 @@ def inspect(directory: Path | str) -> Inspection:
     return _of_one(path_of(directory), _inspect)
 
 
-def _inspect(path: Path) -> Inspection:
+def _inspect(path: Path, shown: Path) -> Inspection:
     from ckpt import tree
 
-    known = manifest.read(path)
+    known = manifest.read(path) if path.is_dir() else None
     files = storage.inventory(path)
     if known is None:
-        name = _recognised(path)
-        return Inspection(name, {}, "", _create(name, {}).contents(path), 0, (), files)
+        seen = foreign.look(path, shown=shown)
+        return Inspection(seen.format, {}, "", seen.tensors, seen.plain_values, (), files)
     layout_of = {tensor.name: tensor for tensor in known.tensors}
     tied = [
         TensorLayout(name, layout_of[owner].shape, layout_of[owner].dtype, owner) for name, owner in known.tied.items()
@@ -243,19 +246,26 @@ def path_of(directory: Path | str) -> Path:
         raise CheckpointError(f"{directory}: {error}") from error
 
 
-def _of_one(final: Path, work: Callable[[Path], _Result]) -> _Result:
+def _of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
     """What is done with a checkpoint's directory is done with one, whole: anew if it was replaced meanwhile.
+
+    `work` gets a path to read by, and the one for messages.
 
     Raises:
         CheckpointError: if there is no checkpoint, or the work failed and not because of a replacement.
     """
     if final.name.startswith(leftovers.PREFIX):
         raise CheckpointError(f"{final} is what an unfinished save left, and no checkpoint")
+    if final.is_file():
+        try:
+            return work(final, final)
+        except OSError as error:
+            raise CheckpointError(f"can't read {final}: {error}") from error
     for _ in range(_MOST_REPLACEMENTS):
         try:
             with pinned(final) as directory:
                 try:
-                    return work(directory.path)
+                    return work(directory.path, final)
                 except (CheckpointError, OSError) as error:
                     if directory.is_current:
                         raise CheckpointError(_message(directory, error)) from error
@@ -277,17 +287,6 @@ def _unfinished(final: Path) -> str:
     except OSError:
         return ""
     return f"; an unfinished save of that name lies beside it ({left[0]})" if left else ""
-
-
-def _recognised(final: Path) -> str:
-    """The strategy that knows the format of a checkpoint without a word of its own."""
-    for name in strategy.names():
-        marker = strategy.strategy_class(name).marker
-        if marker and any(final.glob(marker)):
-            return name
-    raise CheckpointError(
-        f"{final} is no checkpoint that is known here: it has no {manifest.FILE}, nor a file of any strategy's format"
-    )
 
 
 def _compare(known: Manifest, tensors: dict[str, Any], owners: set[str], final: Path) -> None:
@@ -316,14 +315,14 @@ def _replaceable(final: Path) -> Identity | None:
     return _of_one(final, _require_ours)
 
 
-def _require_ours(path: Path) -> Identity | None:
+def _require_ours(path: Path, _: Path) -> Identity | None:
     known = manifest.read(path)
     if known is None:
         raise CheckpointError(_NOT_OURS.format(path))
-    foreign = sorted(manifest.files_of(path).keys() - known.files.keys())
-    if foreign:
+    others = sorted(manifest.files_of(path).keys() - known.files.keys())
+    if others:
         raise CheckpointError(
-            f"{path} holds files that the checkpoint did not write ({', '.join(foreign[:3])}), and replacing it would "
+            f"{path} holds files that the checkpoint did not write ({', '.join(others[:3])}), and replacing it would "
             "delete them: move them away, or give the new checkpoint another name"
         )
     return identity(path)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 from cyclopts import App, CycloptsError
+
+from ckpt.errors import CheckpointWarning
 
 
 def run(app: App, *mistakes: type[Exception]) -> None:
     """Run a command line. A command's integer is the exit code; `mistakes` are told and end with 2."""
+    warnings.simplefilter("always", CheckpointWarning)
+    warnings.formatwarning = _one_line(warnings.formatwarning)
     try:
         code = app(exit_on_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -24,3 +30,13 @@ def run(app: App, *mistakes: type[Exception]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def _one_line(usual: Any) -> Any:
+    """Show a warning of ours without the line of code that it came from."""
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        ours = issubclass(category, CheckpointWarning)
+        return f"warning: {message}\n" if ours else str(usual(message, category, *where))
+
+    return shown

@@ -5,6 +5,10 @@ class CheckpointError(Exception):
     """A state that can't be built, or a checkpoint that can't be written or read."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint was loaded, and something beside it or in it was not; the message names it."""
+
+
 class MissingLibraryError(CheckpointError):
     """A strategy's library can't be imported; `optional` where a study goes on without the strategy."""
 

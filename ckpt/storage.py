@@ -101,11 +101,11 @@ def files_below(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def inventory(directory: Path) -> Inventory:
-    """Count and weigh the files below a directory."""
+    """Count and weigh the files below a directory, or one file."""
     directories = sum(1 for _ in os.walk(directory))
     count = apparent = allocated = small = largest = 0
-    for entry in files_below(directory):
-        status = entry.stat(follow_symlinks=False)
+    entries = files_below(directory) if directory.is_dir() else [directory]
+    for status in (entry.stat(follow_symlinks=False) for entry in entries):
         count += 1
         apparent += status.st_size
         allocated += status.st_blocks * 512  # by definition of st_blocks

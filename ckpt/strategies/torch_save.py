@@ -71,6 +71,10 @@ class TorchSave(Strategy):
         """Read everything in one call; a part is copied out of a mapping."""
         return self._read(directory / _FILE, names)
 
+    def load_file(self, path: Path) -> State:
+        """Read a file of any name in one call."""
+        return self._read(path)
+
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file of its own."""
         path = directory / _file(part.rank, part.division.count)

@@ -1,0 +1,294 @@
+"""Who reads the formats of other programs: for each, whether a path is of it, the way to load it and to look at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckpt import strategy
+from ckpt.errors import CheckpointError
+from ckpt.layout import Layout
+
+_STATE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".h5", ".hdf5", ".npz", ".msgpack", ".gguf"}
+"""What training states lie in: such a file beside a checkpoint is worth a word."""
+
+_WEIGHTS = ("pytorch_model.bin", "state.pth", "state.h5")
+"""Names that the model's weights, or all of a state, go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads a path.
+
+    Attributes:
+        format: the strategy that reads it, or another name of the format.
+        files: the names of the top-level files that it reads, where others may lie beside them.
+        load: the state, and what was left out of it; of the names, and the options.
+        look: the tensors and the number of plain values, without their data.
+    """
+
+    format: str
+    files: frozenset[str]
+    load: Callable[[Collection[str] | None, dict[str, Any]], tuple[Any, str]]
+    look: Callable[[], tuple[Layout | None, int]]
+
+
+def reader_of(path: Path) -> Reader | None:
+    """Who reads a directory or a file; None if nobody does.
+
+    Raises:
+        CheckpointError: if it is of a known format, and damaged or incomplete.
+    """
+    if not path.is_dir():
+        return file_reader(path)
+    found = (candidate(path) for candidate in (_safetensors, _dcp, _zarr, _parameters, _lone_file))
+    return next((reader for reader in found if reader is not None), None)
+
+
+def file_reader(path: Path) -> Reader | None:
+    """By a file's first bytes."""
+    from ckpt.strategies._hdf5_arrays import SIGNATURE
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {error}") from error
+    if head.startswith(SIGNATURE):
+        return _hdf5(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _torch(path)
+    return _safetensors(path) if head[8:9] == b"{" else None
+
+
+def _strategy(name: str, path: Path, files: Iterable[str] = ()) -> Reader:
+    """A strategy, as it reads a directory of its own; checksums that are there are compared."""
+
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        verified = {"verify": True} if name == "safetensors_direct" and options.get("checksum", True) else {}
+        return _create(name, verified | options).load(path, names), ""
+
+    return Reader(name, frozenset(files), load, lambda: (_create(name, {}).contents(path), 0))
+
+
+def _create(name: str, options: dict[str, Any]) -> Any:
+    created = strategy.create(name, options)
+    created.prepare()
+    return created
+
+
+def _safetensors(path: Path) -> Reader | None:
+    from ckpt import safetensors_format as formats
+    from ckpt.strategies._safetensors_files import headers_of
+
+    if path.is_dir() and not (path / formats.INDEX).exists() and not any(path.glob("*.safetensors")):
+        return None
+    headers = headers_of(path)
+    for file, header in headers.items():
+        part = next((entry.layout.name for entry in header.entries if entry.rows), None)
+        if part is not None:
+            raise CheckpointError(
+                f"{file} holds some rows of tensor {part!r}: load the checkpoint that it is a part of"
+            )
+    noted = _has_note(path, next(iter(headers)))
+    reader = _strategy("safetensors_direct", path, [formats.INDEX, *(file.name for file in headers)])
+    return (
+        replace(reader, format="safetensors_file", load=_strategy("safetensors_file", path).load) if noted else reader
+    )
+
+
+def _has_note(path: Path, first: Path) -> bool:
+    """Whether `safetensors_file` wrote it, which keeps in a note what the format can't hold."""
+    from safetensors import safe_open
+
+    from ckpt import safetensors_format as formats
+    from ckpt.strategies._safetensors_names import METADATA_KEY, is_note
+
+    if (path / formats.INDEX).exists():
+        metadata = json.loads((path / formats.INDEX).read_text()).get("metadata")
+    else:
+        try:
+            with safe_open(first, framework="pt") as opened:
+                metadata = opened.metadata()
+        except Exception:  # it raises one of many kinds; ours it can open  # noqa: BLE001
+            return False
+    return isinstance(metadata, dict) and is_note(metadata.get(METADATA_KEY))
+
+
+def _dcp(path: Path) -> Reader | None:
+    from ckpt.strategies import _dcp_metadata
+
+    file = path / _dcp_metadata.FILE
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        if opened.read(1) != b"\x80":  # a pickle's first byte
+            return None
+
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        created = _create("torch_dcp", options)
+        if names is not None:
+            return created.load(path, names), ""
+        state, unread = created.load_state(path)
+        why = next(iter(unread.values()), "")
+        return state, f"{listed(unread)}: {why}" if unread else ""
+
+    return Reader("torch_dcp", frozenset(), load, lambda: _create("torch_dcp", {}).describe(path))
+
+
+def _zarr(path: Path) -> Reader | None:
+    from ckpt.strategies import _zarr_arrays
+
+    found = _zarr_arrays.node(path)
+    if found is None:
+        return None
+    attributes = found.get("attributes")
+    ours = attributes if isinstance(attributes, dict) and found["node_type"] == "group" else {}
+    if isinstance(ours.get("ckpt"), dict) and "tensors" in ours["ckpt"]:
+        return _strategy("tensorstore_tuned", path)
+    if isinstance(ours.get("names"), list) and _zarr_arrays.has_dtypes(path, len(ours["names"])):
+        return _strategy("zarr_python", path)
+
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        _refuse_options("zarr", options)
+        state, left_out = _zarr_arrays.load(path, names)
+        return state, f"{listed(left_out)}, which hold no numbers" if left_out and names is None else ""
+
+    return Reader("zarr", frozenset(), load, lambda: (_zarr_arrays.layout(path)[0], 0))
+
+
+def _parameters(path: Path) -> Reader | None:
+    """One zarr array per parameter, as the document's strategies and T5X write them."""
+    from ckpt.strategies._zarr_per_parameter import read_metadata
+
+    try:
+        known = read_metadata(path)
+    except (CheckpointError, OSError):
+        return None
+    return _strategy("tensorstore_basic", path) if known else None
+
+
+def _lone_file(path: Path) -> Reader | None:
+    """The only file of a state, or the one that has the model's weights."""
+    files = {file.name: file for file in state_files(path) if is_readable(file)}
+    shards = _torch_shards(path)
+    if shards is not None:
+        return shards
+    for name in (*_WEIGHTS, *files):
+        if name in files and (name in _WEIGHTS or len(files) == 1):
+            reader = file_reader(files[name])
+            return replace(reader, files=frozenset([name])) if reader else None
+    return None
+
+
+def _torch_shards(path: Path) -> Reader | None:
+    """Several files of `torch.save` and the index that transformers wrote before safetensors."""
+    index = path / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        return None
+    try:
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [file for file in files if "/" in file or not (path / file).is_file()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is damaged: {type(error).__name__}: {error}") from error
+    if missing:
+        raise CheckpointError(f"{path} is no complete checkpoint: it lacks {', '.join(missing[:3])}")
+
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        state: dict[str, Any] = {}
+        for file in files:
+            part = _torch(path / file).load(None, options)[0]
+            twice = next((name for name in part if name in state), None)
+            if twice is not None:
+                raise CheckpointError(f"{path} is damaged: tensor {twice!r} is in {file} and in another file")
+            state |= part
+        return {name: state[name] for name in strategy.select(state, names, path)}, ""
+
+    return Reader("torch_save", frozenset(files), load, lambda: (None, 0))
+
+
+def _torch(path: Path) -> Reader:
+    def read(*, mmap: bool) -> Any:
+        from ckpt.strategies import _torch_files
+
+        return _torch_files.read(path, str(path), mmap=mmap)
+
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        created = _create("torch_save", options)
+        state = read(mmap=False) if created.weights_only else created.load_file(path)
+        if names is None:
+            return state, ""
+        from ckpt import tree
+
+        tensors, tied, _ = tree.flatten(state)
+        chosen = strategy.select([*tensors, *tied], names, path)
+        return {name: tensors[tied.get(name, name)] for name in chosen}, ""
+
+    def look() -> tuple[Layout | None, int]:
+        from ckpt import tree
+        from ckpt.layout import layout_of_state
+
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # of before torch 1.6: no look without all of it
+                return None, 0
+        state = read(mmap=True)
+        try:
+            tensors, tied, rest = tree.flatten(state)
+        except CheckpointError:  # a type that has no place in a checkpoint of ours
+            return None, 0
+        return layout_of_state(tensors | {name: tensors[owner] for name, owner in tied.items()}), tree.plain_values(
+            rest
+        )
+
+    return Reader("torch_save", frozenset(), load, look)
+
+
+def _hdf5(path: Path) -> Reader:
+    def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
+        from ckpt.strategies import _hdf5_arrays, hdf5
+
+        _create("hdf5", options)
+        if hdf5.is_ours(path):
+            return hdf5.load_file(path, names), ""
+        state, left_out = _hdf5_arrays.load(path, names)
+        return state, f"{listed(left_out)}, which hold no numbers, or are links" if left_out and names is None else ""
+
+    def look() -> tuple[Layout | None, int]:
+        from ckpt.strategies import _hdf5_arrays, hdf5
+
+        _create("hdf5", {})
+        if hdf5.is_ours(path):
+            return None, 0
+        with _hdf5_arrays.arrays_of(path) as found:
+            return found.layout, 0
+
+    return Reader("hdf5", frozenset(), load, look)
+
+
+def _refuse_options(what: str, options: dict[str, Any]) -> None:
+    if options:
+        raise CheckpointError(
+            f"a {what} checkpoint of another program is read without options: leave out {listed(options)}"
+        )
+
+
+def state_files(path: Path) -> list[Path]:
+    """The files of a directory that training states lie in, going by their names."""
+    return sorted(file for file in path.iterdir() if file.suffix in _STATE_SUFFIXES and file.is_file())
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is of a known format, going by its first bytes."""
+    try:
+        return file_reader(path) is not None
+    except CheckpointError:
+        return False
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some of the names, and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:8]) + (f" and {len(every) - 8:,} more" if len(every) > 8 else "")
