@@ -94,9 +94,6 @@ class Strategy(ABC):
     extra: ClassVar[str] = "run"
     """The extra of this package that brings them; a study skips a strategy of `peers` where they aren't installed."""
 
-    marker: ClassVar[str] = ""
-    """A pattern of the top-level file by which a checkpoint that others wrote is recognised; empty for none."""
-
     reports_close: ClassVar[bool] = True
     """Whether `save` fails where a file can't be closed, which is when quotas and network filesystems report that they
     could not write it. What a library keeps to itself, `ckpt.save` finds by reading."""

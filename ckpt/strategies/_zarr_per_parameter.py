@@ -56,8 +56,6 @@ class ZarrPerParameter(Strategy):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
 
-    marker: ClassVar[str] = _METADATA
-
     chunks_before_the_cast: ClassVar[bool] = False
     """Whether `chunk_shape` is told the bytes of an element of the state, rather than of what is stored."""
 

@@ -37,8 +37,6 @@ class Fastsafetensors(SafetensorsFile):
 
     extra: ClassVar[str] = "peers"
 
-    marker: ClassVar[str] = ""
-
     as_pairs: ClassVar[tuple[str, ...]] = ("complex64", "complex128")
 
     @property

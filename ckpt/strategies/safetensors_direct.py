@@ -63,7 +63,6 @@ class SafetensorsDirect(Strategy):
     block_mib: Annotated[int, Field(ge=1, le=256)] = 4
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "ml_dtypes", "xxhash")
-    marker: ClassVar[str] = "*.safetensors"
 
     @property
     def contradiction(self) -> str:

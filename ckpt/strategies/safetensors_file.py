@@ -49,8 +49,6 @@ class SafetensorsFile(Strategy):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch")
 
-    marker: ClassVar[str] = "*.safetensors"
-
     reports_close: ClassVar[bool] = False  # Rust closes a file that goes out of scope, and ignores errors
 
     as_pairs: ClassVar[tuple[str, ...]] = ("complex128",)

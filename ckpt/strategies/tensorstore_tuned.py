@@ -81,7 +81,6 @@ class TensorstoreTuned(Strategy):
     plain_types: bool = False
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorstore", "ml_dtypes")
-    marker: ClassVar[str] = METADATA
 
     @property
     def contradiction(self) -> str:

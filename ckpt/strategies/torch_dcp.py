@@ -52,8 +52,6 @@ class TorchDcp(Strategy):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", f"{_DCP}.hf_storage", "safetensors.torch")
 
-    marker: ClassVar[str] = _METADATA
-
     uses_process_group: ClassVar[bool] = True
 
     @property

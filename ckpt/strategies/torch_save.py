@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from ckpt.dtypes import identity, owning
 from ckpt.errors import CheckpointError
@@ -34,8 +34,6 @@ class TorchSave(Strategy):
     crc: bool = True
     mmap: bool = False
     weights_only: bool = True
-
-    marker: ClassVar[str] = _FILE
 
     @property
     def facts(self) -> Facts:
