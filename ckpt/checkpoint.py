@@ -142,9 +142,7 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
     return _of_one(path_of(directory), lambda path, shown: _load(path, shown, names, options, verify=verify))
 
 
-def _load(
-    path: Path, shown: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool
-) -> Any:
+def _load(path: Path, shown: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
     from ckpt import tree
 
     known = manifest.read(path) if path.is_dir() else None

@@ -33,7 +33,13 @@ class Seen:
     plain_values: int
 
 
-def load(path: Path, names: Collection[str] | None, options: dict[str, Any], *, shown: Path | None = None, verify: bool = True
+def load(
+    path: Path,
+    names: Collection[str] | None,
+    options: dict[str, Any],
+    *,
+    shown: Path | None = None,
+    verify: bool = True,
 ) -> Any:
     """Load what another program wrote: the state, or the tensors of these names in a flat dict.
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 METADATA = ("zarr.json", ".zgroup", ".zarray")
 """What marks a node: of version 3, a group and an array of version 2."""
 
+_DEEPEST = 100
+
 LONE = "array"
 """The name of the tensor where there is an array and no group."""
 
@@ -86,16 +88,20 @@ def load(directory: Path, names: Collection[str] | None) -> tuple[State, list[st
         raise CheckpointError(f"can't read the arrays of {directory}: {error}") from error
 
 
-def _arrays(directory: Path, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+def _arrays(directory: Path, prefix: str, depth: int = 0) -> list[tuple[str, dict[str, Any]]]:
     """Every array and its metadata, in the order of their paths; links to directories are not followed."""
     found = node(directory)
     if found is None:
         return []
+    if depth > _DEEPEST:
+        raise CheckpointError(f"{directory} lies more than {_DEEPEST} groups deep, which is not followed")
     if found["node_type"] == "array":
         return [(prefix or LONE, found)]
     with os.scandir(directory) as entries:
         below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    return [each for name in below for each in _arrays(directory / name, f"{prefix}/{name}" if prefix else name)]
+    return [
+        each for name in below for each in _arrays(directory / name, f"{prefix}/{name}" if prefix else name, depth + 1)
+    ]
 
 
 def _dtype_of(found: dict[str, Any]) -> str:
