@@ -311,3 +311,11 @@ def test_convert(tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.ones(2)}, "step": 3}, tmp_path / "m.pt")
     ckpt.convert(tmp_path / "m.pt", tmp_path / "c")
     assert ckpt.load(tmp_path / "c")["step"] == 3
+
+
+def test_somebody_elses_checkpoint_json(tmp_path: Path) -> None:
+    """A file of our manifest's name that another program wrote leaves its directory what it is."""
+    save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+    for content in ('{"step": 3}', '{"format": 3}', "[]", '"text"', '{"format": "ckpt", "version": 9}'):
+        (tmp_path / "checkpoint.json").write_text(content)
+        assert ["w"] == list(ckpt.load(tmp_path))
