@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from jobs import timing_log
 from jobs.errors import TimingLogError
+from jobs.own_hdf5 import check_kind
 from jobs.timing_log import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample, TimingLog
 
 TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
@@ -41,6 +42,9 @@ DEFAULTS = {
     for name, row in TABLES.items()
 }
 """What stands for the columns that an older log lacks."""
+
+_LATER = {"ceiling", "ranks"}
+"""Logs were without a ceiling once, and of a single process."""
 
 _HEADER = [each.name for each in fields(Header)]
 _HEADER_DEFAULTS = {each.name: each.default for each in fields(Header) if each.default is not MISSING}
@@ -93,10 +97,9 @@ def read(path: Path) -> Log:
         TimingLogError: if the file can't be opened, is no timing log, or has an unknown version.
     """
     try:
-        timing_log.check_seal(path)
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with timing_log.opened(path) as file:
             return _quickly(file)
-    except (TimingLogError, OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
+    except TimingLogError:
         return of(timing_log.read(path))  # slower, knows every version and every message
 
 
@@ -203,12 +206,13 @@ def _quickly(file: h5py.File) -> Log:
     header = _attributes(h5g.open(root, b"/"))
     if header.pop("schema") != SCHEMA or header.pop("schema_version") != SCHEMA_VERSION:
         raise ValueError
-    tables = {name: _table(h5g.open(root, name.encode()), name) for name in TABLES if name in file}
+    tables = {
+        name: _table(h5g.open(root, name.encode()), name) for name in TABLES if name in file or name not in _LATER
+    }
     attributes = {name: dict(sorted(_attributes(h5g.open(root, name.encode())).items())) for name in ATTRIBUTES}
-    # Logs were without a ceiling once, and of a single process.
     absent = {name: empty(name) for name in TABLES if name not in tables}
     known = _HEADER_DEFAULTS | header
-    return Log(Header(**{name: known[name] for name in _HEADER}), tables | absent, attributes)
+    return Log(timing_log.header_of({name: known[name] for name in _HEADER}), tables | absent, attributes)
 
 
 def _table(group: Any, name: str) -> Rows:
@@ -220,6 +224,7 @@ def _table(group: Any, name: str) -> Rows:
         except KeyError:
             columns[column] = [DEFAULTS[name][column]] * length  # a log of before that column
             continue
+        check_kind(dataset, kind, column)
         shape = dataset.shape
         if len(shape) != 1 or length not in {-1, shape[0]}:
             raise ValueError
@@ -238,14 +243,16 @@ def _attributes(group: Any) -> dict[str, Any]:
     found = {}
     for name in names:
         attribute = h5a.open(group, name)
+        if attribute.get_space().get_simple_extent_type() != h5s.SCALAR:
+            raise ValueError  # the slow way has the message
         kind = attribute.get_type()
         if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-            text: Any = np.empty((), object)  # an array does not fit in: that is for the slow way
+            text: Any = np.empty((), object)
             attribute.read(text, _TEXT)
             found[name.decode()] = text[()].decode()
         else:
             plain: Any = _PLAIN.get(type(kind))
             value = np.empty((), plain or attribute.dtype)
             attribute.read(value, _PLAIN_TYPES.get(plain))
-            found[name.decode()] = value.item()
+            found[name.decode()] = timing_log.plain_fact(value.item())
     return found

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -21,6 +20,7 @@ from analysis.columns import KINDS, TABLES, Log
 from analysis.errors import ResultsError
 from jobs import timing_log
 from jobs.errors import TimingLogError
+from jobs.own_hdf5 import MERGED
 from jobs.timing_log import Header, Sample
 
 NO_LOG = "no log"
@@ -188,17 +188,20 @@ def _plan_of(directory: Path) -> dict[str, Any]:
 
 def _from_file(path: Path) -> Iterator[Entry]:
     try:
-        timing_log.check_seal(path)
-        with h5py.File(path, "r", locking="best-effort") as file:
-            if file.attrs.get("schema") != merged.SCHEMA:
-                yield _entry(columns.of(timing_log.read_from(file, str(path))), {})
-                return
-            for job, log in merged.read(file, path):
-                yield _entry(log, job["planned"]) if log is not None else Entry(log=None, **job)
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} is neither a timing log nor a merged file ({error})") from error
+        with timing_log.opened(path, MERGED) as file:
+            schema = file.attrs.get("schema")
+            is_merged = isinstance(schema, str) and schema == merged.SCHEMA
+            jobs = list(merged.read(file, path)) if is_merged else []
     except TimingLogError as error:
-        raise ResultsError(str(error)) from error
+        what = f"{path} is neither a timing log nor a merged file ({error.__cause__})" if error.__cause__ else error
+        raise ResultsError(str(what)) from error
+    for job, log in jobs:
+        yield _entry(log, job["planned"]) if log is not None else Entry(log=None, **job)
+    if not is_merged:
+        try:
+            yield _entry(columns.read(path), {})
+        except TimingLogError as error:
+            raise ResultsError(str(error)) from error
 
 
 def _entry(log: Log, planned: dict[str, Any]) -> Entry:

@@ -20,11 +20,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis import columns
-from analysis.columns import ATTRIBUTES, FLOATS, KINDS, TABLES, WHOLE, Log
+from analysis.columns import ATTRIBUTES, FLOATS, KINDS, TABLES, TEXTS, WHOLE, Log
 from analysis.errors import ResultsError
 from jobs import timing_log
+from jobs.own_hdf5 import check_kind
 from jobs.timing_log import Header
 
 SCHEMA = "ckpt-timing-logs"
@@ -36,35 +38,50 @@ _JOB = ("study", "job_id", "status", "error")
 def read(file: h5py.File, path: Path) -> Iterator[tuple[dict[str, Any], Log | None]]:
     """Each job: what is said of it (study, job_id, status, error, planned), and its log, if it left one.
 
+    Args:
+        file: as `jobs.timing_log.opened` has it.
+        path: of it, for messages.
+
     Raises:
         ResultsError: if the file has an unknown version.
+        ValueError, TypeError, LookupError, TimingLogError: if its content isn't what `write` makes.
     """
     version = file.attrs.get("schema_version")
-    if version == VERSION:
+    version = int(version) if isinstance(version, np.integer) else version
+    if isinstance(version, int) and version == VERSION:
         yield from _read_columns(file)
-    elif version == 1:
+    elif isinstance(version, int) and version == 1:
         for group in (job for study in file["jobs"].values() for job in study.values()):
             told = {key: group.attrs[key] for key in _JOB} | {"planned": json.loads(group.attrs["planned"])}
             log = timing_log.read_from(group["log"], f"{path}:{group.name}") if "log" in group else None
-            yield told, columns.of(log) if log is not None else None
+            yield _checked(told), columns.of(log) if log is not None else None
     else:
         raise ResultsError(f"{path} has version {version} of the merged file; {VERSION} is known here")
 
 
+def _checked(told: dict[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(told[key], str) for key in _JOB) or not isinstance(told["planned"], dict):
+        raise TypeError(f"what it says of a job isn't text: {str(told)[:80]}")
+    return told
+
+
 def _read_columns(file: h5py.File) -> Iterator[tuple[dict[str, Any], Log | None]]:
     told = {key: _texts(file["jobs"], key) for key in (*_JOB, "planned")}
-    logged = file["jobs/logged"][()].astype(bool)
+    logged = _numbers(file["jobs"], "logged").astype(bool)
     tables = {name: _Table(file[name], name, len(logged)) for name in TABLES if name in file}
     absent = {name: columns.empty(name) for name in TABLES if name not in file}  # of before that table
     attributes = _attributes(file["attributes"], len(logged))
+    if any(len(values) != len(logged) for values in told.values()):
+        raise ValueError("the columns of its 'jobs' differ in length")
     for job in range(len(logged)):
         log = None
         if logged[job]:
             header = {key: value for key, value in attributes[job]["header"].items() if key in _HEADER}
             rest = {name: attributes[job].get(name, {}) for name in ATTRIBUTES}
-            log = Log(Header(**header), absent | {name: table.of(job) for name, table in tables.items()}, rest)
+            rows = absent | {name: table.of(job) for name, table in tables.items()}
+            log = Log(timing_log.header_of(header), rows, rest)
         said = {key: values[job] for key, values in told.items()}
-        yield said | {"planned": json.loads(said["planned"])}, log
+        yield _checked(said | {"planned": json.loads(said["planned"])}), log
 
 
 _HEADER = {each.name for each in fields(Header)}
@@ -75,14 +92,20 @@ class _Table:
 
     def __init__(self, group: h5py.Group, name: str, jobs: int) -> None:
         self._name = name
-        job = group["job"][()]
+        job = _numbers(group, "job")
+        if len(job) and (job[0] < 0 or job[-1] >= jobs or (np.diff(job) < 0).any()):
+            raise ValueError(f"the rows of its {name!r} belong to no jobs")
         self._starts = np.searchsorted(job, np.arange(jobs + 1))
         self._whole = np.empty((len(WHOLE[name]), len(job)), np.int64)
         self._floats = np.empty((len(FLOATS[name]), len(job)))
-        self._words: list[str] = group["words"].asstr()[()].tolist()
+        self._words: list[str] = _values(group, "words")
         for array, names in ((self._whole, WHOLE[name]), (self._floats, FLOATS[name])):
             for row, column in zip(array, names, strict=True):
-                row[:] = group[column][()] if column in group else columns.DEFAULTS[name][column]
+                if column not in group:
+                    row[:] = columns.DEFAULTS[name][column]
+                else:
+                    row[:] = _numbers(group, column, len(job), "float" if names is FLOATS[name] else "int")
+        _check_places(self._whole[TEXTS[name]], self._words, name)
 
     def of(self, job: int) -> columns.Rows:
         start, end = self._starts[job], self._starts[job + 1]
@@ -91,16 +114,39 @@ class _Table:
 
 def _attributes(group: h5py.Group, jobs: int) -> list[dict[str, dict[str, Any]]]:
     found: list[dict[str, dict[str, Any]]] = [{} for _ in range(jobs)]
-    values = [json.loads(text) for text in group["value_values"].asstr()[()]]
-    names, keys = (group[f"{column}_values"].asstr()[()].tolist() for column in ("group", "key"))
-    for job, name, key, value in zip(*(group[c][()].tolist() for c in ("job", "group", "key", "value")), strict=True):
-        found[job].setdefault(names[name], {})[keys[key]] = values[value]
+    told = _numbers(group, "job")
+    if len(told) and (told.min() < 0 or told.max() >= jobs):
+        raise ValueError("its attributes belong to no jobs")
+    texts = [_texts(group, column) for column in ("group", "key", "value")]
+    values = {text: timing_log.plain_fact(json.loads(text)) for text in set(texts[-1])}
+    for job, name, key, value in zip(told.tolist(), *texts, strict=True):
+        found[job].setdefault(name, {})[key] = values[value]
     return found
 
 
 def _texts(group: h5py.Group, column: str) -> list[str]:
-    words = group[f"{column}_values"].asstr()[()].tolist()
-    return [words[place] for place in group[column][()].tolist()]
+    words, places = _values(group, f"{column}_values"), _numbers(group, column)
+    _check_places(places, words, column)
+    return [words[place] for place in places.tolist()]
+
+
+def _check_places(places: NDArray[Any], words: Sequence[str], name: str) -> None:
+    if places.size and (places.min() < 0 or places.max() >= len(words)):
+        raise ValueError(f"a text of its {name!r} is in no list")
+
+
+def _values(group: h5py.Group, column: str) -> list[str]:
+    check_kind(group[column].id, "str", column)
+    values: list[str] = group[column].asstr()[()].tolist()
+    return values
+
+
+def _numbers(group: h5py.Group, column: str, length: int | None = None, kind: str = "int") -> NDArray[Any]:
+    check_kind(group[column].id, kind, column)
+    values: NDArray[Any] = group[column][()]
+    if length not in {None, len(values)}:
+        raise ValueError(f"its column {column!r} is of another length than others")
+    return values
 
 
 def write(file: h5py.File, jobs: Sequence[dict[str, Any]], logs: Sequence[Log | None]) -> None:

@@ -18,6 +18,8 @@ import hashlib
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import h5py
 import numpy as np
 
 from jobs.errors import TimingLogError
+from jobs.own_hdf5 import LOG, Bounds, check_kind, check_objects, check_size, check_texts
 
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
@@ -236,6 +239,32 @@ def check_seal(path: Path) -> None:
             raise TimingLogError(f"{path} is damaged: the seal before its content is gone")
 
 
+@contextmanager
+def opened(path: Path, bounds: Bounds = LOG) -> Iterator[h5py.File]:
+    """A log's file, or a merged one, known to be whole and to hold only what our writers put in one.
+
+    Raises:
+        TimingLogError: if it isn't; also for whatever HDF5 and Python say of its content in the `with` block.
+    """
+    try:
+        check_size(path)
+        check_seal(path)
+        with h5py.File(path, "r", locking="best-effort") as file:
+            check_texts(path, bounds)
+            check_objects(file, str(path), bounds)
+            yield file
+    except FileNotFoundError:
+        raise TimingLogError(f"{path}: no such timing log") from None
+    except OSError as error:
+        raise TimingLogError(f"{path} can't be read as HDF5 ({_one_line(error)}): is it complete?") from error
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise TimingLogError(f"{path} is a damaged timing log: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -> None:
     """Write records as one 1-D dataset per field, all on one dimension scale."""
     scale = group.create_dataset(dimension, data=np.arange(len(rows), dtype="<i8"))
@@ -273,16 +302,10 @@ def read(path: Path) -> TimingLog:
     """Read one job's log.
 
     Raises:
-        TimingLogError: if the file can't be opened, is no timing log, or has an unknown version.
+        TimingLogError: if the file can't be opened, is no timing log, has an unknown version, or holds what ours don't.
     """
-    try:
-        check_seal(path)
-        with h5py.File(path, "r", locking="best-effort") as file:
-            return read_from(file, str(path))
-    except FileNotFoundError:
-        raise TimingLogError(f"{path}: no such timing log") from None
-    except OSError as error:
-        raise TimingLogError(f"{path} can't be read as HDF5 ({error}): is it complete?") from error
+    with opened(path) as file:
+        return read_from(file, str(path))
 
 
 def read_from(group: h5py.Group, where: str) -> TimingLog:
@@ -301,18 +324,55 @@ def read_from(group: h5py.Group, where: str) -> TimingLog:
         )
     try:
         return TimingLog(
-            header=Header(**{f.name: _plain(group.attrs[f.name]) for f in fields(Header) if _has(group, f)}),
+            header=header_of({f.name: _plain(group.attrs[f.name]) for f in fields(Header) if _has(group, f)}),
             samples=_read_rows(group["samples"], Sample),
             disk=_read_rows(group["disk"], DiskUse),
             ceiling=_read_rows(group["ceiling"], Ceiling) if "ceiling" in group else [],
             ranks=_read_rows(group["ranks"], Rank) if "ranks" in group else [],  # not in logs of one process
             **{
-                name: {key: _plain(value) for key, value in sorted(group[name].attrs.items())}
+                name: {key: plain_fact(_plain(value)) for key, value in sorted(_group(group, name).attrs.items())}
                 for name in ("state", "storage", "provenance")
             },
         )
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise TimingLogError(f"{where} is a damaged timing log: {error}") from error
+        raise TimingLogError(f"{where} is a damaged timing log: {_one_line(error)}") from error
+
+
+def header_of(facts: dict[str, Any]) -> Header:
+    """A header from what a file says.
+
+    Raises:
+        TypeError: if a value is missing, or isn't what its field holds.
+    """
+    for each in fields(Header):
+        value = facts.get(each.name)
+        if each.name in facts and type(value) not in _HEADER_TYPES[str(each.type)]:
+            raise TypeError(f"its attribute {each.name!r} is {str(value)[:80]!a}, and no {each.type}")
+        plain_fact(value)
+    return Header(**facts)
+
+
+_HEADER_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int)}
+
+
+def plain_fact(value: Any) -> Any:
+    """An attribute's value, if it is a number, a truth value or a text.
+
+    Raises:
+        ValueError: if it is anything else, or a text that is no UTF-8.
+    """
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"an attribute holds {str(value)[:80]!a}, and neither a number nor a text")  # noqa: TRY004  # see header_of
+    if isinstance(value, str):
+        value.encode()  # h5py lets bytes that are no UTF-8 through
+    return value
+
+
+def _group(group: h5py.Group, name: str) -> h5py.Group:
+    below = group[name]
+    if not isinstance(below, h5py.Group):
+        raise ValueError(f"its {name!r} is no group")  # noqa: TRY004  # of the file, not of an argument
+    return below
 
 
 def _has(group: h5py.Group, attribute: Field[Any]) -> bool:
@@ -326,6 +386,7 @@ def _read_rows(group: h5py.Group, row: type) -> list[Any]:
         if each.name not in group and each.default is not MISSING:
             continue  # a log of before that column
         dataset = group[each.name]
+        check_kind(dataset.id, str(each.type), each.name)
         values = dataset.asstr()[()] if each.type == "str" else dataset[()]
         columns[each.name] = values.astype(bool).tolist() if each.type == "bool" else values.tolist()
     return [row(**dict(zip(columns, record, strict=True))) for record in zip(*columns.values(), strict=True)]
