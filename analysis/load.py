@@ -19,8 +19,9 @@ from analysis import columns, merged
 from analysis.columns import KINDS, TABLES, Log
 from analysis.errors import ResultsError
 from jobs import timing_log
-from jobs.errors import TimingLogError
+from jobs.errors import StudyError, TimingLogError
 from jobs.own_hdf5 import MERGED
+from jobs.paths import check_job_id
 from jobs.timing_log import Header, Sample
 
 NO_LOG = "no log"
@@ -181,9 +182,25 @@ def _plan_of(directory: Path) -> dict[str, Any]:
         return {}
     try:
         plan = json.loads(path.read_text())
-        return {"study": dict(plan["study"]), "jobs": [dict(job) for job in plan["jobs"] if job["id"]]}
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        name, jobs = plan["study"].get("name", ""), [_planned(job) for job in plan["jobs"]]
+        if not isinstance(name, str):
+            raise TypeError(f"the study's name is {name!r:.80}")  # noqa: TRY301  # one message for all that may be wrong
+        return {"study": dict(plan["study"]), "jobs": jobs}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StudyError) as error:
         raise ResultsError(f"{path} is no plan of this package ({error})") from error
+
+
+_PLANNED = {each.name: str(each.type) for each in fields(Header)}
+"""What analysis takes from a planned job, and its type."""
+
+
+def _planned(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as a plan has it, once its id names no file elsewhere, and what is taken from it is of its type."""
+    check_job_id(job["id"])
+    for key in job.keys() & _PLANNED.keys():
+        if type(job[key]) is not {"int": int, "str": str, "float": float}[_PLANNED[key]]:
+            raise TypeError(f"{key} of the job {job['id']} is {job[key]!r:.80}, and no {_PLANNED[key]}")
+    return dict(job)
 
 
 def _from_file(path: Path) -> Iterator[Entry]:

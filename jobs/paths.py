@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,12 @@ class StudyPaths:
         return self.root / "logs"
 
     def log(self, job_id: str) -> Path:
-        """One job's timing log."""
+        """One job's timing log.
+
+        Raises:
+            StudyError: if the id is no name of a file in the directory of the logs.
+        """
+        check_job_id(job_id)
         return self.logs / f"{job_id}.h5"
 
     @property
@@ -55,6 +61,19 @@ class StudyPaths:
     def report(self) -> Path:
         """Tables, figures, the merged file."""
         return self.root / "report"
+
+
+def check_job_id(job_id: str) -> None:
+    """Make sure that an id, from whatever file, can't name a file anywhere else.
+
+    Raises:
+        StudyError: if it can.
+    """
+    if not (isinstance(job_id, str) and re.fullmatch(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*", job_id)):
+        raise StudyError(
+            f"{job_id!r:.80} is no id of a job: expected letters, digits and `_.+=-`, as in r01-torch_save-nvme-1x1; "
+            "`python -m jobs plan` shows the ids of a study"
+        )
 
 
 def find_study(results: Path) -> StudyPaths:

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ckpt.layout import layout_of, state_bytes
@@ -238,10 +238,30 @@ def from_json(text: str, where: str) -> Plan:
     """The plan from the text of `plan.json`; `where` names it in messages.
 
     Raises:
-        StudyError: if the text is no plan.
+        StudyError: if the text is no plan, or names a job in a way that this package doesn't.
     """
     try:
         content = json.loads(text)
-        return Plan(parse(content["study"], where), tuple(Job(**job) for job in content["jobs"]))
-    except (ValueError, TypeError, LookupError) as error:
+        study = parse(content["study"], where)
+        return Plan(study, tuple(_job(job, study) for job in content["jobs"]))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise StudyError(f"{where} is no plan of this package ({error})") from error
+
+
+_TYPES: dict[str, type] = {"int": int, "str": str, "dict[str, Any]": dict}
+
+
+def _job(said: dict[str, Any], study: Study) -> Job:
+    """A job as a file describes it, once each value is of its type, and its id, which names files, is as we make it."""
+    job = Job(**said)
+    for each in fields(Job):
+        if type(getattr(job, each.name)) is not _TYPES[str(each.type)]:
+            raise TypeError(f"a job's {each.name} is {getattr(job, each.name)!r:.80}, and no {each.type}")
+    if job.target not in study.targets:
+        raise ValueError(f"a job's target is {job.target!r:.80}, and the study has {', '.join(study.targets)}")
+    expected = job_id(job.round, job.label, job.target, job.scale)
+    if job.id != expected:
+        raise ValueError(
+            f"a job has the id {job.id!r:.80}, expected {expected!r}: plan the study anew from its study.toml"
+        )
+    return job

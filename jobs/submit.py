@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import time
 from collections.abc import Iterator, Sequence
@@ -57,11 +58,23 @@ def submissions(paths: StudyPaths) -> list[Submission]:
     if not paths.submissions_json.exists():
         return []
     try:
-        return [Submission(**each) for each in json.loads(paths.submissions_json.read_text())]
-    except (ValueError, TypeError) as error:
+        return [_submission(each) for each in json.loads(paths.submissions_json.read_text())]
+    except (ValueError, TypeError, RecursionError) as error:
         raise StudyError(
             f"{paths.submissions_json} is damaged ({error}): move it away, and the jobs' logs tell what is done"
         ) from error
+
+
+def _submission(said: dict[str, Any]) -> Submission:
+    """A submission as a file describes it; its number becomes part of file names, and an argument of scancel."""
+    found = Submission(**said)
+    if not re.fullmatch(r"(DEBUG_)?\d+(_\d+)?", found.scheduler_id):
+        raise ValueError(f"the scheduler's number of a job is {found.scheduler_id!r:.80}")
+    if found.cluster == "local" and not found.scheduler_id.isdigit():
+        raise ValueError(f"the process of a job is {found.scheduler_id!r:.80}")
+    if not isinstance(found.job_id, str) or not isinstance(found.process_created_unix_s, float | int):
+        raise TypeError(f"the job {found.job_id!r:.80} started at {found.process_created_unix_s!r:.80}")
+    return found
 
 
 class Submitter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -369,3 +370,16 @@ def test_a_hostile_merged_file_is_one_message(
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [{"id": "../../../escaped"}, {"id": 3}, {"nodes": "four"}, {"round": None}, {"target": ["a"]}]
+)
+def test_a_hostile_plan_is_one_message(changed: dict[str, Any], three_methods: Any) -> None:
+    """An id that could name a file elsewhere, or a value of another type, is told with the plan's name."""
+    plan = json.loads(three_methods.paths.plan_json.read_text())
+    plan["jobs"][0] |= changed
+    three_methods.paths.plan_json.write_text(json.dumps(plan))
+
+    with pytest.raises(ResultsError, match=r"plan\.json is no plan of this package \(.*\)$"):
+        entries(three_methods.root)

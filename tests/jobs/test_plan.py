@@ -6,6 +6,8 @@ import itertools
 import json
 import random
 import re
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 
 from jobs import plan, study
 from jobs.errors import StudyError
+from jobs.paths import StudyPaths
 from jobs.study import Study
+from jobs.submit import Submission, submissions
 
 CHOICES = {
     "torch_save": "torch_save",
@@ -325,3 +329,48 @@ def test_a_node_has_its_part_on_node_local_targets() -> None:
     assert (4, 4) == (jobs["lustre"].directory_files, jobs["lustre"].checkpoint_files)
     assert (2, 4) == (jobs["nvme"].directory_files, jobs["nvme"].checkpoint_files)
     assert jobs["nvme"].directory_bytes < 0.6 * jobs["nvme"].checkpoint_bytes
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"id": "../../../escaped"}, "a job has the id '../../../escaped', expected 'r01-"),
+        ({"id": "/tmp/escaped"}, "a job has the id '/tmp/escaped', expected 'r01-"),
+        ({"id": "r99-torch_save-nvme-1x1"}, "expected 'r01-"),
+        ({"id": 3}, "a job's id is 3, and no str"),
+        ({"target": "../.."}, "a job's target is '../..', and the study has nvme"),
+        ({"nodes": "four"}, "a job's nodes is 'four', and no int"),
+        ({"options": []}, r"a job's options is [], and no dict"),
+    ],
+)
+def test_names_in_a_plan_are_those_that_are_made(changed: dict[str, Any], message: str) -> None:
+    """A plan from elsewhere names no file outside the results: an id that isn't ours is told with what it should be."""
+    content = json.loads(plan.to_json(plan.make_plan(small_study())))
+    content["jobs"][0] |= changed
+
+    with pytest.raises(StudyError) as caught:
+        plan.from_json(json.dumps(content), "results/plan.json")
+
+    assert str(caught.value).startswith("results/plan.json is no plan of this package (")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("job_id", ["../escaped", "/escaped", "a/b", "..", ".hidden", "", "a\n", "a\0"])
+def test_a_log_lies_in_its_directory(job_id: str, tmp_path: Path) -> None:
+    """No id of a job is a path to anywhere else."""
+    with pytest.raises(StudyError, match="is no id of a job"):
+        StudyPaths(tmp_path).log(job_id)
+
+
+@pytest.mark.parametrize("number", ["../../secret", "-u root", "17;18", "", "1_", 17])
+def test_a_number_from_the_scheduler_is_one(number: Any, tmp_path: Path) -> None:
+    """What stands in the list of submissions becomes part of file names, and an argument of scancel."""
+    paths = StudyPaths(tmp_path)
+    paths.slurm.mkdir()
+    sent = Submission("r01-torch_save-nvme-1x1", "slurm", "17_3", 0.0, "2026-01-02T03:04:05+00:00", "0.1.0")
+    paths.submissions_json.write_text(json.dumps([asdict(sent)]))
+    assert submissions(paths) == [sent]
+    paths.submissions_json.write_text(json.dumps([asdict(sent) | {"scheduler_id": number}]))
+
+    with pytest.raises(StudyError, match=r"submissions\.json is damaged"):
+        submissions(paths)
