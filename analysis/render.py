@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -76,19 +77,34 @@ def _csv(table: Table) -> str:
     """Numbers unrounded, a column for each part of a statistic, the table's name first: for machines."""
     records = []
     for row in table.rows:
-        record: dict[str, str | float] = {"table": table.name, "title": printable(table.title)}
+        record: dict[str, str | float] = {"table": table.name, "title": no_formula(printable(table.title))}
         for heading, cell in zip(table.headings, row, strict=True):
-            record |= _fields(heading or "method", cell)
+            record |= _fields(no_formula(printable(heading)) or "method", cell)
         records.append(record)
-    notes = "".join(f"# {printable(note)}\n" for note in numbered(table))
+    notes = "".join(f"# {_CELL_IN_NOTE.sub(_APOSTROPHE, printable(note))}\n" for note in numbered(table))
     return pd.DataFrame(records).to_csv(index=False) + notes if records else notes
+
+
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d[\d.]*(e[+-]?\d+)?( %)?)?", re.IGNORECASE)
+_CELL_IN_NOTE = re.compile(rf'([,;]["\s]*)(?!\+ is )(?={_FORMULA.pattern})')
+"""A note isn't quoted: spreadsheets begin a cell behind each of its separators. Our own notes say what `+ is`."""
+_APOSTROPHE = r"\1'"
+
+
+def no_formula(text: str) -> str:
+    """A text that spreadsheets show as it is: one that they would compute gets an apostrophe, as OWASP advises.
+
+    Numbers, with or without a sign, stay as they are.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def _fields(key: str, cell: Cell) -> dict[str, str | float]:
     if isinstance(cell, str):
-        return {key: printable(cell)}
+        return {key: no_formula(printable(cell))}
     if isinstance(cell, Marked):
-        return {key: printable(cell.text), "notes": " ".join(map(str, cell.notes))}
+        return {key: no_formula(printable(cell.text)), "notes": " ".join(map(str, cell.notes))}
     if isinstance(cell, Statistic):
         return {
             f"{key} median": cell.median,

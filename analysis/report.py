@@ -10,6 +10,7 @@ import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -25,6 +26,7 @@ from analysis.figures import Drawn, draw
 from analysis.load import Results
 from analysis.markup import html
 from analysis.noise import in_short
+from analysis.render import no_formula
 from analysis.svg import inline
 from analysis.tables import all_tables
 from analysis.trials import Setting, settings
@@ -189,11 +191,16 @@ def _jobs(jobs: pd.DataFrame) -> Table:
     return Table("jobs", "Jobs", headings, tuple(rows), notes)
 
 
+def _harmless(value: Any) -> Any:
+    return no_formula(value) if isinstance(value, str) else value
+
+
 def _downloads(results: Results) -> tuple[list[_Download], list[str]]:
     """The frames as files inside the page, while they are small enough; and what is to be done about the others."""
     found, left = [], []
     for name, frame in (("samples", results.samples), ("disk", results.disk), ("jobs", results.jobs)):
-        packed = gzip.compress(frame.to_csv(index=False).encode("utf-8", "backslashreplace"), mtime=0)
+        words = {str(name): column.map(_harmless) for name, column in frame.items() if column.dtype.kind == "O"}
+        packed = gzip.compress(frame.assign(**words).to_csv(index=False).encode("utf-8", "backslashreplace"), mtime=0)
         if len(packed) > MOST_EMBEDDED_BYTES:
             left.append(
                 f"{name}: {len(packed) / 1e6:.0f} MB compressed, too much for this page. "

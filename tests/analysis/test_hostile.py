@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +20,13 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t
 
 import analysis
+from analysis import report
+from analysis.advice import USUAL
+from analysis.cells import Marked, Number, Share, Table
 from analysis.errors import ResultsError
 from analysis.load import entries
 from analysis.merge import write_merged
+from analysis.render import no_formula, render
 from jobs import timing_log
 
 REPOSITORY = Path(analysis.__file__).parents[1]
@@ -383,3 +391,57 @@ def test_a_hostile_plan_is_one_message(changed: dict[str, Any], three_methods: A
 
     with pytest.raises(ResultsError, match=r"plan\.json is no plan of this package \(.*\)$"):
         entries(three_methods.root)
+
+
+FORMULAS = [
+    '=cmd|"/c calc"!A1',
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3+cmd|' /C calc'!A0",
+    "\t=1+1",
+    "\r=1+1",
+    "\uff1d1+1",
+]
+
+
+def test_texts_are_no_formulas_in_csv() -> None:
+    """Every text that a spreadsheet would compute begins with an apostrophe; numbers, negative ones too, don't."""
+    table = Table(
+        "hostile",
+        FORMULAS[0],
+        ("", FORMULAS[2], "change", "number"),
+        tuple((Marked(text, (1,)), text, Share(-0.25), Number(-1.5)) for text in FORMULAS),
+        ("a note, =1+1; -2+3",),
+        (FORMULAS[1],),
+    )
+
+    written = render([table], "csv")
+    lines = written.splitlines()
+    cells = [cell for line in lines[: 1 + len(FORMULAS)] for cell in next(csv.reader([line]))]
+
+    assert [cell for cell in cells if cell[:1] in "=+@-"] == ["-0.25", "-1.5"] * len(FORMULAS)
+    assert lines[0] == "table,title,method,notes,'+1+1,change,number"
+    assert lines[3] == """hostile,"'=cmd|""/c calc""!A1",'+1+1,1,'+1+1,-0.25,-1.5"""
+    assert lines[-2:] == ["# [1] @SUM(1+1)*cmd|' /C calc'!A0", "# a note, '=1+1; '-2+3"]
+
+
+@pytest.mark.parametrize("text", ["-", "", "-1.5", "+25.0 %", "-1e-05", "torch_save+crc=False", "a-b"])
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    """Numbers with a sign, the mark of what is missing, and labels with options are no formulas."""
+    assert no_formula(text) == text
+
+
+def test_the_report_s_files_hold_no_formulas(three_methods: Any, tmp_path: Path) -> None:
+    """Nor do the frames that a report carries as CSV."""
+    path = three_methods.paths.log("r01-torch_save-disk-1x1")
+    log = timing_log.read(path)
+    log.header.error, log.header.status = "=1+1", "failed"
+    log.write(path)
+    page = tmp_path / "report.html"
+    report.write(report.report(analysis.load_results(three_methods.root), USUAL), page)
+
+    files = re.findall(r"data:application/gzip;base64,([A-Za-z0-9+/=]+)", page.read_text())
+    texts = [gzip.decompress(base64.b64decode(each)).decode() for each in files]
+
+    assert any(",'=1+1," in text for text in texts)
+    assert not any(",=1+1" in text for text in texts)
