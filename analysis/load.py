@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import columns, merged
+from analysis import columns, merged, plausible
 from analysis.columns import KINDS, TABLES, Log
 from analysis.errors import ResultsError
 from jobs import timing_log
@@ -166,7 +166,8 @@ def _from_studies(directories: Sequence[Path], workers: int, progress: Progress)
             else:
                 yield Entry(study, job_id, None, job, NO_LOG, "planned, but it never reported")
     logs = columns.read_many([path for *_, path in awaited], workers)
-    for (study, job_id, job, path), log in zip(awaited, progress(logs, len(awaited)), strict=True):
+    for (study, job_id, job, path), found in zip(awaited, progress(logs, len(awaited)), strict=True):
+        log = found if isinstance(found, TimingLogError) else _possible(found, path)
         if isinstance(log, TimingLogError):
             yield Entry(study, job_id, None, job, UNREADABLE, str(log))
         elif job and (log.header.study, log.header.job_id) != (study, job_id):
@@ -213,12 +214,23 @@ def _from_file(path: Path) -> Iterator[Entry]:
         what = f"{path} is neither a timing log nor a merged file ({error.__cause__})" if error.__cause__ else error
         raise ResultsError(str(what)) from error
     for job, log in jobs:
-        yield _entry(log, job["planned"]) if log is not None else Entry(log=None, **job)
+        checked = log if log is None else _possible(log, path)
+        if isinstance(checked, TimingLogError):
+            yield Entry(**job | {"log": None, "status": UNREADABLE, "error": str(checked)})
+        else:
+            yield _entry(checked, job["planned"]) if checked is not None else Entry(log=None, **job)
     if not is_merged:
         try:
-            yield _entry(columns.read(path), {})
+            yield _entry(plausible.check(columns.read(path), str(path)), {})
         except TimingLogError as error:
             raise ResultsError(str(error)) from error
+
+
+def _possible(log: Log, path: Path) -> Log | TimingLogError:
+    try:
+        return plausible.check(log, str(path))
+    except TimingLogError as error:
+        return error
 
 
 def _entry(log: Log, planned: dict[str, Any]) -> Entry:
@@ -228,10 +240,9 @@ def _entry(log: Log, planned: dict[str, Any]) -> Entry:
 def frames(found: Sequence[Entry]) -> Results:
     """The tidy frames of these jobs."""
     logs = [entry.log for entry in found if entry.log is not None]
-    return Results(
-        jobs=pd.DataFrame([_job_row(entry) for entry in found]),
-        **{name: _frame(name, logs) for name in TABLES},
-    )
+    tables = {name: _frame(name, logs) for name in TABLES}
+    tables["samples"] = plausible.judged(tables["samples"])
+    return Results(jobs=pd.DataFrame([_job_row(entry) for entry in found]), **tables)
 
 
 def _frame(name: str, logs: Sequence[Log]) -> pd.DataFrame:

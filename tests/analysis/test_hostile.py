@@ -6,11 +6,13 @@ import base64
 import csv
 import gzip
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -445,3 +447,50 @@ def test_the_report_s_files_hold_no_formulas(three_methods: Any, tmp_path: Path)
 
     assert any(",'=1+1," in text for text in texts)
     assert not any(",=1+1" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"duration_s": -1.0}, "impossible: its duration in s is -1"),
+        ({"duration_s": math.nan}, "impossible: its duration in s is nan"),
+        ({"duration_s": math.inf}, "impossible: its duration in s is inf"),
+        ({"duration_s": 1e300}, "impossible: its duration in s is 1e+300"),
+        ({"state_bytes": -5}, "impossible: its state_bytes is -5"),
+        ({"peak_rss_bytes": -5}, "impossible: its peak_rss_bytes is -5"),
+        ({"phase": "call", "duration_s": 100.0}, "impossible: longer than its whole operation"),
+    ],
+)
+def test_what_cannot_have_been_measured_is_no_valid_sample(
+    changed: dict[str, Any], message: str, three_methods: Any, tmp_path: Path
+) -> None:
+    """It stays in the frame, invalid and with its reason, whether it comes from a log or from a merged file."""
+    path = three_methods.paths.log("r01-torch_save-disk-1x1")
+    log = timing_log.read(path)
+    place = max(
+        n for n, s in enumerate(log.samples) if s.phase == changed.get("phase", "total") and s.operation == "save"
+    )
+    log.samples[place] = replace(log.samples[place], **changed)
+    log.write(path)
+    merged = tmp_path / "merged.h5"
+    write_merged(entries(three_methods.root), merged)
+
+    for results in (three_methods.root, merged):
+        samples = analysis.load_results(results).samples
+        [reason] = samples[~samples["valid"]]["reason"]
+        assert reason.startswith(message)
+
+
+@pytest.mark.parametrize("changed", [{"nodes": 0}, {"nodes": 10**12}, {"strategy_facts": "{nonsense"}, {"round": -1}])
+def test_a_job_that_cannot_be_is_unreadable(changed: dict[str, Any], three_methods: Any) -> None:
+    """A log whose header can't be so is named, in one line, and the others are read."""
+    path = three_methods.paths.log("r01-torch_save-disk-1x1")
+    log = timing_log.read(path)
+    log.header = replace(log.header, **changed)
+    log.write(path)
+
+    found = {entry.job_id: entry for entry in entries(three_methods.root)}
+
+    bad = found["r01-torch_save-disk-1x1"]
+    assert (bad.status, len(bad.error.splitlines()), str(path) in bad.error) == ("unreadable", 1, True)
+    assert {entry.status for entry in found.values()} == {"unreadable", "complete"}
