@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from ckpt.ranks import StoreRanks
+from jobs import received
 
 _ROUND_TRIPS = 20
 """The shortest of so many is the one that nothing held up."""
@@ -54,6 +55,6 @@ def _round_trips(ranks: StoreRanks, clock: Clock) -> Iterator[tuple[float, float
     for _ in range(_ROUND_TRIPS):
         asked = clock()
         ranks.send(0, None)
-        told = float(ranks.receive(0))
+        told = ranks.read([ranks.receive(0)], received.number)[0]
         answered = clock()
         yield (answered - asked) / 2, told - (asked + answered) / 2

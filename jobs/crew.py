@@ -1,31 +1,26 @@
 """The processes of a job: how they find each other, whom each waits for, and what it saves and loads.
 
 Who they are stands in the environment that srun, or submitit's local executor, gave each of them. They meet where the
-first one's address lies: in a file of the study's directory, which all nodes see.
+first one's address lies: in a file of the study's directory, which all nodes see (`jobs.meeting`).
 """
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from ckpt.errors import LostRankError
 from ckpt.layout import Layout, Sharding
 from ckpt.ranks import Alone, Ranks, StoreRanks
 from ckpt.sharding import Division, Part
+from jobs import received
 from jobs.errors import StudyError
+from jobs.meeting import meet
 from jobs.paths import StudyPaths
 from jobs.plan import Job
 from jobs.scale import Scale
-
-_POLL_S = 0.1
 
 _FAREWELL_S = 5
 """How long the first process stays for the others, which talk through it."""
@@ -107,6 +102,11 @@ class Crew:
         """Whether this process makes, publishes and removes directories for those that see them."""
         return self.here.rank == 0
 
+    @property
+    def first_is_lost(self) -> str:
+        """What this process knows of the first one's end; empty if nothing."""
+        return self.world.first_is_lost if isinstance(self.world, StoreRanks) else ""
+
     @contextmanager
     def led(self, made: AbstractContextManager[Path]) -> Iterator[Path]:
         """A directory that the leader makes, and removes in the end."""
@@ -115,12 +115,13 @@ class Crew:
                 self.here.broadcast(str(path))
                 yield path
         else:
-            yield Path(self.here.broadcast(None))
+            yield Path(self.here.broadcast(None, received.text))
 
     def leave(self) -> None:
         """Go; the first process last."""
         if isinstance(self.world, StoreRanks):
             self.world.gather_those_left("farewell", None, _FAREWELL_S)
+            self.world.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +175,16 @@ def assemble(job: Job, paths: StudyPaths, place: Place, *, node_local: bool, tim
 
     Raises:
         LostRankError: if they don't come in time.
+        StudyError: if others could read, or left, the file where they meet.
     """
     scale = job.scale
     if place.count == 1:
         return Crew.alone()
     meeting_point = paths.slurm / f"{job.id}.{place.launch}.meeting"
-    store = _store(job, meeting_point, place, timeout_s)
     me = [(number, "not here yet") for number in range(place.count)]
-    hosts = StoreRanks(store, me, place.number, timeout_s, "hosts").all_gather(socket.gethostname())
-    if place.number == 0:
-        meeting_point.unlink()
+    with meet(meeting_point, place.number, place.count, one_host=job.nodes == 1, timeout_s=timeout_s) as store:
+        coming = StoreRanks(store, me, place.number, timeout_s, "hosts")
+        hosts = coming.read(coming.all_gather(socket.gethostname()), received.text)
     world = StoreRanks(store, list(enumerate(hosts)), place.number, timeout_s, "world")
     per_node = scale.processes_per_node
     node = world.subgroup(range(place.node * per_node, (place.node + 1) * per_node), f"node{place.node}")
@@ -195,32 +196,3 @@ def assemble(job: Job, paths: StudyPaths, place: Place, *, node_local: bool, tim
     elif not scale.reshards:
         loading = savers  # one group: gloo need not be started twice
     return Crew(scale, place, world, node, node if node_local else world, savers, saving, loading)
-
-
-def _store(job: Job, meeting_point: Path, place: Place, timeout_s: float) -> Any:
-    """The key-value store that the first process serves, and the others look for."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it calls every wait that isn't over at once a problem
-    import torch.distributed as dist
-
-    limit = timedelta(seconds=timeout_s)
-    if place.number == 0:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)  # type: ignore[attr-defined]
-        partial = meeting_point.with_suffix(".partial")
-        host = "127.0.0.1" if job.nodes == 1 else socket.gethostname()
-        partial.write_text(f"{host} {store.port}\n")
-        partial.replace(meeting_point)
-        return store
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            host, port = meeting_point.read_text().split()
-            return dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=limit)  # type: ignore[attr-defined]
-        except FileNotFoundError:
-            if time.monotonic() > end:
-                raise LostRankError(
-                    f"rank 0 left no address in {meeting_point} within {timeout_s:.0f} s: did it start, and do all "
-                    "nodes see that directory?"
-                ) from None
-            time.sleep(_POLL_S)
-        except RuntimeError as error:
-            raise LostRankError(f"rank 0 can't be reached at {host}:{port}: {str(error).splitlines()[0]}") from error

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from ckpt import direct_io, storage
 from ckpt.errors import LostRankError
 from ckpt.ranks import StoreRanks
+from jobs import received
 from jobs.study import Trials
 from jobs.timing_log import Ceiling, Sample, TimingLog
 from jobs.trial import WRONG_ANSWERS, Subject, Trial, TrialError
@@ -47,11 +49,11 @@ def run_trials(
     world = subject.crew.world
 
     def more() -> bool:
-        return bool(world.broadcast(_more(log, trials)))
+        return bool(world.broadcast(int(_more(log, trials)), received.count))
 
     if not more():
         return
-    first = number = world.broadcast(max((sample.trial for sample in log.samples), default=-1) + 1)
+    first = number = world.broadcast(max((sample.trial for sample in log.samples), default=-1) + 1, received.count)
     if trials.ceiling:
         measure_ceiling("before", subject, scratch, log, clock)
         save_log()
@@ -79,7 +81,7 @@ def _run_trial(
             trial.load(final, cold=False)
         rows = world.gather([asdict(sample) for sample in log.samples[known:]])
         world.barrier()  # nobody reads any more
-        log.samples += [Sample(**row) for row in itertools.chain(*rows[1:])]
+        log.samples += itertools.chain(*world.read(rows, received.rows(Sample))[1:])
         failed = False
     except LostRankError as error:
         lost = str(error)
@@ -97,8 +99,12 @@ def _note_failure(world: StoreRanks, log: TimingLog, known: int, lost: str) -> N
     """Take the samples of the processes that are left; where one failed or is lost, mark all of the trial."""
     own = [asdict(sample) for sample in log.samples[known:]]
     left = world.gather_those_left("samples", own, _LAST_WORDS_S)
-    rows = itertools.chain(*(rows for rank, rows in sorted(left.items()) if rank))
-    samples = [*log.samples[known:], *(Sample(**row) for row in rows)]
+    rows: list[Sample] = []
+    for rank, sent in sorted(left.items()):
+        if rank:
+            with suppress(ValueError, TypeError):  # the job fails already, and says why
+                rows += received.rows(Sample)(sent)
+    samples = [*log.samples[known:], *rows]
     reason = lost or next((sample.reason for sample in samples if sample.reason), "")
     if reason:  # none, where the job was interrupted
         samples = [replace(each, valid=False, reason=each.reason or reason) for each in samples]
@@ -164,8 +170,9 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, log: TimingLog, 
         except OSError as error:
             problem = f"unknown ({type(error).__name__}: {error})"
     path.unlink(missing_ok=True)
-    for told, found in crew.world.gather((problem, [asdict(row) for row in rows])):
-        log.ceiling += [Ceiling(**row) for row in found]
+    sent = crew.world.gather((problem, [asdict(row) for row in rows]))
+    for told, found in crew.world.read(sent, received.pair(received.text, received.rows(Ceiling))):
+        log.ceiling += found
         if told:
             log.provenance[f"ceiling_{when}"] = told
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from ckpt.errors import MissingLibraryError
 from ckpt.layout import layout_of
 from ckpt.ranks import StoreRanks
 from ckpt.strategy import Strategy
-from jobs import plan, provenance, targets, timing_log
+from jobs import plan, provenance, received, targets, timing_log
 from jobs.clock import Clock, agree
 from jobs.crew import Crew, Place, assemble, parts_of, place_of
 from jobs.errors import StudyError, TimingLogError
@@ -33,6 +34,9 @@ from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPE
 
 if TYPE_CHECKING:
     from jobs.trial import Subject
+
+_NEVER_MET = re.compile(r"rank 0 (left no address|can't be reached|\(.*\) is gone or hangs)")
+"""How a rank that never met the first one says so."""
 
 
 def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
@@ -94,8 +98,11 @@ def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew |
         crew.world.fail(log.header.error)
     if place.number == 0:
         log.write(paths.log(job.id))
-    if place.number == 1 and "rank 0" in log.header.error:
-        _note_loss_of_the_first(paths.log(job.id), log.header.error)
+    lost = crew.first_is_lost if crew else ""
+    if lost and lost not in log.header.error:  # a library said something else, or srun ends the others already
+        log.header.status, log.header.error = FAILED, f"{lost}; {log.header.error}"
+    if place.number and (lost or _NEVER_MET.search(log.header.error)):
+        _note_loss_of_the_first(paths, job, place, log.header.error)
     if place.number == 0 or log.header.status not in GOOD:
         who = f"rank {place.number}: " if place.count > 1 else ""
         _say(job, f"{who}{log.header.status} {log.header.error}".rstrip())
@@ -103,13 +110,21 @@ def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew |
         crew.leave()
 
 
-def _note_loss_of_the_first(path: Path, error: str) -> None:
-    """The log's writer is gone: the next rank says so in its place."""
-    with contextlib.suppress(TimingLogError):  # it left none
-        left = timing_log.read(path)
-        if left.header.status == RUNNING:
-            left.header.status, left.header.error = FAILED, error
-            left.write(path)
+def _note_loss_of_the_first(paths: StudyPaths, job: Job, place: Place, error: str) -> None:
+    """The log's writer is gone: one of those that are left, whichever comes first, says so in its place."""
+    path, turn = paths.log(job.id), paths.slurm / f"{job.id}.{place.launch}.lost"
+    try:
+        turn.touch(exist_ok=False)
+    except OSError:  # another one does
+        return
+    try:
+        with contextlib.suppress(TimingLogError):  # it left none
+            left = timing_log.read(path)
+            if left.header.status == RUNNING:
+                left.header.status, left.header.error = FAILED, error
+                left.write(path)
+    finally:
+        turn.unlink(missing_ok=True)
 
 
 def _open_log(paths: StudyPaths, study: Study, job: Job, place: Place) -> tuple[TimingLog, Clock]:
@@ -202,7 +217,7 @@ def _ranks(crew: Crew, clock: Clock) -> list[Rank]:
         process_id=os.getpid(),
         clock_uncertainty_s=uncertainty_s,
     )
-    return [Rank(**each) for each in crew.world.gather(asdict(mine))]
+    return crew.world.read(crew.world.gather(asdict(mine)), received.row(Rank))
 
 
 def _subject(study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLog, paths: StudyPaths) -> Subject:

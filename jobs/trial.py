@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from ckpt.layout import state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Share, tensors_of
 from ckpt.state import State, first_difference, mapped_file, poison
+from jobs import received
 from jobs.cost import Cost, collect
 from jobs.crew import Crew, Parts
 from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample, TimingLog
@@ -113,7 +114,7 @@ class Trial:
         """
         crew = self._subject.crew
         begun = commit.begin(final) if crew.leads else None
-        staging = Path(crew.here.broadcast(str(begun.path) if begun else None))
+        staging = Path(crew.here.broadcast(str(begun.path) if begun else None, received.text))
         try:
             with writeback.watched(staging) as descriptor:
                 self._save(final, staging, begun, descriptor)
@@ -147,7 +148,9 @@ class Trial:
             self._saved(final, staging, files, times, cost, problem, descriptor)
         if problem:
             raise TrialError(problem)
-        found = crew.world.gather(asdict(storage.inventory(final)) if crew.leads else None)
+        inventory = asdict(storage.inventory(final)) if crew.leads else None
+        columns = [column.name for column in fields(storage.Inventory)]
+        found = crew.world.read(crew.world.gather(inventory), received.counts(columns))
         if found:
             self._log.disk.append(DiskUse(trial=self._number, **_together([each for each in found if each])))
 
@@ -218,7 +221,8 @@ class Trial:
         if cold:
             storage.evict(final, dealt)
             crew.node.barrier()
-        resident = storage.fraction(crew.node.all_gather(storage.residency(final, dealt)))
+        pages = crew.node.all_gather(storage.residency(final, dealt))
+        resident = storage.fraction(crew.node.read(pages, received.pair(received.count, received.number)))
         # What this node never had is in none of its caches.
         provable = not self._log.storage.get("cache_caveat") or self._log.header.read_shift
         cache = ("cold" if resident < COLD_BELOW and provable else "cold-unproven") if cold else "warm"
