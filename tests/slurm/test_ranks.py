@@ -154,7 +154,7 @@ def processes(study: str, rank: int) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("rank", "number", "told"),
     [
-        (3, signal.SIGKILL, "rank 3 ({host}) did not answer within 5 s"),
+        (3, signal.SIGKILL, "rank 3 ({host}) is gone: its connection to rank 0 broke"),
         (1, signal.SIGSTOP, "rank 1 ({host}) did not answer within 5 s"),
         (0, signal.SIGKILL, "rank 0 ({host}) is gone or hangs"),
     ],
@@ -163,7 +163,10 @@ def processes(study: str, rank: int) -> Iterator[int]:
 def test_a_lost_rank(
     rank: int, number: signal.Signals, told: str, cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    """The others wait for a bounded time; the log ends with the rank's name, and keeps what was finished before."""
+    """The others hear of a killed one at once, and wait for one that hangs for a bounded time.
+
+    The log ends with the rank's name, and keeps what was finished before.
+    """
     name = f"lost{rank}"
     study = write_study(
         name, strategies=SLOW, repeats=1000, warmups=0, trials="rank_timeout_s = 5\nceiling = false",
