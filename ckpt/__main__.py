@@ -20,6 +20,7 @@ from ckpt import checkpoint, leftovers, storage, strategy
 from ckpt.cli import run
 from ckpt.errors import CheckpointError
 from ckpt.layout import DType, StateSpec
+from ckpt.reading import path_of
 
 app = App(name="python -m ckpt", help="How a model's state is written and read back.", version_flags=[])
 
@@ -148,7 +149,7 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
     for heading in ("directory", "host", "job", "GB", "use"):
         table.add_column(heading, justify="right" if heading == "GB" else "left", overflow="fold")
     left = 0
-    for leftover in leftovers.in_directory(checkpoint.path_of(directory)):
+    for leftover in leftovers.in_directory(path_of(directory)):
         size = f"{storage.inventory(leftover.path).apparent_bytes / 1e9:.3f}"
         use = leftovers.use_of(leftover)
         removed = remove and leftovers.remove(leftover, unknown=unknown)

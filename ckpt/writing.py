@@ -1,0 +1,111 @@
+"""How a checkpoint is written: beside its name, synced, compared where a library is silent, and only then published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ckpt import commit, dtypes, manifest, storage
+from ckpt.errors import CheckpointError
+from ckpt.layout import TensorLayout
+from ckpt.manifest import Manifest
+from ckpt.pinned import Identity, identity
+from ckpt.reading import Content, checker, of_one
+from ckpt.strategy import Strategy
+
+_NOT_OURS = "{} exists, and is no checkpoint of this package: give the checkpoint another name, or move it away"
+
+_READ_BACK_BYTES = 256 * 2**20
+
+
+def write(content: Content, final: Path, strategy: Strategy) -> None:
+    """Write a state as the checkpoint of that name, durably; an earlier one is replaced.
+
+    Raises:
+        CheckpointError: as `ckpt.save` does.
+    """
+    tensors = content.tensors
+    try:
+        if final.is_symlink():
+            final = Path(os.path.realpath(final))
+        replaces = _replaceable(final)
+        storage.make_directories(final.parent)
+        with commit.begin(final, replaces=replaces) as staging:
+            written, checksums = strategy.save_checked(tensors, staging.path)
+            Manifest(
+                strategy=strategy.name(),
+                options=strategy.options,
+                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
+                checksums=checksums,
+                tied=content.tied,
+                rest=content.rest,
+                files=_sizes_of(written, staging.path),
+            ).write(staging.path)
+            staging.flush(files=not strategy.syncs_files)
+            if not strategy.reports_close:
+                _read_back(strategy, tensors, checksums, staging.path)
+            staging.publish()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a full disk, or whatever a library raises
+        raise CheckpointError(f"can't save {final}: {type(error).__name__}: {error}") from error
+
+
+def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mapping[str, str], directory: Path) -> None:
+    """Compare what lies there with what was saved, some tensors at a time."""
+    batch: list[str] = []
+    batch_bytes = 0
+    for number, (name, tensor) in enumerate(tensors.items(), 1):
+        batch.append(name)
+        batch_bytes += tensor.nbytes
+        if batch_bytes > _READ_BACK_BYTES or number == len(tensors):
+            try:
+                strategy.load_checked(directory, batch, checker(checksums, directory))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"what lies in {directory} is not what was written, and no error was reported: a quota, or a "
+                    f"network filesystem that lost it when a file was closed ({error})"
+                ) from error
+            batch, batch_bytes = [], 0
+
+
+def _sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
+    """The files of a checkpoint and their sizes: all that were written must be there."""
+    sizes = manifest.files_of(directory)
+    lost = sorted({str(path.relative_to(directory)) for path in written} - sizes.keys())
+    if lost:
+        raise CheckpointError(
+            f"{lost[0]} was removed from {directory} while the checkpoint was being written, by another process: what "
+            "lay under its name lies there still"
+        )
+    return sizes
+
+
+def _replaceable(final: Path) -> Identity | None:
+    """The checkpoint that a save is to replace; None where nothing has the name.
+
+    Raises:
+        CheckpointError: if something else than a checkpoint of ours, with nothing else in it, has the name.
+    """
+    if not os.path.lexists(final):
+        return None
+    if not final.is_dir():
+        raise CheckpointError(_NOT_OURS.format(final))
+    return of_one(final, _require_ours)
+
+
+def _require_ours(path: Path, _: Path) -> Identity | None:
+    known = manifest.read(path)
+    if known is None:
+        raise CheckpointError(_NOT_OURS.format(path))
+    others = sorted(manifest.files_of(path).keys() - known.files.keys())
+    if others:
+        raise CheckpointError(
+            f"{path} holds files that the checkpoint did not write ({', '.join(others[:3])}), and replacing it would "
+            "delete them: move them away, or give the new checkpoint another name"
+        )
+    return identity(path)
