@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from analysis.columns import FLOATS, KINDS, WHOLE, Log
 from jobs.errors import TimingLogError
 
-_LONGEST_S = 1e7
-"""116 days: longer than any job."""
+_LONGEST_S = 1e9
+"""32 years: longer than any job."""
 
 _MOST_BYTES = 2**60
 _MOST_PROCESSES = 1_000_000

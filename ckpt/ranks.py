@@ -31,6 +31,9 @@ _LOOK_S = 0.5
 _process_group: list[str] = []
 """The group that is torch.distributed's default in this process, by name."""
 
+_stores_of_gloo: list[Any] = []
+"""What gloo was started with: it keeps no reference to the Python part of a store."""
+
 _GRACE_S = 10
 """How much longer the others wait than the first rank, so that it is the first who tells whom all were waiting for."""
 
@@ -157,13 +160,16 @@ class StoreRanks(Ranks):
         self.size = len(members)
         self._store = store
         self._members, self._timeout_s, self._name = members, timeout_s, name
+        self._server = self.called(0)
         self._count = 0
 
     def subgroup(self, places: Collection[int], name: str) -> StoreRanks:
         """Those of the group's members with these places among all processes; this process is one of them."""
         members = [each for each in self._members if each[0] in places]
         me = self._members[self.rank][0]
-        return StoreRanks(self._store, members, me, self._timeout_s, f"{self._name}/{name}")
+        group = StoreRanks(self._store, members, me, self._timeout_s, f"{self._name}/{name}")
+        group._server = self._server  # the store's, which may be no member
+        return group
 
     def all_gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank: the first one collects and gives back."""
@@ -233,7 +239,7 @@ class StoreRanks(Ranks):
     def first_is_lost(self) -> str:
         """That the first rank is gone or hangs, if this one has noticed; empty if not."""
         broken = self._store.broken if isinstance(self._store, Exchange) else ""
-        return f"{self.called(0)} is gone or hangs" if broken else ""
+        return f"{self._server} is gone or hangs" if broken else ""
 
     def leave(self) -> None:
         """Go, and be missed by nobody."""
@@ -281,7 +287,7 @@ class StoreRanks(Ranks):
             raise
         except (RuntimeError, OSError) as error:  # what torch raises when the server is gone
             raise LostRankError(
-                f"{self.called(0)} is gone or hangs, through which the ranks talk ({_short(error)})"
+                f"{self._server} is gone or hangs, through which the ranks talk ({_short(error)})"
             ) from error
 
     def use_process_group(self) -> None:
@@ -302,6 +308,7 @@ class StoreRanks(Ranks):
             timeout=timedelta(seconds=self._timeout_s),
         )
         _process_group[:] = [self._name]
+        _stores_of_gloo.append(store)
 
     def called(self, rank: int) -> str:
         """What messages call a rank of this group: by its place among all processes."""

@@ -5,8 +5,8 @@
     data        the tensors' bytes, without holes, at the offsets that the header gives
 
 Ours puts first the tensors whose size is a multiple of 4096, and begins its data 64 bytes behind one. There, torch's
-large tensors begin in memory: nearly every byte of a real model can then be moved by direct I/O from where it lies, or
-to where it belongs, and is not copied. What the format lacks lies in `__metadata__`: tied weights, checksums, and where
+large tensors begin in memory: nearly every byte of a real model can then be read by direct I/O to where it belongs, and
+is not copied. What the format lacks lies in `__metadata__`: tied weights, checksums, and where
 several ranks have a tensor's rows, which of them these are. Anybody may use such keys with another meaning: they are
 ours in a file with the key `ckpt.format`, and in one without it that has no other keys and lies exactly as ours did.
 """

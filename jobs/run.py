@@ -99,6 +99,8 @@ def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew |
     if place.number == 0:
         log.write(paths.log(job.id))
     lost = crew.first_is_lost if crew else ""
+    if lost and log.header.status == COMPLETE and _has_ended(paths.log(job.id)):
+        lost = ""  # it wrote the log, waited a while for this rank's farewell, and left
     if lost and lost not in log.header.error:  # a library said something else, or srun ends the others already
         log.header.status, log.header.error = FAILED, f"{lost}; {log.header.error}"
     if place.number and (lost or _NEVER_MET.search(log.header.error)):
@@ -108,6 +110,14 @@ def _end(job: Job, paths: StudyPaths, log: TimingLog, place: Place, crew: Crew |
         _say(job, f"{who}{log.header.status} {log.header.error}".rstrip())
     if crew:
         crew.leave()
+
+
+def _has_ended(path: Path) -> bool:
+    """Whether the first rank wrote a log's end."""
+    try:
+        return timing_log.read(path).header.status != RUNNING
+    except TimingLogError:
+        return False
 
 
 def _note_loss_of_the_first(paths: StudyPaths, job: Job, place: Place, error: str) -> None:

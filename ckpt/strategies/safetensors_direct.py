@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ckpt import checksums, dtypes, storage
+from ckpt import checksums, dtypes, memory, storage
 from ckpt import safetensors_format as formats
 from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
 from ckpt.errors import CheckpointError
@@ -289,8 +289,13 @@ class _Source:
 
 
 def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: DirectFile) -> memoryview:
-    """The bytes of a block as direct I/O wants them: as they lie, if they may, else copied together and padded."""
-    if len(parts) == 1 and not (parts[0].ctypes.data % file.memory_alignment or len(parts[0]) % ALIGNMENT):
+    """The bytes of a block as direct I/O wants them: as they lie, if they may, else copied together and padded.
+
+    A device that takes whole sectors only gets them from the buffer, whose pages are huge: from a tensor's, which are
+    not, they came 1.3 times as slowly.
+    """
+    takes = file.memory_alignment <= memory.ALIGNMENT and parts[0].ctypes.data % file.memory_alignment == 0
+    if len(parts) == 1 and takes and len(parts[0]) % ALIGNMENT == 0:
         return parts[0].data
     staged = np.frombuffer(buffer, np.uint8)
     filled = 0

@@ -162,8 +162,8 @@ def test_zarr_groups(tmp_path: Path, version: Any) -> None:
     (tmp_path / "g" / "text" / "zarr.json").write_text(json.dumps(text))
     with pytest.warns(CheckpointWarning, match="not loaded: text, which hold no numbers"):
         ckpt.load(tmp_path / "g")
-    with pytest.raises(CheckpointError, match="read without options: leave out verify"):
-        ckpt.load(tmp_path / "g", verify=True)
+    with pytest.raises(CheckpointError, match="read without options: leave out threads"):
+        ckpt.load(tmp_path / "g", threads=2)
 
 
 def test_an_array_of_tensorstore(tmp_path: Path) -> None:

@@ -61,8 +61,9 @@ STATE["t"] = STATE["%"]
 
 
 @pytest.mark.parametrize("checksum", [True, False])
-def test_files_from_before_the_key(tmp_path: Path, checksum: bool) -> None:
+def test_files_from_before_the_key(tmp_path: Path, checksum: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of ours from before it had a key of its own is known by the rest: names, pairs, ties, checksums count."""
+    monkeypatch.setattr(formats, "DATA_PLACE", 0)  # where the data of such files begins in a page
     SafetensorsDirect(checksum=checksum).save(STATE, tmp_path)
     path = tmp_path / "model.safetensors"
     assert header(path)["__metadata__"]["ckpt.format"] == "1"
