@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, fields
@@ -39,8 +40,16 @@ CheckTensor = Callable[[str, "torch.Tensor"], None]
 
 _CHECKING_THREADS = 4
 
-_first_user: dict[str, int] = {}
-"""The process that used a library first, which a fork of it can't use."""
+_forked_from: list[int] = []
+"""The process that had TensorStore when this one was forked from it; empty if there is none."""
+
+
+def _note_fork() -> None:
+    if "tensorstore" in sys.modules:
+        _forked_from.append(os.getppid())
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 SELFTEST = "_selftest"
 """The strategy of known cost that `python -m jobs selftest` runs; not one of those that there are."""
@@ -146,9 +155,7 @@ class Strategy(ABC):
                     f"install it (pip install '.[{self.extra}]'), or leave the strategy out of the study",
                     optional=self.extra == OPTIONAL,
                 ) from error
-        if {"tensorstore", "orbax.checkpoint"} & set(self.requires) and os.getpid() != _first_user.setdefault(
-            "tensorstore", os.getpid()
-        ):
+        if _forked_from and {"tensorstore", "orbax.checkpoint"} & set(self.requires):
             raise CheckpointError(
                 f"strategy {self.name()} needs TensorStore, which was used before this process was forked, and would "
                 'end it: start processes by multiprocessing\'s "spawn", or take a strategy without it, such as '
@@ -273,7 +280,8 @@ def select(known: Iterable[str], names: Collection[str] | None, directory: Path)
     found = list(known)
     if names is None:
         return found
-    missing = sorted(set(names) - set(found))
+    names = set(names)
+    missing = sorted(names - set(found))
     if missing:
         shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CheckpointError(f"{directory} has no tensor {shown}: `python -m ckpt inspect` lists those it has")

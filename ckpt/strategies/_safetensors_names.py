@@ -7,6 +7,7 @@ not among them. An ordinary name stays as it is, so that other readers find it.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
@@ -92,7 +93,7 @@ def pack(state: State, note: Note) -> State:
     import torch
 
     tensors: State = {}
-    taken: dict[int, list[tuple[int, int]]] = {}
+    taken: dict[int, list[tuple[int, int]]] = {}  # by storage, in the order of addresses, none overlapping another
     for name, original in state.items():
         key = note.key_of[name]
         if key in tensors:
@@ -102,9 +103,12 @@ def pack(state: State, note: Note) -> State:
             tensor = torch.view_as_real(tensor)
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         areas = taken.setdefault(tensor.untyped_storage().data_ptr(), [])
-        if any(start < other_end and other_start < end for other_start, other_end in areas):
+        place = bisect_left(areas, (start, end))
+        neighbours = areas[max(0, place - 1) : place + 1]
+        if any(start < other_end and other_start < end for other_start, other_end in neighbours):
             tensor = tensor.clone()  # a view that overlaps another: safetensors refuses it
-        areas.append((start, end))
+        elif tensor.nbytes:
+            areas.insert(place, (start, end))
         tensors[key] = tensor
     return tensors
 

@@ -11,6 +11,7 @@ import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,32 @@ class _Target:
             return not self._bytes_left
 
 
+class _Checks:
+    """Checks of tensors that have arrived, in a thread beside those that read."""
+
+    def __init__(self, check: Check | None, beside: Beside) -> None:
+        self._check, self._beside = check, beside
+        self._outcomes: list[Future[None]] = []
+        self.failed = False
+
+    def begin(self, target: _Target) -> None:
+        """Check a tensor, if there is something to check."""
+        if self._check:
+            self._outcomes.append(self._beside.submit(self._run, self._check, target))
+
+    def _run(self, check: Check, target: _Target) -> None:
+        try:
+            check(target.entry, target.tensor)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def finish(self) -> None:
+        """Wait for all, and raise the first error."""
+        for outcome in self._outcomes:
+            outcome.result()
+
+
 def read(path: Path, entries: Sequence[Entry], data_start: int, threads: int, check: Check | None = None) -> State:
     """Read some of a file's tensors.
 
@@ -73,26 +100,25 @@ def read(path: Path, entries: Sequence[Entry], data_start: int, threads: int, ch
     starts = [target.start for target in filled]
     ends = [target.end for target in filled]
     cached = storage.resident_fraction_of(path) > _RESIDENT_ENOUGH
-    checks = []
     with DirectFile(path, os.O_RDONLY, direct=not cached) as file, Beside() as populating, Beside() as checking:
         populating.submit(memory.populate, [target.tensor for target in filled])
+        checks = _Checks(check, checking)
 
         def read_block(offset: int, buffer: mmap.mmap) -> None:
+            if checks.failed:  # the error is raised below
+                return
             end = offset + _READ_BYTES
             inside = filled[bisect_right(ends, offset) : bisect_left(starts, end)]
             _read_block(file, offset, inside, memoryview(buffer))
             for target in inside:
-                size_bytes = min(end, target.end) - max(offset, target.start)
-                if target.arrived(size_bytes) and check:
-                    checks.append(checking.submit(check, target.entry, target.tensor))
+                if target.arrived(min(end, target.end) - max(offset, target.start)):
+                    checks.begin(target)
 
         in_blocks(_blocks(filled), read_block, threads=threads, block_bytes=_READ_BYTES)
-        if check:
-            for target in targets:
-                if not target.entry.layout.size_bytes:
-                    check(target.entry, target.tensor)
-        for outcome in checks:
-            outcome.result()
+        for target in targets:
+            if not target.entry.layout.size_bytes:
+                checks.begin(target)
+        checks.finish()
     return {target.entry.layout.name: target.tensor for target in targets}
 
 

@@ -60,6 +60,7 @@ class Fastsafetensors(SafetensorsFile):
         """The tensors of these keys of one file; the others are left out where they lie between."""
         from fastsafetensors import SafeTensorsFileLoader
 
+        path.open("rb").close()  # it says "No such file" of one that may not be read
         loader = SafeTensorsFileLoader(None, "cpu", nogds=True, set_numa=False, max_threads=self.thread_count)
         try:
             wanted = set(keys)

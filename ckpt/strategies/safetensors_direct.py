@@ -194,10 +194,10 @@ class SafetensorsDirect(Strategy):
         if part.division.count == 1:
             return self.save(state, directory)
         _pieces.refuse_shards(self.shard_mib, part.division)
-        names = list(state)
+        place_of = {name: place for place, name in enumerate(state)}
         own = [each for each in part.writes if each.whole.same_as is None]
         tied = {
-            each.whole.name: (each.whole.same_as, names.index(each.whole.name))
+            each.whole.name: (each.whole.same_as, place_of[each.whole.name])
             for each in part.writes
             if each.whole.same_as is not None
         }

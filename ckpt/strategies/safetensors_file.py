@@ -231,6 +231,7 @@ def _write_index(directory: Path, weight_map: Mapping[str, str], parameters: int
 def _open(path: Path) -> Any:
     from safetensors import safe_open
 
+    path.open("rb").close()  # it says "No such file" of one that may not be read
     return safe_open(path, framework="pt", backend="pread")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 
 import ckpt
 from ckpt import memory
-from ckpt.strategy import create, names
+from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategy import create, names, select
 
 OF_TORCH = {"torch_save", "torch_checkpointing"}
 """Strategies whose tensors are `torch.load`'s, whose storages can't be resized."""
@@ -154,3 +157,68 @@ def test_own() -> None:
         assert torch.equal(other, copy)
         assert copy.untyped_storage().resizable()
         assert copy.data_ptr() != other.data_ptr()
+
+
+LOAD = """
+import sys, ckpt
+for path in sys.argv[1:]:
+    try:
+        ckpt.load(path)
+        print("loaded")
+    except ckpt.CheckpointError as error:
+        print("CheckpointError:", str(error).replace(chr(10), " "))
+"""
+
+
+def test_files_that_may_not_be_read(tmp_path: Path) -> None:
+    """One message that says so, for every strategy, to a user who may not read the data."""
+    finals = []
+    for name in names():
+        if all(importlib.util.find_spec(m.partition(".")[0]) for m in create(name).requires):
+            ckpt.save({"w": torch.ones(5000), "step": 1}, tmp_path / name, name)
+            finals.append(tmp_path / name)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != "checkpoint.json":
+            path.chmod(0)
+    command = [sys.executable, "-c", LOAD, *map(str, finals)]
+    if not os.geteuid():  # root may read everywhere, until it gives that up
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for final, line in zip(finals, done.stdout.splitlines(), strict=True):
+        assert line.startswith("CheckpointError: "), final.name
+        assert "ermission denied" in line or "PERMISSION_DENIED" in line, line
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["whole", "by name"])
+def test_a_failing_check_ends_the_load(by_name: bool, tmp_path: Path) -> None:  # pytest's
+    """What a check raises is raised, and not all is read before that."""
+    SafetensorsDirect().save({str(number): torch.ones(2**20) for number in range(16)}, tmp_path)
+    seen = []
+
+    def check(name: str, _: torch.Tensor) -> None:
+        seen.append(name)
+        raise ckpt.CheckpointError(name)
+
+    with pytest.raises(ckpt.CheckpointError):
+        SafetensorsDirect(threads=1).load_checked(tmp_path, [str(n) for n in range(16)] if by_name else None, check)
+    assert len(seen) < 16
+
+
+def test_names_take_linear_time() -> None:
+    """Each name that is asked for is compared a few times, not with all others."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    known = [Name(f"n{number}") for number in range(2000)]
+    assert known == select(known, [Name(name) for name in known], Path("x"))
+    assert compared < 20 * len(known)
