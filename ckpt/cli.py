@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 import warnings
 from typing import Any
 
@@ -22,7 +23,7 @@ def run(app: App, *mistakes: type[Exception]) -> None:
     except CycloptsError:  # cyclopts has told it
         sys.exit(2)
     except mistakes as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
@@ -32,11 +33,16 @@ def run(app: App, *mistakes: type[Exception]) -> None:
     sys.exit(code or 0)
 
 
+def printable(text: str) -> str:
+    """A text that may come from a file, without characters that a terminal would obey; lines stay."""
+    return "".join(letter for letter in text if letter == "\n" or unicodedata.category(letter)[0] != "C")
+
+
 def _one_line(usual: Any) -> Any:
     """Show a warning of ours without the line of code that it came from."""
 
     def shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
         ours = issubclass(category, CheckpointWarning)
-        return f"warning: {message}\n" if ours else str(usual(message, category, *where))
+        return printable(f"warning: {message}\n") if ours else str(usual(message, category, *where))
 
     return shown

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ckpt.cli import printable
 from jobs import progress, slurm, timing_log, whereabouts
 from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
@@ -287,7 +288,7 @@ def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> Rend
         last = "" if each.last_bandwidth_gbps is None else f"{each.last_bandwidth_gbps:.2f} GB/s"
         state = Text(each.state, style=_STYLES.get(each.state, ""))
         detail = f"{each.detail}; log: {each.log}" if each.state in BAD else each.detail
-        shown.add_row(Text(each.job_id), state, f"{each.trials_done}/{each.trials}", last, Text(detail))
+        shown.add_row(Text(each.job_id), state, f"{each.trials_done}/{each.trials}", last, Text(printable(detail)))
     hidden = len(statuses) - len(chosen)
     more = f" ({hidden} of them not shown; --json has all)" if hidden else ""
     return Group(shown, Text(summary(statuses) + more))

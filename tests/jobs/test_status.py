@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from jobs import plan, progress, status, study, timing_log
 from jobs.status import Submission, Whereabouts
@@ -72,3 +74,14 @@ def test_every_status_of_a_log_is_known() -> None:
     assert [status.derive(JOB, progress.of(log(each)), SENT, GONE, "").state for each in logged] == [
         "lost", "complete", "failed", "interrupted"
     ]  # fmt: skip
+
+
+def test_a_terminal_obeys_no_log() -> None:
+    """What a log says of an error is shown without the characters that would move a cursor or change a colour."""
+    found = status.derive(JOB, progress.of(log("failed", "no\x1b[2J \x07space")), SENT, GONE, "")
+    console = Console(width=200, file=io.StringIO(), force_terminal=False)
+    console.print(status.table([found]))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "no[2J space" in shown
+    assert "\x1b" not in shown
