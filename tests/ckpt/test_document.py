@@ -257,7 +257,7 @@ def test_torch_load_unpickles_tensors_only(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     trap = tmp_path / "trap"
     strategy = create("torch_save")
-    strategy.save({"weight": _Malicious(trap)}, tmp_path)  # type: ignore[dict-item]
+    torch.save({"weight": _Malicious(trap)}, tmp_path / "state.pth")  # a save of ours refuses it
     with pytest.raises(CheckpointError, match="Weights only load failed"):
         strategy.load(tmp_path)
     assert not trap.exists()
