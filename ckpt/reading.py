@@ -63,11 +63,11 @@ def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
     """
     if final.name.startswith(leftovers.PREFIX):
         raise CheckpointError(f"{final} is what an unfinished save left, and no checkpoint")
-    if final.is_file():
-        try:
+    try:
+        if final.is_file():
             return work(final, final)
-        except OSError as error:
-            raise CheckpointError(f"can't read {final}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"can't read {final}: {error}") from error
     for _ in range(_MOST_REPLACEMENTS):
         try:
             with pinned(final) as directory:
