@@ -12,6 +12,7 @@ from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
 from ckpt.pinned import Pinned, pinned
 from ckpt.strategy import Strategy, select
+from ckpt.threads import explained
 
 _MOST_REPLACEMENTS = 100
 
@@ -84,7 +85,7 @@ def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
 
 
 def _message(directory: Pinned, error: Exception) -> str:
-    text = directory.named(str(error))
+    text = explained(directory.named(str(error)))
     return text if isinstance(error, CheckpointError) else f"can't read {directory.name}: {text}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -76,6 +76,26 @@ def over(items: Iterable[_Item], work: Callable[[_Item], _Result], threads: int)
 
     run(worker, threads)
     return [results[number] for number in sorted(results)]
+
+
+def is_ending() -> bool:
+    """Whether the interpreter is about to end: executors take no more work then, and say so."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(int)
+        except RuntimeError:
+            return True
+    return False
+
+
+def explained(text: str) -> str:
+    """An error's text, with the way out where a library's threads can't be started as the interpreter ends."""
+    if "cannot schedule new futures after" not in text:
+        return text
+    return (
+        f"{text}. The interpreter is about to end, and this strategy's library can't start threads any more: save "
+        "earlier, or take a strategy that can, such as safetensors_direct"
+    )
 
 
 class Beside:

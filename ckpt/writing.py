@@ -15,6 +15,7 @@ from ckpt.manifest import Manifest
 from ckpt.pinned import Identity, identity
 from ckpt.reading import Content, checker, of_one
 from ckpt.strategy import Strategy
+from ckpt.threads import explained
 
 _NOT_OURS = "{} exists, and is no checkpoint of this package: give the checkpoint another name, or move it away"
 
@@ -49,10 +50,10 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
             if not strategy.reports_close:
                 _read_back(strategy, tensors, checksums, staging.path)
             staging.publish()
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError(explained(str(error))) from error
     except Exception as error:  # a full disk, or whatever a library raises
-        raise CheckpointError(f"can't save {final}: {type(error).__name__}: {error}") from error
+        raise CheckpointError(explained(f"can't save {final}: {type(error).__name__}: {error}")) from error
 
 
 def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mapping[str, str], directory: Path) -> None:

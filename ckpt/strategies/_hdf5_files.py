@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckpt.errors import CheckpointError
+from ckpt.threads import is_ending
 
 if TYPE_CHECKING:
     import h5py
+
+
+class _AtTheEnd:
+    """Calls a function when the interpreter clears its modules."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+
+    def __del__(self) -> None:
+        self._function()
+
+
+_late: list[_AtTheEnd] = []
+
+
+def import_late() -> None:
+    """Import h5py so that it works even as the interpreter ends, and is not used after that.
+
+    It wants its converters unregistered by then, and asks `atexit` for it, which takes no more requests while it runs;
+    HDF5 would call them as it closes, when the interpreter is gone.
+    """
+    late = "h5py" not in sys.modules and is_ending()
+    import h5py
+
+    if late:
+        _late.append(_AtTheEnd(h5py._conv.unregister_converters))  # noqa: SLF001  # as its own atexit function does
 
 
 @contextmanager

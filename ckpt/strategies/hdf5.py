@@ -7,6 +7,7 @@ zeros where a part of a virtual dataset is missing, and says nothing; a load her
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +23,7 @@ from ckpt.layout import Layout, TensorLayout, state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Division, Part, Piece, Slice, rows_of
 from ckpt.strategies import _pieces
-from ckpt.strategies._hdf5_files import create, opened
+from ckpt.strategies._hdf5_files import create, import_late, opened
 from ckpt.strategies._hdf5_links import require_links, require_sources
 from ckpt.strategy import Facts, Footprint, Strategy, select
 
@@ -56,6 +57,12 @@ class Hdf5(Strategy):
     chunk_mib: Annotated[int, Field(ge=1, le=4095)] = _CHUNK_MIB
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "h5py", "ml_dtypes")
+
+    def prepare(self) -> None:
+        """Import h5py with care, and the rest."""
+        if importlib.util.find_spec("h5py"):
+            import_late()
+        super().prepare()
 
     @property
     def contradiction(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from ckpt.strategy import create, names
 
-CANNOT_AT_EXIT = {"orbax", "zarr_python"}
+CANNOT_AT_EXIT = {"orbax", "torch_checkpointing", "zarr_python"}
 """Strategies whose libraries start threads by `concurrent.futures`, which takes none when the interpreter ends."""
 
 
@@ -64,7 +64,7 @@ def test_at_the_end(way: str, strategy: str, tmp_path: Path) -> None:
     assert done.stderr == ""
     *_, last = done.stdout.splitlines()
     if strategy in CANNOT_AT_EXIT:
-        assert last == "saved" or "interpreter" in last
+        assert last == "saved" or "or take a strategy that can" in last
     else:
         assert last == "saved"
 
