@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,14 +34,16 @@ _late: list[_AtTheEnd] = []
 def import_late() -> None:
     """Import h5py so that it works even as the interpreter ends, and is not used after that.
 
-    It wants its converters unregistered by then, and asks `atexit` for it, which takes no more requests while it runs;
-    HDF5 would call them as it closes, when the interpreter is gone.
+    It asks `atexit` to unregister its converters, which may have been done by now, or, where `atexit` is at work
+    already, may never be; HDF5 would then call them as it closes, when the interpreter is gone.
     """
-    late = "h5py" not in sys.modules and is_ending()
     import h5py
 
-    if late:
-        _late.append(_AtTheEnd(h5py._conv.unregister_converters))  # noqa: SLF001  # as its own atexit function does
+    if is_ending():
+        h5py._conv.unregister_converters()  # noqa: SLF001  # as its own atexit function does; to register twice fails
+        h5py._conv.register_converters()  # noqa: SLF001  # as h5py does when it is imported
+        if not _late:
+            _late.append(_AtTheEnd(h5py._conv.unregister_converters))  # noqa: SLF001  # as above
 
 
 @contextmanager

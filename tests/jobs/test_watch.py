@@ -237,16 +237,19 @@ def test_a_log_s_progress_is_what_the_whole_log_says(tmp_path: Path) -> None:
 
 
 def test_progress_of_a_log_of_another_writer(tmp_path: Path) -> None:
-    """Without the seal, and with compressed columns: read by the careful way; damaged: an error that names it."""
+    """Without the seal: read by the careful way; with compressed columns, or damaged: an error that names it."""
     path, ours = tmp_path / "other.h5", tmp_path / "ours.h5"
     log = log_of("j", "failed", trials=2)
     log.write(ours)
     with h5py.File(path, "w") as file:
         log.write_to(file)
-        del file["samples/trial"]
-        file["samples"].create_dataset("trial", data=np.repeat([0, 1], 6), chunks=(4,), compression=1)
 
     assert progress.read(path) == progress.read(ours)
+    with h5py.File(path, "a") as file:
+        del file["samples/trial"]
+        file["samples"].create_dataset("trial", data=np.repeat([0, 1], 6), chunks=(4,), compression=1)
+    with pytest.raises(TimingLogError, match=r"other\.h5"):
+        progress.read(path)
     ours.write_bytes(ours.read_bytes()[:-100])
     with pytest.raises(TimingLogError, match="damaged"):
         progress.read(ours)
