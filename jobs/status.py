@@ -155,7 +155,7 @@ class Watch:
         """Ask for the logs of jobs that have just ended and of a few others, and read what changed; returns whose."""
         logged: set[str] = set()
         self.operations += _LIST_OPERATIONS
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._paths.logs) as entries:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._paths.logs) as entries:
             logged = {entry.name.removesuffix(".h5") for entry in entries if entry.name.endswith(".h5")}
         others = [job_id for job_id in unsettled if job_id in logged and job_id not in first]
         others.sort(key=lambda job_id: unsettled[job_id].asked)

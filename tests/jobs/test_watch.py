@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -280,3 +281,12 @@ def test_columns_that_lie_elsewhere_are_not_read_quickly(tmp_path: Path) -> None
 
         with pytest.raises(ValueError, match=r"elsewhere|another way"):
             progress._quickly(image)  # what it leaves to the careful reader
+
+
+def test_a_file_where_the_logs_should_lie(watched: Callable[..., Watched]) -> None:
+    """Whoever put it there: jobs without logs are shown as such, and nothing fails."""
+    study = watched(jobs=2, ended=0)
+    shutil.rmtree(study.paths.logs)
+    study.paths.logs.write_text("not a directory")
+
+    assert states(status.Watch(study.paths, study.plan).look()) == [("running", 0)] * 2
