@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
@@ -21,7 +22,7 @@ from ckpt.layout import layout_of_state
 from ckpt.ranks import Alone
 from ckpt.sharding import Division, Part, Sharding, Share
 from ckpt.state import State, first_difference
-from ckpt.strategy import Strategy
+from ckpt.strategy import Strategy, create, names
 
 FreshPython = Callable[..., str]
 WriteConfig = Callable[..., str]
@@ -113,3 +114,15 @@ def together() -> Together:
     }
     state["tied"] = state["odd%/name"]
     return Together(state)
+
+
+@pytest.fixture(params=names())
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Every strategy whose library is installed."""
+    name = str(request.param)
+    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
+    if missing:
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail(f"{missing} can't be imported")
+        pytest.skip(f"{missing} can't be imported")
+    return name

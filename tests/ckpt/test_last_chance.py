@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +13,6 @@ from ckpt.strategy import create, names
 
 CANNOT_AT_EXIT = {"orbax", "torch_checkpointing", "zarr_python"}
 """Strategies whose libraries start threads by `concurrent.futures`, which takes none when the interpreter ends."""
-
-
-@pytest.fixture(params=names())
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Every strategy whose library is installed."""
-    name = str(request.param)
-    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
-    if missing:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail(f"{missing} can't be imported")
-        pytest.skip(f"{missing} can't be imported")
-    return name
 
 
 BEGINNING = """

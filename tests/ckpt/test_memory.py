@@ -23,18 +23,6 @@ OF_TORCH = {"torch_save", "torch_checkpointing"}
 """Strategies whose tensors are `torch.load`'s, whose storages can't be resized."""
 
 
-@pytest.fixture(params=names())
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Every strategy whose library is installed."""
-    name = str(request.param)
-    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
-    if missing:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail(f"{missing} can't be imported")
-        pytest.skip(f"{missing} can't be imported")
-    return name
-
-
 def tensors_of_all_kinds() -> dict[str, torch.Tensor]:
     """Odd sizes and all widths of elements, so that nothing is aligned by luck."""
     generator = torch.Generator().manual_seed(3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import torch
 import ckpt
 from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
-from ckpt.strategy import create, names
+from ckpt.strategy import create
 
 RACE_S = float(os.environ.get("CKPT_RACE_S", "1"))
 """How long each strategy's race of two processes lasts."""
@@ -41,18 +40,6 @@ def state_of(step: int) -> dict[str, Any]:
 def steps_in(state: dict[str, Any]) -> set[float]:
     """The steps that the parts of a state are of: one, if it is whole."""
     return {float(state["step"]), *state["w"].tolist(), *state["b"].tolist()}
-
-
-@pytest.fixture(params=names())
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Every strategy whose library is installed."""
-    name = str(request.param)
-    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
-    if missing:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail(f"{missing} can't be imported")
-        pytest.skip(f"{missing} can't be imported")
-    return name
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,8 @@ import ckpt
 from ckpt import storage
 from ckpt.errors import CheckpointError
 from ckpt.state import first_difference
-from ckpt.strategy import create, names
 
 SEED = 20261126
-
-
-@pytest.fixture(params=names())
-def strategy(request: pytest.FixtureRequest) -> str:
-    """Every strategy whose library is installed."""
-    name = str(request.param)
-    missing = [m for m in create(name).requires if importlib.util.find_spec(m.partition(".")[0]) is None]
-    if missing:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail(f"{missing} can't be imported")
-        pytest.skip(f"{missing} can't be imported")
-    return name
 
 
 def some_state() -> dict[str, Any]:
