@@ -7,8 +7,7 @@ neither show other files' contents nor stop the reader.
 
 from __future__ import annotations
 
-import errno
-import mmap
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,40 +60,44 @@ _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 """How a text stands in its column: where it lies in a collection."""
 
 
-def check_size(path: Path) -> None:
-    """Make sure that a path is a file, and not too large for one of ours.
+def read_file(path: Path) -> bytes:
+    """A file's content, once: another job may put a new log under the name at any time.
 
     Raises:
-        TimingLogError: if it isn't.
-        OSError: if it is a directory, or can't be looked at.
+        TimingLogError: if it is no regular file, or too large for one of ours.
+        OSError: if it is a directory, or can't be read.
     """
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise TimingLogError(f"{path} is no regular file: expected a timing log or a merged file")
-    if status.st_size > LARGEST_FILE_BYTES:
-        raise TimingLogError(
-            f"{path} has {status.st_size:,} bytes, and {LARGEST_FILE_BYTES:,} are the most that are read of a log or a "
-            "merged file: is it one?"
-        )
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe doesn't wait for its other end
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  # a descriptor, no path; a directory is refused
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise TimingLogError(f"{path} is no regular file: expected a timing log or a merged file")
+        if status.st_size > LARGEST_FILE_BYTES:
+            raise TimingLogError(
+                f"{path} has {status.st_size:,} bytes, and {LARGEST_FILE_BYTES:,} are the most that are read of a log "
+                "or a merged file: is it one?"
+            )
+        return file.read()
 
 
-def check_texts(path: Path, bounds: Bounds) -> None:
+def check_texts(content: bytes, where: str, bounds: Bounds) -> None:
     """Make sure that HDF5 can walk through a file's texts: HDF5 2.0 walks for ever where one says it takes no room.
+
+    Args:
+        content: of the whole file.
+        where: the file, for messages.
+        bounds: of that kind of file.
 
     Raises:
         TimingLogError: if it can't, or one is too long for ours.
-        OSError: if the file can't be read.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(_COLLECTION)
-        while place >= 0:
-            _check_collection(content, place, path, bounds)
-            place = content.find(_COLLECTION, place + len(_COLLECTION))
+    place = content.find(_COLLECTION)
+    while place >= 0:
+        _check_collection(content, place, where, bounds)
+        place = content.find(_COLLECTION, place + len(_COLLECTION))
 
 
-def _check_collection(content: mmap.mmap, start: int, path: Path, bounds: Bounds) -> None:
+def _check_collection(content: bytes, start: int, where: str, bounds: Bounds) -> None:
     """Walk through a collection of texts as HDF5 does."""
     end = start + int.from_bytes(content[start + 8 : start + 16], "little")
     place = start + _COLLECTION_HEADER_BYTES
@@ -105,28 +108,27 @@ def _check_collection(content: mmap.mmap, start: int, path: Path, bounds: Bounds
         if room < _OBJECT_HEADER_BYTES or place + room > end:
             break
         if number and size > bounds.text_bytes:
-            raise TimingLogError(f"{path} holds a text of {size:,} bytes, and ours have at most {bounds.text_bytes:,}")
+            raise TimingLogError(f"{where} holds a text of {size:,} bytes, and ours have at most {bounds.text_bytes:,}")
         place += room
     else:
         if place <= end <= len(content):
             return
-    raise TimingLogError(f"{path} is damaged: its texts at byte {start} don't end where they should")
+    raise TimingLogError(f"{where} is damaged: its texts at byte {start} don't end where they should")
 
 
-def check_objects(group: Any, where: str, bounds: Bounds) -> None:
-    """Make sure that all that lies below an open group is ours by its kind, and no larger than it can be.
+def check_objects(file: Any, content: bytes, where: str, bounds: Bounds) -> None:
+    """Make sure that all that lies in a file is ours by its kind, and no larger than it can be.
 
     Args:
-        group: h5py's, at the top of the file.
+        file: h5py's low-level file, open from `content`.
+        content: of the whole file.
         where: the file, for messages.
         bounds: of that kind of file.
 
     Raises:
         TimingLogError: naming the first object that isn't.
     """
-    with Path(group.file.filename).open("rb") as raw:
-        walk = _Walk(where, bounds, raw)
-        walk.group(h5g.open(group.file.id, b"/"), "/", 0)
+    _Walk(where, bounds, content).group(h5g.open(file, b"/"), "/", 0)
 
 
 def check_kind(dataset: Any, kind: str, name: str) -> None:
@@ -142,9 +144,8 @@ def check_kind(dataset: Any, kind: str, name: str) -> None:
 class _Walk:
     """One pass over a file's objects."""
 
-    def __init__(self, where: str, bounds: Bounds, raw: Any) -> None:
-        self._where, self._bounds, self._raw = where, bounds, raw
-        self._size_bytes = raw.seek(0, 2)
+    def __init__(self, where: str, bounds: Bounds, content: bytes) -> None:
+        self._where, self._bounds, self._content = where, bounds, content
         self._seen: set[int] = set()
 
     def _refuse(self, name: str, problem: str) -> TimingLogError:
@@ -212,14 +213,14 @@ class _Walk:
 
     def _check_extent(self, dataset: Any, name: str, size_bytes: int) -> None:
         offset = dataset.get_offset()
-        if offset is None or dataset.get_storage_size() != size_bytes or offset + size_bytes > self._size_bytes:
+        if offset is None or dataset.get_storage_size() != size_bytes or offset + size_bytes > len(self._content):
             raise self._refuse(name, f"claims {size_bytes:,} bytes that the file doesn't hold")
 
     def _check_text(self, dataset: Any, name: str, size_bytes: int) -> None:
         """Many rows may refer to one long text, and each of them would take its memory."""
-        self._raw.seek(dataset.get_offset())
-        references = np.frombuffer(self._raw.read(size_bytes), _REFERENCE)
-        if int(references["length"].sum(dtype=np.uint64)) > self._size_bytes:
+        rows = size_bytes // _REFERENCE.itemsize
+        references = np.frombuffer(self._content, _REFERENCE, count=rows, offset=dataset.get_offset())
+        if int(references["length"].sum(dtype=np.uint64)) > len(self._content):
             raise self._refuse(name, "claims more text than the file holds")
 
     def _check_chunks(self, dataset: Any, plan: Any, name: str, size_bytes: int) -> None:

@@ -12,11 +12,13 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5l, h5s, h5t
 
 from jobs import timing_log
+from jobs.errors import TimingLogError
+from jobs.own_hdf5 import read_file
 from jobs.provenance import CODE_VERSIONS, version_changed
 from jobs.timing_log import TimingLog
 
-FILE_OPERATIONS = 6
-"""What `read` asks of a filesystem for a log as this package writes it: open, size (twice), content, its end, close."""
+FILE_OPERATIONS = 8
+"""System calls of `read` for a log as this package writes it: open, status (3), position, content, its end, close."""
 
 _BLOCK_BYTES = len(timing_log.sealed(b""))
 """Of the seal before a log's content."""
@@ -54,8 +56,8 @@ def read(path: Path) -> Progress:
         TimingLogError: as `timing_log.read`.
     """
     try:
-        return _quickly(path.read_bytes())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        return _quickly(read_file(path))
+    except (TimingLogError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return of(timing_log.read(path))  # the careful reader knows what is wrong with it, if anything is
 
 

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 
 from jobs.errors import TimingLogError
-from jobs.own_hdf5 import LOG, Bounds, check_kind, check_objects, check_size, check_texts
+from jobs.own_hdf5 import LOG, Bounds, check_kind, check_objects, check_texts, read_file
 
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
@@ -218,25 +218,28 @@ def sealed(image: bytes) -> bytes:
 
     HDF5 ends the process on many a damaged file, so damage has to be seen before it is opened. Readers skip the block.
     """
-    line = f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode()
-    return line.ljust(_USER_BLOCK_BYTES, b"\0") + image
+    return _seal_of(image) + image
 
 
-def check_seal(path: Path) -> None:
+def _seal_of(image: bytes | memoryview) -> bytes:
+    return f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode().ljust(_USER_BLOCK_BYTES, b"\0")
+
+
+def check_seal(content: bytes, where: str) -> None:
     """Make sure that a file is as it was written, before HDF5 looks at it. Files that never had a seal pass.
+
+    Args:
+        content: of the whole file.
+        where: the file, for messages.
 
     Raises:
         TimingLogError: if it was damaged.
-        OSError: if it can't be read.
     """
-    with path.open("rb") as file:
-        head = file.read(_USER_BLOCK_BYTES)
-        if head.startswith(_SEAL.encode()):
-            said = head[len(_SEAL) :].split(b"\n")[0].strip().decode("ascii", "replace")
-            if said != hashlib.file_digest(file, "sha256").hexdigest():
-                raise TimingLogError(f"{path} is damaged: its content is not what was written (SHA-256 differs)")
-        elif file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
-            raise TimingLogError(f"{path} is damaged: the seal before its content is gone")
+    if content.startswith(_SEAL.encode()):
+        if content[:_USER_BLOCK_BYTES] != _seal_of(memoryview(content)[_USER_BLOCK_BYTES:]):
+            raise TimingLogError(f"{where} is damaged: its content is not what was written (SHA-256 differs)")
+    elif content[_USER_BLOCK_BYTES:].startswith(_HDF5_SIGNATURE):
+        raise TimingLogError(f"{where} is damaged: the seal before its content is gone")
 
 
 @contextmanager
@@ -246,19 +249,27 @@ def opened(path: Path, bounds: Bounds = LOG) -> Iterator[h5py.File]:
     Raises:
         TimingLogError: if it isn't; also for whatever HDF5 and Python say of its content in the `with` block.
     """
+    where = str(path)
     try:
-        check_size(path)
-        check_seal(path)
-        with h5py.File(path, "r", locking="best-effort") as file:
-            check_texts(path, bounds)
-            check_objects(file, str(path), bounds)
+        content = read_file(path)
+        check_seal(content, where)
+        with _as_hdf5(content) as file:
+            check_texts(content, where, bounds)
+            check_objects(file.id, content, where, bounds)
             yield file
     except FileNotFoundError:
         raise TimingLogError(f"{path}: no such timing log") from None
     except OSError as error:
-        raise TimingLogError(f"{path} can't be read as HDF5 ({_one_line(error)}): is it complete?") from error
+        raise TimingLogError(f"{path} can't be read as HDF5 ({_one_line(error)})") from error
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise TimingLogError(f"{path} is a damaged timing log: {_one_line(error)}") from error
+
+
+def _as_hdf5(content: bytes) -> h5py.File:
+    try:
+        return h5py.File(h5py.h5f.open_file_image(content))
+    except ValueError:
+        raise OSError("it is another kind of file, or damaged") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -320,6 +320,27 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
             timing_log.read(cut)
 
 
+@pytest.mark.parametrize("step", ["check_seal", "check_texts", "check_objects"])
+def test_a_log_that_is_replaced_while_it_is_read(
+    step: str, log: TimingLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is checked is what is read: a job that writes its next trial meanwhile changes nothing."""
+    path = tmp_path / "log.h5"
+    log.write(path)
+    before = repr(timing_log.read(path))  # a NaN is not equal to itself
+    longer = replace(log, samples=[*version_1().samples] * 40, provenance={"python": "3.11 " * 1000})
+    check = getattr(timing_log, step)
+
+    def replaced_then_checked(*arguments: Any) -> None:
+        longer.write(path)
+        check(*arguments)
+
+    monkeypatch.setattr(timing_log, step, replaced_then_checked)
+    assert before == repr(timing_log.read(path))
+    monkeypatch.undo()
+    assert before != repr(timing_log.read(path))
+
+
 def test_every_column_is_described(tmp_path: Path) -> None:
     """Every dataset has units and a long name, lies on a dimension scale, and quantities name their unit."""
     units = {"_s": "s", "_bytes": "byte"}
