@@ -38,6 +38,8 @@ MERGED = Bounds(rows=4_000_000, text_bytes=1 << 20, packed=True)
 """A merged file: 40,000 logs of 100 samples."""
 
 LARGEST_FILE_BYTES = 1 << 30
+FILE_OPERATIONS = 8
+"""System calls of `read_file`: open, status (3), position, content, its end, close."""
 _MOST_ATTRIBUTES = 500
 _DEEPEST = 8
 """Groups in groups: a merged file of the first version has five."""

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -98,18 +98,6 @@ class Steal:
 
 def _cpu_ticks() -> list[int]:
     return [int(value) for value in _text("/proc/stat").splitlines()[0].split()[1:]]
-
-
-CODE_VERSIONS = ("code_version_submitted", "code_version")
-"""The facts that `version_changed` compares."""
-
-
-def version_changed(facts: Mapping[str, Any]) -> str:
-    """How the code that ran differs from the code that was submitted; empty if it does not, or nobody knows."""
-    submitted, ran = (str(facts.get(key, "")) for key in CODE_VERSIONS)
-    if submitted == ran or not submitted or submitted.startswith("unknown"):
-        return ""
-    return f"submitted with {submitted}, run with {ran}"
 
 
 def code_version() -> str:

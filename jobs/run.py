@@ -22,7 +22,7 @@ from ckpt.errors import MissingLibraryError
 from ckpt.layout import layout_of
 from ckpt.ranks import StoreRanks
 from ckpt.strategy import Strategy
-from jobs import plan, provenance, received, targets, timing_log
+from jobs import plan, progress, provenance, received, targets, timing_log
 from jobs.clock import Clock, agree
 from jobs.crew import Crew, Place, assemble, parts_of, place_of
 from jobs.errors import StudyError, TimingLogError
@@ -189,8 +189,8 @@ def _measure(
     first = crew.place.number == 0
     target = study.targets[job.target]
     log.provenance = provenance.of_machine(submitted_version, study.model_dump_json()) | measure.describe_clock()
-    if first and provenance.version_changed(log.provenance):
-        _say(job, f"the code is not what was submitted: {provenance.version_changed(log.provenance)}")
+    if first and progress.version_changed(log.provenance):
+        _say(job, f"the code is not what was submitted: {progress.version_changed(log.provenance)}")
     log.provenance["node_local"] = target.on_each_node
     log.provenance["dirty_bytes_before"] = provenance.dirty_bytes()
     steal = provenance.Steal()

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ckpt.cli import printable
-from jobs import progress, slurm, timing_log, whereabouts
+from jobs import own_hdf5, slurm, timing_log, whereabouts
 from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
 from jobs.plan import Job, Plan
@@ -168,7 +168,7 @@ class Watch:
             if signature != known.signature:
                 known.signature = signature
                 changed.append((known, path))
-        self.operations += len(changed) * progress.FILE_OPERATIONS
+        self.operations += len(changed) * own_hdf5.FILE_OPERATIONS
         with ThreadPoolExecutor() as pool:
             for (known, _), found in zip(changed, pool.map(_progress_of, [path for _, path in changed]), strict=True):
                 known.progress = found
@@ -205,7 +205,7 @@ class Watch:
 
 def _progress_of(path: Path) -> Progress | TimingLogError:
     try:
-        return progress.read(path)
+        return timing_log.read_progress(path)
     except TimingLogError as error:
         return error
 

@@ -14,6 +14,7 @@ The format's history:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -27,8 +28,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from jobs import progress
 from jobs.errors import TimingLogError
 from jobs.own_hdf5 import LOG, Bounds, check_kind, check_objects, check_texts, read_file
+from jobs.progress import Progress
 
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
@@ -195,7 +198,7 @@ class TimingLog:
         with h5py.File(name, "w", driver="core", backing_store=False) as file:
             self.write_to(file)
             file.flush()
-            return sealed(file.id.get_file_image())
+            return sealed(file.id.get_file_image(), progress.note(progress.of(self)))
 
     def write_to(self, group: h5py.Group) -> None:
         """Write the log into an open, empty group."""
@@ -213,16 +216,22 @@ class TimingLog:
                 attributes[key] = _storable(value)
 
 
-def sealed(image: bytes) -> bytes:
+def sealed(image: bytes, note: bytes = b"") -> bytes:
     """An HDF5 file's bytes behind a user block with their SHA-256.
 
     HDF5 ends the process on many a damaged file, so damage has to be seen before it is opened. Readers skip the block.
+
+    Args:
+        image: HDF5's bytes.
+        note: a line for the block, with a digest of its own; left out if it doesn't fit.
     """
-    return _seal_of(image) + image
+    return _block(image, note) + image
 
 
-def _seal_of(image: bytes | memoryview) -> bytes:
-    return f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode().ljust(_USER_BLOCK_BYTES, b"\0")
+def _block(image: bytes | memoryview, note: bytes) -> bytes:
+    seal = f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode()
+    lines = seal + note if len(seal) + len(note) <= _USER_BLOCK_BYTES else seal
+    return lines.ljust(_USER_BLOCK_BYTES, b"\0")
 
 
 def check_seal(content: bytes, where: str) -> None:
@@ -236,10 +245,18 @@ def check_seal(content: bytes, where: str) -> None:
         TimingLogError: if it was damaged.
     """
     if content.startswith(_SEAL.encode()):
-        if content[:_USER_BLOCK_BYTES] != _seal_of(memoryview(content)[_USER_BLOCK_BYTES:]):
+        note, noted = _note_of(content)
+        whole = content.startswith(_block(memoryview(content)[_USER_BLOCK_BYTES:], note))
+        if not whole or (note and not noted):
             raise TimingLogError(f"{where} is damaged: its content is not what was written (SHA-256 differs)")
     elif content[_USER_BLOCK_BYTES:].startswith(_HDF5_SIGNATURE):
         raise TimingLogError(f"{where} is damaged: the seal before its content is gone")
+
+
+def _note_of(content: bytes) -> tuple[bytes, Progress | None]:
+    """The note in the block before a file's content, and what it says."""
+    note = content[:_USER_BLOCK_BYTES].partition(b"\n")[2].rstrip(b"\0")
+    return note, progress.of_note(note)
 
 
 @contextmanager
@@ -317,6 +334,21 @@ def read(path: Path) -> TimingLog:
     """
     with opened(path) as file:
         return read_from(file, str(path))
+
+
+def read_progress(path: Path) -> Progress:
+    """How far the job is: from the note in its log, or from all of it where there is none.
+
+    Raises:
+        TimingLogError: as `read`; if HDF5 isn't needed, only for a file that can't be read, or is damaged.
+    """
+    with contextlib.suppress(OSError):
+        content = read_file(path)
+        check_seal(content, str(path))
+        noted = _note_of(content)[1]
+        if noted:
+            return noted
+    return progress.of(read(path))
 
 
 def read_from(group: h5py.Group, where: str) -> TimingLog:
