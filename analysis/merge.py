@@ -15,7 +15,7 @@ import h5py
 from analysis import merged
 from analysis.errors import ResultsError
 from analysis.load import Entry
-from jobs import timing_log
+from jobs.seal import sealed
 
 
 def write_merged(found: Sequence[Entry], output: Path) -> None:
@@ -55,4 +55,4 @@ def _image(found: Sequence[Entry]) -> bytes:
     with h5py.File("merged", "w", driver="core", backing_store=False) as file:
         merged.write(file, jobs, [entry.log for entry in ordered])
         file.flush()
-        return timing_log.sealed(file.id.get_file_image())
+        return sealed(file.id.get_file_image())

@@ -55,7 +55,7 @@ def version_changed(provenance: Mapping[str, Any]) -> str:
 
 
 def _bandwidth_gbps(totals: Sequence[Sample]) -> float | None:
-    """Of the last operation of these."""
+    """The bandwidth of the last operation among these totals."""
 
     def operation(sample: Sample) -> tuple[int, str, str]:
         return sample.trial, sample.operation, sample.cache

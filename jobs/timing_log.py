@@ -15,7 +15,6 @@ The format's history:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import tempfile
@@ -32,6 +31,7 @@ from jobs import progress
 from jobs.errors import TimingLogError
 from jobs.own_hdf5 import LOG, Bounds, check_kind, check_objects, check_texts, read_file
 from jobs.progress import Progress
+from jobs.seal import check_seal, note_of, sealed
 
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
@@ -44,12 +44,8 @@ GOOD = frozenset({COMPLETE, SKIPPED})
 
 NOT_APPLICABLE = "n/a"
 
-_SEAL = "ckpt-study sha256"
-_USER_BLOCK_BYTES = 512
 _LONGEST_TEXT_BYTES = 60_000
 """An attribute in HDF5's classic format has at most 64 KiB, and a cluster may have a thousand mounts."""
-
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def _column(units: str, long_name: str, default: Any = MISSING) -> Any:
@@ -216,49 +212,6 @@ class TimingLog:
                 attributes[key] = _storable(value)
 
 
-def sealed(image: bytes, note: bytes = b"") -> bytes:
-    """An HDF5 file's bytes behind a user block with their SHA-256.
-
-    HDF5 ends the process on many a damaged file, so damage has to be seen before it is opened. Readers skip the block.
-
-    Args:
-        image: HDF5's bytes.
-        note: a line for the block, with a digest of its own; left out if it doesn't fit.
-    """
-    return _block(image, note) + image
-
-
-def _block(image: bytes | memoryview, note: bytes) -> bytes:
-    seal = f"{_SEAL} {hashlib.sha256(image).hexdigest()}\n".encode()
-    lines = seal + note if len(seal) + len(note) <= _USER_BLOCK_BYTES else seal
-    return lines.ljust(_USER_BLOCK_BYTES, b"\0")
-
-
-def check_seal(content: bytes, where: str) -> None:
-    """Make sure that a file is as it was written, before HDF5 looks at it. Files that never had a seal pass.
-
-    Args:
-        content: of the whole file.
-        where: the file, for messages.
-
-    Raises:
-        TimingLogError: if it was damaged.
-    """
-    if content.startswith(_SEAL.encode()):
-        note, noted = _note_of(content)
-        whole = content.startswith(_block(memoryview(content)[_USER_BLOCK_BYTES:], note))
-        if not whole or (note and not noted):
-            raise TimingLogError(f"{where} is damaged: its content is not what was written (SHA-256 differs)")
-    elif content[_USER_BLOCK_BYTES:].startswith(_HDF5_SIGNATURE):
-        raise TimingLogError(f"{where} is damaged: the seal before its content is gone")
-
-
-def _note_of(content: bytes) -> tuple[bytes, Progress | None]:
-    """The note in the block before a file's content, and what it says."""
-    note = content[:_USER_BLOCK_BYTES].partition(b"\n")[2].rstrip(b"\0")
-    return note, progress.of_note(note)
-
-
 @contextmanager
 def opened(path: Path, bounds: Bounds = LOG) -> Iterator[h5py.File]:
     """A log's file, or a merged one, known to be whole and to hold only what our writers put in one.
@@ -345,7 +298,7 @@ def read_progress(path: Path) -> Progress:
     with contextlib.suppress(OSError):
         content = read_file(path)
         check_seal(content, str(path))
-        noted = _note_of(content)[1]
+        noted = note_of(content)[1]
         if noted:
             return noted
     return progress.of(read(path))

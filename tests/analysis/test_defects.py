@@ -12,7 +12,7 @@ import pytest
 
 import analysis
 from analysis.comparison import all_problems, compare
-from jobs import timing_log
+from jobs.seal import sealed
 
 STYLES = pytest.mark.parametrize("style", ["text", "markdown", "csv"])
 
@@ -232,7 +232,7 @@ def test_a_log_of_a_later_version(study: Any) -> None:
     path = study.log("tensorstore_basic", save=[1])
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 99
-    path.write_bytes(timing_log.sealed(path.read_bytes()[512:]))
+    path.write_bytes(sealed(path.read_bytes()[512:]))
 
     [problem, _] = all_problems(compare(analysis.load_results(study.root)))
 

@@ -30,6 +30,7 @@ from analysis.load import entries
 from analysis.merge import write_merged
 from analysis.render import no_formula, render
 from jobs import timing_log
+from jobs.seal import sealed
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
@@ -226,7 +227,7 @@ def changed(path: Path, change: Callable[[h5py.File, Path], None], other: Path, 
     with h5py.File(path, "a") as file:
         change(file, other)
     image = path.read_bytes()[512:]
-    path.write_bytes(timing_log.sealed(image) if seal else image)
+    path.write_bytes(sealed(image) if seal else image)
 
 
 @pytest.mark.parametrize("seal", [True, False], ids=["sealed", "bare"])
@@ -298,7 +299,7 @@ def test_a_text_of_no_size_does_not_stop_the_reader(three_methods: Any) -> None:
     image = bytearray(path.read_bytes()[512:])
     start = image.index(b"GCOL\x01\0\0\0")
     image[start + 16 : start + 32] = bytes(16)  # the first text is free space of no bytes
-    for content in (bytes(image), timing_log.sealed(bytes(image))):
+    for content in (bytes(image), sealed(bytes(image))):
         path.write_bytes(content)
 
         with pytest.raises(timing_log.TimingLogError, match="its texts at byte"):

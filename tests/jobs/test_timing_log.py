@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from jobs import timing_log
 from jobs.errors import TimingLogError
+from jobs.seal import sealed
 from jobs.timing_log import DiskUse, Header, Sample, TimingLog
 
 V1 = Path(__file__).parent / "data" / "v1.h5"
@@ -33,7 +34,7 @@ def reseal(path: Path) -> None:
     """Seal a log anew whose content was changed on purpose."""
     content = path.read_bytes()
     if content.startswith(b"ckpt-study"):
-        path.write_bytes(timing_log.sealed(content[512:]))
+        path.write_bytes(sealed(content[512:]))
 
 
 def version_1() -> TimingLog:

@@ -23,6 +23,7 @@ from jobs.follow import follow
 from jobs.paths import StudyPaths
 from jobs.plan import Plan
 from jobs.processes import created_unix_s
+from jobs.seal import sealed
 from jobs.submit import Submission
 from jobs.timing_log import Header, Sample, TimingLog
 
@@ -245,7 +246,7 @@ def test_progress_of_a_log_without_a_note(tmp_path: Path) -> None:
     log.write(ours)
     noted = timing_log.read_progress(ours)
 
-    path.write_bytes(timing_log.sealed(ours.read_bytes()[512:]))  # as an earlier release
+    path.write_bytes(sealed(ours.read_bytes()[512:]))  # as an earlier release
     assert timing_log.read_progress(path) == noted
     with h5py.File(path, "w") as file:
         log.write_to(file)
