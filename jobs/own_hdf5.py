@@ -198,9 +198,11 @@ class _Walk:
         is_text = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
         if not (is_text or (isinstance(kind, _NUMBERS) and kind.get_size() <= 8)) or kind.committed():
             raise self._refuse(name, "is neither a column of numbers nor one of texts")
-        if space.get_simple_extent_type() != h5s.SIMPLE or dataset.rank != 1:
-            raise self._refuse(name, f"has {dataset.rank} dimensions, and a column has one")
-        rows = dataset.shape[0]
+        # Not the dataset's own `rank` and `shape`: each of them opens the space once more, for fifty columns of a log.
+        dimensions = space.get_simple_extent_ndims()
+        if space.get_simple_extent_type() != h5s.SIMPLE or dimensions != 1:
+            raise self._refuse(name, f"has {dimensions} dimensions, and a column has one")
+        (rows,) = space.get_simple_extent_dims()
         if rows > self._bounds.rows:
             raise self._refuse(name, f"claims {rows:,} rows, and {self._bounds.rows:,} are the most that are read")
         size_bytes = rows * (_REFERENCE.itemsize if is_text else kind.get_size())
