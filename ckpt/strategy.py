@@ -2,7 +2,7 @@
 
 A strategy is one module in `ckpt/strategies/` with one class, named after the module (`torch_save` -> `TorchSave`).
 Its options are the class's fields. It contains no clock, no fsync of its own unless its library does one, and
-no cleaning: `jobs.trial` and `ckpt.commit` do that for all alike.
+no cleaning: `jobs.node.trial` and `ckpt.commit` do that for all alike.
 """
 
 from __future__ import annotations

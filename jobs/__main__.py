@@ -13,15 +13,18 @@ from cyclopts import App, Parameter
 from ckpt.cli import run as run_command_line
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
-from jobs import plan as plans
-from jobs import plan_table, slurm, submit, targets, timing_log, whereabouts
 from jobs import status as statuses
-from jobs import study as studies
+from jobs import timing_log
+from jobs.cluster import queue_state, slurm, submit
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
+from jobs.node import targets
 from jobs.paths import StudyPaths, find_study
-from jobs.plan import Plan
-from jobs.plan_table import wide_console
+from jobs.plan import plan as plans
+from jobs.plan import plan_table
+from jobs.plan import study as studies
+from jobs.plan.plan import Plan
+from jobs.plan.plan_table import wide_console
 
 app = App(
     name="python -m jobs",
@@ -154,7 +157,7 @@ def cancel(results: Path) -> None:
     Args:
         results: a study's directory, or one that holds a single study.
     """
-    ended = whereabouts.cancel(submit.submissions(find_study(results)))
+    ended = queue_state.cancel(submit.submissions(find_study(results)))
     print(f"cancelled: {', '.join(ended)}" if ended else "no job of this study is waiting or running")
 
 
@@ -209,7 +212,7 @@ def run_one_job(
         scale: its nodes and tasks per node, such as 2x4, where the study has several.
         results: the directory that gets a directory for the study.
     """
-    from jobs.run import run_job
+    from jobs.node.run import run_job
 
     if (Path(study) / "plan.json").is_file():
         paths = StudyPaths(Path(study).absolute())

@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 from ckpt import storage, strategy
 from ckpt.errors import MissingLibraryError
-from jobs import plan as plans
-from jobs import slurm, targets
+from jobs.cluster import slurm
 from jobs.errors import StudyError, TargetError
+from jobs.node import targets
 from jobs.paths import StudyPaths
-from jobs.plan import Batch, Plan
-from jobs.study import Slurm, Target
+from jobs.plan import plan as plans
+from jobs.plan.plan import Batch, Plan
+from jobs.plan.study import Slurm, Target
 
 _NETWORK_FILESYSTEMS = frozenset({
     "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3",
@@ -157,7 +158,7 @@ def _results(paths: StudyPaths) -> Finding:
 
 def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
     """What sbatch itself says: account, quality of service, nodes, everything that this site checks."""
-    from jobs import submit
+    from jobs.cluster import submit
 
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file, submit.clean_environment():
         file.write(submit.script(paths, planned, batch))
@@ -172,7 +173,7 @@ def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
 
 def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Finding]:
     """Python, the package, the results directory and the targets, as a compute node sees them."""
-    from jobs import submit
+    from jobs.cluster import submit
 
     names = sorted({job.target for job in batch.jobs})
     anchor = storage.existing_parent(paths.root)

@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ckpt.cli import printable
-from jobs import own_hdf5, slurm, timing_log, whereabouts
+from jobs import own_hdf5, timing_log
+from jobs.cluster import queue_state, slurm
+from jobs.cluster.queue_state import Whereabouts
+from jobs.cluster.submit import Submission, submissions
 from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
-from jobs.plan import Job, Plan
+from jobs.plan.plan import Job, Plan
 from jobs.progress import Progress
-from jobs.submit import Submission, submissions
-from jobs.whereabouts import Whereabouts
 
 State = Literal[
     "not submitted", "waiting", "running", "unknown", "stuck", "complete", "skipped", "failed", "interrupted", "lost"
@@ -120,7 +121,7 @@ class Watch:
         self._looks += 1
         self._read_submissions()
         unsettled = {job_id: each for job_id, each in self._jobs.items() if not each.settled}
-        where = whereabouts.of([each.submission for each in unsettled.values() if each.submission])
+        where = queue_state.of([each.submission for each in unsettled.values() if each.submission])
         gone = {job_id for job_id in unsettled if job_id not in where or where[job_id].state == "gone"}
         news = {job_id for job_id in gone if unsettled[job_id].on_its_way}
         looked_at = self._read_logs(unsettled, news) | news

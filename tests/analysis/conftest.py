@@ -14,11 +14,11 @@ import pytest
 from analysis.__main__ import print_tables
 from analysis.render import Format
 from analysis.trials import COLD, Measured, Setting, Trials
-from jobs import plan as plans
-from jobs import study as studies
 from jobs import timing_log
 from jobs.paths import StudyPaths
-from jobs.plan import Job, Plan
+from jobs.plan import plan as plans
+from jobs.plan import study as studies
+from jobs.plan.plan import Job, Plan
 from jobs.timing_log import Ceiling, DiskUse, Header, Rank, Sample, TimingLog
 
 GIB = 2**30

@@ -1,6 +1,6 @@
 """Durable means durable: what was synced, and when, is read from a trace of the system calls, not believed.
 
-A script saves with every strategy as `jobs.trial` does, under strace. The trace is replayed on a model of a disk
+A script saves with every strategy as `jobs.node.trial` does, under strace. The trace is replayed on a model of a disk
 that knows what a power cut would lose.
 """
 

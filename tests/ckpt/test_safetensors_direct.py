@@ -17,7 +17,7 @@ from ckpt.state import first_difference
 from ckpt.strategies import _safetensors_reading as safetensors_reading
 from ckpt.strategies import safetensors_direct
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
-from jobs.cost import collect
+from jobs.node.usage import collect
 
 MIB = 2**20
 

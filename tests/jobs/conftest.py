@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import jobs
-from jobs import plan, study
 from jobs.paths import StudyPaths
+from jobs.plan import plan, study
 
 HERE = Path(__file__).parent
 ROOT = Path(jobs.__file__).parent.parent

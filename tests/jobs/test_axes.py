@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ckpt.errors import ContradictionError, UnknownStrategyError
-from jobs import axes, plan, study
 from jobs.errors import StudyError
+from jobs.plan import axes, plan, study
 
 
 def test_every_combination() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from jobs import plan, study, timing_log
+from jobs import timing_log
 from jobs.paths import StudyPaths
+from jobs.plan import plan, study
 from jobs.timing_log import Header, TimingLog
 
 Planned = Callable[[Mapping[str, Any]], StudyPaths]

@@ -17,14 +17,14 @@ from ckpt.errors import LostRankError
 from ckpt.layout import TensorLayout
 from ckpt.ranks import StoreRanks
 from ckpt.sharding import tensors_of
-from jobs import clock as clocks
-from jobs import plan, study
-from jobs.clock import Clock
-from jobs.crew import Crew, Place, assemble, parts_of, place_of
 from jobs.errors import StudyError
+from jobs.node import clock as clocks
+from jobs.node.clock import Clock
+from jobs.node.crew import Crew, Place, assemble, parts_of, place_of
 from jobs.paths import StudyPaths
-from jobs.plan import Job
-from jobs.scale import Scale
+from jobs.plan import plan, study
+from jobs.plan.plan import Job
+from jobs.plan.scale import Scale
 
 LAYOUT = (
     TensorLayout("a", (10, 3), "float32"),

@@ -18,12 +18,12 @@ import torch
 from ckpt import commit, storage, writeback
 from ckpt.layout import TensorLayout
 from ckpt.state import State
-from jobs import cost, measure, trial
-from jobs.crew import Crew, parts_of
-from jobs.measure import finished_trials, run_trials
-from jobs.study import Trials
+from jobs.node import measure, trial, usage
+from jobs.node.crew import Crew, parts_of
+from jobs.node.measure import finished_trials, run_trials
+from jobs.node.trial import Subject, TrialError
+from jobs.plan.study import Trials
 from jobs.timing_log import Header, Sample, TimingLog
-from jobs.trial import Subject, TrialError
 
 MIB = 2**20
 
@@ -159,8 +159,8 @@ def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     watch(storage, "residency", "resident", 1000)
     watch(trial, "first_difference", "verify", 1000)
     watch(trial, "poison", "poison", 1000)
-    watch(cost, "_reset_peak", "collect", 1000)
-    watch(cost, "_io", "io", 1000)
+    watch(usage, "_reset_peak", "collect", 1000)
+    watch(usage, "_io", "io", 1000)
     watch(shutil, "rmtree", "clean", 1000)
     return bench
 
@@ -417,7 +417,7 @@ def test_cost_of_an_operation(bench: Bench) -> None:
     (total,), (load,) = bench.samples("save", "total"), bench.samples("load")
     assert 0.2 <= total.cpu_s < 60
     assert 0 <= load.cpu_s < total.cpu_s
-    if not cost._reset_peak():
+    if not usage._reset_peak():
         assert {total.peak_rss_bytes, load.peak_rss_bytes} == {-1}
         return
     assert total.peak_rss_bytes > 256 * MIB

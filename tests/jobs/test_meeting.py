@@ -18,7 +18,7 @@ import pytest
 from ckpt.exchange import SECRET_BYTES
 from jobs import timing_log
 from jobs.errors import StudyError, TimingLogError
-from jobs.meeting import meet
+from jobs.node.rendezvous import meet
 from jobs.paths import StudyPaths
 
 COUNT = 3

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import plan, study
+from jobs.cluster.submit import Submission, submissions
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
-from jobs.study import Study
-from jobs.submit import Submission, submissions
+from jobs.plan import plan, study
+from jobs.plan.study import Study
 
 CHOICES = {
     "torch_save": "torch_save",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import provenance
+from jobs.node import provenance
 
 
 def test_facts_are_attributes(monkeypatch: pytest.MonkeyPatch) -> None:

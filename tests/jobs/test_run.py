@@ -17,9 +17,10 @@ from ckpt import state as states
 from ckpt import storage, strategies
 from ckpt.layout import StateSpec
 from ckpt.strategies.torch_save import TorchSave
-from jobs import plan, timing_log
+from jobs import timing_log
+from jobs.node.run import Clock, run_job
 from jobs.paths import StudyPaths
-from jobs.run import Clock, run_job
+from jobs.plan import plan
 from jobs.timing_log import TimingLog
 
 Planned = Callable[[Mapping[str, Any]], StudyPaths]

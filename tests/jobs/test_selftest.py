@@ -10,13 +10,13 @@ import pytest
 
 from analysis import load_results
 from ckpt import storage
-from jobs import plan as plans
-from jobs import study as studies
 from jobs import timing_log
+from jobs.node.run import run_job
+from jobs.node.trial import Trial
 from jobs.paths import StudyPaths
-from jobs.run import run_job
+from jobs.plan import plan as plans
+from jobs.plan import study as studies
 from jobs.selftest import SelfTest, Verdict
-from jobs.trial import Trial
 
 
 @pytest.fixture

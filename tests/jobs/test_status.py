@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import plan, progress, status, study, timing_log
+from jobs import progress, status, timing_log
+from jobs.plan import plan, study
 from jobs.status import Submission, Whereabouts
 from jobs.timing_log import Header, Sample, TimingLog
 

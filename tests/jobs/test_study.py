@@ -10,8 +10,9 @@ import pytest
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError
-from jobs import plan, study, targets
 from jobs.errors import StudyError
+from jobs.node import targets
+from jobs.plan import plan, study
 
 GOOD = {
     "top": 'name = "tiny"\nstrategies = ["torch_save"]',

@@ -17,14 +17,15 @@ import h5py
 import pytest
 from rich.console import Console
 
-from jobs import plan, progress, status, timing_log
+from jobs import progress, status, timing_log
+from jobs.cluster.processes import created_unix_s
+from jobs.cluster.submit import Submission
 from jobs.errors import TimingLogError
 from jobs.follow import follow
 from jobs.paths import StudyPaths
-from jobs.plan import Plan
-from jobs.processes import created_unix_s
+from jobs.plan import plan
+from jobs.plan.plan import Plan
 from jobs.seal import sealed
-from jobs.submit import Submission
 from jobs.timing_log import Header, Sample, TimingLog
 
 _HOUR_S = 3600.0

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from jobs import plan, study, submit
+from jobs.cluster import submit
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
-from jobs.study import Slurm, Study
+from jobs.plan import plan, study
+from jobs.plan.study import Slurm, Study
 
 SITES = study.sites()
 TARGETS = {site: list(tomllib.loads(file.read_text("utf-8"))["targets"]) for site, file in SITES.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from analysis.load import load_results
-from jobs import study as studies
+from jobs.plan import study as studies
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -22,11 +22,11 @@ from pydantic import (
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
 from ckpt.layout import Count, StateSpec
-from jobs import axes
 from jobs.errors import StudyError
-from jobs.scale import Scale
+from jobs.plan import axes
+from jobs.plan.scale import Scale
 
-_ROOM = Path(__file__).parent
+_ROOM = Path(__file__).parent.parent
 # An installed wheel carries the profiles inside this package; a checkout has them in slurm/.
 _SITES_DIRECTORY = _ROOM / "sites" if (_ROOM / "sites").is_dir() else _ROOM.parent / "slurm" / "sites"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ckpt import storage
 from jobs.errors import TargetError
-from jobs.plan import Job
-from jobs.study import Target
+from jobs.plan.plan import Job
+from jobs.plan.study import Target
 
 _OWNER_NOTE = "made-by-ckpt-study"
 

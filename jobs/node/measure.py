@@ -16,10 +16,10 @@ from typing import Any
 from ckpt import direct_io, storage
 from ckpt.errors import LostRankError
 from ckpt.ranks import StoreRanks
-from jobs import received
-from jobs.study import Trials
+from jobs.node import received
+from jobs.node.trial import WRONG_ANSWERS, Subject, Trial, TrialError
+from jobs.plan.study import Trials
 from jobs.timing_log import Ceiling, Sample, TimingLog
-from jobs.trial import WRONG_ANSWERS, Subject, Trial, TrialError
 
 _MOST_TRIALS = 10_000
 """Where `min_time_s` asks for more, something else is wrong."""

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ckpt.layout import layout_of, state_bytes
-from jobs import cells
 from jobs.errors import StudyError
-from jobs.scale import Scale
-from jobs.study import Slurm, Study, parse
+from jobs.plan import matrix
+from jobs.plan.scale import Scale
+from jobs.plan.study import Slurm, Study, parse
 
 _SLURM_DEFAULTS = Slurm(timeout_min=60, signal_delay_s=120)
 """Where a study leaves it open. Two minutes before the time limit are enough to mark the log and to clean up."""
@@ -111,7 +111,7 @@ class Plan:
 
     def left_out(self) -> list[str]:
         """What the study asks for and can't be done, with the reason."""
-        return self.study.dropped() + cells.left_out(self.study)
+        return self.study.dropped() + matrix.left_out(self.study)
 
     def warnings(self) -> list[str]:
         """What the metadata servers will suffer from."""
@@ -140,7 +140,7 @@ def make_plan(study: Study) -> Plan:
     """
     layout = layout_of(study.state)
     size_bytes = state_bytes(layout)
-    found = list(cells.of(study, layout))
+    found = list(matrix.of(study, layout))
     if not found:
         raise StudyError(f"the study {study.name} plans no job: {'; '.join(Plan(study, ()).left_out())}")
     jobs: list[Job] = []

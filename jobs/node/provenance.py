@@ -102,7 +102,7 @@ def _cpu_ticks() -> list[int]:
 
 def code_version() -> str:
     """The package's version, the git commit it runs from, and whether the tree differs from it."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     version = _known(lambda: metadata.version("ckpt-study"))
     if not (root / ".git").exists():
         return f"{version} (no git checkout)"

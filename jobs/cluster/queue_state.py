@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs import processes, slurm
+from jobs.cluster import processes, slurm
+from jobs.cluster.submit import Submission
 from jobs.errors import StudyError
-from jobs.submit import Submission
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from ckpt.errors import CheckpointError
 from ckpt.layout import Layout, TensorLayout, state_bytes
 from ckpt.sharding import Division
 from ckpt.strategy import Footprint, Strategy
-from jobs.scale import Scale
-from jobs.study import Study
+from jobs.plan.scale import Scale
+from jobs.plan.study import Study
 
 _SOMETHING = (TensorLayout("any", (1,), "float32"),)
 

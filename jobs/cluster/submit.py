@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from jobs import slurm
+from jobs.cluster import slurm
+from jobs.cluster.processes import created_unix_s
 from jobs.errors import StudyError, SubmissionError
+from jobs.node.provenance import code_version
+from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
-from jobs.plan import Batch, Job, Plan, batches
-from jobs.processes import created_unix_s
-from jobs.provenance import code_version
-from jobs.run import run_submitted
+from jobs.plan.plan import Batch, Job, Plan, batches
 
 ClusterName = Literal["debug", "local", "slurm"]
 

@@ -26,9 +26,9 @@ from ckpt.layout import state_bytes
 from ckpt.ranks import Ranks
 from ckpt.sharding import Share, tensors_of
 from ckpt.state import State, first_difference, mapped_file, poison
-from jobs import received
-from jobs.cost import Cost, collect
-from jobs.crew import Crew, Parts
+from jobs.node import received
+from jobs.node.crew import Crew, Parts
+from jobs.node.usage import Cost, collect
 from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample, TimingLog
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The processes of a job: how they find each other, whom each waits for, and what it saves and loads.
 
 Who they are stands in the environment that srun, or submitit's local executor, gave each of them. They meet where the
-first one's address lies: in a file of the study's directory, which all nodes see (`jobs.meeting`).
+first one's address lies: in a file of the study's directory, which all nodes see (`jobs.node.rendezvous`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from ckpt.layout import Layout, Sharding
 from ckpt.ranks import Alone, Ranks, StoreRanks
 from ckpt.sharding import Division, Part
-from jobs import received
 from jobs.errors import StudyError
-from jobs.meeting import meet
+from jobs.node import received
+from jobs.node.rendezvous import meet
 from jobs.paths import StudyPaths
-from jobs.plan import Job
-from jobs.scale import Scale
+from jobs.plan.plan import Job
+from jobs.plan.scale import Scale
 
 _FAREWELL_S = 5
 """How long the first process stays for the others, which talk through it."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from ckpt.ranks import StoreRanks
-from jobs import received
+from jobs.node import received
 
 _ROUND_TRIPS = 20
 """The shortest of so many is the one that nothing held up."""

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.plan import Job, Plan, batches
+from jobs.plan.plan import Job, Plan, batches
 
 
 def table(planned: Plan) -> RenderableType:
