@@ -10,20 +10,20 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import track
 
-from analysis.across import across_tables
-from analysis.advice import USUAL, Assumptions, advise
-from analysis.advice_tables import advice_tables, projection_table
-from analysis.cells import printable
-from analysis.columns import usable_cpus
-from analysis.comparison import compare
-from analysis.contrast import contrast
+from analysis.advice.advice import USUAL, Assumptions, advise
+from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
-from analysis.load import Entry, Results, entries, frames
-from analysis.merge import write_merged
-from analysis.projection import Wanted, project
-from analysis.render import Format, render
-from analysis.tables import all_tables
-from analysis.trials import settings
+from analysis.logs.columns import usable_cpus
+from analysis.logs.load import Entry, Results, entries, frames
+from analysis.logs.merge import write_merged
+from analysis.measures.comparison import compare
+from analysis.measures.trials import settings
+from analysis.tables.advice import advice_tables, projection_table
+from analysis.tables.before_after import contrast
+from analysis.tables.methods import all_tables
+from analysis.tables.render import Format, render
+from analysis.tables.table import printable
+from analysis.tables.targets_and_scales import across_tables
 from ckpt.cli import run
 from jobs.errors import TimingLogError
 
@@ -145,7 +145,7 @@ def figures_(*results: Path, output: OutputOption) -> int:
         results: where the logs are.
         output: the directory to write them to.
     """
-    from analysis import figures  # only here: matplotlib takes a second to start
+    from analysis.figures import figures  # only here: matplotlib takes a second to start
 
     drawn, absent = figures.draw(settings(_frames(results)))
     figures.write(drawn, output)
@@ -168,7 +168,7 @@ def report_(
         assumptions: what the measurements can't know about the job.
         output: the file to write; by default report/report.html in the study's directory.
     """
-    from analysis import report  # only here: matplotlib takes a second to start
+    from analysis.report import report  # only here: matplotlib takes a second to start
 
     assumptions.check()
     found = _frames(results)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import print_tables
-from analysis.render import Format
-from analysis.trials import COLD, Measured, Setting, Trials
+from analysis.measures.trials import COLD, Measured, Setting, Trials
+from analysis.tables.render import Format
 from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.advice import MTBF_HOURS, Advice, Assumptions, Pick, advise
-from analysis.advice_tables import advice_tables, assumed, in_words
+from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Pick, advise
+from analysis.advice.intervals import daly_interval_s, loss
 from analysis.errors import ResultsError
-from analysis.failures import daly_interval_s, loss
-from analysis.trials import UNPROVEN, WARM
+from analysis.measures.trials import UNPROVEN, WARM
+from analysis.tables.advice import advice_tables, assumed, in_words
 
 GIB = 2**30
 Make = Callable[..., Any]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import analysis
-from analysis.comparison import Comparison, compare
-from analysis.method import Statistic
-from analysis.relative import ratio
+from analysis.measures.comparison import Comparison, compare
+from analysis.measures.method import Statistic
+from analysis.measures.relative import ratio
 
 GIB = 2**30
 

@@ -11,7 +11,7 @@ import h5py
 import pytest
 
 import analysis
-from analysis.comparison import all_problems, compare
+from analysis.measures.comparison import all_problems, compare
 from jobs.seal import sealed
 
 STYLES = pytest.mark.parametrize("style", ["text", "markdown", "csv"])

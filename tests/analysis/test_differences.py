@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.advice import Assumptions, advise
-from analysis.cells import Ratio
-from analysis.comparison import compare
-from analysis.contrast import contrast
-from analysis.differences import NOT_SIGNIFICANT, SIGNIFICANT_P, Difference, differences
-from analysis.load import load_results
-from analysis.statistics import Timed
-from analysis.trials import settings
+from analysis.advice.advice import Assumptions, advise
+from analysis.logs.load import load_results
+from analysis.measures.comparison import compare
+from analysis.measures.differences import NOT_SIGNIFICANT, SIGNIFICANT_P, Difference, differences
+from analysis.measures.statistics import Timed
+from analysis.measures.trials import settings
+from analysis.tables.before_after import contrast
+from analysis.tables.table import Ratio
 
 REFERENCE, FAST, ALIKE, SLOW = "torch_save", "safetensors_direct", "safetensors_file", "hdf5"
 

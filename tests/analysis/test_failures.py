@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import optimize, special
 
+from analysis.advice.intervals import daly_interval_s, loss, young_interval_s
 from analysis.errors import ResultsError
-from analysis.failures import daly_interval_s, loss, young_interval_s
 
 stalls = st.floats(0.01, 1e4)
 mtbfs = st.floats(60, 1e6)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.axes import WIDTH_IN
-from analysis.drawing import pareto_front
 from analysis.errors import ResultsError
-from analysis.figures import Drawn, draw, write
-from analysis.load import load_results
-from analysis.looks import looks
-from analysis.svg import inline
-from analysis.trials import Setting, settings
+from analysis.figures.axes import WIDTH_IN
+from analysis.figures.figures import Drawn, draw, write
+from analysis.figures.kinds import pareto_front
+from analysis.figures.styles import looks
+from analysis.figures.svg import inline
+from analysis.logs.load import load_results
+from analysis.measures.trials import Setting, settings
 
 Make = Callable[..., Any]
 GIB = 2**30

@@ -10,11 +10,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.axes import INK
-from analysis.figures import Drawn, draw
-from analysis.load import load_results
-from analysis.looks import looks
-from analysis.trials import settings
+from analysis.figures.axes import INK
+from analysis.figures.figures import Drawn, draw
+from analysis.figures.styles import looks
+from analysis.logs.load import load_results
+from analysis.measures.trials import settings
 
 GIB = 2**30
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from analysis import columns
-from analysis.comparison import compare
-from analysis.load import entries, frames, load_results
+from analysis.logs import columns
+from analysis.logs.load import entries, frames, load_results
+from analysis.measures.comparison import compare
 from jobs import timing_log
 
 

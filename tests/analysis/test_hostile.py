@@ -22,13 +22,13 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t
 
 import analysis
-from analysis import report
-from analysis.advice import USUAL
-from analysis.cells import Marked, Number, Share, Table
+from analysis.advice.advice import USUAL
 from analysis.errors import ResultsError
-from analysis.load import entries
-from analysis.merge import write_merged
-from analysis.render import no_formula, render
+from analysis.logs.load import entries
+from analysis.logs.merge import write_merged
+from analysis.report import report
+from analysis.tables.render import no_formula, render
+from analysis.tables.table import Marked, Number, Share, Table
 from jobs import timing_log
 from jobs.seal import sealed
 
@@ -275,7 +275,7 @@ def test_what_is_refused_takes_no_memory(three_methods: Any, tmp_path: Path) -> 
         paths.append(str(path))
     program = (
         "import resource, sys, pathlib\n"
-        "from analysis import columns\n"
+        "from analysis.logs import columns\n"
         "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)\n"
         "for found in columns.read_many(list(map(pathlib.Path, sys.argv[1:]))): print(found)"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import check, compare_two
-from analysis.comparison import Comparison, compare
 from analysis.errors import ResultsError
-from analysis.load import load_results
+from analysis.logs.load import load_results
+from analysis.measures.comparison import Comparison, compare
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 

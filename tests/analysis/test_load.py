@@ -15,10 +15,10 @@ import pytest
 import xarray
 
 import analysis
-from analysis import columns
 from analysis.errors import ResultsError
-from analysis.load import entries
-from analysis.merge import write_merged
+from analysis.logs import columns
+from analysis.logs.load import entries
+from analysis.logs.merge import write_merged
 from jobs import timing_log
 from jobs.timing_log import DiskUse, Header, Rank, Sample
 

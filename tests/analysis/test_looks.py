@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.looks import ALL, COLOURS, looks, wrapped
+from analysis.figures.styles import ALL, COLOURS, looks, wrapped
 from ckpt.strategy import names
 
 labels = st.lists(st.text(min_size=1, max_size=40), max_size=60)

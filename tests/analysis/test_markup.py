@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.cells import Change, Marked, Number, Part, Ratio, Share, Table
-from analysis.markup import LATEX_PACKAGES, html, in_latex, latex
-from analysis.method import Statistic
-from analysis.statistics import Interval
+from analysis.measures.method import Statistic
+from analysis.measures.statistics import Interval
+from analysis.tables.markup import LATEX_PACKAGES, html, in_latex, latex
+from analysis.tables.table import Change, Marked, Number, Part, Ratio, Share, Table
 
 NAN = float("nan")
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import analysis
 from analysis.__main__ import merge
-from analysis.comparison import compare
 from analysis.errors import ResultsError
-from analysis.load import entries, frames
-from analysis.render import render
-from analysis.tables import document_tables
+from analysis.logs.load import entries, frames
+from analysis.measures.comparison import compare
+from analysis.tables.methods import document_tables
+from analysis.tables.render import render
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.comparison import compare
-from analysis.load import load_results
-from analysis.noise import _may_drift
-from analysis.tables import all_tables
-from analysis.trials import settings
+from analysis.logs.load import load_results
+from analysis.measures.caveats import _may_drift
+from analysis.measures.comparison import compare
+from analysis.measures.trials import settings
+from analysis.tables.methods import all_tables
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 

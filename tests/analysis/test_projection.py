@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.advice_tables import projection_table
+from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
-from analysis.projection import Wanted, project
+from analysis.tables.advice import projection_table
 
 Make = Callable[..., Any]
 

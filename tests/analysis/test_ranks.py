@@ -12,15 +12,15 @@ import h5py
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from analysis import columns
 from analysis.__main__ import compare_two
-from analysis.across import across_tables
-from analysis.advice_tables import projection_table
-from analysis.comparison import Comparison, compare
-from analysis.load import entries, frames, load_results
-from analysis.merge import write_merged
-from analysis.projection import Wanted, project
-from analysis.trials import settings
+from analysis.advice.projection import Wanted, project
+from analysis.logs import columns
+from analysis.logs.load import entries, frames, load_results
+from analysis.logs.merge import write_merged
+from analysis.measures.comparison import Comparison, compare
+from analysis.measures.trials import settings
+from analysis.tables.advice import projection_table
+from analysis.tables.targets_and_scales import across_tables
 from jobs import timing_log
 
 GIB, GB = 2**30, 10**9

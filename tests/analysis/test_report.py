@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from analysis import report
-from analysis.advice import USUAL, Assumptions
+from analysis.advice.advice import USUAL, Assumptions
 from analysis.errors import ResultsError
-from analysis.load import load_results
+from analysis.logs.load import load_results
+from analysis.report import report
 
 
 class Page(HTMLParser):

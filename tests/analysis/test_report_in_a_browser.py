@@ -13,9 +13,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from analysis import report
-from analysis.advice import USUAL
-from analysis.load import load_results
+from analysis.advice.advice import USUAL
+from analysis.logs.load import load_results
+from analysis.report import report
 
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.statistics import (
+from analysis.measures.statistics import (
     Interval,
     Timed,
     _by_job,

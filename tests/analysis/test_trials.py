@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from analysis.advice import Assumptions, advise
-from analysis.load import load_results
-from analysis.trials import UNKNOWN, settings
+from analysis.advice.advice import Assumptions, advise
+from analysis.logs.load import load_results
+from analysis.measures.trials import UNKNOWN, settings
 from jobs import timing_log
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.differences import differences
-from analysis.statistics import Timed
+from analysis.measures.differences import differences
+from analysis.measures.statistics import Timed
 
 KINDS = ("quiet", "round", "cells", "noisy")
 ROUNDS, METHODS, TRIALS = (3, 4, 5, 8), (2, 4, 10), 3

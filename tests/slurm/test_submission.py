@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load_results
+from analysis.logs.load import load_results
 from jobs.plan import study as studies
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -1,0 +1,142 @@
+"""How long a bigger state on more nodes would take, from what was measured: a range, never a number.
+
+The model: every node writes and reads an equal share of the state, all at once, each at the rate that a node was
+measured to reach, and no faster than the target by itself (its ceiling). Node-local targets don't disturb each other,
+so their rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that
+the nodes together get at least one node's rate and at most the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from analysis.errors import ResultsError
+from analysis.measures.trials import Setting, Trials
+
+FAR = 10.0
+"""From this factor on, in either direction, an extrapolation gets a warning of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The state and the machine that are asked about."""
+
+    parameters: float
+    bytes_per_parameter: float
+    """14 for training in 16 bit with Adam: 2 for the weights, 12 for their 32-bit copy and its two moments."""
+    nodes: int
+    shared_limit_gbps: float | None = None
+    """What the shared filesystem can do in all, in GB/s (1e9 bytes); None where nobody said."""
+
+    @property
+    def size_bytes(self) -> float:
+        """Of the whole state."""
+        return self.parameters * self.bytes_per_parameter
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ResultsError: if a number is out of range.
+        """
+        ranges = [
+            ("--parameters", self.parameters, 1, 1e16),
+            ("--bytes-per-parameter", self.bytes_per_parameter, 0.1, 1000),
+            ("--nodes", self.nodes, 1, 1e6),
+        ]
+        if self.shared_limit_gbps is not None:
+            ranges.append(("--shared-limit-gbps", self.shared_limit_gbps, 1e-3, 1e6))
+        for name, value, least, most in ranges:
+            if not least <= value <= most:  # also where it is NaN
+                raise ResultsError(f"{name} {value:g}: expected a number from {least:g} to {most:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Seconds, from the best case to the worst; NaN where the measurements support no range."""
+
+    least_s: float
+    most_s: float
+    bound_by: str
+    """What decides about the best case: `strategy`, `ceiling` or `limit`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What one method would take."""
+
+    label: str
+    save: Span
+    load: Span
+    load_kind: str
+    """Of the measured loads: cold, cold-unproven or warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What the methods of one setting would take."""
+
+    setting: Setting
+    wanted: Wanted
+    size_factor: float
+    """How many times as many bytes a node would write as one did."""
+    node_factor: float
+    methods: tuple[Projected, ...]
+    ceiling: tuple[Span, Span]
+    """What no strategy could go below, if a node's ceiling is what was measured: save and load."""
+
+
+def project(setting: Setting, wanted: Wanted) -> Projection:
+    """What the methods of a setting would take for the wanted state on the wanted nodes.
+
+    Raises:
+        ResultsError: if what is wanted makes no sense.
+    """
+    wanted.check()
+    measured_bytes = max((method.state_bytes for method in setting.methods), default=0)
+    share = wanted.size_bytes / wanted.nodes
+    write, read = (setting.ceilings_gbps[operation] for operation in ("write", "read"))
+    methods = []
+    for method in setting.methods:
+        kind, loads = method.cold_load()
+        methods.append(
+            Projected(
+                method.label,
+                _span(_rates_gbps(method.save), write, setting, wanted),
+                _span(_rates_gbps(loads), read, setting, wanted),
+                kind,
+            )
+        )
+    return Projection(
+        setting=setting,
+        wanted=wanted,
+        size_factor=share / measured_bytes * max(setting.nodes, 1) if measured_bytes else math.nan,
+        node_factor=wanted.nodes / max(setting.nodes, 1),
+        methods=tuple(methods),
+        ceiling=(_span((write, write), write, setting, wanted), _span((read, read), read, setting, wanted)),
+    )
+
+
+def _rates_gbps(trials: Trials) -> tuple[float, float]:
+    """The lowest and the highest rate that the trials' interval supports, of all measured nodes together."""
+    rate = trials.gbps()
+    return rate.low, rate.high
+
+
+def _span(rates_gbps: tuple[float, float], ceiling_gbps: float, setting: Setting, wanted: Wanted) -> Span:
+    """The time at these rates of all measured nodes together, as the ceiling is, which is NaN where unknown."""
+    low, high, ceiling_gbps = (rate / max(setting.nodes, 1) for rate in (*rates_gbps, ceiling_gbps))
+    if math.isnan(low) or math.isnan(high):
+        return Span(math.nan, math.nan, "")
+    bound_by = "ceiling" if high >= ceiling_gbps else "strategy"
+    if not math.isnan(ceiling_gbps):
+        low, high = min(low, ceiling_gbps), min(high, ceiling_gbps)
+    worst, best = low * wanted.nodes, high * wanted.nodes
+    if not setting.node_local:
+        if wanted.shared_limit_gbps is None:
+            worst = low
+        else:
+            bound_by = "limit" if best >= wanted.shared_limit_gbps else bound_by
+            worst, best = min(worst, wanted.shared_limit_gbps), min(best, wanted.shared_limit_gbps)
+    return Span(wanted.size_bytes / 1e9 / best, wanted.size_bytes / 1e9 / worst, bound_by)

@@ -1,0 +1,216 @@
+"""Which figures there are of some results, and their files: SVG with text as text, PDF with its fonts, PNG.
+
+Each is as wide as a column of a paper and has one pair of axes. The same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from analysis.errors import ResultsError
+from analysis.figures import kinds, scaling
+from analysis.figures.axes import INK
+from analysis.figures.styles import Look, looks
+from analysis.measures.trials import COLD, UNPROVEN, WARM, Measured, Setting, Trials
+
+FORMATS = ("svg", "pdf", "png")
+
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""Without dates and versions, so that the same results give the same files."""
+
+_STYLE: Any = {
+    "svg.hashsalt": "ckpt-study",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a label from a log is no formula
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "legend.fontsize": 6,
+    "axes.titlesize": 7,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0,
+    "hatch.linewidth": 0.5,
+    "savefig.dpi": 300,
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "hatch.color"), INK
+    ),
+}
+
+_OPERATIONS = {"save": "save", COLD: "load, cold", UNPROVEN: "load, not proven cold", WARM: "load, warm"}
+
+
+_LONGEST_NAME = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with what a reader needs beside it."""
+
+    name: str
+    """For files: letters, digits, dots and dashes."""
+    caption: str
+    alt: str
+    """What it shows, with the numbers, for those who don't see it."""
+    setting: Setting | None
+    """Where it was measured; None if in several."""
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What is drawn: the methods of a setting that measured an operation, and how they look."""
+
+    setting: Setting
+    operation: str
+    """`save`, or the kind of load."""
+    measured: tuple[tuple[Measured, Trials], ...]
+    looks: dict[str, Look]
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return _OPERATIONS[self.operation]
+
+    @property
+    def ceiling_gbps(self) -> float:
+        """What the target did by itself."""
+        return self.setting.ceilings_gbps["write" if self.operation == "save" else "read"]
+
+    @property
+    def ceiling_way(self) -> str:
+        """How; empty if nobody says."""
+        return self.setting.ceiling_ways.get("write" if self.operation == "save" else "read", "")
+
+
+Drawer = Callable[[Panel], kinds.Result]
+
+_KINDS: dict[str, Drawer] = {
+    "trials": lambda panel: kinds.trials(panel.measured, panel.looks, panel.title),
+    "ecdf": lambda panel: kinds.ecdf(panel.measured, panel.looks, panel.title),
+    "phases": lambda panel: kinds.phases(panel.measured, panel.looks),
+    "roofline": lambda panel: kinds.roofline(
+        panel.measured, panel.looks, panel.title, panel.ceiling_gbps, panel.ceiling_way
+    ),
+    "pareto": lambda panel: kinds.pareto(panel.measured, panel.looks, panel.title),
+    "drift": lambda panel: kinds.drift(panel.measured, panel.looks, panel.title),
+    "ranks": lambda panel: scaling.ranks(panel.measured, panel.looks, panel.title, panel.operation),
+}
+
+
+def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
+    """Every figure that there is data for; and for each other one, why there is none."""
+    styles = looks(method.label for setting in settings for method in setting.methods)
+    drawn: list[Drawn] = []
+    absent: list[str] = []
+    with mpl.rc_context(_STYLE):
+        for setting in settings:
+            for panel in _panels(setting, styles):
+                for kind, drawer in _KINDS.items():
+                    if _wanted(kind, panel):
+                        _add(drawn, absent, kind, panel, drawer(panel))
+        for panel, others in _scales(settings, styles):
+            _add(drawn, absent, "scale", panel, scaling.scale(others, panel.looks, panel.title))
+    return drawn, absent
+
+
+def _wanted(kind: str, panel: Panel) -> bool:
+    """The page cache has neither phases, nor a ceiling of the target's, nor a use for smaller files."""
+    if kind == "ranks" and panel.setting.nodes * panel.setting.tasks_per_node == 1:
+        return False
+    if panel.operation == WARM:
+        return kind in {"trials", "ranks"}
+    return panel.operation == "save" or kind != "phases"
+
+
+def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
+    kinds = [kind for kind in (COLD, UNPROVEN, WARM) if any(kind in method.loads for method in setting.methods)]
+    panels = []
+    for operation in ("save", *(kinds or [COLD])):
+        pairs = ((method, _trials(method, operation)) for method in setting.methods)
+        panels.append(Panel(setting, operation, tuple(pair for pair in pairs if len(pair[1])), styles))
+    return panels
+
+
+def _trials(method: Measured, operation: str) -> Trials:
+    return method.save if operation == "save" else method.loads.get(operation, Trials((), (), ()))
+
+
+def _scales(settings: Sequence[Setting], styles: dict[str, Look]) -> list[tuple[Panel, list[scaling.AtScale]]]:
+    """For each study and target, and what else jobs must agree in: what its methods did at each scale."""
+
+    def of(each: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        return each.study, each.target, tuple(sorted(each.agreed.items()))
+
+    found = []
+    for key in dict.fromkeys(map(of, settings)):
+        there = [each for each in settings if of(each) == key]
+        for operation in ("save", COLD, UNPROVEN):
+            panels = [Panel(each, operation, (), styles) for each in there]
+            rows = [
+                scaling.AtScale(
+                    panel.setting.nodes, panel.setting.tasks_per_node, method.label, trials, panel.ceiling_gbps
+                )
+                for panel in panels
+                for method in panel.setting.methods
+                if len(trials := _trials(method, operation))
+            ]
+            if rows or operation == "save":
+                found.append((panels[0], rows))
+    return found
+
+
+def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result: kinds.Result) -> None:
+    setting = panel.setting
+    where = setting.place if kind == "scale" else setting.title
+    what = kind if kind == "phases" else f"{kind}, {panel.title}"
+    if isinstance(result, str):
+        absent.append(f"no figure of {what} ({where}): {result}")
+        return
+    scale = "" if kind == "scale" else f"{setting.nodes}x{setting.tasks_per_node}"
+    operation = "" if kind == "phases" else panel.operation
+    parts = filter(None, (setting.study, setting.target, scale, kind, operation))
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:_LONGEST_NAME]
+    taken = {each.name for each in drawn}
+    names = (stem + f"-{number}" * (number > 1) for number in range(1, len(taken) + 2))
+    name = next(each for each in names if each not in taken)
+    caption = f"{result.caption} Study {where}."
+    drawn.append(Drawn(name, caption, result.alt, None if kind == "scale" else setting, result.figure))
+
+
+def save(drawn: Drawn, style: str, file: Any) -> None:
+    """Write one figure, in one of `FORMATS`, to a path or an open file."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # A label may hold what the font lacks; it's shown as a box then.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        transparent = style == "svg"
+        drawn.figure.savefig(
+            file, format=style, metadata=_METADATA[style], transparent=transparent,
+            facecolor="none" if transparent else "white",
+        )  # fmt: skip
+
+
+def write(drawn: Sequence[Drawn], directory: Path) -> None:
+    """Write the figures in all formats; the directory is made where it doesn't exist.
+
+    Raises:
+        ResultsError: if they can't be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for each in drawn:
+            for style in FORMATS:
+                save(each, style, directory / f"{each.name}.{style}")
+    except OSError as error:
+        raise ResultsError(f"can't write figures to {directory}: {error}") from error

@@ -1,0 +1,1 @@
+"""Frames to what each method measured: settings, statistics, differences and caveats."""

@@ -1,0 +1,212 @@
+"""One HTML file that needs nothing else: the answer, the tables and figures, the method, warnings, provenance, samples.
+
+It has no script, fetches nothing (its own content security policy forbids it), and escapes all that comes from a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.advice.advice import Assumptions, advise
+from analysis.errors import ResultsError
+from analysis.figures.figures import Drawn, draw
+from analysis.figures.svg import inline
+from analysis.logs.load import Results
+from analysis.measures.caveats import in_short
+from analysis.measures.comparison import Comparison, compare
+from analysis.measures.trials import Setting, settings
+from analysis.tables.advice import HOW_SEPARATED, MODEL, advice_tables, assumed, in_words
+from analysis.tables.markup import html
+from analysis.tables.methods import all_tables
+from analysis.tables.render import no_formula
+from analysis.tables.table import Cell, Number, Table, printable
+from analysis.tables.targets_and_scales import across_tables
+
+MOST_EMBEDDED_BYTES = 8_000_000
+"""Of compressed samples: more would not pass as an attachment."""
+
+MOST_JOBS = 200
+"""Rows of the table of jobs; the compressed one has all."""
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the page says about one setting."""
+
+    anchor: str
+    title: str
+    words: list[str]
+    thin: list[str]
+    tables: list[Markup]
+    plots: list[_Plot]
+
+
+@dataclass(frozen=True, slots=True)
+class _Download:
+    name: str
+    uri: str
+    says: str
+
+
+def report(results: Results, assumptions: Assumptions) -> str:
+    """The page, as HTML. The same results give the same page.
+
+    Raises:
+        ResultsError: if an assumption makes no sense.
+    """
+    comparisons, places = compare(results), settings(results)
+    drawn, absent = draw(places)
+    plots = {each.name: _Plot(inline(each, f"plot-{n}"), printable(each.caption)) for n, each in enumerate(drawn, 1)}
+    downloads, not_embedded = _downloads(results)
+    studies = sorted(set(results.jobs["study"].dropna().map(str)))
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    ).get_template("report.html.j2")
+    return template.render(
+        title=printable(f"Checkpoint study: {', '.join(studies)}"),
+        subtitle=_subtitle(results),
+        style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
+        places=[
+            _place(number, comparison, setting, assumptions, [(each, plots[each.name]) for each in drawn])
+            for number, (comparison, setting) in enumerate(zip(comparisons, places, strict=True), 1)
+        ],
+        across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
+        across_plots=[plots[each.name] for each in drawn if each.setting is None],
+        assumed=assumed(assumptions),
+        method=[HOW_SEPARATED, MODEL],
+        warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison)],
+        absent=[printable(line) for line in (*_absent_tables(comparisons), *absent)],
+        facts=_facts(results.jobs),
+        jobs=html(_jobs(results.jobs), "jobs"),
+        downloads=downloads,
+        not_embedded=not_embedded,
+    )
+
+
+def write(page: str, path: Path) -> None:
+    """Write the page; the directory is made where it doesn't exist, and an older page is replaced whole.
+
+    Raises:
+        ResultsError: if it can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ResultsError(f"can't write {path}: {error}") from error
+
+
+def _place(
+    number: int,
+    comparison: Comparison,
+    setting: Setting,
+    assumptions: Assumptions,
+    drawn: Sequence[tuple[Drawn, _Plot]],
+) -> _Place:
+    advice = advise(setting, assumptions)
+    elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, MODEL}
+    told = {*(f"assumed: {each}" for each in assumed(assumptions)), *(f"thin: {each}" for each in advice.thin)}
+    tables = [
+        *all_tables(comparison),
+        *(
+            replace(each, notes=tuple(n for n in each.notes if n not in elsewhere | told))
+            for each in advice_tables(advice)
+        ),
+    ]
+    return _Place(
+        anchor=f"place-{number}",
+        title=printable(setting.title),
+        words=[printable(line) for line in in_words(advice)],
+        thin=[printable(line) for line in advice.thin],
+        tables=[html(table, f"table-{number}-{place}") for place, table in enumerate(tables, 1) if table.rows],
+        plots=[plot for each, plot in drawn if each.setting is setting],
+    )
+
+
+def _subtitle(results: Results) -> str:
+    jobs, complete = len(results.jobs), int((results.jobs["status"] == "complete").sum())
+    first, last = (str(results.jobs["created_utc"].dropna().agg(end)) for end in ("min", "max"))
+    return printable(f"{complete} of {jobs} jobs complete; {len(results.samples)} samples; jobs from {first} to {last}")
+
+
+def _absent_tables(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    for table in (table for comparison in comparisons for table in all_tables(comparison) if not table.rows):
+        yield f"no table {table.title}: {'; '.join(table.notes)}"
+
+
+def _warnings(comparison: Comparison) -> Iterator[str]:
+    where = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
+    if comparison.apart:
+        yield f"{where}: {comparison.apart}"
+    for method in comparison.methods:
+        for problem in method.problems:
+            yield f"{where}: {method.label}: {problem}"
+    for doubt in in_short(comparison.doubts):
+        yield f"{where}: {doubt}"
+
+
+def _facts(jobs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """What differs between machines and days, each value once."""
+    named = {
+        "state_model": "state", "state_digest": "digest of the state", "node_type": "kind of node", "kernel": "kernel",
+        "packages": "packages", "cpu_governor": "CPU governor", "cold_loads": "cold loads",
+    }  # fmt: skip
+    return [
+        (name, sorted({printable(str(value)) for value in jobs[column].dropna()}))
+        for column, name in named.items()
+        if column in jobs and jobs[column].notna().any()
+    ]
+
+
+def _jobs(jobs: pd.DataFrame) -> Table:
+    columns = {"job_id": "job", "status": "status", "host": "host", "created_utc": "created (UTC)", "error": "error"}
+    known = [column for column in columns if column in jobs]
+    rows: list[tuple[Cell, ...]] = []
+    for record in jobs.head(MOST_JOBS).to_dict("records"):
+        texts = ["-" if pd.isna(record[column]) else str(record[column]) for column in known]
+        steal = record.get("steal_share", float("nan"))
+        rows.append((*texts, Number(100 * float(steal), 1)))
+    more = len(jobs) - MOST_JOBS
+    notes = (f"and {more} more, in jobs.csv.gz",) if more > 0 else ()
+    headings = (*(columns[column] for column in known), "CPU taken by a hypervisor [%]")
+    return Table("jobs", "Jobs", headings, tuple(rows), notes)
+
+
+def _harmless(value: Any) -> Any:
+    return no_formula(value) if isinstance(value, str) else value
+
+
+def _downloads(results: Results) -> tuple[list[_Download], list[str]]:
+    """The frames as files inside the page, while they are small enough; and what is to be done about the others."""
+    found, left = [], []
+    for name, frame in (("samples", results.samples), ("disk", results.disk), ("jobs", results.jobs)):
+        words = {str(name): column.map(_harmless) for name, column in frame.items() if column.dtype.kind == "O"}
+        packed = gzip.compress(frame.assign(**words).to_csv(index=False).encode("utf-8", "backslashreplace"), mtime=0)
+        if len(packed) > MOST_EMBEDDED_BYTES:
+            left.append(
+                f"{name}: {len(packed) / 1e6:.0f} MB compressed, too much for this page. "
+                "`python -m analysis merge` puts all logs in one file."
+            )
+            continue
+        uri = "data:application/gzip;base64," + base64.b64encode(packed).decode()
+        found.append(_Download(f"{name}.csv.gz", uri, f"{len(frame)} rows, {len(packed) / 1e3:.0f} kB"))
+    return found, left

@@ -1,0 +1,1 @@
+"""What was measured as tables, and the formats that they are written in."""

@@ -1,0 +1,162 @@
+"""Tables for pages and papers: HTML and LaTeX, where nothing that a log says can be markup."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+import jinja2
+from markupsafe import Markup
+
+from analysis.tables.table import MISSING, Cell, Marked, Number, Table, numbered, pieces, printable, shown
+
+_HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<figure class="table" id="{{ anchor }}">
+<div class="scroll" role="region" tabindex="0" aria-label="{{ title }}">
+<table>
+<caption>{{ title }}</caption>
+<thead>
+<tr>{% for heading, kind in headings %}<th scope="col" class="{{ kind }}">{{ heading }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in rows %}
+<tr>
+{%- for text, kind, marks in row %}
+{% set tag = "th" if loop.first else "td" %}
+<{{ tag }}{% if loop.first %} scope="row"{% endif %} class="{{ kind }}">{{ text }}
+{%- for mark in marks %} <sup><a href="#{{ anchor }}-{{ mark }}">[{{ mark }}]</a></sup>{% endfor %}</{{ tag }}>
+{%- endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% if footnotes or notes %}
+<figcaption>
+{% if footnotes %}
+<ol>
+{% for note in footnotes %}
+<li id="{{ anchor }}-{{ loop.index }}">{{ note }}</li>
+{% endfor %}
+</ol>
+{% endif %}
+{% if notes %}
+<ul>
+{% for note in notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+</figcaption>
+{% endif %}
+</figure>
+""")
+
+
+def html(table: Table, anchor: str) -> Markup:
+    """A table as an HTML figure; `anchor` is its id, and has to be the only one of its page."""
+
+    def cell(content: Cell) -> tuple[str, str, tuple[int, ...]]:
+        if isinstance(content, Marked):
+            return printable(content.text), "text", content.notes
+        return shown(content), "text" if isinstance(content, str) else "number", ()
+
+    kinds = ["text" if table.holds_words(column) else "number" for column in range(len(table.headings))]
+    return Markup(  # noqa: S704  # escaped by the template
+        _HTML.render(
+            anchor=anchor,
+            title=printable(table.title),
+            headings=list(zip(table.headings, kinds, strict=True)),
+            rows=[[cell(content) for content in row] for row in table.rows],
+            footnotes=[printable(note) for note in table.footnotes],
+            notes=[printable(note) for note in table.notes],
+        )
+    )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': "''", "[": "{[}", "]": "{]}",
+    "×": r"\ensuremath{\times}", "µ": r"\ensuremath{\mu}", "·": r"\ensuremath{\cdot}",
+    "–": r"\textendash{}", "—": r"\textemdash{}",
+    "’": "'", "‘": "`", "“": "``", "”": "''", "…": r"\dots{}",
+}  # fmt: skip
+"""What means something else in LaTeX; a bracket is kept from being an option."""
+
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0308"
+_END_OF_LATIN = 0x180
+
+LATEX_PACKAGES = ("booktabs", "graphicx", "siunitx")
+
+
+def latex(table: Table) -> str:
+    r"""A table as a LaTeX float, for a document that loads `LATEX_PACKAGES`; too wide a table is shrunk to the line.
+
+    Columns of plain numbers are siunitx's S columns; every other number stands in `\num`.
+    """
+    columns = range(len(table.headings))
+    plain = [bool(table.rows) and all(isinstance(row[column], Number) for row in table.rows) for column in columns]
+    layout = "".join(
+        _s_column([row[column] for row in table.rows]) if plain[column] else "l" if table.holds_words(column) else "r"
+        for column in columns
+    )
+    headings = [f"{{{in_latex(heading)}}}" for heading in table.headings]
+    rows = [[_latex_cell(cell, bare=plain[column]) for column, cell in enumerate(row)] for row in table.rows]
+    below = [rf"\par\noindent {in_latex(note)}" for note in numbered(table)]
+    return "\n".join(
+        [
+            rf"% \usepackage{{{','.join(LATEX_PACKAGES)}}}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{in_latex(table.title)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{layout}}}",
+            r"\toprule",
+            " & ".join(headings) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\smallskip\footnotesize\raggedright",
+            *below,
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _s_column(cells: list[Cell]) -> str:
+    texts = [shown(cell) for cell in cells]
+    whole = max((len(text.partition(".")[0].lstrip("-")) for text in texts), default=1)
+    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
+    sign = "-" if any(text.startswith("-") and text != MISSING for text in texts) else ""
+    return f"S[table-format={sign}{max(1, whole)}.{decimals}]"
+
+
+def _latex_cell(cell: Cell, *, bare: bool) -> str:
+    if isinstance(cell, str):
+        return in_latex(cell)
+    if isinstance(cell, Marked):
+        return in_latex(cell.text) + "".join(rf"\textsuperscript{{[{number}]}}" for number in cell.notes)
+    if bare and isinstance(cell, Number):
+        return f"{{{MISSING}}}" if math.isnan(cell.value) else shown(cell)
+    return "".join(rf"\num{{{text}}}" if number else in_latex(text, strip=False) for text, number in pieces(cell))
+
+
+def in_latex(text: str, *, strip: bool = True) -> str:
+    """A text that LaTeX prints as it is; letters that its standard fonts lack are named by their code point."""
+    written = "".join(_latex_character(character) for character in (printable(text) if strip else text))
+    return re.sub("-(?=-)", "-{}", written)  # two dashes would become one
+
+
+def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    # Latin letters with one accent are in every font; the rest of Unicode would stop pdflatex.
+    base, *accents = list(unicodedata.normalize("NFD", character))
+    accented = base.isascii() and base.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS
+    if character.isascii() or (accented and ord(character) < _END_OF_LATIN):
+        return character
+    return f"{{[}}U+{ord(character):04X}{{]}}"

@@ -1,0 +1,145 @@
+"""A table before it has a format, and the kinds of cells that it is made of. `analysis.render` draws them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+
+from analysis.measures.method import Statistic
+from analysis.measures.statistics import Interval
+
+MISSING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A relative difference: 0.25 is shown as +25.0 %."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a whole: 0.25 is shown as 25 %."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A plain quantity, shown with so many decimals."""
+
+    value: float
+    decimals: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A relative difference with its interval and the verdict: +25.0 % [+10.0, +40.0], not significant."""
+
+    interval: Interval
+    """Of the share: 0.25 is 25 %."""
+    verdict: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A factor with its interval and the verdict: 2.00 [1.90, 2.10], slower."""
+
+    interval: Interval
+    verdict: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A quantity with its interval: 2.00 [1.90, 2.10]."""
+
+    interval: Interval
+    decimals: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text, and the numbers of the footnotes that belong to it."""
+
+    text: str
+    notes: tuple[int, ...]
+
+
+Cell = str | Marked | Statistic | Share | Part | Number | Change | Ratio | Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: headings carry the units, the first column says what a row is about."""
+
+    name: str
+    """A short name for files and CSV."""
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+    footnotes: tuple[str, ...] = ()
+    """Those that cells are `Marked` with, from 1."""
+
+    def holds_words(self, column: int) -> bool:
+        """Whether a column is text, and not numbers."""
+        return all(isinstance(row[column], str | Marked) for row in self.rows)
+
+
+def numbered(table: Table) -> list[str]:
+    """All that stands below a table: the footnotes with their numbers, then the other notes."""
+    return [*(f"[{number}] {note}" for number, note in enumerate(table.footnotes, 1)), *table.notes]
+
+
+def shown(cell: Cell) -> str:
+    """A cell as people read it."""
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, Marked):
+        return " ".join([printable(cell.text), *(f"[{number}]" for number in cell.notes)])
+    return "".join(word for word, _ in pieces(cell))
+
+
+def pieces(cell: Statistic | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
+    """A cell of numbers in pieces, each with whether it is a number: so that a format can set numbers as such."""
+    if isinstance(cell, Statistic):
+        return _of_statistic(cell)
+    if isinstance(cell, Change):
+        said_by_sign = cell.verdict in {"slower", "faster"}
+        return _of_interval(cell.interval, "+.1f", 100, " %", "" if said_by_sign else cell.verdict)
+    if isinstance(cell, Ratio | Estimate):
+        decimals, verdict = (2, cell.verdict) if isinstance(cell, Ratio) else (cell.decimals, "")
+        return _of_interval(cell.interval, f".{decimals}f", 1, "", verdict)
+    if math.isnan(cell.value):
+        return [(MISSING, False)]
+    if isinstance(cell, Number):
+        return [(f"{cell.value:.{cell.decimals}f}", True)]
+    return [(f"{100 * cell.value:{'+.1f' if isinstance(cell, Share) else '.0f'}}", True), (" %", False)]
+
+
+def _of_statistic(cell: Statistic) -> list[tuple[str, bool]]:
+    invalid = [(", ", False), (f"{cell.invalid}", True), (" invalid", False)] if cell.invalid else []
+    if not cell.count:
+        return invalid[1:] or [(MISSING, False)]
+    interval = _of_interval(Interval(cell.median, cell.low, cell.high), ".2f", 1, "", "")
+    return [*interval, (", n = ", False), (f"{cell.count}", True), *invalid]
+
+
+def _of_interval(interval: Interval, spec: str, scale: float, unit: str, verdict: str) -> list[tuple[str, bool]]:
+    if math.isnan(interval.estimate):
+        return [(MISSING, False)]
+    estimate, low, high = (f"{scale * value:{spec}}" for value in (interval.estimate, interval.low, interval.high))
+    found = [(estimate, True), (unit, False)]
+    if not math.isnan(interval.low):
+        found += [(" [", False), (low, True), (", ", False), (high, True), ("]", False)]
+    return [*found, (f", {verdict}" if verdict else "", False)]
+
+
+def printable(text: str) -> str:
+    """A text from a log on one line, without control characters."""
+    joined = " ".join(text.split())
+    return "".join(character for character in joined if unicodedata.category(character)[0] != "C")
