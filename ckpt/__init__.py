@@ -9,7 +9,7 @@ Useful on its own. Importing it loads neither torch nor tensorstore: a login nod
 """
 
 from ckpt.checkpoint import convert, inspect, load, save
-from ckpt.converters import register
 from ckpt.errors import CheckpointError, CheckpointWarning
+from ckpt.tree.converters import register
 
 __all__ = ["CheckpointError", "CheckpointWarning", "convert", "inspect", "load", "register", "save"]

@@ -16,11 +16,12 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ckpt import checkpoint, leftovers, storage, strategy
+from ckpt import checkpoint, strategy
 from ckpt.cli import run
+from ckpt.disk import leftovers, listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import DType, StateSpec
 from ckpt.reading import path_of
+from ckpt.workload.spec import DType, StateSpec
 
 app = App(name="python -m ckpt", help="How a model's state is written and read back.", version_flags=[])
 
@@ -73,12 +74,12 @@ def save(
     """
     options = _options(option)
     with _busy("building the state"):
-        from ckpt import state
+        from ckpt.workload import building
 
-        built = state.build(StateSpec(model, tensors=tensors, dtype=dtype))
+        built = building.build(StateSpec(model, tensors=tensors, dtype=dtype))
     with _busy(f"saving {directory}"):
         checkpoint.save(built, directory, strategy_name, **options)
-    print(f"{directory}: {len(built)} tensors, digest {state.digest(built)}")
+    print(f"{directory}: {len(built)} tensors, digest {building.digest(built)}")
 
 
 @app.command
@@ -92,10 +93,11 @@ def load(directory: Path, names: Sequence[str] = (), *, option: OptionOption = N
     """
     options = _options(option)
     with _busy(f"loading {directory}"):
-        from ckpt import state, tree
+        from ckpt.tree import nested
+        from ckpt.workload import building
 
-        tensors, _, _ = tree.flatten(checkpoint.load(directory, list(names) or None, **options))
-    print(f"{directory}: {len(tensors)} tensors, digest {state.digest(tensors)}")
+        tensors, _, _ = nested.flatten(checkpoint.load(directory, list(names) or None, **options))
+    print(f"{directory}: {len(tensors)} tensors, digest {building.digest(tensors)}")
 
 
 @app.command
@@ -150,7 +152,7 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
         table.add_column(heading, justify="right" if heading == "GB" else "left", overflow="fold")
     left = 0
     for leftover in leftovers.in_directory(path_of(directory)):
-        size = f"{storage.inventory(leftover.path).apparent_bytes / 1e9:.3f}"
+        size = f"{listing.inventory(leftover.path).apparent_bytes / 1e9:.3f}"
         use = leftovers.use_of(leftover)
         removed = remove and leftovers.remove(leftover, unknown=unknown)
         left += not removed and use is not leftovers.Use.WRITING

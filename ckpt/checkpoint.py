@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt import foreign, manifest, storage
+from ckpt import foreign, manifest
+from ckpt.disk import listing
+from ckpt.disk.listing import Inventory
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
+from ckpt.formats.shard_files import select
 from ckpt.reading import Content, content_of, created, of_one, path_of
-from ckpt.storage import Inventory
-from ckpt.strategy import select
+from ckpt.state.layout import Layout, TensorLayout
 from ckpt.writing import write
 
 DEFAULT = "safetensors_direct"
@@ -42,11 +43,11 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
         CheckpointError: if the state, the strategy or the place can't be used, or writing failed. What lay under the
             name lies there still, unless the message says otherwise.
     """
-    from ckpt import tree
+    from ckpt.tree import nested
 
     final = path_of(directory)
     chosen = created(strategy, options)
-    write(Content(*tree.flatten(state)), final, chosen)
+    write(Content(*nested.flatten(state)), final, chosen)
 
 
 def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:
@@ -68,7 +69,7 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
 
 
 def _load(path: Path, shown: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
-    from ckpt import tree
+    from ckpt.tree import nested
 
     known = manifest.read(path) if path.is_dir() else None
     if known is None:
@@ -76,7 +77,7 @@ def _load(path: Path, shown: Path, names: Collection[str] | None, options: dict[
     content = content_of(path, known, names, options, verify=verify)
     order = select([*(tensor.name for tensor in known.tensors), *known.tied], names, path)
     loaded = {name: content.tensors[content.tied.get(name, name)] for name in order}
-    return tree.restore(content.rest, loaded) if names is None else tree.restore_named(content.rest, loaded)
+    return nested.restore(content.rest, loaded) if names is None else nested.restore_named(content.rest, loaded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,10 @@ def inspect(directory: Path | str) -> Inspection:
 
 
 def _inspect(path: Path, shown: Path) -> Inspection:
-    from ckpt import tree
+    from ckpt.tree import nested
 
     known = manifest.read(path) if path.is_dir() else None
-    files = storage.inventory(path)
+    files = listing.inventory(path)
     if known is None:
         seen = foreign.look(path, shown=shown)
         return Inspection(seen.format, {}, "", seen.tensors, seen.plain_values, (), files)
@@ -121,7 +122,7 @@ def _inspect(path: Path, shown: Path) -> Inspection:
         options=known.options,
         created_utc=known.created_utc,
         tensors=(*known.tensors, *tied),
-        plain_values=tree.plain_values(known.rest),
+        plain_values=nested.plain_values(known.rest),
         problems=tuple(known.problems(path)),
         files=files,
     )
@@ -143,9 +144,9 @@ def convert(source: Path | str, destination: Path | str, strategy: str = DEFAULT
 
 
 def _content(path: Path, shown: Path) -> Content:
-    from ckpt import tree
+    from ckpt.tree import nested
 
     known = manifest.read(path) if path.is_dir() else None
     if known is None:
-        return Content(*tree.flatten(foreign.load(path, None, {}, shown=shown)))
+        return Content(*nested.flatten(foreign.load(path, None, {}, shown=shown)))
     return content_of(path, known, None, {}, verify=True)

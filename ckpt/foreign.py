@@ -14,7 +14,7 @@ from typing import Any
 from ckpt import manifest
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.foreign_readers import Reader, is_readable, listed, reader_of, state_files
-from ckpt.layout import Layout
+from ckpt.state.layout import Layout
 
 _KNOWN = (
     "Known are safetensors (Hugging Face), torch.distributed.checkpoint, torch.save, HDF5 and zarr: give such a file, "

@@ -10,7 +10,8 @@ from typing import Any
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.formats import shard_files
+from ckpt.state.layout import Layout
 
 _STATE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".h5", ".hdf5", ".npz", ".msgpack", ".gguf"}
 """What training states lie in: such a file beside a checkpoint is worth a word."""
@@ -50,7 +51,7 @@ def reader_of(path: Path) -> Reader | None:
 
 def file_reader(path: Path) -> Reader | None:
     """By a file's first bytes."""
-    from ckpt.strategies._hdf5_arrays import SIGNATURE
+    from ckpt.formats.hdf5_arrays import SIGNATURE
 
     try:
         with path.open("rb") as file:
@@ -81,10 +82,10 @@ def _create(name: str, options: dict[str, Any]) -> Any:
 
 
 def _safetensors(path: Path) -> Reader | None:
-    from ckpt import safetensors_format as formats
-    from ckpt.strategies._safetensors_files import headers_of
+    from ckpt.formats import safetensors_files
+    from ckpt.formats.safetensors_files import headers_of
 
-    if path.is_dir() and not (path / formats.INDEX).exists() and not any(path.glob("*.safetensors")):
+    if path.is_dir() and not (path / safetensors_files.INDEX).exists() and not any(path.glob("*.safetensors")):
         return None
     headers = headers_of(path)
     for file, header in headers.items():
@@ -94,7 +95,7 @@ def _safetensors(path: Path) -> Reader | None:
                 f"{file} holds some rows of tensor {part!r}: load the checkpoint that it is a part of"
             )
     noted = _has_note(path, next(iter(headers)))
-    reader = _strategy("safetensors_direct", path, [formats.INDEX, *(file.name for file in headers)])
+    reader = _strategy("safetensors_direct", path, [safetensors_files.INDEX, *(file.name for file in headers)])
     return (
         replace(reader, format="safetensors_file", load=_strategy("safetensors_file", path).load) if noted else reader
     )
@@ -104,11 +105,11 @@ def _has_note(path: Path, first: Path) -> bool:
     """Whether `safetensors_file` wrote it, which keeps in a note what the format can't hold."""
     from safetensors import safe_open
 
-    from ckpt import safetensors_format as formats
-    from ckpt.strategies._safetensors_names import METADATA_KEY, is_note
+    from ckpt.formats import safetensors_files
+    from ckpt.formats.safetensors_names import METADATA_KEY, is_note
 
-    if (path / formats.INDEX).exists():
-        metadata = json.loads((path / formats.INDEX).read_text()).get("metadata")
+    if (path / safetensors_files.INDEX).exists():
+        metadata = json.loads((path / safetensors_files.INDEX).read_text()).get("metadata")
     else:
         try:
             with safe_open(first, framework="pt") as opened:
@@ -119,9 +120,9 @@ def _has_note(path: Path, first: Path) -> bool:
 
 
 def _dcp(path: Path) -> Reader | None:
-    from ckpt.strategies import _dcp_metadata
+    from ckpt.formats import dcp_metadata
 
-    file = path / _dcp_metadata.FILE
+    file = path / dcp_metadata.FILE
     if not file.is_file():
         return None
     with file.open("rb") as opened:
@@ -140,24 +141,24 @@ def _dcp(path: Path) -> Reader | None:
 
 
 def _zarr(path: Path) -> Reader | None:
-    from ckpt.strategies import _zarr_arrays
+    from ckpt.formats import zarr_arrays
 
-    found = _zarr_arrays.node(path)
+    found = zarr_arrays.node(path)
     if found is None:
         return None
     attributes = found.get("attributes")
     ours = attributes if isinstance(attributes, dict) and found["node_type"] == "group" else {}
     if isinstance(ours.get("ckpt"), dict) and "tensors" in ours["ckpt"]:
         return _strategy("tensorstore_tuned", path)
-    if isinstance(ours.get("names"), list) and _zarr_arrays.has_dtypes(path, len(ours["names"])):
+    if isinstance(ours.get("names"), list) and zarr_arrays.has_dtypes(path, len(ours["names"])):
         return _strategy("zarr_python", path)
 
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
         _refuse_options("zarr", options)
-        state, left_out = _zarr_arrays.load(path, names)
+        state, left_out = zarr_arrays.load(path, names)
         return state, f"{listed(left_out)}, which hold no numbers" if left_out and names is None else ""
 
-    return Reader("zarr", frozenset(), load, lambda: (_zarr_arrays.layout(path)[0], 0))
+    return Reader("zarr", frozenset(), load, lambda: (zarr_arrays.layout(path)[0], 0))
 
 
 def _parameters(path: Path) -> Reader | None:
@@ -205,41 +206,41 @@ def _torch_shards(path: Path) -> Reader | None:
             if twice is not None:
                 raise CheckpointError(f"{path} is damaged: tensor {twice!r} is in {file} and in another file")
             state |= part
-        return {name: state[name] for name in strategy.select(state, names, path)}, ""
+        return {name: state[name] for name in shard_files.select(state, names, path)}, ""
 
     return Reader("torch_save", frozenset(files), load, lambda: (None, 0))
 
 
 def _torch(path: Path) -> Reader:
     def read(*, mmap: bool) -> Any:
-        from ckpt.strategies import _torch_files
+        from ckpt.formats import torch_files
 
-        return _torch_files.read(path, str(path), mmap=mmap)
+        return torch_files.read(path, str(path), mmap=mmap)
 
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
         created = _create("torch_save", options)
         state = read(mmap=False) if created.weights_only else created.load_file(path)
         if names is None:
             return state, ""
-        from ckpt import tree
+        from ckpt.tree import nested
 
-        tensors, tied, _ = tree.flatten(state)
-        chosen = strategy.select([*tensors, *tied], names, path)
+        tensors, tied, _ = nested.flatten(state)
+        chosen = shard_files.select([*tensors, *tied], names, path)
         return {name: tensors[tied.get(name, name)] for name in chosen}, ""
 
     def look() -> tuple[Layout | None, int]:
-        from ckpt import tree
-        from ckpt.layout import layout_of_state
+        from ckpt.state.layout import layout_of_state
+        from ckpt.tree import nested
 
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # of before torch 1.6: no look without all of it
                 return None, 0
         state = read(mmap=True)
         try:
-            tensors, tied, rest = tree.flatten(state)
+            tensors, tied, rest = nested.flatten(state)
         except CheckpointError:  # a type that has no place in a checkpoint of ours
             return None, 0
-        return layout_of_state(tensors | {name: tensors[owner] for name, owner in tied.items()}), tree.plain_values(
+        return layout_of_state(tensors | {name: tensors[owner] for name, owner in tied.items()}), nested.plain_values(
             rest
         )
 
@@ -248,21 +249,23 @@ def _torch(path: Path) -> Reader:
 
 def _hdf5(path: Path) -> Reader:
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
-        from ckpt.strategies import _hdf5_arrays, hdf5
+        from ckpt.formats import hdf5_arrays
+        from ckpt.strategies import hdf5
 
         _create("hdf5", options)
         if hdf5.is_ours(path):
             return hdf5.load_file(path, names), ""
-        state, left_out = _hdf5_arrays.load(path, names)
+        state, left_out = hdf5_arrays.load(path, names)
         return state, f"{listed(left_out)}, which hold no numbers, or are links" if left_out and names is None else ""
 
     def look() -> tuple[Layout | None, int]:
-        from ckpt.strategies import _hdf5_arrays, hdf5
+        from ckpt.formats import hdf5_arrays
+        from ckpt.strategies import hdf5
 
         _create("hdf5", {})
         if hdf5.is_ours(path):
             return None, 0
-        with _hdf5_arrays.arrays_of(path) as found:
+        with hdf5_arrays.arrays_of(path) as found:
             return found.layout, 0
 
     return Reader("hdf5", frozenset(), load, look)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt import checksums, storage
+from ckpt.disk import durable, listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
+from ckpt.state import checksums
+from ckpt.state.layout import Layout, TensorLayout
 
 FILE = "checkpoint.json"
 _FORMAT = "ckpt-study checkpoint"
@@ -38,7 +39,7 @@ class Manifest:
     tied: dict[str, str]
     """Names that share another tensor's memory, and its name."""
     rest: Any
-    """The state without its tensors, as `ckpt.tree` has it."""
+    """The state without its tensors, as `ckpt.tree.nested` has it."""
     files: dict[str, int]
     """Every other file, and its size in bytes."""
 
@@ -59,7 +60,7 @@ class Manifest:
             "rest": self.rest,
             "files": self.files,
         }
-        storage.write_whole(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
+        durable.write_whole(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
 
     def problems(self, directory: Path) -> list[str]:
         """What a directory lacks of this checkpoint; empty if it is complete."""
@@ -136,6 +137,6 @@ def files_of(directory: Path) -> dict[str, int]:
     """Every file below a directory, and its size, as a manifest lists them."""
     return {
         str(Path(entry.path).relative_to(directory)): entry.stat(follow_symlinks=False).st_size
-        for entry in sorted(storage.files_below(directory), key=lambda entry: entry.path)
+        for entry in sorted(listing.files_below(directory), key=lambda entry: entry.path)
         if Path(entry.path) != directory / FILE
     }

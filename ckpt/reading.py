@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckpt import dtypes, leftovers, strategy
+from ckpt import strategy
+from ckpt.disk import leftovers
+from ckpt.disk.pinned import Pinned, pinned
 from ckpt.errors import CheckpointError
+from ckpt.formats.shard_files import select
 from ckpt.manifest import Manifest
-from ckpt.pinned import Pinned, pinned
-from ckpt.strategy import Strategy, select
+from ckpt.state import dtypes
+from ckpt.strategy import Strategy
 from ckpt.threads import explained
 
 _MOST_REPLACEMENTS = 100
@@ -28,7 +31,7 @@ class Content:
     tied: dict[str, str]
     """Names that share another tensor's memory, and its name."""
     rest: Any
-    """The state without its tensors, as `ckpt.tree` has it."""
+    """The state without its tensors, as `ckpt.tree.nested` has it."""
 
 
 def created(name: str, options: dict[str, Any]) -> Strategy:
@@ -126,7 +129,7 @@ def content_of(
 
 def checker(checksums: Mapping[str, str], directory: Path) -> Callable[[str, Any], None]:
     """What compares a tensor of a checkpoint with the checksum that was taken when it was saved."""
-    from ckpt import checksums as computed
+    from ckpt.state import checksums as computed
 
     def check(name: str, tensor: Any) -> None:
         if checksums.get(name) != computed.of(tensor):

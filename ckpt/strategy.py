@@ -2,7 +2,7 @@
 
 A strategy is one module in `ckpt/strategies/` with one class, named after the module (`torch_save` -> `TorchSave`).
 Its options are the class's fields. It contains no clock, no fsync of its own unless its library does one, and
-no cleaning: `jobs.node.trial` and `ckpt.commit` do that for all alike.
+no cleaning: `jobs.node.trial` and `ckpt.disk.commit` do that for all alike.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ import os
 import pkgutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from ckpt import checksums, dtypes, strategies
+from ckpt import strategies
 from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError, UnknownStrategyError
-from ckpt.layout import Layout
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part
+from ckpt.process_group.ranks import Ranks
+from ckpt.state import checksums, ties
+from ckpt.state.layout import Layout
+from ckpt.state.sharding import Division, Part
 from ckpt.threads import Beside, over
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 
 OPTIONAL = "peers"
@@ -67,9 +68,9 @@ class Facts:
     dtype_on_disk: str
     order_of_writes: str
     synced: Literal["files", "some files", "no"]
-    """Whether `save` itself brings the files' data to stable storage; what it leaves, `storage.flush` does."""
+    """Whether `save` itself brings the files' data to stable storage; what it leaves, `durable.flush` does."""
     atomic: Literal["each file", "no"]
-    """Whether a file gets its name only when it is whole. A checkpoint as a whole is committed by `ckpt.commit`."""
+    """Whether a file gets its name only when it is whole. `ckpt.disk.commit` commits the checkpoint as a whole."""
     checksum: Literal["none", "written, not verified", "verified"]
     """Whether a flipped bit in the data can be found, and whether `load` looks."""
     partial_load: Literal["by tensor", "no"]
@@ -202,7 +203,7 @@ class Strategy(ABC):
     def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
         """Load, and call `check` with each tensor, from several threads; what it raises ends the load."""
         state = self.load(directory, names)
-        owners = state.keys() - dtypes.tied(state).keys() if names is None else state.keys()
+        owners = state.keys() - ties.tied(state).keys() if names is None else state.keys()
         over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)
         return state
 
@@ -269,23 +270,6 @@ class Strategy(ABC):
 def directory_of(rank: int, size: int) -> str:
     """The name of what one of so many ranks has for itself."""
     return f"rank-{rank:05d}-of-{size:05d}"
-
-
-def select(known: Iterable[str], names: Collection[str] | None, directory: Path) -> list[str]:
-    """Which of the known tensors to load, in their order: those of these names, or all.
-
-    Raises:
-        CheckpointError: if a name isn't known.
-    """
-    found = list(known)
-    if names is None:
-        return found
-    names = set(names)
-    missing = sorted(names - set(found))
-    if missing:
-        shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise CheckpointError(f"{directory} has no tensor {shown}: `python -m ckpt inspect` lists those it has")
-    return [name for name in found if name in names]
 
 
 def names() -> list[str]:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ckpt import commit, dtypes, manifest, storage
+from ckpt import manifest
+from ckpt.disk import commit, durable
+from ckpt.disk.pinned import Identity, identity
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout
 from ckpt.manifest import Manifest
-from ckpt.pinned import Identity, identity
 from ckpt.reading import Content, checker, of_one
+from ckpt.state import dtypes
+from ckpt.state.layout import TensorLayout
 from ckpt.strategy import Strategy
 from ckpt.threads import explained
 
@@ -33,7 +35,7 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
         if final.is_symlink():
             final = Path(os.path.realpath(final))
         replaces = _replaceable(final)
-        storage.make_directories(final.parent)
+        durable.make_directories(final.parent)
         with commit.begin(final, replaces=replaces) as staging:
             written, checksums = strategy.save_checked(tensors, staging.path)
             Manifest(

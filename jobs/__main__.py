@@ -172,7 +172,7 @@ def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster:
     """
     import tempfile
 
-    from analysis.load import load_results
+    from analysis.logs.load import load_results
     from jobs.selftest import SelfTest
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:

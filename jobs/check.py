@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ckpt import storage, strategy
+from ckpt import strategy
+from ckpt.disk import mounts
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import slurm
 from jobs.errors import StudyError, TargetError
@@ -72,7 +73,7 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
     except TargetError as error:
         what, _, remedy = str(error).rpartition(": ")
         return Finding("problem", what or remedy, remedy)
-    free, mount = storage.free_bytes(directory), storage.mount_of(directory)
+    free, mount = mounts.free_bytes(directory), mounts.mount_of(directory)
     return Finding("ok", f"target {name!r} is {directory}: {mount.filesystem}, {free / 1e9:.0f} GB free")
 
 
@@ -146,7 +147,7 @@ def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Find
 
 
 def _results(paths: StudyPaths) -> Finding:
-    mount = storage.mount_of(paths.root)
+    mount = mounts.mount_of(paths.root)
     if mount.filesystem in _NETWORK_FILESYSTEMS:
         return Finding("ok", f"the results directory lies on {mount.filesystem}, which nodes share")
     return Finding(
@@ -176,7 +177,7 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
     from jobs.cluster import submit
 
     names = sorted({job.target for job in batch.jobs})
-    anchor = storage.existing_parent(paths.root)
+    anchor = mounts.existing_parent(paths.root)
     question = {
         "anchor": str(anchor),
         "anchor_inode": anchor.stat().st_ino,

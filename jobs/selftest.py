@@ -18,7 +18,7 @@ from ckpt.strategy import SELFTEST
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.load import Results
+    from analysis.logs.load import Results
 
 _TOLERANCE = 0.05
 """What scheduling and the disk's own noise may add to a sleep of half a second."""
@@ -84,7 +84,7 @@ class SelfTest:
             yield Verdict(bool(caught) and all(caught), what)
 
     def _known_costs(self, operation: str, valid: pd.DataFrame) -> Iterator[Verdict]:
-        from analysis.statistics import ratio_interval
+        from analysis.measures.statistics import ratio_interval
 
         def durations(option: str) -> list[float]:
             label = f"{SELFTEST}+{option}" if option else SELFTEST

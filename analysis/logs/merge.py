@@ -1,4 +1,4 @@
-"""Many logs -> one HDF5 file (`analysis.merged`) that `table` reads as well.
+"""Many logs -> one HDF5 file (`analysis.logs.merged`) that `table` reads as well.
 
 The order of the logs, and repeating it, change nothing.
 """

@@ -1,4 +1,4 @@
-"""A table before it has a format, and the kinds of cells that it is made of. `analysis.render` draws them."""
+"""A table before it has a format, and the kinds of cells that it is made of. `analysis.tables.render` draws them."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ckpt.layout import Layout
+from ckpt.state.layout import Layout
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 
 @dataclass(frozen=True)

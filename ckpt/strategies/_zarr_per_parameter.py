@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt import dtypes, filenames, memory, storage
+from ckpt.disk import durable
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Alone, Ranks
-from ckpt.sharding import Division, Part, Slice
-from ckpt.strategies._chunks import alone, count, for_ranks, is_cut, opening, places, rows_in
-from ckpt.strategy import Footprint, Strategy, select
+from ckpt.formats import filenames
+from ckpt.formats.chunks import alone, count, for_ranks, is_cut, opening, places, rows_in
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import Layout, TensorLayout
+from ckpt.state.sharding import Division, Part, Slice
+from ckpt.strategy import Footprint, Strategy
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _METADATA = "metadata.json"
 
@@ -222,7 +225,7 @@ def write_metadata(directory: Path, layout: Layout) -> None:
         "params": entries,
     }
     # The one file that TensorStore does not write, and so does not sync.
-    storage.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
+    durable.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
 
 
 def read_metadata(directory: Path) -> dict[str, str]:

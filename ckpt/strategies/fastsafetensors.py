@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ckpt import memory
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part
+from ckpt.process_group.ranks import Ranks
+from ckpt.state import memory
+from ckpt.state.sharding import Division, Part
 from ckpt.strategies.safetensors_file import SafetensorsFile
 from ckpt.strategy import Facts
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 
 @dataclass(frozen=True)

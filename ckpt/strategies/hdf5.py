@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ckpt import dtypes, filenames, memory
-from ckpt.layout import Layout, TensorLayout, state_bytes
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part, Piece, Slice, rows_of
-from ckpt.strategies import _pieces
-from ckpt.strategies._hdf5_files import create, import_late, opened
-from ckpt.strategies._hdf5_links import require_links, require_sources
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats import filenames, shard_files
+from ckpt.formats.hdf5_files import create, import_late, opened
+from ckpt.formats.hdf5_links import require_links, require_sources
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Ranks
+from ckpt.state import dtypes, memory, ties
+from ckpt.state.layout import Layout, TensorLayout, state_bytes
+from ckpt.state.sharding import Division, Part, Piece, Slice, rows_of
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
     import h5py
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _FILE = "state.h5"
 _MIB = 2**20
@@ -115,10 +116,10 @@ class Hdf5(Strategy):
         with create(path, list(state)) as file:
             for name, tensor in state.items():
                 link = filenames.to_filename(name)
-                if dtypes.identity(tensor) in first:
-                    file[link] = first[dtypes.identity(tensor)]
+                if ties.identity(tensor) in first:
+                    file[link] = first[ties.identity(tensor)]
                     continue
-                dataset = first[dtypes.identity(tensor)] = self._write(file, link, tensor)
+                dataset = first[ties.identity(tensor)] = self._write(file, link, tensor)
                 if rows.get(name):
                     dataset.attrs["rows_of_whole"] = rows[name]
 
@@ -141,7 +142,7 @@ class Hdf5(Strategy):
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the one that joins all."""
         path = directory / _file(part.rank, part.division.count)
-        self._save_file(state, path, {each.whole.name: _pieces.rows_told(each) for each in part.writes})
+        self._save_file(state, path, {each.whole.name: shard_files.rows_told(each) for each in part.writes})
         if part.rank or part.division.count == 1:
             return [path]
         _write_joint(directory / _FILE, part.division)
@@ -149,7 +150,7 @@ class Hdf5(Strategy):
 
     def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # as above
         """Read the wanted rows of each rank's file: not through the joint one, where a loss shows as zeros."""
-        _pieces.require(directory / _FILE)
+        shard_files.require(directory / _FILE)
         found: dict[str, list[torch.Tensor]] = {}
         for rank, pieces in saved.pieces(part.holds).items():
             path = directory / _file(rank, saved.count)
@@ -159,9 +160,9 @@ class Hdf5(Strategy):
                     name = piece.wanted.whole.name
                     dataset = file[filenames.to_filename(name)]
                     told = tuple(map(int, dataset.attrs.get("rows_of_whole", ())))
-                    _pieces.compare(path, piece, dataset.shape, dataset.attrs["dtype"], told)
+                    shard_files.compare(path, piece, dataset.shape, dataset.attrs["dtype"], told)
                     found.setdefault(name, []).append(_read(dataset, () if piece.is_all else piece.rows))
-        return _pieces.join(part.holds, found)
+        return shard_files.join(part.holds, found)
 
     def _write(self, file: h5py.File, link: str, tensor: torch.Tensor) -> h5py.Dataset:
         array, name = dtypes.to_numpy(tensor), dtypes.name_of(tensor)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt import dtypes, filenames, memory, storage
+from ckpt.disk import durable, listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats import filenames
+from ckpt.formats.shard_files import select
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import Layout
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _TREE = "tree"
 _NAMES = "names.json"
@@ -84,9 +87,9 @@ class Orbax(Strategy):
             with ocp.Checkpointer(handler) as checkpointer:
                 checkpointer.save(directory.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
         names = {name: [dtypes.name_of(tensor), list(tensor.shape)] for name, tensor in state.items()}
-        storage.write_whole(directory / _NAMES, json.dumps(names).encode(), sync=False)
+        durable.write_whole(directory / _NAMES, json.dumps(names).encode(), sync=False)
         # How orbax names its files, it keeps to itself.
-        return [Path(entry.path) for entry in storage.files_below(directory)]
+        return [Path(entry.path) for entry in listing.files_below(directory)]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Restore the tree, or a part of it, as numpy arrays."""

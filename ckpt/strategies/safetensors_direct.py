@@ -23,24 +23,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ckpt import checksums, dtypes, memory, storage
-from ckpt import safetensors_format as formats
-from ckpt.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
+from ckpt.disk import durable
+from ckpt.disk.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout, state_bytes
-from ckpt.ranks import Ranks
-from ckpt.safetensors_format import Entry
-from ckpt.sharding import Division, Part, Piece
-from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_files import files_with, headers_of, read_header
-from ckpt.strategies._safetensors_reading import read
-from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy, select
+from ckpt.formats import safetensors_files, safetensors_header, shard_files
+from ckpt.formats.safetensors_files import files_with, headers_of, read_header
+from ckpt.formats.safetensors_header import Entry
+from ckpt.formats.safetensors_reading import read
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Ranks
+from ckpt.state import checksums, dtypes, memory, ties
+from ckpt.state.layout import Layout, TensorLayout, state_bytes
+from ckpt.state.sharding import Division, Part, Piece
+from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy
 from ckpt.threads import Beside
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class SafetensorsDirect(Strategy):
     def footprint(self, layout: Layout) -> Footprint:
         """The bytes of the state, a header for each file, and an index where there are several."""
         own = [tensor for tensor in layout if tensor.same_as is None]
-        count = sum(1 for _ in formats.shards(own, self.shard_mib * 2**20))
+        count = sum(1 for _ in safetensors_files.shards(own, self.shard_mib * 2**20))
         return Footprint(
-            count + (count > 1), state_bytes(layout) + formats.footprint_bytes(layout, count + (count > 1))
+            count + (count > 1), state_bytes(layout) + safetensors_header.footprint_bytes(layout, count + (count > 1))
         )
 
     def contents(self, directory: Path) -> Layout | None:
@@ -118,31 +119,33 @@ class SafetensorsDirect(Strategy):
         return files, sums
 
     def _save(self, state: State, directory: Path, sums: dict[str, str]) -> list[Path]:
-        tied = dtypes.tied(state)
+        tied = ties.tied(state)
         layouts = [
             TensorLayout(name, tuple(tensor.shape), dtypes.name_of(tensor))
             for name, tensor in state.items()
             if name not in tied
         ]
-        groups = list(formats.shards(layouts, self.shard_mib * 2**20))
+        groups = list(safetensors_files.shards(layouts, self.shard_mib * 2**20))
         tied_in: list[dict[str, tuple[str, int]]] = [{} for _ in groups]
         group_of = {layout.name: number for number, group in enumerate(groups) for layout in group}
         for name, (owner, place) in tied.items():
             tied_in[group_of[owner]][name] = owner, place
-        written = [directory / formats.shard_name(number, len(groups)) for number in range(len(groups))]
+        written = [directory / safetensors_files.shard_name(number, len(groups)) for number in range(len(groups))]
         for path, group, ours in zip(written, groups, tied_in, strict=True):
-            for entry in self._save_file(path, formats.place(group), ours, state):
+            for entry in self._save_file(path, safetensors_header.place(group), ours, state):
                 sums[entry.layout.name] = entry.checksum
         if len(groups) > 1:
             files = {path.name: group for path, group in zip(written, groups, strict=True)}
-            written.append(directory / formats.INDEX)
-            storage.write_whole(written[-1], formats.index_bytes(files), sync=False)
+            written.append(directory / safetensors_files.INDEX)
+            durable.write_whole(written[-1], safetensors_files.index_bytes(files), sync=False)
         sums |= {name: sums[owner] for name, (owner, _) in tied.items() if owner in sums}
         return written
 
-    def _save_file(self, path: Path, entries: Sequence[Entry], tied: formats.Tied, state: State) -> Sequence[Entry]:
+    def _save_file(
+        self, path: Path, entries: Sequence[Entry], tied: safetensors_header.Tied, state: State
+    ) -> Sequence[Entry]:
         blank = "0" * 16 if self.checksum else ""
-        data_start = len(formats.header_bytes([replace(entry, checksum=blank) for entry in entries], tied))
+        data_start = len(safetensors_header.header_bytes([replace(entry, checksum=blank) for entry in entries], tied))
         data_bytes = sum(entry.layout.size_bytes for entry in entries)
         places = sorted((entry for entry in entries if entry.layout.size_bytes), key=lambda entry: entry.start)
         starts = [entry.start for entry in places]
@@ -176,24 +179,26 @@ class SafetensorsDirect(Strategy):
                 found = {name: checksum.result() for name, checksum in sums.items()}
                 entries = [replace(entry, checksum=found.get(entry.layout.name, empty)) for entry in entries]
             head = aligned_buffer(round_up(data_start))
-            head.write(formats.header_bytes(entries, tied) + b"".join(first))
+            head.write(safetensors_header.header_bytes(entries, tied) + b"".join(first))
             file.write(memoryview(head), 0)
             os.ftruncate(file.descriptor, data_start + data_bytes)
         return entries
 
     def footprint_together(self, division: Division) -> Footprint:
         """A file for each rank, and the index."""
-        _pieces.refuse_shards(self.shard_mib, division)
+        shard_files.refuse_shards(self.shard_mib, division)
         files = super().footprint_together(division)
         if division.count == 1:
             return files
-        return Footprint(files.file_count + 1, files.size_bytes + formats.footprint_bytes(division.layout, 1))
+        return Footprint(
+            files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(division.layout, 1)
+        )
 
     def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
             return self.save(state, directory)
-        _pieces.refuse_shards(self.shard_mib, part.division)
+        shard_files.refuse_shards(self.shard_mib, part.division)
         place_of = {name: place for place, name in enumerate(state)}
         own = [each for each in part.writes if each.whole.same_as is None]
         tied = {
@@ -201,15 +206,15 @@ class SafetensorsDirect(Strategy):
             for each in part.writes
             if each.whole.same_as is not None
         }
-        places = formats.place([each.layout for each in own])
-        entries = [replace(entry, rows=_pieces.rows_told(each)) for entry, each in zip(places, own, strict=True)]
-        path = directory / formats.shard_name(part.rank, part.division.count)
+        places = safetensors_header.place([each.layout for each in own])
+        entries = [replace(entry, rows=shard_files.rows_told(each)) for entry, each in zip(places, own, strict=True)]
+        path = directory / safetensors_files.shard_name(part.rank, part.division.count)
         self._save_file(path, entries, tied, state)
         if part.rank:
             return [path]
-        index = formats.index_bytes(formats.files_together(part.division))
-        storage.write_whole(directory / formats.INDEX, index, sync=False)
-        return [path, directory / formats.INDEX]
+        index = safetensors_files.index_bytes(safetensors_files.files_together(part.division))
+        durable.write_whole(directory / safetensors_files.INDEX, index, sync=False)
+        return [path, directory / safetensors_files.INDEX]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read whole files, or the pages that hold the tensors of these names."""
@@ -221,7 +226,7 @@ class SafetensorsDirect(Strategy):
 
     def _load(self, directory: Path, names: Collection[str] | None, check: CheckTensor | None) -> State:
         headers = headers_of(directory)
-        order = formats.in_order(headers.values())
+        order = safetensors_header.in_order(headers.values())
         tied = {name: place for header in headers.values() for name, place in header.tied.items()}
         chosen = select(order, names, directory)
         owner_of = {name: tied[name][0] if name in tied else name for name in chosen}
@@ -238,7 +243,7 @@ class SafetensorsDirect(Strategy):
         for path, pieces in files_with(directory, part, saved).items():
             for piece, tensor in zip(pieces, self._read_pieces(path, pieces), strict=True):
                 found.setdefault(piece.wanted.whole.name, []).append(tensor)
-        return _pieces.join(part.holds, found)
+        return shard_files.join(part.holds, found)
 
     def _read_pieces(self, path: Path, pieces: Sequence[Piece]) -> Iterator[torch.Tensor]:
         """The wanted rows of one file's tensors; to verify a checksum, all of its rows are read."""
@@ -249,8 +254,8 @@ class SafetensorsDirect(Strategy):
             entry = held.get(piece.wanted.whole.name)
             if entry is None:
                 raise CheckpointError(f"{path} belongs to another checkpoint: it has no {piece.wanted.whole.name!r}")
-            _pieces.compare(path, piece, entry.layout.shape, entry.layout.dtype, entry.rows)
-            wanted.append(entry if self.verify else formats.part_of(entry, piece.rows))
+            shard_files.compare(path, piece, entry.layout.shape, entry.layout.dtype, entry.rows)
+            wanted.append(entry if self.verify else safetensors_header.part_of(entry, piece.rows))
         tensors = self._read(path, wanted, header.data_start)
         for piece in pieces:
             tensor = tensors[piece.wanted.whole.name]

@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ckpt import memory, storage
-from ckpt import safetensors_format as formats
-from ckpt.dtypes import name_of
+from ckpt.disk import durable
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, layout_of_state, parameters, state_bytes
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part, Piece
-from ckpt.strategies import _pieces
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats import safetensors_files, safetensors_header, shard_files
+from ckpt.formats.safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Ranks
+from ckpt.state import memory
+from ckpt.state.dtypes import name_of
+from ckpt.state.layout import Layout, layout_of_state, parameters, state_bytes
+from ckpt.state.sharding import Division, Part, Piece
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
-_FILE, _INDEX = formats.FILE, formats.INDEX
+_FILE, _INDEX = safetensors_files.FILE, safetensors_files.INDEX
 _MIB = 2**20
 
 
@@ -94,7 +95,7 @@ class SafetensorsFile(Strategy):
             return [directory / _FILE]
         weight_map: dict[str, str] = {}
         for number, keys in enumerate(shards):
-            file = formats.shard_name(number, len(shards))
+            file = safetensors_files.shard_name(number, len(shards))
             save_file({key: tensors[key] for key in keys}, directory / file, {"format": "pt"})
             weight_map |= dict.fromkeys(keys, file)
         parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -116,7 +117,7 @@ class SafetensorsFile(Strategy):
 
     def footprint_together(self, division: Division) -> Footprint:
         """A file for each rank, and the index."""
-        _pieces.refuse_shards(self.shard_mib, division)
+        shard_files.refuse_shards(self.shard_mib, division)
         files = super().footprint_together(division)
         if division.count == 1:
             return files
@@ -127,20 +128,20 @@ class SafetensorsFile(Strategy):
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
             return self.save(state, directory)
-        _pieces.refuse_shards(self.shard_mib, part.division)
+        shard_files.refuse_shards(self.shard_mib, part.division)
         from safetensors.torch import save_file
 
         layout = part.division.layout
         note = note_of(layout, self.as_pairs)
-        told = {note.key_of[each.whole.name]: _pieces.rows_told(each) for each in part.writes}
+        told = {note.key_of[each.whole.name]: shard_files.rows_told(each) for each in part.writes}
         metadata = {"format": "pt"}
         if any(told.values()):
-            metadata[formats.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
-        path = directory / formats.shard_name(part.rank, part.division.count)
+            metadata[safetensors_header.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
+        path = directory / safetensors_files.shard_name(part.rank, part.division.count)
         save_file(pack(state, note), path, metadata)
         if part.rank:
             return [path]
-        files = formats.files_together(part.division)
+        files = safetensors_files.files_together(part.division)
         weight_map = {note.key_of[each.name]: file for file, tensors in files.items() for each in tensors}
         _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
         return [path, directory / _INDEX]
@@ -153,7 +154,7 @@ class SafetensorsFile(Strategy):
             for path, pieces in _files_of(directory, part, saved, note).items():
                 for piece, tensor in zip(pieces, self._read_pieces(path, pieces, note), strict=True):
                     found.setdefault(piece.wanted.whole.name, []).append(tensor)
-        return _pieces.join(part.holds, found)
+        return shard_files.join(part.holds, found)
 
     def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file."""
@@ -164,10 +165,10 @@ class SafetensorsFile(Strategy):
         """The wanted rows of one file's tensors."""
         from safetensors import safe_open
 
-        _pieces.require(path)
+        shard_files.require(path)
         keys = [note.key_of[piece.wanted.whole.name] for piece in pieces]
         with safe_open(path, framework="pt") as opened:  # a mapping: pread would read whole tensors, and then cut them
-            rows = json.loads((opened.metadata() or {}).get(formats.ROWS, "{}"))
+            rows = json.loads((opened.metadata() or {}).get(safetensors_header.ROWS, "{}"))
             held = {key: opened.get_slice(key) for key in keys}
             cut = {
                 key: held[key][piece.rows].clone() for key, piece in zip(keys, pieces, strict=True) if not piece.is_all
@@ -177,7 +178,7 @@ class SafetensorsFile(Strategy):
         for key, piece in zip(keys, pieces, strict=True):
             tensor = note.value(key, tensors[key])
             shape = shapes[key][:-1] if key in note.pairs else shapes[key]
-            _pieces.compare(path, piece, shape, name_of(tensor), rows.get(key))
+            shard_files.compare(path, piece, shape, name_of(tensor), rows.get(key))
             yield tensor
 
     def _shards(self, sizes: Mapping[str, int]) -> list[list[str]]:
@@ -203,8 +204,8 @@ def _files_of(directory: Path, part: Part, saved: Division, note: Note) -> dict[
     """The files that hold what a rank wants, and what of each."""
     pieces = saved.pieces(part.holds)
     if saved.count > 1:
-        _pieces.require(directory / _INDEX)
-        return {directory / formats.shard_name(rank, saved.count): found for rank, found in pieces.items()}
+        shard_files.require(directory / _INDEX)
+        return {directory / safetensors_files.shard_name(rank, saved.count): found for rank, found in pieces.items()}
     file_of, _ = _read_index(directory)
     files: dict[Path, list[Piece]] = {}
     for piece in pieces.get(0, []):
@@ -225,7 +226,7 @@ def _errors_told(directory: Path) -> Iterator[None]:
 def _write_index(directory: Path, weight_map: Mapping[str, str], parameters: int, size_bytes: int, note: Note) -> None:
     metadata = {"total_parameters": parameters, "total_size": size_bytes, METADATA_KEY: note.to_json()}
     index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
-    storage.write_whole(directory / _INDEX, index.encode(), sync=False)
+    durable.write_whole(directory / _INDEX, index.encode(), sync=False)
 
 
 def _open(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ckpt.strategies._chunks import RANKS
+from ckpt.formats.chunks import RANKS
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter
 from ckpt.strategy import Facts
 

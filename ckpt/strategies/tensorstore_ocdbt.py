@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ckpt import dtypes, filenames, memory
+from ckpt.disk.listing import files_below
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Alone, Ranks
-from ckpt.sharding import Division, Part, Slice
-from ckpt.storage import files_below
-from ckpt.strategies._chunks import alone, count, for_ranks, opening, rows_in
-from ckpt.strategies._futures import finished
-from ckpt.strategy import Facts, Footprint, Strategy, directory_of, select
+from ckpt.formats import filenames
+from ckpt.formats.chunks import alone, count, for_ranks, opening, rows_in
+from ckpt.formats.shard_files import select
+from ckpt.formats.tensorstore_futures import finished
+from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import Layout, TensorLayout
+from ckpt.state.sharding import Division, Part, Slice
+from ckpt.strategy import Facts, Footprint, Strategy, directory_of
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _MANIFEST = "manifest.ocdbt"
 _DATA = "d"

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt.strategies._chunks import RANKS
+from ckpt.formats.chunks import RANKS
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter
 from ckpt.strategy import Facts
 

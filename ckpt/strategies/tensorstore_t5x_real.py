@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, memory
 from ckpt.errors import CheckpointError
-from ckpt.sharding import Part, Slice
-from ckpt.strategies._chunks import RANKS, rows_in
-from ckpt.strategies._futures import finished
+from ckpt.formats.chunks import RANKS, rows_in
+from ckpt.formats.tensorstore_futures import finished
+from ckpt.state import dtypes, memory
+from ckpt.state.sharding import Part, Slice
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter, opening_of, spec_to_open, write_metadata
 from ckpt.strategy import Facts
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _TARGET_CHUNK_BYTES = 64 * 2**20
 _CONCURRENCY = 128

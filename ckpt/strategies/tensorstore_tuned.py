@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, memory, storage
+from ckpt.disk import page_cache
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Alone, Ranks
-from ckpt.sharding import Division, Part, Share, Slice
-from ckpt.strategies import _zarr_group
-from ckpt.strategies._chunks import (
+from ckpt.formats import zarr_group
+from ckpt.formats.chunks import (
     RANKS,
     alone,
     chunk_shape,
@@ -39,16 +36,21 @@ from ckpt.strategies._chunks import (
     rows_in,
     shard_shape,
 )
-from ckpt.strategies._futures import finished
-from ckpt.strategies._zarr_group import METADATA, Listed
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats.shard_files import select
+from ckpt.formats.tensorstore_futures import finished
+from ckpt.formats.zarr_group import METADATA, Listed
+from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import Layout, TensorLayout
+from ckpt.state.sharding import Division, Part, Share, Slice
+from ckpt.strategy import Facts, Footprint, Strategy
 from ckpt.threads import Beside
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _MIB = 2**20
 _INDEX_BYTES = 16
@@ -141,25 +143,25 @@ class TensorstoreTuned(Strategy):
         self._write(state, directory, part)
         files = [directory / METADATA] if part.rank == 0 else []
         for each in _own(part.writes):
-            array = _zarr_group.path_of(directory, each.whole.name)
+            array = zarr_group.path_of(directory, each.whole.name)
             files += [array / METADATA] if each.start == 0 else []
             _, shard = self._shapes(each.whole, part.division)
-            files += [array / _zarr_group.chunk_name(place) for place in places(each, shard)]
+            files += [array / zarr_group.chunk_name(place) for place in places(each, shard)]
         return files
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read everything, or the tensors of these names."""
-        listed = _zarr_group.read_group(directory)
+        listed = zarr_group.read_group(directory)
         chosen = select(listed, names, directory)
-        cached = storage.resident_fraction(directory) > _zarr_group.RESIDENT_ENOUGH if chosen else True
+        cached = page_cache.resident_fraction(directory) > zarr_group.RESIDENT_ENOUGH if chosen else True
         return self._read(directory, listed, dict.fromkeys(chosen), cached=cached)
 
     def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
-        listed = _zarr_group.read_group(directory)
+        listed = zarr_group.read_group(directory)
         wanted = {each.whole.name: each for each in part.holds}
         select(listed, wanted, directory)
-        return self._read(directory, listed, wanted, cached=_zarr_group.is_cached(directory, part.holds))
+        return self._read(directory, listed, wanted, cached=zarr_group.is_cached(directory, part.holds))
 
     def _write(self, state: State, directory: Path, part: Part) -> None:
         """Open all arrays, write all arrays, wait for all of them."""
@@ -184,7 +186,7 @@ class TensorstoreTuned(Strategy):
             for each, store in stores
         )
         if part.rank == 0:
-            _zarr_group.write_group(directory, part.division.layout)
+            zarr_group.write_group(directory, part.division.layout)
 
     def _read(
         self, directory: Path, listed: Mapping[str, Listed], wanted: Mapping[str, Slice | None], *, cached: bool
@@ -223,7 +225,7 @@ class TensorstoreTuned(Strategy):
             "file_io_concurrency": {"limit": self.concurrency},
             "file_io_locking": {"mode": "none"},  # no file has two writers
             "file_io_mode": {"mode": "direct" if direct else "default"},  # of reads
-            "file_io_sync": False,  # one pass at the end: `storage.flush`
+            "file_io_sync": False,  # one pass at the end: `durable.flush`
         })  # fmt: skip
 
     def _shapes(self, tensor: TensorLayout, division: Division) -> tuple[list[int], list[int]]:
@@ -274,7 +276,7 @@ def _own(share: Share) -> list[Slice]:
 def _spec(directory: Path, name: str) -> dict[str, Any]:
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{_zarr_group.path_of(directory, name)}/"},
+        "kvstore": {"driver": "file", "path": f"{zarr_group.path_of(directory, name)}/"},
         "recheck_cached_data": False,
         "recheck_cached_metadata": False,
     }

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt.dtypes import owning
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout
+from ckpt.state.layout import Layout
+from ckpt.state.ties import owning
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _ITEM = "state"
 _FILE = f"{_ITEM}_0.pt"  # the item's key and the rank

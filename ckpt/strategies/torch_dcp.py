@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import storage
-from ckpt.dtypes import require_plain
+from ckpt.disk import durable
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout, layout_of_state
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part
-from ckpt.strategies import _dcp_metadata
-from ckpt.strategies._safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats import dcp_metadata
+from ckpt.formats.safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Ranks
+from ckpt.state.dtypes import require_plain
+from ckpt.state.layout import Layout, TensorLayout, layout_of_state
+from ckpt.state.sharding import Division, Part
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
-_METADATA = _dcp_metadata.FILE
+_METADATA = dcp_metadata.FILE
 _INDEX = "model.safetensors.index.json"
 
 _LOST_THREAD = "can't save to {}: a thread of DCP failed, and said why on stderr"
@@ -116,7 +117,7 @@ class TorchDcp(Strategy):
                 complete = len(index["weight_map"]) == len(tensors)
                 files = {_INDEX, *index["weight_map"].values()}
                 index["metadata"][METADATA_KEY] = note.to_json()
-                storage.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
+                durable.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
         if not complete:  # DCP itself does not look
             raise CheckpointError(_LOST_THREAD.format(directory))
         return [directory / file for file in files]
@@ -132,7 +133,7 @@ class TorchDcp(Strategy):
         """Write this rank's files; when all have done so, the first rank writes the metadata."""
         from torch.distributed.checkpoint import filesystem, state_dict_saver
 
-        from ckpt.strategies import _dcp_planners as planners
+        from ckpt.formats import dcp_planners as planners
 
         if part.division.count == 1:
             return self.save(state, directory)
@@ -157,7 +158,7 @@ class TorchDcp(Strategy):
         import torch
         from torch.distributed.checkpoint import state_dict_loader
 
-        from ckpt.strategies import _dcp_planners as planners
+        from ckpt.formats import dcp_planners as planners
 
         if self.serialization == "safetensors":
             self.refuse_resharding(part, saved)
@@ -199,16 +200,16 @@ class TorchDcp(Strategy):
         with _errors_told(f"can't load {directory}"):
             if (directory / _INDEX).exists():
                 return tensors, {}
-            metadata = _dcp_metadata.read(directory)
-            values, unread = _dcp_metadata.values_of(metadata, directory)
+            metadata = dcp_metadata.read(directory)
+            values, unread = dcp_metadata.values_of(metadata, directory)
             flat = {key: (tensors | values)[key] for key in metadata.state_dict_metadata if key not in unread}
-            return _dcp_metadata.nested(flat, metadata), unread
+            return dcp_metadata.nested(flat, metadata), unread
 
     def describe(self, directory: Path) -> tuple[Layout, int]:
         """The tensors, and how many plain values there are beside them, from the metadata alone."""
         with _errors_told(f"can't read {directory}"):
-            metadata = _dcp_metadata.read(directory)
-            tensors = _dcp_metadata.tensors_of(metadata)
+            metadata = dcp_metadata.read(directory)
+            tensors = dcp_metadata.tensors_of(metadata)
             layout = tuple(
                 TensorLayout(key, tuple(each.size), str(each.properties.dtype).removeprefix("torch."))
                 for key, each in tensors.items()
@@ -228,10 +229,10 @@ def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note
         return hf_reader, hf_reader.read_metadata().state_dict_metadata, note
     if not (directory / _METADATA).exists():
         raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_METADATA} nor {_INDEX}")
-    metadata = _dcp_metadata.read(directory)
+    metadata = dcp_metadata.read(directory)
     reader = filesystem.FileSystemReader(directory)
     reader.read_metadata = lambda **_: metadata  # type: ignore[method-assign]  # so that DCP doesn't unpickle it
-    tensors = _dcp_metadata.tensors_of(metadata)
+    tensors = dcp_metadata.tensors_of(metadata)
     return reader, tensors, _plain(tensors)
 
 

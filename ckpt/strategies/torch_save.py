@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt.dtypes import identity, owning
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, state_bytes
-from ckpt.ranks import Ranks
-from ckpt.sharding import Division, Part
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Ranks
+from ckpt.state.layout import Layout, state_bytes
+from ckpt.state.sharding import Division, Part
+from ckpt.state.ties import identity, owning
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _FILE = "state.pth"
 

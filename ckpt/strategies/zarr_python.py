@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt import dtypes, filenames, memory
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout
-from ckpt.ranks import Alone, Ranks
-from ckpt.sharding import Division, Part, Slice
-from ckpt.strategies._chunks import RANKS, alone, count, for_ranks, places
-from ckpt.strategy import Facts, Footprint, Strategy, select
+from ckpt.formats import filenames
+from ckpt.formats.chunks import RANKS, alone, count, for_ranks, places
+from ckpt.formats.shard_files import select
+from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import Layout, TensorLayout
+from ckpt.state.sharding import Division, Part, Slice
+from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 _METADATA = "zarr.json"
 _MIB = 2**20

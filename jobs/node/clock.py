@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from ckpt.ranks import StoreRanks
+from ckpt.process_group.ranks import StoreRanks
 from jobs.node import received
 
 _ROUND_TRIPS = 20

@@ -12,9 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt.layout import Layout, Sharding
-from ckpt.ranks import Alone, Ranks, StoreRanks
-from ckpt.sharding import Division, Part
+from ckpt.process_group.ranks import Alone, Ranks, StoreRanks
+from ckpt.state.layout import Layout
+from ckpt.state.sharding import Division, Part
+from ckpt.workload.spec import Sharding
 from jobs.errors import StudyError
 from jobs.node import received
 from jobs.node.rendezvous import meet

@@ -13,9 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt import direct_io, storage
+from ckpt.disk import direct_io, page_cache
 from ckpt.errors import LostRankError
-from ckpt.ranks import StoreRanks
+from ckpt.process_group.ranks import StoreRanks
 from jobs.node import received
 from jobs.node.trial import WRONG_ANSWERS, Subject, Trial, TrialError
 from jobs.plan.study import Trials
@@ -163,8 +163,8 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, log: TimingLog, 
                 row = replace(row, resident_fraction=resident)
                 path.unlink(missing_ok=True)
             elif path.exists():
-                storage.evict_file(path)
-                resident = storage.resident_fraction_of(path)
+                page_cache.evict_file(path)
+                resident = page_cache.resident_fraction_of(path)
             rows.append(row)
             refused |= not (direct or buffered)
         except OSError as error:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ckpt import storage
+from ckpt.disk import mounts
 
 _PACKAGES = ("torch", "transformers", "tensorstore", "numpy", "submitit", "h5py", "ml_dtypes", "ckpt-study")
 
@@ -55,8 +55,8 @@ def of_machine(submitted_version: str, resolved_study: str) -> dict[str, Any]:
 
 def of_storage(directory: Path) -> dict[str, Any]:
     """The facts about what a directory lies on, or would lie on if it existed."""
-    existing = storage.existing_parent(directory)
-    mount = storage.mount_of(existing)
+    existing = mounts.existing_parent(directory)
+    mount = mounts.mount_of(existing)
     space = os.statvfs(existing)
     return {
         "path": str(directory),
@@ -64,7 +64,7 @@ def of_storage(directory: Path) -> dict[str, Any]:
         "capacity_bytes": space.f_frsize * space.f_blocks,
         "free_bytes": space.f_frsize * space.f_bavail,
         "free_inodes": space.f_favail if space.f_files else "unknown (this filesystem doesn't count them)",
-        "cache_caveat": storage.cache_caveat(mount),
+        "cache_caveat": mounts.cache_caveat(mount),
         "device": _known(lambda: _block_device(existing)),
         "layout": _known(lambda: _layout(mount.filesystem, existing)),
     }

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckpt.errors import LostRankError
-from ckpt.exchange import SECRET_BYTES, Exchange
-from ckpt.exchange_server import Server
+from ckpt.process_group.exchange import SECRET_BYTES, Exchange
+from ckpt.process_group.exchange_server import Server
 from jobs.errors import StudyError
 
 _POLL_S = 0.1

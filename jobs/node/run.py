@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt import strategy
 from ckpt.errors import MissingLibraryError
-from ckpt.layout import layout_of
-from ckpt.ranks import StoreRanks
+from ckpt.process_group.ranks import StoreRanks
 from ckpt.strategy import Strategy
+from ckpt.workload.spec import layout_of
 from jobs import progress, timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.node import provenance, received, targets
@@ -234,15 +234,15 @@ def _ranks(crew: Crew, clock: Clock) -> list[Rank]:
 
 def _subject(study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLog, paths: StudyPaths) -> Subject:
     """Build what this process saves and loads, and describe the whole state."""
-    from ckpt import state as states
+    from ckpt.workload import building
     from jobs.node.trial import Subject
 
     node_local = study.targets[job.target].on_each_node
     parts = parts_of(crew, layout_of(study.state), study.state.sharding, study.trials.read_shift, node_local=node_local)
     state: dict[str, Any] = {}
     if parts.own and crew.savers:
-        state = states.build(study.state, parts.own)
-        described = states.describe(state, study.state, parts.own, crew.savers)
+        state = building.build(study.state, parts.own)
+        described = building.describe(state, study.state, parts.own, crew.savers)
         if crew.place.number == 0:
             if log.state.get("digest") not in {None, described["digest"]}:
                 raise StudyError(
@@ -250,7 +250,7 @@ def _subject(study: Study, job: Job, crew: Crew, chosen: Strategy, log: TimingLo
                     f"it: move {paths.log(job.id)} away, and submit again"
                 )
             log.state = described
-    expected = state if parts.loads_its_own or not parts.source else states.build(study.state, parts.source)
+    expected = state if parts.loads_its_own or not parts.source else building.build(study.state, parts.source)
     return Subject(chosen, crew, parts, state, expected)
 
 

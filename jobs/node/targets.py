@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ckpt import storage
+from ckpt.disk import mounts
 from jobs.errors import TargetError
 from jobs.plan.plan import Job
 from jobs.plan.study import Target
@@ -70,7 +70,7 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
         raise TargetError(f"{where} is no directory here: mount or make it, or correct `path` in the study")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise TargetError(f"{where} can't be written to by this user: choose another `path`, or get the permission")
-    mount = storage.mount_of(directory)
+    mount = mounts.mount_of(directory)
     if target.filesystem not in {None, mount.filesystem}:
         raise TargetError(
             f"{where} lies on {mount.filesystem} ({mount.source} at {mount.mount_point}), and the study says "
@@ -81,7 +81,7 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
             f"{where} lies on {mount.filesystem}, which is memory and no disk: choose another `path`, or write "
             f"`allow_tmpfs = true` below [targets.{name}] if that is what you want to measure"
         )
-    free = storage.free_bytes(directory)
+    free = mounts.free_bytes(directory)
     required = int(needed_bytes * (1 + _SPARE_SHARE))
     if free < required:
         raise TargetError(

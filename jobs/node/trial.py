@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import commit, direct_io, storage, writeback
+from ckpt.disk import commit, direct_io, durable, listing, page_cache, writeback
 from ckpt.errors import LostRankError
-from ckpt.layout import state_bytes
-from ckpt.ranks import Ranks
-from ckpt.sharding import Share, tensors_of
-from ckpt.state import State, first_difference, mapped_file, poison
+from ckpt.process_group.ranks import Ranks
+from ckpt.state.compare import first_difference, mapped_file, poison
+from ckpt.state.layout import State, state_bytes
+from ckpt.state.sharding import Share, tensors_of
 from jobs.node import received
 from jobs.node.crew import Crew, Parts
 from jobs.node.usage import Cost, collect
@@ -148,8 +148,8 @@ class Trial:
             self._saved(final, staging, files, times, cost, problem, descriptor)
         if problem:
             raise TrialError(problem)
-        inventory = asdict(storage.inventory(final)) if crew.leads else None
-        columns = [column.name for column in fields(storage.Inventory)]
+        inventory = asdict(listing.inventory(final)) if crew.leads else None
+        columns = [column.name for column in fields(listing.Inventory)]
         found = crew.world.read(crew.world.gather(inventory), received.counts(columns))
         if found:
             self._log.disk.append(DiskUse(trial=self._number, **_together([each for each in found if each])))
@@ -157,9 +157,9 @@ class Trial:
     def _sync(self, staging: Path, files: list[Path] | None) -> None:
         """Bring what this process wrote to stable storage; directories that others write into too come later."""
         if files is None:
-            storage.flush(staging, files=not self._subject.strategy.syncs_files)
+            durable.flush(staging, files=not self._subject.strategy.syncs_files)
         elif not self._subject.strategy.syncs_files:
-            storage.sync_files(files)
+            durable.sync_files(files)
 
     def _commit(self, begun: commit.Staging | None) -> None:
         """Once everybody's files are on storage, and not before, the checkpoint gets its name."""
@@ -167,7 +167,7 @@ class Trial:
         crew.world.barrier()
         if begun:
             if not self._subject.parts.alone:
-                storage.flush(begun.path, files=False)
+                durable.flush(begun.path, files=False)
             begun.publish()
         crew.world.barrier()
 
@@ -188,9 +188,9 @@ class Trial:
             self._sample("save", phase, start, end, size_bytes, durability=durability, problem=problem)
         dirty = None
         if not problem and files is None:
-            dirty = storage.dirty_pages(final)
+            dirty = page_cache.dirty_pages(final)
         elif not problem:
-            dirty = storage.dirty_pages_of([final / each.relative_to(staging) for each in files or []])
+            dirty = page_cache.dirty_pages_of([final / each.relative_to(staging) for each in files or []])
         if dirty:
             problem = f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
         if not problem:
@@ -219,10 +219,10 @@ class Trial:
         subject, crew = self._subject, self._subject.crew
         dealt = crew.node.rank, crew.node.size
         if cold:
-            storage.evict(final, dealt)
+            page_cache.evict(final, dealt)
             crew.node.barrier()
-        pages = crew.node.all_gather(storage.residency(final, dealt))
-        resident = storage.fraction(crew.node.read(pages, received.pair(received.count, received.number)))
+        pages = crew.node.all_gather(page_cache.residency(final, dealt))
+        resident = page_cache.fraction(crew.node.read(pages, received.pair(received.count, received.number)))
         # What this node never had is in none of its caches.
         provable = not self._log.storage.get("cache_caveat") or self._log.header.read_shift
         cache = ("cold" if resident < COLD_BELOW and provable else "cold-unproven") if cold else "warm"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ckpt.errors import CheckpointError
-from ckpt.layout import Layout, TensorLayout, state_bytes
-from ckpt.sharding import Division
+from ckpt.state.layout import Layout, TensorLayout, state_bytes
+from ckpt.state.sharding import Division
 from ckpt.strategy import Footprint, Strategy
 from jobs.plan.scale import Scale
 from jobs.plan.study import Study

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ckpt.layout import layout_of, state_bytes
+from ckpt.state.layout import state_bytes
+from ckpt.workload.spec import layout_of
 from jobs.errors import StudyError
 from jobs.plan import matrix
 from jobs.plan.scale import Scale

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckpt.layout import Layout, Sharding
-from ckpt.sharding import Division
+from ckpt.state.layout import Layout
+from ckpt.state.sharding import Division
+from ckpt.workload.spec import Sharding
 
 
 @dataclass(frozen=True, slots=True)

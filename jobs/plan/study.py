@@ -21,7 +21,7 @@ from pydantic import (
 
 from ckpt import strategy
 from ckpt.errors import CheckpointError, UnknownStrategyError
-from ckpt.layout import Count, StateSpec
+from ckpt.workload.spec import Count, StateSpec
 from jobs.errors import StudyError
 from jobs.plan import axes
 from jobs.plan.scale import Scale

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ckpt import direct_io
+from ckpt.disk import direct_io
 
 
 def fio(path: Path, operation: str, size_bytes: int, *, threads: int) -> float:

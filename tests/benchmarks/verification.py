@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ckpt
-from ckpt import storage
+from ckpt.disk import page_cache
 
 _TENSOR_ELEMENTS = 4096 * 4096
 
@@ -56,8 +56,8 @@ def main() -> None:
 
 def _load(directory: Path, *, verify: bool) -> tuple[float, float]:
     """Load a checkpoint that no cache holds: wall and CPU seconds."""
-    storage.evict(directory)
-    if storage.resident_fraction(directory) > 0.01:
+    page_cache.evict(directory)
+    if page_cache.resident_fraction(directory) > 0.01:
         raise SystemExit(f"{directory} could not be evicted from the page cache")
     cpu_s, start_s = _cpu_s(), time.perf_counter()
     state = ckpt.load(directory, verify=verify)

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
-from ckpt.layout import layout_of_state
-from ckpt.ranks import Alone
-from ckpt.sharding import Division, Part, Sharding, Share
-from ckpt.state import State, first_difference
+from ckpt.process_group.ranks import Alone
+from ckpt.state.compare import first_difference
+from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
+from ckpt.state.layout import State, layout_of_state
+from ckpt.state.sharding import Division, Part, Sharding, Share
 from ckpt.strategy import Strategy, create, names
 
 FreshPython = Callable[..., str]

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import checkpoint, commit, manifest, storage
+from ckpt import checkpoint, manifest
+from ckpt.disk import commit, listing
 from ckpt.errors import CheckpointError
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import create, names
@@ -120,7 +121,7 @@ def test_a_file_that_is_gone_is_not_published(name: str, final: Path, monkeypatc
 
     def without_one(directory: Path) -> dict[str, int]:
         if directory.name.startswith(".partial-"):
-            next(Path(entry.path) for entry in storage.files_below(directory)).unlink()
+            next(Path(entry.path) for entry in listing.files_below(directory)).unlink()
         return files_of(directory)
 
     monkeypatch.setattr(manifest, "files_of", without_one)
@@ -275,7 +276,7 @@ def test_incomplete(strategy: str, final: Path, tmp_path: Path) -> None:
     ckpt.save(some_state(1), final, strategy)
 
     def damaged() -> Iterator[tuple[Path, str]]:
-        for entry in list(storage.files_below(final)):
+        for entry in list(listing.files_below(final)):
             name = str(Path(entry.path).relative_to(final))
             for size_bytes in (None, entry.stat().st_size - 1):
                 copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
@@ -377,10 +378,10 @@ class TestOthers:
         """`from_pretrained` opens a directory that we wrote, in one file or several, beside a config.json."""
         from transformers import AutoModelForCausalLM
 
-        from ckpt import safetensors_format
+        from ckpt.formats import safetensors_files
 
-        shards = safetensors_format.shards
-        monkeypatch.setattr(safetensors_format, "shards", lambda layouts, size: shards(layouts, size and 4000))
+        shards = safetensors_files.shards
+        monkeypatch.setattr(safetensors_files, "shards", lambda layouts, size: shards(layouts, size and 4000))
         ckpt.save(model.state_dict(), tmp_path / "ours", shard_mib=shard_mib)
         assert (len(list((tmp_path / "ours").glob("*.safetensors"))) > 1) == bool(shard_mib)
         shutil.copy(tmp_path / "theirs" / "config.json", tmp_path / "ours")
@@ -413,7 +414,7 @@ def test_inspecting(final: Path) -> None:
         (each.name, each.shape, each.same_as) for each in found.tensors
     ]
     assert (3, ()) == (found.plain_values, found.problems)
-    assert found.files == storage.inventory(final)
+    assert found.files == listing.inventory(final)
 
 
 def test_default_strategy() -> None:

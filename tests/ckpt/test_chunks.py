@@ -14,12 +14,11 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt import storage
-from ckpt.layout import TensorLayout
-from ckpt.ranks import Alone, Ranks, StoreRanks
-from ckpt.sharding import Division, Part, Slice
-from ckpt.state import State
-from ckpt.strategies._chunks import alone, chunk_shape, count, for_ranks, nearest_divisor, places, shard_shape
+from ckpt.disk import listing
+from ckpt.formats.chunks import alone, chunk_shape, count, for_ranks, nearest_divisor, places, shard_shape
+from ckpt.process_group.ranks import Alone, Ranks, StoreRanks
+from ckpt.state.layout import State, TensorLayout
+from ckpt.state.sharding import Division, Part, Slice
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
 from ckpt.strategy import Strategy, create
 
@@ -135,7 +134,7 @@ def values() -> State:
 
 def files_in(directory: Path) -> dict[str, bytes]:
     """Every file below, and what is in it."""
-    found = [Path(entry.path) for entry in storage.files_below(directory)]
+    found = [Path(entry.path) for entry in listing.files_below(directory)]
     return {str(path.relative_to(directory)): path.read_bytes() for path in found}
 
 
@@ -200,7 +199,7 @@ def test_no_rank_waits(name: str, tmp_path: Path) -> None:
     loaded = strategy.load(tmp_path)
     assert list(state) == list(loaded)
     assert all(torch.equal(state[tensor], loaded[tensor]) for tensor in state)
-    assert strategy.footprint_together(division).file_count == storage.inventory(tmp_path).file_count
+    assert strategy.footprint_together(division).file_count == listing.inventory(tmp_path).file_count
 
 
 @pytest.mark.parametrize(("nan_on", "stored"), [(None, "<f4"), (0, "<f2"), (1, "<f2"), (2, "<f2")])

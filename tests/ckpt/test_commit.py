@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import commit, leftovers, storage
+from ckpt.disk import commit, durable, leftovers
+from ckpt.disk.pinned import identity
 from ckpt.errors import CheckpointError
-from ckpt.pinned import identity
 
 
 def _take_by_directory(final: Path) -> None:
@@ -157,14 +157,14 @@ class TestFailingSync:
     @pytest.fixture
     def fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Syncing the parent directory fails, once a checkpoint has its name."""
-        sync = storage.fsync_path
+        sync = durable.fsync_path
 
         def failing(path: Path | str) -> None:
             if Path(path) == tmp_path and (tmp_path / "final" / "new").exists():
                 raise OSError(errno.EIO, "Input/output error")
             sync(path)
 
-        monkeypatch.setattr(storage, "fsync_path", failing)
+        monkeypatch.setattr(durable, "fsync_path", failing)
         yield
         monkeypatch.undo()
 
@@ -201,7 +201,7 @@ def test_an_interrupt_between_the_exchange_and_the_sync(tmp_path: Path, monkeypa
     final = tmp_path / "final"
     final.mkdir()
     events: list[str] = []
-    sync, remove = storage.fsync_path, shutil.rmtree
+    sync, remove = durable.fsync_path, shutil.rmtree
 
     def interrupted_once(path: Path | str) -> None:
         if Path(path) == tmp_path:
@@ -215,7 +215,7 @@ def test_an_interrupt_between_the_exchange_and_the_sync(tmp_path: Path, monkeypa
         remove(path, **options)
 
     staging = commit.begin(final, replaces=identity(final))
-    monkeypatch.setattr(storage, "fsync_path", interrupted_once)
+    monkeypatch.setattr(durable, "fsync_path", interrupted_once)
     monkeypatch.setattr(shutil, "rmtree", noted)
     with pytest.raises(KeyboardInterrupt), staging:
         staging.publish()

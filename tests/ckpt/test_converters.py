@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import converters, tree
 from ckpt.errors import CheckpointError
+from ckpt.tree import converters, nested
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +86,10 @@ class Range:
 
 def through(state: Any) -> Any:
     """A state through a JSON text."""
-    tensors, tied, rest = tree.flatten(state)
-    return tree.restore(json.loads(json.dumps(rest)), tensors | {name: tensors[owner] for name, owner in tied.items()})
+    tensors, tied, rest = nested.flatten(state)
+    return nested.restore(
+        json.loads(json.dumps(rest)), tensors | {name: tensors[owner] for name, owner in tied.items()}
+    )
 
 
 def test_what_says_itself_what_it_consists_of(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_what_is_not_registered(value: Any) -> None:
     name = type(value).__qualname__
     more = ", to_plain, from_plain" if name == "Range" else ""
     with pytest.raises(CheckpointError) as caught:
-        tree.flatten({"a": [value]})
+        nested.flatten({"a": [value]})
     assert f"the state's 'a.0' is of type {type(value).__module__}.{name}" in str(caught.value)
     assert f"ckpt.register({name}{more})" in str(caught.value)
 
@@ -146,7 +148,7 @@ def test_subclasses_are_not_registered() -> None:
         pass
 
     with pytest.raises(CheckpointError, match=r"Special.*ckpt\.register\(.*Special\)"):
-        tree.flatten([Special(1.0)])
+        nested.flatten([Special(1.0)])
 
 
 def test_a_class_that_moved(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_a_load_without_the_registration(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(ckpt.load(tmp_path / "run", names=["w"])) == ["w"]
     for name in ("antigravity.fly", "os.system", "builtins.eval", ["x"], None):
         with pytest.raises(CheckpointError, match="registered nowhere"):
-            tree.restore({"registered": [name, "1"]}, {})
+            nested.restore({"registered": [name, "1"]}, {})
     assert "antigravity" not in sys.modules
 
 
@@ -186,21 +188,21 @@ def test_classes_that_changed() -> None:
         ckpt.register(cls)
     name = converters.name_of(Config)
     with pytest.raises(CheckpointError, match=r"Config can't be rebuilt: .* its fields are .* and \['lr'\] in the"):
-        tree.restore({"registered": [name, {"dict": [["lr", 1.0]]}]}, {})
+        nested.restore({"registered": [name, {"dict": [["lr", 1.0]]}]}, {})
     for cls, plain in [(Level, "HIGH"), (Old, {"dict": [["b", 1]]}), (Old, [1]), (Config, 3)]:
         with pytest.raises(CheckpointError, match=f"{cls.__qualname__} can't be rebuilt"):
-            tree.restore({"registered": [converters.name_of(cls), plain]}, {})
+            nested.restore({"registered": [converters.name_of(cls), plain]}, {})
     ckpt.register(Range, lambda value: value.missing, Range)
     with pytest.raises(CheckpointError, match=r"the state's 'a\.0': .*Range can't be saved: AttributeError"):
-        tree.flatten({"a": [Range(1, 2)]})
+        nested.flatten({"a": [Range(1, 2)]})
     ckpt.register(Odd)
     for value in (Config(1.0), Odd(1)):
         value.more = 1  # type: ignore[attr-defined]  # what is tested
         with pytest.raises(CheckpointError, match=r"attributes that are no fields \(more\)"):
-            tree.flatten(value)
+            nested.flatten(value)
     ckpt.register(Range, lambda value: value, Range)
     with pytest.raises(CheckpointError, match="contains itself"):
-        tree.flatten(Range(1, 2))
+        nested.flatten(Range(1, 2))
 
 
 @pytest.mark.parametrize("cls", [dict, object, int])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import direct_io, storage
+from ckpt.disk import direct_io, mounts, page_cache
 
 SIZES = [1, 4096, direct_io.BLOCK_BYTES - 1, direct_io.BLOCK_BYTES, 3 * direct_io.BLOCK_BYTES + 5000]
 
@@ -24,17 +24,17 @@ def test_a_file_of_that_size_is_written_and_synced(size_bytes: int, tmp_path: Pa
     assert direct_io.round_up(size_bytes) == len(content)
     pages = [content[start : start + 4096] for start in range(0, len(content), 4096)]
     assert len(pages) == len(set(pages))
-    assert storage.dirty_pages(tmp_path) in {0, None}
+    assert page_cache.dirty_pages(tmp_path) in {0, None}
 
 
 def test_past_the_page_cache(tmp_path: Path) -> None:
     """Where the filesystem takes direct I/O, neither writing nor reading leaves pages in the cache."""
     path = tmp_path / "file"
     if not direct_io.write_sequentially(path, 2**24):
-        pytest.skip(f"{storage.mount_of(tmp_path).filesystem} refuses O_DIRECT")
+        pytest.skip(f"{mounts.mount_of(tmp_path).filesystem} refuses O_DIRECT")
     assert direct_io.read_sequentially(path)
 
-    assert storage.resident_fraction(tmp_path) == 0
+    assert page_cache.resident_fraction(tmp_path) == 0
 
 
 def test_a_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

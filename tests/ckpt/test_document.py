@@ -16,15 +16,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt import state as states
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import StateSpec, layout_of, state_bytes
-from ckpt.state import State
+from ckpt.state import compare
+from ckpt.state.layout import State, state_bytes
 from ckpt.strategies.tensorstore_basic import TensorstoreBasic
 from ckpt.strategies.tensorstore_t5x import TensorstoreT5x
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import Strategy, create
+from ckpt.workload import building
+from ckpt.workload.spec import StateSpec, layout_of
 
 BASIC, RAW, T5X = TensorstoreBasic(), TensorstoreBasic(compressor="none"), TensorstoreT5x()
 
@@ -151,9 +152,9 @@ def test_sizes(strategy: Strategy, share: float, write_config: Callable[..., str
     spec = StateSpec(model, values="normal-bfloat16")
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    strategy.save(states.build(spec), checkpoint)
+    strategy.save(building.build(spec), checkpoint)
     layout = layout_of(spec)
-    size_bytes = storage.inventory(checkpoint).apparent_bytes
+    size_bytes = listing.inventory(checkpoint).apparent_bytes
     assert share == pytest.approx(size_bytes / state_bytes(layout), rel=0.01)
     uncompressed = max(share, 2.0) if share < 1 else share
     assert uncompressed * state_bytes(layout) == pytest.approx(strategy.footprint(layout).size_bytes, rel=0.05)
@@ -239,7 +240,7 @@ def test_torch_save_is_one_native_call(state: State, tmp_path: Path, monkeypatch
     create("torch_save").save(state, tmp_path)
     assert [list(state)] == calls
     (file,) = tmp_path.iterdir()
-    assert states.first_difference(state, torch.load(file, weights_only=True)) is None
+    assert compare.first_difference(state, torch.load(file, weights_only=True)) is None
 
 
 class _Malicious:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt.dtypes import BYTES_PER_ELEMENT, name_of, owning, tied, to_numpy, to_torch, torch_dtype
 from ckpt.errors import CheckpointError
+from ckpt.state.dtypes import BYTES_PER_ELEMENT, name_of, to_numpy, to_torch, torch_dtype
+from ckpt.state.ties import owning, tied
 
 
 @pytest.mark.parametrize("name", BYTES_PER_ELEMENT)

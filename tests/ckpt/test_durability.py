@@ -39,7 +39,8 @@ import contextlib, json, os, sys
 from pathlib import Path
 import torch
 import ckpt
-from ckpt import commit, strategy
+from ckpt.disk import commit
+from ckpt import strategy
 
 strategies, root = json.loads(sys.argv[1]), Path(sys.argv[2])
 state = {"a.b": torch.randn(130, 3).half(), "c": torch.randn(5), "empty": torch.empty(0, 2), "0-d": torch.tensor(1.0)}

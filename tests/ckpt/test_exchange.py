@@ -13,9 +13,9 @@ import pytest
 import torch.distributed as dist
 
 from ckpt.errors import LostRankError
-from ckpt.exchange import CHALLENGE_BYTES, SECRET_BYTES, Exchange
-from ckpt.exchange_server import Server
-from ckpt.ranks import StoreRanks
+from ckpt.process_group.exchange import CHALLENGE_BYTES, SECRET_BYTES, Exchange
+from ckpt.process_group.exchange_server import Server
+from ckpt.process_group.ranks import StoreRanks
 
 SECRET = bytes(range(SECRET_BYTES))
 WRONG_SECRET = bytes(SECRET_BYTES)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ckpt.filenames import from_filename, to_filename
+from ckpt.formats.filenames import from_filename, to_filename
 
 NAMES = st.one_of(
     st.text(st.characters(exclude_categories=())),  # lone surrogates, too

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import ckpt
 from ckpt import CheckpointError, CheckpointWarning
-from ckpt import safetensors_format as formats
+from ckpt.formats import safetensors_files, safetensors_header
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from ckpt.strategies.safetensors_file import SafetensorsFile
 from ckpt.strategy import create
@@ -63,7 +63,7 @@ STATE["t"] = STATE["%"]
 @pytest.mark.parametrize("checksum", [True, False])
 def test_files_from_before_the_key(tmp_path: Path, checksum: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of ours from before it had a key of its own is known by the rest: names, pairs, ties, checksums count."""
-    monkeypatch.setattr(formats, "DATA_PLACE", 0)  # where the data of such files begins in a page
+    monkeypatch.setattr(safetensors_header, "DATA_PLACE", 0)  # where the data of such files begins in a page
     SafetensorsDirect(checksum=checksum).save(STATE, tmp_path)
     path = tmp_path / "model.safetensors"
     assert header(path)["__metadata__"]["ckpt.format"] == "1"
@@ -101,7 +101,7 @@ def test_our_key_makes_the_others_strict(tmp_path: Path) -> None:
 def sharded(directory: Path, weight_map: dict[str, str], **files: list[str]) -> Path:
     """A directory with an index, and files that have these tensors."""
     directory.mkdir()
-    (directory / formats.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (directory / safetensors_files.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     for file, names in files.items():
         tensors = {name: torch.full((2,), float(number)) for number, name in enumerate(names)}
         save_file(tensors, directory / f"{file}.safetensors", {"format": "pt"})

@@ -10,11 +10,12 @@ import h5py
 import pytest
 import torch
 
-from ckpt import filenames, storage
-from ckpt import state as states
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.ranks import Alone
-from ckpt.sharding import Part, Sharding
+from ckpt.formats import filenames
+from ckpt.process_group.ranks import Alone
+from ckpt.state import compare
+from ckpt.state.sharding import Part, Sharding
 from ckpt.strategies.hdf5 import Hdf5
 
 CHUNKED = Hdf5(layout="chunked", chunk_mib=1)
@@ -28,12 +29,12 @@ def test_every_kind_of_tensor(together: Any, strategy: Hdf5, sharding: Sharding,
     division = together.division(sharding, ranks)
     files = [file for each in together.save(strategy, tmp_path, division) for file in each]
     assert sorted(files) == sorted(tmp_path.iterdir())
-    planned, found = strategy.footprint_together(division), storage.inventory(tmp_path)
+    planned, found = strategy.footprint_together(division), listing.inventory(tmp_path)
     assert planned.file_count == found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     together.load(strategy, tmp_path, division, ranks)
     loaded = strategy.load(tmp_path)
-    assert states.first_difference(together.state, loaded) is None
+    assert compare.first_difference(together.state, loaded) is None
     assert list(together.state) == list(loaded)
     assert loaded["tied"] is loaded["odd%/name"]
 

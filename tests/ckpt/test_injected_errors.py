@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import leftovers
+from ckpt.disk import leftovers
 
 TOKEN = "0123456789abcdef"
 FILES = {
@@ -144,7 +144,7 @@ def test_a_rename_that_is_reported_as_failed(
     monkeypatch: pytest.MonkeyPatch,  # pytest's parameter
 ) -> None:
     """Network filesystems may do a rename and report that they failed: what counts is what lies there."""
-    from ckpt import commit
+    from ckpt.disk import commit
 
     if exists:
         ckpt.save(state_of(1), final)
@@ -192,9 +192,9 @@ mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard small/image
 mount -o loop small/image fs
 "$2" - "$3" <<'PY'
 import os, sys, torch, ckpt
-from ckpt import storage
+from ckpt.disk import durable
 ckpt.save({"w": torch.zeros(10), "step": 1}, "fs/latest", sys.argv[1])
-flush = storage.flush
+flush = durable.flush
 
 def forget(*arguments, **options):
     os.sync()  # the kernel writes the files back, which fails, ...
@@ -202,13 +202,13 @@ def forget(*arguments, **options):
         file.write("3")  # ... and forgets that it had them
     flush(*arguments, **options)
 
-storage.flush = forget
+durable.flush = forget
 try:
     ckpt.save({"w": torch.randn(6 << 20), "step": 2}, "fs/latest", sys.argv[1])
     print("saved")
 except ckpt.CheckpointError as error:
     print(error)
-storage.flush = flush
+durable.flush = flush
 print("step", ckpt.load("fs/latest")["step"])
 PY
 umount fs small

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ckpt import state as states
 from ckpt.errors import CheckpointError
-from ckpt.layout import PRESETS, Layout, StateSpec, TensorLayout, layout_of, parameters, state_bytes, state_of
+from ckpt.state.layout import Layout, TensorLayout, parameters, state_bytes
+from ckpt.workload import building, spec
+from ckpt.workload.spec import PRESETS, StateSpec, layout_of, state_of
 
 WriteConfig = Callable[..., str]
 
@@ -98,7 +99,7 @@ def test_preset(model: str) -> None:
     layout = layout_of(StateSpec(model))
     tensors, count = PUBLISHED_PARAMETERS[model]
     assert {"tensors": tensors, "parameters": count, "bytes": 2 * count} == sizes(layout)
-    assert states.meta_layout(StateSpec(model)) == layout
+    assert spec.meta_layout(StateSpec(model)) == layout
 
 
 @pytest.mark.parametrize(("model", "gib"), [("llama-3-8b", 104.7), ("llama-3-70b", 919.9), ("llama-3-405b", 5291.7)])
@@ -210,7 +211,7 @@ def test_dtype(asked: Any, keys: dict[str, Any], expected: str, write_config: Wr
     """The study's dtype counts, else the configuration's, else float32; the built state agrees."""
     spec = StateSpec(write_config(**keys), dtype=asked)
     assert {expected} == {tensor.dtype for tensor in layout_of(spec)}
-    assert {f"torch.{expected}"} == {str(tensor.dtype) for tensor in states.build(spec).values()}
+    assert {f"torch.{expected}"} == {str(tensor.dtype) for tensor in building.build(spec).values()}
 
 
 def test_tied_weights_count_once(write_config: WriteConfig) -> None:
@@ -263,12 +264,12 @@ def test_where_a_library_is_missing(missing: str, write_config: WriteConfig, fre
     missing.
     """
     code = (
-        "import sys; from ckpt import layout\n"
+        "import sys; from ckpt.workload import spec\n"
         "missing, llama, other = sys.argv[1:]\n"
         "sys.modules[missing] = None\n"
-        "print(len(layout.layout_of(layout.StateSpec(llama))))\n"
-        "try: layout.layout_of(layout.StateSpec(other))\n"
-        "except layout.CheckpointError as error: print(error)\n"
+        "print(len(spec.layout_of(spec.StateSpec(llama))))\n"
+        "try: spec.layout_of(spec.StateSpec(other))\n"
+        "except spec.CheckpointError as error: print(error)\n"
     )
     printed = fresh_python(code, missing, write_config(), write_config(model_type="gpt2"))
     assert printed.startswith("21\n")

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import commit, leftovers, storage
-from ckpt.leftovers import Use
-from ckpt.storage import Mount
+from ckpt.disk import commit, leftovers, mounts
+from ckpt.disk.leftovers import Use
+from ckpt.disk.mounts import Mount
 
 STATE = {"w": torch.ones(10)}
 
@@ -37,7 +37,7 @@ def final(tmp_path: Path) -> Path:
 @pytest.fixture
 def without_common_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A filesystem whose locks hold on one host only, as the kernel would describe it."""
-    monkeypatch.setattr(storage, "mount_of", lambda _: Mount("lustre", "mgs:/scratch", "rw,localflock", "/scratch"))
+    monkeypatch.setattr(mounts, "mount_of", lambda _: Mount("lustre", "mgs:/scratch", "rw,localflock", "/scratch"))
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import memory
+from ckpt.formats.shard_files import select
+from ckpt.state import memory
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
-from ckpt.strategy import create, names, select
+from ckpt.strategy import create, names
 
 OF_TORCH = {"torch_save", "torch_checkpointing"}
 """Strategies whose tensors are `torch.load`'s, whose storages can't be resized."""

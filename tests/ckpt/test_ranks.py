@@ -14,9 +14,9 @@ import pytest
 import torch.distributed as dist
 
 from ckpt.errors import LostRankError
-from ckpt.exchange import SECRET_BYTES, Exchange
-from ckpt.exchange_server import Server
-from ckpt.ranks import Alone, StoreRanks
+from ckpt.process_group.exchange import SECRET_BYTES, Exchange
+from ckpt.process_group.exchange_server import Server
+from ckpt.process_group.ranks import Alone, StoreRanks
 
 NEVER_S = 10**6
 """A rank that waited as long as that would be seen."""
@@ -159,7 +159,7 @@ SECRET = bytes(SECRET_BYTES)
 
 SERVER = """
 import sys
-from ckpt.exchange_server import Server
+from ckpt.process_group.exchange_server import Server
 print(Server("127.0.0.1", bytes(32), 3).port, flush=True)
 sys.stdin.read()
 """
@@ -200,8 +200,8 @@ def test_the_first_rank_hangs() -> None:
 
 MEMBER = """
 import sys, torch, torch.distributed as dist
-from ckpt.exchange import Exchange
-from ckpt.ranks import StoreRanks
+from ckpt.process_group.exchange import Exchange
+from ckpt.process_group.ranks import StoreRanks
 rank, port = map(int, sys.argv[1:])
 store = Exchange(("127.0.0.1", port), bytes(32), rank, f"host-{rank}", 60)
 for name, order in (("a", [0, 1]), ("a", [0, 1]), ("b", [1, 0])):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt import direct_io, dtypes, storage
-from ckpt import safetensors_format as formats
+from ckpt.disk import direct_io, durable, mounts, page_cache
 from ckpt.errors import CheckpointError
-from ckpt.layout import layout_of_state
-from ckpt.state import first_difference
-from ckpt.strategies import _safetensors_reading as safetensors_reading
+from ckpt.formats import safetensors_header, safetensors_reading
+from ckpt.state import dtypes
+from ckpt.state.compare import first_difference
+from ckpt.state.layout import layout_of_state
 from ckpt.strategies import safetensors_direct
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from jobs.node.usage import collect
@@ -49,8 +49,8 @@ def test_past_the_page_cache(state: dict[str, torch.Tensor], tmp_path: Path, mon
     strategy = SafetensorsDirect()
     strategy.save(state, tmp_path)
     if not all(seen):
-        pytest.skip(f"{storage.mount_of(tmp_path).filesystem} refuses O_DIRECT")
-    assert storage.resident_fraction(tmp_path) < 0.01
+        pytest.skip(f"{mounts.mount_of(tmp_path).filesystem} refuses O_DIRECT")
+    assert page_cache.resident_fraction(tmp_path) < 0.01
     strategy.load(tmp_path)
     (tmp_path / "model.safetensors").read_bytes()
     strategy.load(tmp_path)
@@ -93,15 +93,15 @@ def test_wherever_the_data_begins(
     place: int, cached: bool, state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files whose data begins elsewhere in a page are read as well, through a buffer."""
-    monkeypatch.setattr(formats, "DATA_PLACE", place)
-    header = formats.header_bytes(formats.place(layout_of_state(state)), {})
+    monkeypatch.setattr(safetensors_header, "DATA_PLACE", place)
+    header = safetensors_header.header_bytes(safetensors_header.place(layout_of_state(state)), {})
     assert len(header) % 4096 == place
-    data = sorted(formats.place(layout_of_state(state)), key=lambda entry: entry.start)
+    data = sorted(safetensors_header.place(layout_of_state(state)), key=lambda entry: entry.start)
     content = header + b"".join(dtypes.to_bytes(state[entry.layout.name]).tobytes() for entry in data)
     (tmp_path / "model.safetensors").write_bytes(content)
     if not cached:
-        storage.flush(tmp_path)
-        storage.evict(tmp_path)
+        durable.flush(tmp_path)
+        page_cache.evict(tmp_path)
     assert first_difference(state, SafetensorsDirect().load(tmp_path)) is None
 
 
@@ -119,8 +119,8 @@ def test_nothing_large_is_copied_on_the_way(tmp_path: Path, monkeypatch: pytest.
         return read(file, buffer, offset)
 
     SafetensorsDirect().save({"w": tensor}, tmp_path)
-    storage.flush(tmp_path)
-    storage.evict(tmp_path)
+    durable.flush(tmp_path)
+    page_cache.evict(tmp_path)
     target = torch.frombuffer(direct_io.aligned_buffer(8 * MIB + 4096), dtype=torch.uint8, count=8 * MIB, offset=64)
     monkeypatch.setattr(safetensors_reading.memory, "empty", lambda _: target)
     monkeypatch.setattr(direct_io.DirectFile, "read", noted)

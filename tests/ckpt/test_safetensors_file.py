@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ckpt import state as states
 from ckpt.errors import CheckpointError
-from ckpt.state import State
+from ckpt.state import compare
+from ckpt.state.layout import State
 from ckpt.strategies import safetensors_file
 from ckpt.strategies.safetensors_file import SafetensorsFile
 
@@ -40,7 +40,7 @@ def test_loads_what_transformers_wrote(model: LlamaForCausalLM, tmp_path: Path, 
     model.save_pretrained(tmp_path, max_shard_size=shard_bytes)
     found = SafetensorsFile().load(tmp_path)
     expected = {name: tensor for name, tensor in model.state_dict().items() if name in found}
-    assert states.first_difference(expected, found) is None
+    assert compare.first_difference(expected, found) is None
     assert set(model.state_dict()) - set(found) <= {"lm_head.weight"}  # which transformers leaves out where it is tied
 
 
@@ -54,7 +54,7 @@ def test_transformers_loads_what_was_written(
     loaded, info = LlamaForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert states.first_difference(state, dict(loaded.state_dict())) is None
+    assert compare.first_difference(state, dict(loaded.state_dict())) is None
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 5000, 1000, 100])
@@ -90,4 +90,4 @@ def test_overlapping_views(tmp_path: Path) -> None:
     whole = torch.arange(10.0)
     state = {"whole": whole, "first": whole[:6], "second": whole[3:], "tied": whole, "apart": whole[::3]}
     SafetensorsFile().save(state, tmp_path)
-    assert states.first_difference(state, SafetensorsFile().load(tmp_path)) is None
+    assert compare.first_difference(state, SafetensorsFile().load(tmp_path)) is None

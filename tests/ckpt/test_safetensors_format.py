@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ckpt import safetensors_format as formats
-from ckpt.dtypes import BYTES_PER_ELEMENT
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout
-from ckpt.safetensors_format import Entry
+from ckpt.formats import safetensors_files, safetensors_header
+from ckpt.formats.safetensors_header import Entry
+from ckpt.state.dtypes import BYTES_PER_ELEMENT
+from ckpt.state.layout import TensorLayout
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 
 layouts = st.lists(
@@ -36,7 +36,7 @@ layouts = st.lists(
 @given(layouts)
 def test_places(state: list[TensorLayout]) -> None:
     """The data has no hole; a tensor of whole pages begins at a page, any other at a multiple of its elements' size."""
-    places = sorted(formats.place(state), key=lambda entry: (entry.start, entry.end))
+    places = sorted(safetensors_header.place(state), key=lambda entry: (entry.start, entry.end))
     end = 0
     for entry in places:
         assert entry.start == end
@@ -52,12 +52,12 @@ def test_headers_are_read_back(state: list[TensorLayout], checked: bool) -> None
     """
     entries = [
         Entry(each.layout, each.start, f"{number:016x}" * checked, (number, 9**number) if number % 2 else None)
-        for number, each in enumerate(formats.place(state))
+        for number, each in enumerate(safetensors_header.place(state))
     ]
     tied = {f"tied to {entries[0].layout.name}": (entries[0].layout.name, 1)} if entries else {}
-    head = formats.header_bytes(entries, tied)
+    head = safetensors_header.header_bytes(entries, tied)
     size_bytes = len(head) + sum(each.size_bytes for each in state)
-    header = formats.parse(head, size_bytes, "file")
+    header = safetensors_header.parse(head, size_bytes, "file")
     assert (tuple(entries), tied, len(head)) == (header.entries, dict(header.tied), header.data_start)
     assert len(head) % 4096 == 64
 
@@ -149,7 +149,7 @@ def test_an_index_that_leads_away(tmp_path: Path) -> None:
 def test_shards(sizes: list[int], most: int) -> None:
     """Every tensor is in one file, in order; a file holds no more than it may, unless one tensor does."""
     state = [TensorLayout(str(number), (size,), "int8") for number, size in enumerate(sizes)]
-    groups = list(formats.shards(state, most))
+    groups = list(safetensors_files.shards(state, most))
     assert state == [layout for group in groups for layout in group]
     assert all(sum(each.size_bytes for each in group) <= most or len(group) == 1 for group in groups if most)
     assert len(groups) == 1 or most

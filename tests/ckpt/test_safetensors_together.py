@@ -12,12 +12,12 @@ import torch
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ckpt import state as states
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout, layout_of_state
-from ckpt.ranks import Alone
-from ckpt.sharding import Division, Part, Sharding
+from ckpt.process_group.ranks import Alone
+from ckpt.state import compare
+from ckpt.state.layout import TensorLayout, layout_of_state
+from ckpt.state.sharding import Division, Part, Sharding
 from ckpt.strategy import Strategy, create
 
 INDEX = "model.safetensors.index.json"
@@ -54,11 +54,11 @@ def test_whole_tensors_are_a_standard_checkpoint(strategy: Strategy, sharding: S
         with safe_open(tmp_path / file, "pt") as opened:
             found[name] = opened.get_tensor(name)
     assert {f"model-{number:05d}-of-00004.safetensors" for number in range(1, 5)} == set(weight_map.values())
-    assert states.first_difference(state, found) is None
+    assert compare.first_difference(state, found) is None
     loaded, info = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert states.first_difference(state, dict(loaded.state_dict())) is None
+    assert compare.first_difference(state, dict(loaded.state_dict())) is None
 
 
 def test_rows_are_not_taken_for_whole_tensors(strategy: Strategy, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_every_kind_of_tensor(
     division = together.division(sharding, ranks)
     files = [file for each in together.save(strategy, tmp_path, division) for file in each]
     assert sorted(files) == sorted(path for path in tmp_path.iterdir() if path.is_file())
-    planned, found = strategy.footprint_together(division), storage.inventory(tmp_path)
+    planned, found = strategy.footprint_together(division), listing.inventory(tmp_path)
     assert planned.file_count == found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     together.load(strategy, tmp_path, division, ranks)
@@ -105,7 +105,7 @@ def test_whole_tensors_load_in_one_process(
     together.save(strategy, tmp_path, together.division(sharding, 3))
     loaded = strategy.load(tmp_path)
     loaded.setdefault("tied", loaded["odd%/name"])
-    assert states.first_difference(together.state, loaded) is None
+    assert compare.first_difference(together.state, loaded) is None
 
 
 @pytest.mark.parametrize("sharding", ["dim0", "tensors", "replicated"])
@@ -144,7 +144,7 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     assert 4 * 2**20 <= read_bytes() - before < 6 * 2**20
     mapped = create("safetensors_file").load_together(tmp_path, wanted, division, Alone())
     assert 4 * 2**20 == mapped["a"].untyped_storage().nbytes()
-    assert not states.mapped_file(mapped)  # it was read through a mapping, and is in memory now
+    assert not compare.mapped_file(mapped)  # it was read through a mapping, and is in memory now
 
 
 def read_bytes() -> int:

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt.layout import Layout, TensorLayout
-from ckpt.sharding import Division, Part, Sharding, Share, Slice, rows_of, tensors_of
+from ckpt.state.layout import Layout, TensorLayout
+from ckpt.state.sharding import Division, Part, Sharding, Share, Slice, rows_of, tensors_of
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 

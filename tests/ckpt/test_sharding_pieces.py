@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt.layout import TensorLayout
-from ckpt.sharding import Division, Sharding
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Division, Sharding
 
 shapes = st.lists(st.sampled_from([(), (0, 3), (1,), (2, 0), (5,), (7, 2), (16,), (33, 1)]), max_size=6)
 shardings: st.SearchStrategy[Sharding] = st.sampled_from(["dim0", "tensors", "replicated"])

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ckpt import state as states
-from ckpt.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.errors import CheckpointError
-from ckpt.layout import StateSpec, TensorLayout, layout_of, parameters, state_bytes
-from ckpt.sharding import Slice
-from ckpt.state import State
-from ckpt.values import BLOCK_ELEMENTS, Seeded
+from ckpt.state import compare
+from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
+from ckpt.state.layout import State, TensorLayout, parameters, state_bytes
+from ckpt.state.sharding import Slice
+from ckpt.workload import building
+from ckpt.workload.spec import StateSpec, layout_of
+from ckpt.workload.values import BLOCK_ELEMENTS, Seeded
 
 WriteConfig = Callable[..., str]
 
@@ -39,11 +40,11 @@ def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
 def test_layout(model: str) -> None:
     """What is built is what was planned: names in order, shapes, dtypes, ties, bytes."""
     spec = StateSpec(model)
-    layout, built = layout_of(spec), states.build(spec)
+    layout, built = layout_of(spec), building.build(spec)
     planned = [(tensor.name, tensor.shape, f"torch.{tensor.dtype}") for tensor in layout]
     assert planned == [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in built.items()]
     assert built["lm_head.weight"] is built["model.embed_tokens.weight"]
-    facts = states.describe(built, spec)
+    facts = building.describe(built, spec)
     assert (len(layout), parameters(layout), state_bytes(layout), "float16", "normal-bfloat16") == (
         *(facts[key] for key in ("tensors", "parameters", "state_bytes", "dtypes", "values")),
     )
@@ -51,16 +52,16 @@ def test_layout(model: str) -> None:
 
 def test_first_tensors(model: str) -> None:
     """The first tensors of a model have the values that they have in the whole."""
-    whole, part = states.build(StateSpec(model)), states.build(StateSpec(model, tensors=3))
+    whole, part = building.build(StateSpec(model)), building.build(StateSpec(model, tensors=3))
     assert list(whole)[:3] == list(part)
-    assert states.first_difference({name: whole[name] for name in part}, part) is None
+    assert compare.first_difference({name: whole[name] for name in part}, part) is None
 
 
 def test_seed(model: str) -> None:
     """The same seed makes the same state; another seed changes every tensor."""
-    one, again, other = (states.build(StateSpec(model, seed=seed)) for seed in (1, 1, 2))
-    assert states.digest(one) == states.digest(again)
-    assert states.digest(one) != states.digest(other)
+    one, again, other = (building.build(StateSpec(model, seed=seed)) for seed in (1, 1, 2))
+    assert building.digest(one) == building.digest(again)
+    assert building.digest(one) != building.digest(other)
     assert [name for name in one if torch.equal(one[name], other[name])] == []
 
 
@@ -77,7 +78,7 @@ def test_seed(model: str) -> None:
 )
 def test_digest_stays(spec: StateSpec, expected: str) -> None:
     """Logs of earlier versions are continued: a state's values and digest never change."""
-    assert expected == states.describe(states.build(spec), spec)["digest"]
+    assert expected == building.describe(building.build(spec), spec)["digest"]
 
 
 def test_threads_do_not_matter(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +86,13 @@ def test_threads_do_not_matter(model: str, monkeypatch: pytest.MonkeyPatch) -> N
     digests = set()
     for cores in (1, 3, 64):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: set(range(cores)))
-        digests.add(states.digest(states.build(StateSpec(model))))
+        digests.add(building.digest(building.build(StateSpec(model))))
     assert len(digests) == 1
 
 
 def test_no_two_parts_are_alike(model: str) -> None:
     """Every tensor and every block begins differently, so that no layer below can deduplicate them."""
-    built = states.build(StateSpec(model))
+    built = building.build(StateSpec(model))
     unique = {id(tensor): tensor.reshape(-1) for tensor in built.values()}.values()
     beginnings = [part[:16].numpy().tobytes() for tensor in unique for part in tensor.split(BLOCK_ELEMENTS)]
     assert len(unique) + 2 == len(beginnings)
@@ -105,7 +106,7 @@ def test_values(dtype: str, model: str) -> None:
     """normal(0, 0.02), every value one that bfloat16 can hold, or, if asked for, one that it can't."""
     for values, rounded in (("normal-bfloat16", True), ("normal", dtype == "bfloat16")):
         spec = StateSpec(model, dtype=dtype, values=values)  # type: ignore[arg-type]
-        embedding = states.build(spec)["model.embed_tokens.weight"].float()
+        embedding = building.build(spec)["model.embed_tokens.weight"].float()
         assert abs(embedding.mean().item()) < 1e-4
         assert abs(embedding.std().item() - 0.02) < 1e-4
         # Below its normal range float16 has fewer bits than bfloat16.
@@ -119,11 +120,11 @@ def test_fill_covers_every_element() -> None:
     size = BLOCK_ELEMENTS + 3
     filled = {name: torch.empty(size, dtype=torch_dtype(name)) for name in ("bfloat16", "float32", "int64", "bool")}
     again = {name: torch.empty_like(tensor) for name, tensor in filled.items()}
-    states.poison(filled)
+    compare.poison(filled)
     share = [Slice(TensorLayout(name, (size,), name), 0, size) for name in filled]
-    states.fill(filled, tuple(share), block)
-    states.fill(again, tuple(share), block)
-    assert states.first_difference(filled, again) is None
+    building.fill(filled, tuple(share), block)
+    building.fill(again, tuple(share), block)
+    assert compare.first_difference(filled, again) is None
 
 
 def test_digest_is_plain_sha256() -> None:
@@ -133,7 +134,7 @@ def test_digest_is_plain_sha256() -> None:
     whole = hashlib.sha256(repr(("a.weight", "int32", (BLOCK_ELEMENTS + 5, 1))).encode())
     whole.update(hashlib.sha256(data[: 4 * BLOCK_ELEMENTS]).digest())
     whole.update(hashlib.sha256(data[4 * BLOCK_ELEMENTS :]).digest())
-    assert whole.hexdigest() == states.digest({"a.weight": tensor})
+    assert whole.hexdigest() == building.digest({"a.weight": tensor})
 
 
 @st.composite
@@ -159,11 +160,11 @@ def one_bit_apart(draw: st.DrawFn) -> tuple[State, State, str]:
 def test_one_flipped_bit(pair: tuple[State, State, str]) -> None:
     """A single bit in any tensor changes the digest and is found, NaNs and negative zeros no exception."""
     one, other, changed = pair
-    assert states.digest(one) != states.digest(other)
-    assert states.first_difference(one, other) == f"{changed}: 1 of {one[changed].nbytes} bytes differ"
+    assert building.digest(one) != building.digest(other)
+    assert compare.first_difference(one, other) == f"{changed}: 1 of {one[changed].nbytes} bytes differ"
     equal = {name: tensor.clone() for name, tensor in one.items()}
-    assert states.digest(one) == states.digest(equal)
-    assert states.first_difference(one, equal) is None
+    assert building.digest(one) == building.digest(equal)
+    assert compare.first_difference(one, equal) is None
 
 
 @pytest.mark.parametrize(
@@ -182,16 +183,16 @@ def test_one_flipped_bit(pair: tuple[State, State, str]) -> None:
 def test_differences_beside_values(other: State, difference: str) -> None:
     """A name, shape or dtype that differs changes the digest and is told, even where all bytes are equal."""
     state = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
-    assert difference in str(states.first_difference(state, other))
-    assert states.digest(state) != states.digest(other)
+    assert difference in str(compare.first_difference(state, other))
+    assert building.digest(state) != building.digest(other)
 
 
 def test_order_of_names() -> None:
     """The digest knows the order of names; the comparison leaves it aside."""
     state = {"a": torch.zeros(2), "b": torch.ones(2)}
     turned = dict(reversed(state.items()))
-    assert states.digest(state) != states.digest(turned)
-    assert states.first_difference(state, turned) is None
+    assert building.digest(state) != building.digest(turned)
+    assert compare.first_difference(state, turned) is None
 
 
 @pytest.mark.parametrize(
@@ -212,10 +213,10 @@ def test_views(view: torch.Tensor) -> None:
     """A view has the digest of its values in memory of their own; poison reaches it, and leaves no part of it."""
     state = {"x": view}
     owned = {"x": view.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)}
-    assert states.digest(owned) == states.digest(state)
-    assert states.first_difference(owned, state) is None
+    assert building.digest(owned) == building.digest(state)
+    assert compare.first_difference(owned, state) is None
     mine = {"x": view.clone(memory_format=torch.preserve_format)}
-    states.poison(mine)
+    compare.poison(mine)
     assert mine["x"].numel() == 0 or not (mine["x"] == owned["x"]).any()
 
 
@@ -230,19 +231,19 @@ def test_real_weights(tmp_path: Path) -> None:
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
     spec = StateSpec(str(tmp_path))
-    built = states.build(spec)
+    built = building.build(spec)
     assert list(weights) == list(built) == [tensor.name for tensor in layout_of(spec)]
-    assert states.first_difference(weights, built) is None
-    facts = states.describe(built, spec)
+    assert compare.first_difference(weights, built) is None
+    facts = building.describe(built, spec)
     assert ("weights", state_bytes(layout_of(spec))) == (facts["values"], facts["state_bytes"])
 
-    part = states.build(StateSpec(str(tmp_path), tensors=2, dtype="bfloat16"))
+    part = building.build(StateSpec(str(tmp_path), tensors=2, dtype="bfloat16"))
     expected = {name: weights[name].bfloat16() for name in list(weights)[:2]}
-    assert states.first_difference(expected, part) is None
+    assert compare.first_difference(expected, part) is None
 
 
 def test_missing_weights(write_config: WriteConfig, tmp_path: Path) -> None:
     """A directory with a configuration and no weights is an error, not a state of random values."""
     Path(write_config()).rename(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match="can't load the weights in"):
-        states.build(StateSpec(str(tmp_path)))
+        building.build(StateSpec(str(tmp_path)))

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ckpt import state as states
-from ckpt import values
 from ckpt.errors import CheckpointError
-from ckpt.layout import StateSpec, TensorLayout, layout_of
-from ckpt.ranks import Alone
-from ckpt.sharding import Division, Part, Slice
-from ckpt.state import State
+from ckpt.process_group.ranks import Alone
+from ckpt.state import compare
+from ckpt.state.layout import State, TensorLayout
+from ckpt.state.sharding import Division, Part, Slice
+from ckpt.workload import building, values
+from ckpt.workload.spec import StateSpec, layout_of
 
 WriteConfig = Callable[..., str]
 
@@ -47,8 +47,8 @@ def described_together(shares: list[State], spec: StateSpec) -> dict[str, Any]:
     """What the first of the ranks with these shares says of the whole; the others say nothing."""
     parts, left = parts_of(spec, len(shares)), {}
     for rank in reversed(range(1, len(shares))):
-        assert {} == states.describe(shares[rank], spec, parts[rank], OneByOne(rank, len(shares), left))
-    return states.describe(shares[0], spec, parts[0], OneByOne(0, len(shares), left))
+        assert {} == building.describe(shares[rank], spec, parts[rank], OneByOne(rank, len(shares), left))
+    return building.describe(shares[0], spec, parts[0], OneByOne(0, len(shares), left))
 
 
 def together(parts: list[Part], shares: list[State]) -> State:
@@ -72,19 +72,19 @@ def model(write_config: WriteConfig) -> str:
 def test_number_of_ranks_does_not_matter(sharding: Any, contents: Any, model: str) -> None:
     """However many ranks share a state, their shares are the whole's, and what is said of it is the same."""
     spec = StateSpec(model, sharding=sharding, contents=contents)
-    whole = states.build(spec)
-    expected = states.describe(whole, spec)
-    assert expected["digest"] == states.digest(whole)
+    whole = building.build(spec)
+    expected = building.describe(whole, spec)
+    assert expected["digest"] == building.digest(whole)
     for ranks in (1, 2, 3, 4, 8):
         parts = parts_of(spec, ranks)
-        shares = [states.build(spec, part) for part in parts]
+        shares = [building.build(spec, part) for part in parts]
         for part, share in zip(parts, shares, strict=True):
             held = [(each.whole.name, each.layout.shape) for each in part.holds]
             assert held == [(name, tuple(tensor.shape)) for name, tensor in share.items()]
         if sharding == "replicated":
-            assert [None] * ranks == [states.first_difference(whole, share) for share in shares]
+            assert [None] * ranks == [compare.first_difference(whole, share) for share in shares]
         else:
-            assert states.first_difference(whole, together(parts, shares)) is None
+            assert compare.first_difference(whole, together(parts, shares)) is None
         assert expected == described_together(shares, spec)
 
 
@@ -93,15 +93,15 @@ def test_sharding_does_not_matter(model: str) -> None:
     digests = set()
     for sharding in SHARDINGS:
         spec = StateSpec(model, sharding=sharding)  # type: ignore[arg-type]
-        digests.add(described_together([states.build(spec, part) for part in parts_of(spec, 3)], spec)["digest"])
-    assert {states.digest(states.build(StateSpec(model)))} == digests
+        digests.add(described_together([building.build(spec, part) for part in parts_of(spec, 3)], spec)["digest"])
+    assert {building.digest(building.build(StateSpec(model)))} == digests
 
 
 def test_tied_tensors_are_one_in_a_share(model: str) -> None:
     """A rank's rows of tied tensors are the same memory."""
     for sharding in SHARDINGS:
         spec = StateSpec(model, sharding=sharding)  # type: ignore[arg-type]
-        shares = [states.build(spec, part) for part in parts_of(spec, 2)]
+        shares = [building.build(spec, part) for part in parts_of(spec, 2)]
         holding = [share for share in shares if "lm_head.weight" in share]
         assert holding
         for share in holding:
@@ -141,21 +141,21 @@ def test_share_in_bounded_memory(fresh_python: Callable[..., str]) -> None:
     """One share of a state that no machine holds takes its own size to build and describe, and a few blocks."""
     code = (
         "import os, resource\n"
-        "from ckpt import state\n"
-        "from ckpt.layout import StateSpec, layout_of, state_bytes\n"
-        "from ckpt.ranks import Alone\n"
-        "from ckpt.sharding import Division, Part\n"
+        "from ckpt.workload import building\n"
+        "from ckpt.workload.spec import StateSpec, layout_of; from ckpt.state.layout import state_bytes\n"
+        "from ckpt.process_group.ranks import Alone\n"
+        "from ckpt.state.sharding import Division, Part\n"
         "class OneOfMany(Alone):\n"
         "    rank, size = 4000, 4096\n"
         "    def gather(self, value): return []\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "os.sched_getaffinity = lambda pid: {0, 1}\n"
-        "state.build(StateSpec('llama-15m', tensors=1))\n"
+        "building.build(StateSpec('llama-15m', tensors=1))\n"
         "spec = StateSpec('llama-3-405b', contents='training', tensors=4)\n"
         "part = Part(Division.of(layout_of(spec), 'dim0', 4096), 4000)\n"
         "before = peak()\n"
-        "share = state.build(spec, part)\n"
-        "state.describe(share, spec, part, OneOfMany())\n"
+        "share = building.build(spec, part)\n"
+        "building.describe(share, spec, part, OneOfMany())\n"
         "own = sum(tensor.nbytes for tensor in share.values())\n"
         "print(state_bytes(layout_of(spec)), own, peak() - before)\n"
     )
@@ -170,17 +170,17 @@ def test_changed_share(model: str) -> None:
     spec = StateSpec(model)
     parts = parts_of(spec, 3)
     for rank, row in [(0, -1), (1, 0), (1, -1), (2, 0)]:
-        share = states.build(spec, parts[rank])
+        share = building.build(spec, parts[rank])
         share["model.embed_tokens.weight"][row] = 1
         with pytest.raises(CheckpointError, match=r"model.embed_tokens.weight: block \d has other values"):
-            states.describe(share, spec, parts[rank], OneByOne(rank, 3, {}))
+            building.describe(share, spec, parts[rank], OneByOne(rank, 3, {}))
 
 
 def test_changed_block_of_one_rank(model: str) -> None:
     """A value that changed in a block that one rank has alone changes the digest."""
     spec = StateSpec(model, sharding="tensors")
     parts = parts_of(spec, 2)
-    shares = [states.build(spec, part) for part in parts]
+    shares = [building.build(spec, part) for part in parts]
     good = described_together(shares, spec)["digest"]
     next(iter(shares[1].values()))[0] = 1
     assert good != described_together(shares, spec)["digest"]
@@ -189,7 +189,7 @@ def test_changed_block_of_one_rank(model: str) -> None:
 def test_replicas_that_differ(write_config: WriteConfig) -> None:
     """Ranks that should all hold the same are told apart."""
     spec = StateSpec(write_config(), sharding="replicated")
-    shares = [states.build(spec, part) for part in parts_of(spec, 4)]
+    shares = [building.build(spec, part) for part in parts_of(spec, 4)]
     shares[2]["model.norm.weight"][0] = 1
     with pytest.raises(CheckpointError, match=r"rank 0 holds another state than rank 2$"):
         described_together(shares, spec)
@@ -199,9 +199,9 @@ def test_training_values(model: str) -> None:
     """The model as it is alone; master weights like weights and small moments, not negative where they are squares;
     all with the full precision of float32, no two alike.
     """
-    built = states.build(StateSpec(model, contents="training"))
-    alone = states.build(StateSpec(model))
-    assert states.first_difference(alone, {name: built[name] for name in alone}) is None
+    built = building.build(StateSpec(model, contents="training"))
+    alone = building.build(StateSpec(model))
+    assert compare.first_difference(alone, {name: built[name] for name in alone}) is None
     master, average, square = (
         built[f"optimizer.{kind}.model.embed_tokens.weight"] for kind in ("master", "exp_avg", "exp_avg_sq")
     )
@@ -252,14 +252,14 @@ def test_real_weights(
         (tmp_path / "model.safetensors").unlink()
         torch.save(weights, tmp_path / "pytorch_model.bin")
     spec = StateSpec(str(tmp_path), dtype=dtype, contents="training")
-    whole = states.build(spec)
+    whole = building.build(spec)
     expected = {name: tensor.to(getattr(torch, dtype or "float32")) for name, tensor in weights.items()}
-    assert states.first_difference(expected, {name: whole[name] for name in expected}) is None
+    assert compare.first_difference(expected, {name: whole[name] for name in expected}) is None
     parts = parts_of(spec, 3)
-    shares = [states.build(spec, part) for part in parts]
-    assert states.first_difference(whole, together(parts, shares)) is None
+    shares = [building.build(spec, part) for part in parts]
+    assert compare.first_difference(whole, together(parts, shares)) is None
     described = described_together(shares, spec)
-    assert ("weights", states.digest(whole)) == (described["values"], described["digest"])
+    assert ("weights", building.digest(whole)) == (described["values"], described["digest"])
     assert (how == "torch files") == bool(transformers_loads)
 
 
@@ -271,7 +271,7 @@ def test_real_weights_that_only_transformers_understands(tmp_path: Path, transfo
     file = tmp_path / "model.safetensors"
     stored = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
     save_file({name: tensor.clone() for name, tensor in stored.items()}, file, metadata={"format": "pt"})
-    assert states.first_difference(weights, states.build(StateSpec(str(tmp_path)))) is None
+    assert compare.first_difference(weights, building.build(StateSpec(str(tmp_path)))) is None
     assert 1 == len(transformers_loads)
 
 

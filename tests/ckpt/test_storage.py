@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import storage
-from ckpt.storage import Inventory, Mount
+from ckpt.disk import durable, listing, mounts, page_cache
+from ckpt.disk.listing import Inventory
+from ckpt.disk.mounts import Mount
 
 PAGE = mmap.PAGESIZE
 SIZES_BYTES = [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 1_000_001]
@@ -19,8 +20,8 @@ SIZES_BYTES = [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 1_000_001]
 @pytest.fixture
 def on_disk(tmp_path: Path) -> Path:
     """A directory whose files can leave the page cache, with files of odd sizes in several directories."""
-    filesystem = storage.mount_of(tmp_path).filesystem
-    if storage.mount_of(tmp_path).in_memory:
+    filesystem = mounts.mount_of(tmp_path).filesystem
+    if mounts.mount_of(tmp_path).in_memory:
         pytest.skip(f"the temporary directory lies in memory ({filesystem}): use pytest --basetemp on a disk")
     for number, size_bytes in enumerate(SIZES_BYTES):
         path = tmp_path / f"level {number % 2}" / "below" / f"{number}"
@@ -32,47 +33,47 @@ def on_disk(tmp_path: Path) -> Path:
 
 def read_all(directory: Path) -> dict[str, bytes]:
     """Every file's content."""
-    return {entry.path: Path(entry.path).read_bytes() for entry in storage.files_below(directory)}
+    return {entry.path: Path(entry.path).read_bytes() for entry in listing.files_below(directory)}
 
 
 def cached_pages(directory: Path) -> list[tuple[int | None, int | None]]:
     """What cachestat(2) and mincore(2) say about each file that is not empty."""
     found = []
-    for entry in storage.files_below(directory):
+    for entry in listing.files_below(directory):
         if size_bytes := entry.stat().st_size:
             with Path(entry.path).open("rb") as file:
-                found.append((storage._cachestat(file.fileno()), storage._mincore(file.fileno(), size_bytes)))
+                found.append((page_cache._cachestat(file.fileno()), page_cache._mincore(file.fileno(), size_bytes)))
     return found
 
 
 def test_eviction_is_proven(on_disk: Path) -> None:
     """All pages are resident after writing, none after flush and evict, all again after reading; no byte is lost."""
     written = read_all(on_disk)
-    assert storage.resident_fraction(on_disk) == 1.0
-    storage.flush(on_disk)
-    storage.evict(on_disk)
-    assert storage.resident_fraction(on_disk) < 0.01
+    assert page_cache.resident_fraction(on_disk) == 1.0
+    durable.flush(on_disk)
+    page_cache.evict(on_disk)
+    assert page_cache.resident_fraction(on_disk) < 0.01
     assert written == read_all(on_disk)
-    assert storage.resident_fraction(on_disk) == 1.0
+    assert page_cache.resident_fraction(on_disk) == 1.0
 
 
 def test_eviction_that_fails_is_seen(on_disk: Path) -> None:
     """Pages that another process holds stay, whatever was asked of the kernel, and the fraction says how many."""
     held = on_disk / "level 1" / "below" / "5"
-    storage.flush(on_disk)
+    durable.flush(on_disk)
     with held.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert len(bytes(mapped)) == held.stat().st_size
-        storage.evict(on_disk)
+        page_cache.evict(on_disk)
         pages = [math.ceil(size_bytes / PAGE) for size_bytes in SIZES_BYTES]
-        assert pages[5] / sum(pages) <= storage.resident_fraction(on_disk) < 1.0
-    storage.evict(on_disk)
-    assert storage.resident_fraction(on_disk) < 0.01
+        assert pages[5] / sum(pages) <= page_cache.resident_fraction(on_disk) < 1.0
+    page_cache.evict(on_disk)
+    assert page_cache.resident_fraction(on_disk) < 0.01
 
 
 def test_unsynced_data_survives_eviction(on_disk: Path) -> None:
     """Evicting what has not been flushed loses nothing."""
     written = read_all(on_disk)
-    storage.evict(on_disk)
+    page_cache.evict(on_disk)
     assert written == read_all(on_disk)
 
 
@@ -84,8 +85,8 @@ def test_cachestat_agrees_with_mincore(on_disk: Path) -> None:
     assert sum(math.ceil(size_bytes / PAGE) for size_bytes in SIZES_BYTES) == sum(pair[0] or 0 for pair in counts)
     assert all(one == other for one, other in counts)
 
-    storage.flush(on_disk)
-    storage.evict(on_disk)
+    durable.flush(on_disk)
+    page_cache.evict(on_disk)
     assert all(one == other for one, other in cached_pages(on_disk))
 
     path = on_disk / "level 1" / "below" / "5"
@@ -93,17 +94,17 @@ def test_cachestat_agrees_with_mincore(on_disk: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
         file.seek(100 * PAGE)
         file.read(1)
-        some = storage._cachestat(file.fileno())
+        some = page_cache._cachestat(file.fileno())
         assert 0 < (some or 0) < math.ceil(path.stat().st_size / PAGE)
-        assert storage._mincore(file.fileno(), path.stat().st_size) == some
+        assert page_cache._mincore(file.fileno(), path.stat().st_size) == some
 
 
 def test_either_system_call_will_do(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cachestat mincore answers; without both the answer is NaN, which no threshold takes for cold."""
-    monkeypatch.setattr(storage, "_cachestat", lambda _descriptor: None)
-    assert storage.resident_fraction(on_disk) == 1.0
-    monkeypatch.setattr(storage, "_mincore", lambda _descriptor, _size_bytes: None)
-    assert math.isnan(storage.resident_fraction(on_disk))
+    monkeypatch.setattr(page_cache, "_cachestat", lambda _descriptor: None)
+    assert page_cache.resident_fraction(on_disk) == 1.0
+    monkeypatch.setattr(page_cache, "_mincore", lambda _descriptor, _size_bytes: None)
+    assert math.isnan(page_cache.resident_fraction(on_disk))
 
 
 def test_inventory(tmp_path: Path) -> None:
@@ -121,8 +122,8 @@ def test_inventory(tmp_path: Path) -> None:
     (deep / "exactly").write_bytes(b"x" * 2**20)
     with (deep / "sparse").open("wb") as file:
         file.truncate(10 * 2**20)
-    storage.flush(directory)
-    found = storage.inventory(directory)
+    durable.flush(directory)
+    found = listing.inventory(directory)
     expected = Inventory(
         file_count=4,
         apparent_bytes=12 * 2**20 - 1,
@@ -132,25 +133,25 @@ def test_inventory(tmp_path: Path) -> None:
         directory_count=3,
     )
     assert expected == found
-    if not storage.mount_of(tmp_path).in_memory:
+    if not mounts.mount_of(tmp_path).in_memory:
         assert 2 * 2**20 <= found.allocated_bytes < 3 * 2**20
 
 
 def test_mount(weird_path: Path) -> None:
     """A directory, a file in it, and a path that does not exist yet lie on the mount that holds the directory."""
-    found = storage.mount_of(weird_path)
+    found = mounts.mount_of(weird_path)
     assert os.path.ismount(found.mount_point)
     assert weird_path.is_relative_to(found.mount_point)
     assert Path(found.mount_point).stat().st_dev == weird_path.stat().st_dev
     assert found.options.split(",")[0] in {"rw", "ro"}
     (weird_path / "file").touch()
-    assert found == storage.mount_of(weird_path / "file")
-    assert found == storage.mount_of(weird_path / "not" / "yet")
+    assert found == mounts.mount_of(weird_path / "file")
+    assert found == mounts.mount_of(weird_path / "not" / "yet")
 
 
 def test_another_mount() -> None:
     """A path below another mount lies on that one."""
-    found = storage.mount_of(Path("/proc/self"))
+    found = mounts.mount_of(Path("/proc/self"))
     assert (found.filesystem, found.mount_point) == ("proc", "/proc")
 
 
@@ -165,15 +166,15 @@ def test_filesystems_in_memory(filesystem: str, in_memory: bool) -> None:
 def test_mount_without_findmnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where findmnt is missing, the mount is unknown, and nothing fails."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert storage.mount_of(tmp_path).filesystem == "unknown"
-    assert not storage.mount_of(tmp_path).in_memory
+    assert mounts.mount_of(tmp_path).filesystem == "unknown"
+    assert not mounts.mount_of(tmp_path).in_memory
 
 
 def test_free_bytes(tmp_path: Path) -> None:
     """The room for an unprivileged user, also of a directory that will be made."""
     status = os.statvfs(tmp_path)
     within_bytes = 2**30  # others write meanwhile
-    assert abs(status.f_bavail * status.f_frsize - storage.free_bytes(tmp_path / "not" / "yet")) < within_bytes
+    assert abs(status.f_bavail * status.f_frsize - mounts.free_bytes(tmp_path / "not" / "yet")) < within_bytes
 
 
 def test_the_way_to_a_directory_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,17 +182,17 @@ def test_the_way_to_a_directory_is_synced(tmp_path: Path, monkeypatch: pytest.Mo
     and once in a process.
     """
     synced: list[Path] = []
-    monkeypatch.setattr(storage, "_durable_entries", set())
-    monkeypatch.setattr(storage, "fsync_path", lambda path: synced.append(Path(path)))
+    monkeypatch.setattr(durable, "_durable_entries", set())
+    monkeypatch.setattr(durable, "fsync_path", lambda path: synced.append(Path(path)))
     (tmp_path / "mine").mkdir()
     device = tmp_path.stat().st_dev
     expected = [path for path in (tmp_path, *tmp_path.parents) if path.stat().st_dev == device]
     assert expected[0] == tmp_path
-    storage.make_directories(tmp_path / "mine")
+    durable.make_directories(tmp_path / "mine")
     assert expected == synced
-    storage.make_directories(tmp_path / "mine")
+    durable.make_directories(tmp_path / "mine")
     assert expected == synced
-    storage.make_directories(tmp_path / "mine" / "new")
+    durable.make_directories(tmp_path / "mine" / "new")
     assert [tmp_path / "mine", tmp_path / "mine"] == synced[len(expected) :]
 
 
@@ -201,6 +202,6 @@ def test_a_directory_above_that_may_not_be_opened(tmp_path: Path, monkeypatch: p
     def refuse(path: Path | str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(storage, "_durable_entries", set())
-    monkeypatch.setattr(storage, "fsync_path", refuse)
-    storage.make_directories(tmp_path)
+    monkeypatch.setattr(durable, "_durable_entries", set())
+    monkeypatch.setattr(durable, "fsync_path", refuse)
+    durable.make_directories(tmp_path)

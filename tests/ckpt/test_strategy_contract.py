@@ -21,12 +21,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckpt import safetensors_format, storage
-from ckpt import state as states
-from ckpt.dtypes import BYTES_PER_ELEMENT
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
-from ckpt.layout import Layout, TensorLayout
-from ckpt.state import State
+from ckpt.formats import safetensors_files
+from ckpt.state import compare
+from ckpt.state.dtypes import BYTES_PER_ELEMENT
+from ckpt.state.layout import Layout, State, TensorLayout
 from ckpt.strategies import (
     hdf5,
     safetensors_file,
@@ -37,6 +37,7 @@ from ckpt.strategies import (
     zarr_python,
 )
 from ckpt.strategy import Strategy, create, names, strategy_class
+from ckpt.workload import building
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
 PER_STRATEGY = settings(
@@ -169,7 +170,7 @@ def zarr_arrays(suffix: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
-def safetensors_files(directory: Path) -> dict[str, Any]:
+def read_safetensors(directory: Path) -> dict[str, Any]:
     """Read a directory with safetensors, its index as transformers does."""
     from safetensors.torch import load_file
 
@@ -183,7 +184,7 @@ def dcp_files(directory: Path) -> dict[str, Any]:
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     if (directory / "model.safetensors.index.json").exists():
-        return safetensors_files(directory)
+        return read_safetensors(directory)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is unavailable", UserWarning)
         dcp_to_torch_save(directory, directory / "converted")
@@ -221,15 +222,15 @@ def orbax_tree(directory: Path) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
-    "safetensors_direct": safetensors_files,
-    "safetensors_file": safetensors_files,
+    "safetensors_direct": read_safetensors,
+    "safetensors_file": read_safetensors,
     "torch_dcp": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
     "tensorstore_t5x_real": zarr_arrays(".zarr"),
     "hdf5": hdf5_file,
     "orbax": orbax_tree,
-    "fastsafetensors": safetensors_files,
+    "fastsafetensors": read_safetensors,
     "zarr_python": zarr_arrays(""),
     "torch_checkpointing": lambda directory: torch.load(directory / "state_0.pt", weights_only=True),
     "tensorstore_ocdbt": ocdbt_arrays,
@@ -297,7 +298,7 @@ class StrategyContract:
             assert before == exact(drawn)
             loaded = strategy.load(Path(directory))
             assert before == exact(loaded)
-            states.poison(loaded)
+            compare.poison(loaded)
             assert before == exact(strategy.load(Path(directory)))
 
     @PER_STRATEGY
@@ -307,7 +308,7 @@ class StrategyContract:
         planned = strategy.footprint(layout_of(drawn))
         with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
             strategy.save(drawn, Path(directory))
-            found = storage.inventory(Path(directory))
+            found = listing.inventory(Path(directory))
         assert planned.file_count >= found.file_count
         assert planned.size_bytes >= found.apparent_bytes
 
@@ -315,13 +316,13 @@ class StrategyContract:
         """Names take room, too, and beyond ASCII more than a byte for a letter."""
         drawn = {"😀" * 400 + str(number): torch.ones(1) for number in range(10)}
         strategy.save(drawn, tmp_path)
-        assert strategy.footprint(layout_of(drawn)).size_bytes >= storage.inventory(tmp_path).apparent_bytes
+        assert strategy.footprint(layout_of(drawn)).size_bytes >= listing.inventory(tmp_path).apparent_bytes
 
     def test_footprint_counts_files(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
         """The planned number of files is the number of files, chunks of zeros and tied tensors included."""
         if not self.exact_file_count:
             pytest.skip("this strategy's library decides about its files: the bound is tested, not the number")
-        assert strategy.footprint(layout_of(state)).file_count == storage.inventory(checkpoint).file_count
+        assert strategy.footprint(layout_of(state)).file_count == listing.inventory(checkpoint).file_count
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
     def test_every_value_of_a_narrow_float(self, strategy: Strategy, tmp_path: Path, dtype: str) -> None:
@@ -336,17 +337,18 @@ class StrategyContract:
     def test_load_in_a_new_process(self, state: State, checkpoint: Path, fresh_python: Callable[..., str]) -> None:
         """What another process loads has the same digest: nothing depends on the process that saved."""
         code = (
-            "import json, sys; from pathlib import Path; from ckpt import state, strategy\n"
+            "import json, sys; from pathlib import Path; from ckpt import strategy\n"
+            "from ckpt.workload import building\n"
             "name, options, directory = sys.argv[1:]\n"
-            "print(state.digest(strategy.create(name, json.loads(options)).load(Path(directory))))"
+            "print(building.digest(strategy.create(name, json.loads(options)).load(Path(directory))))"
         )
         found = fresh_python(code, self.name, json.dumps(self.options), str(checkpoint))
-        assert states.digest(state) == found.strip()
+        assert building.digest(state) == found.strip()
 
     def test_loaded_tensors_own_their_memory(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
         """Overwriting the files after a load changes nothing in memory: no lazy mapping is left."""
         loaded = strategy.load(checkpoint)
-        for entry in storage.files_below(checkpoint):
+        for entry in listing.files_below(checkpoint):
             with Path(entry.path).open("r+b") as file:
                 file.write(b"\xff" * entry.stat().st_size)
         assert exact(state) == exact(loaded)
@@ -396,7 +398,7 @@ class StrategyContract:
         strategy.save(saved, whole)
 
         def damages() -> Iterator[str]:
-            for entry in list(storage.files_below(whole)):
+            for entry in list(listing.files_below(whole)):
                 for keep_bytes in (None, 0, entry.stat().st_size // 2):
                     shutil.rmtree(damaged, ignore_errors=True)
                     shutil.copytree(whole, damaged)
@@ -450,7 +452,7 @@ class StrategyContract:
         """A flipped bit in the data is found by the load, or not, as the strategy says."""
         data = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (512, 512), np.uint8))  # incompressible
         strategy.save({"data": data}, tmp_path)
-        largest = max(storage.files_below(tmp_path), key=lambda entry: entry.stat().st_size)
+        largest = max(listing.files_below(tmp_path), key=lambda entry: entry.stat().st_size)
         with Path(largest.path).open("r+b") as file:
             file.seek(largest.stat().st_size // 2)
             (byte,) = file.read(1)
@@ -502,7 +504,7 @@ class StrategyContract:
 
     def test_facts_about_files(self, strategy: Strategy, checkpoint: Path) -> None:
         """A strategy that claims one file writes one file, and no other claims so."""
-        assert (strategy.facts.files == "1") == (storage.inventory(checkpoint).file_count == 1)
+        assert (strategy.facts.files == "1") == (listing.inventory(checkpoint).file_count == 1)
 
     def test_label(self, strategy: Strategy) -> None:
         """The label is the name and the options that differ from the default: two strategies never share one."""
@@ -624,8 +626,8 @@ class TestSafetensorsDirectSharded(StrategyContract):
 
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        shards = safetensors_format.shards
-        monkeypatch.setattr(safetensors_format, "shards", lambda layouts, _: shards(layouts, 1000))
+        shards = safetensors_files.shards
+        monkeypatch.setattr(safetensors_files, "shards", lambda layouts, _: shards(layouts, 1000))
 
 
 class TestSafetensorsDirectUnchecked(StrategyContract):

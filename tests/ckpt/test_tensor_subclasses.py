@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 
 import ckpt
-from ckpt import dtypes, tree
 from ckpt.errors import CheckpointError
+from ckpt.state import dtypes, ties
 from ckpt.strategy import create, names
+from ckpt.tree import nested
 
 
 class Named(torch.Tensor):
@@ -127,7 +128,7 @@ def test_other_kinds(kind: str) -> None:
         warnings.simplefilter("ignore")  # torch announces the end of quantized tensors
         tensor = KINDS[kind]()
     with pytest.raises(CheckpointError, match=r"the state's 'a\.0' is no ordinary tensor") as caught:
-        tree.flatten({"a": [tensor]})
+        nested.flatten({"a": [tensor]})
     assert kind in str(caught.value) or tensor.is_quantized
     assert "UninitializedParameter: it has no shape yet" in str(caught.value) or kind != "UninitializedParameter"
 
@@ -135,7 +136,7 @@ def test_other_kinds(kind: str) -> None:
 def test_buffers_are_plain() -> None:
     """torch.nn.Buffer makes a plain tensor, which is kept."""
     buffer = torch.nn.Buffer(torch.ones(2))
-    assert list(tree.flatten({"b": buffer})[0]) == ["b"]
+    assert list(nested.flatten({"b": buffer})[0]) == ["b"]
 
 
 @pytest.mark.parametrize("make", [lambda: Wrapper(torch.ones(2)), _fake], ids=["wrapper", "fake"])
@@ -143,8 +144,8 @@ def test_what_has_no_memory_is_not_tied(make: Callable[[], torch.Tensor]) -> Non
     """Two tensors whose address is 0 are two: a strategy that looked for ties would keep one of them."""
     state = {"first": make(), "second": make()}
     with pytest.raises(CheckpointError, match="tensor 'first' is no ordinary tensor"):
-        dtypes.tied(state)
+        ties.tied(state)
     meta = {name: torch.ones(2, device="meta") for name in ("first", "second")}
-    assert dtypes.tied(meta) == {}
+    assert ties.tied(meta) == {}
     with pytest.raises(CheckpointError, match="no ordinary tensor"):
         dtypes.to_bytes(state["first"])

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ckpt.layout import TensorLayout
-from ckpt.ranks import StoreRanks
-from ckpt.sharding import Division, Part
+from ckpt.process_group.ranks import StoreRanks
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Division, Part
 from ckpt.strategies.tensorstore_ocdbt import TensorstoreOcdbt
 
 MIB = 2**20

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt import state as states
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.layout import StateSpec
-from ckpt.strategies._chunks import chunk_shape
+from ckpt.formats.chunks import chunk_shape
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
+from ckpt.workload import building
+from ckpt.workload.spec import StateSpec
 
 
 @given(st.lists(st.integers(0, 5000), max_size=3).map(tuple), st.sampled_from([1, 2, 4, 8]), st.integers(1, 10**7))
@@ -89,10 +89,10 @@ def test_a_tensorstore_program_reads_bfloat16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.78), ("float16", 0.77)])
 def test_zstd_makes_weights_smaller(dtype: str, most: float, tmp_path: Path) -> None:
     """Weights of bfloat16 precision take so much of their bytes at most, in either 16-bit type."""
-    state = states.build(StateSpec("llama-15m", tensors=30, dtype=dtype))  # type: ignore[arg-type]
+    state = building.build(StateSpec("llama-15m", tensors=30, dtype=dtype))  # type: ignore[arg-type]
     TensorstoreTuned(compression="zstd").save(state, tmp_path)
     size_bytes = sum(tensor.nbytes for tensor in state.values())
-    share = storage.inventory(tmp_path).apparent_bytes / size_bytes
+    share = listing.inventory(tmp_path).apparent_bytes / size_bytes
     assert 0.6 < share <= most
 
 

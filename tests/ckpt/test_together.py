@@ -26,12 +26,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError, MissingLibraryError
-from ckpt.layout import TensorLayout
-from ckpt.ranks import Ranks, StoreRanks
-from ckpt.sharding import Division, Part, Sharding, Share
-from ckpt.state import State
+from ckpt.process_group.ranks import Ranks, StoreRanks
+from ckpt.state.layout import State, TensorLayout
+from ckpt.state.sharding import Division, Part, Sharding, Share
 from ckpt.strategies import tensorstore_ocdbt
 from ckpt.strategy import Strategy, create, names
 
@@ -306,7 +305,7 @@ def saved_by(run: Run, strategy: Strategy, directory: Path, division: Division) 
 
 def below(directory: Path) -> list[str]:
     """Every file below a directory."""
-    return sorted(str(Path(entry.path).relative_to(directory)) for entry in storage.files_below(directory))
+    return sorted(str(Path(entry.path).relative_to(directory)) for entry in listing.files_below(directory))
 
 
 SCALES: list[tuple[Sharding, int]] = [
@@ -327,7 +326,7 @@ def test_round_trip(strategy: Strategy, run: Run, sharding: Sharding, count: int
     directory = tmp_path / "checkpoint"
     files = saved_by(run, strategy, directory, division)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(division), storage.inventory(directory)
+    planned, found = strategy.footprint_together(division), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     for shift in {0, 1 % count}:
@@ -375,7 +374,7 @@ def test_a_node_by_itself(strategy: Strategy, run: Run, sharding: Sharding, tmp_
     directory = tmp_path / "checkpoint"
     files = saved_by(run, strategy, directory, division)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(division), storage.inventory(directory)
+    planned, found = strategy.footprint_together(division), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     load = Load(strategy, directory, division, division)

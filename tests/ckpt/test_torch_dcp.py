@@ -13,11 +13,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from ckpt import state as states
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout, layout_of_state
-from ckpt.ranks import Alone
-from ckpt.sharding import Division, Part
+from ckpt.process_group.ranks import Alone
+from ckpt.state import compare
+from ckpt.state.layout import TensorLayout, layout_of_state
+from ckpt.state.sharding import Division, Part
 from ckpt.strategies.torch_dcp import TorchDcp
 
 
@@ -83,9 +83,9 @@ import os, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 from ckpt.errors import CheckpointError
-from ckpt.layout import TensorLayout
-from ckpt.ranks import StoreRanks
-from ckpt.sharding import Division, Part
+from ckpt.state.layout import TensorLayout
+from ckpt.process_group.ranks import StoreRanks
+from ckpt.state.sharding import Division, Part
 from ckpt.strategies.torch_dcp import TorchDcp
 
 directory, rank, size, lost = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -127,15 +127,15 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoint"
     printed = save_on(3, directory)
     assert ["['.metadata', '__0_0.distcp']", "['__1_0.distcp']", "['__2_0.distcp']"] == printed
-    assert states.first_difference(STATE, TorchDcp().load(directory)) is None
+    assert compare.first_difference(STATE, TorchDcp().load(directory)) is None
     theirs = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         dcp.load(theirs, checkpoint_id=directory, no_dist=True)
-    assert states.first_difference(STATE, theirs) is None
+    assert compare.first_difference(STATE, theirs) is None
     saved, alone = Division.of(layout(), "dim0", 3), Division.of(layout(), "dim0", 1)
     loaded = TorchDcp().load_together(directory, Part(alone, 0), saved, Alone())
-    assert states.first_difference(STATE, loaded) is None
+    assert compare.first_difference(STATE, loaded) is None
 
 
 def test_a_rank_that_dies(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
     division = Division.of(layout(), "dim0", 1)
     strategy.save_together(STATE, tmp_path, Part(division, 0), Alone())
     assert (
-        states.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, Alone())) is None
+        compare.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, Alone())) is None
     )

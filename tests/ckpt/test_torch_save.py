@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.ranks import Alone
-from ckpt.sharding import Division, Part, Sharding
+from ckpt.process_group.ranks import Alone
+from ckpt.state.sharding import Division, Part, Sharding
 from ckpt.strategies.torch_save import TorchSave
 
 
@@ -21,7 +21,7 @@ def test_a_file_for_each_rank(together: Any, sharding: Sharding, tmp_path: Path)
     division = together.division(sharding, 3)
     files = together.save(TorchSave(), tmp_path, division)
     assert [[tmp_path / f"state-{rank:05d}-of-00003.pth"] for rank in range(3)] == files
-    assert storage.inventory(tmp_path).file_count == 3
+    assert listing.inventory(tmp_path).file_count == 3
     assert [each.whole.name for each in division.writes(1)] == list(torch.load(files[1][0]))
     together.load(TorchSave(), tmp_path, division, 3)
 

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt import tree
 from ckpt.errors import CheckpointError
+from ckpt.tree import nested
 
 PLAIN = st.one_of(
     st.none(),
@@ -76,29 +76,29 @@ def shape_of(value: Any) -> Any:
 @given(STATES)
 def test_what_goes_in_comes_out(state: Any) -> None:
     """Types, order, keys, every bit, through a JSON text; and no two tensors have one name."""
-    tensors, tied, rest = tree.flatten(state)
+    tensors, tied, rest = nested.flatten(state)
     known = tensors | {name: tensors[owner] for name, owner in tied.items()}
-    assert shape_of(state) == shape_of(tree.restore(json.loads(json.dumps(rest)), known))
+    assert shape_of(state) == shape_of(nested.restore(json.loads(json.dumps(rest)), known))
 
 
 def test_a_flat_state_keeps_its_names() -> None:
     """Other programs look for a model's tensors under the names of its state_dict."""
     state = {"model.embed.weight": torch.ones(2), "lm_head.weight": torch.zeros(2)}
-    assert list(state) == list(tree.flatten(state)[0])
+    assert list(state) == list(nested.flatten(state)[0])
 
 
 def test_names_are_paths() -> None:
     """A nested tensor's name says where it lies; where two would have one, the later is numbered."""
     state = {"a": {"b": torch.ones(1), 3: [torch.ones(2)]}, "a.b": torch.ones(3)}
-    assert ["a.b", "a.3.0", "a.b~2"] == list(tree.flatten(state)[0])
+    assert ["a.b", "a.3.0", "a.b~2"] == list(nested.flatten(state)[0])
 
 
 def test_tied_weights() -> None:
     """A tensor that stands at two places is kept once, and is one tensor again."""
     weight = torch.ones(3)
-    tensors, tied, rest = tree.flatten({"embed": weight, "head": weight, "part": weight[:2]})
+    tensors, tied, rest = nested.flatten({"embed": weight, "head": weight, "part": weight[:2]})
     assert (["embed", "part"], {"head": "embed"}) == (list(tensors), tied)
-    restored = tree.restore(rest, tensors | {"head": tensors["embed"]})
+    restored = nested.restore(rest, tensors | {"head": tensors["embed"]})
     assert restored["embed"] is restored["head"]
 
 
@@ -130,8 +130,8 @@ def test_a_training_loop() -> None:
         "python": random.getstate(),
         "numpy": np.random.default_rng(1).bit_generator.state,
     }
-    tensors, tied, rest = tree.flatten(state)
-    loaded = tree.restore(
+    tensors, tied, rest = nested.flatten(state)
+    loaded = nested.restore(
         json.loads(json.dumps(rest)),
         {name: tensor.clone() for name, tensor in tensors.items()} | {n: tensors[o] for n, o in tied.items()},
     )
@@ -182,7 +182,7 @@ Level = IntEnum("Level", "LOW")
 def test_what_cannot_be_saved(value: Any, told: str) -> None:
     """It is named with its place and its type before anything is written: it would not come back as what it was."""
     with pytest.raises(CheckpointError, match=r"the state's 'outer\.0") as caught:
-        tree.flatten({"outer": [value]})
+        nested.flatten({"outer": [value]})
     assert told in str(caught.value)
 
 
@@ -191,7 +191,7 @@ def test_a_state_that_contains_itself() -> None:
     state: list[Any] = []
     state.append(state)
     with pytest.raises(CheckpointError, match="contains itself"):
-        tree.flatten(state)
+        nested.flatten(state)
 
 
 @pytest.mark.parametrize(
@@ -203,10 +203,10 @@ def test_a_state_that_contains_itself() -> None:
 def test_damaged_texts(rest: Any) -> None:
     """A text that `flatten` did not make is an error, whatever it says."""
     with pytest.raises(CheckpointError):
-        tree.restore(rest, {})
+        nested.restore(rest, {})
 
 
 def test_plain_values_are_counted() -> None:
     """Containers and tensors are none."""
     state = {"step": 1, "betas": (0.9, math.inf), "model": {"w": torch.ones(1), "none": None}, "empty": []}
-    assert tree.plain_values(tree.flatten(state)[2]) == 4
+    assert nested.plain_values(nested.flatten(state)[2]) == 4

@@ -23,16 +23,16 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import tree
-from ckpt.containers import DEEPEST
 from ckpt.errors import CheckpointError
+from ckpt.tree import nested
+from ckpt.tree.containers import DEEPEST
 
 
 def there_and_back(state: Any) -> Any:
     """A state through a JSON text, its tensors in memory of their own."""
-    tensors, tied, rest = tree.flatten(state)
+    tensors, tied, rest = nested.flatten(state)
     copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    return tree.restore(json.loads(json.dumps(rest)), copies | {name: copies[owner] for name, owner in tied.items()})
+    return nested.restore(json.loads(json.dumps(rest)), copies | {name: copies[owner] for name, owner in tied.items()})
 
 
 KEPT = [
@@ -126,14 +126,14 @@ def test_floats_keep_their_bits(bits: int) -> None:
 def test_refused(value: Any, reason: str) -> None:
     """What would come back as something else is refused, by its place and type."""
     with pytest.raises(CheckpointError, match=rf"(?s)the state's 'a\.0.*{reason}"):
-        tree.flatten({"a": [value]})
+        nested.flatten({"a": [value]})
 
 
 def test_memory_mapped_arrays(tmp_path: Path) -> None:
     """One is refused, since it would come back in memory; as a plain array it is kept."""
     mapped = np.memmap(tmp_path / "values", np.float32, "w+", shape=(3,))
     with pytest.raises(CheckpointError, match=r"'m' is a numpy\.memmap, .* numpy\.asarray"):
-        tree.flatten({"m": mapped})
+        nested.flatten({"m": mapped})
     assert np.array_equal(there_and_back(np.asarray(mapped)), mapped)
 
 
@@ -153,7 +153,7 @@ def test_attributes_of_containers(cls: Any) -> None:
     noted._metadata = OrderedDict({"": {"version": 2}})
     found = there_and_back({"x": noted})["x"]
     assert (noted, vars(noted)) == (found, vars(found))
-    assert tree.plain_values(tree.flatten(noted)[2]) == 1
+    assert nested.plain_values(nested.flatten(noted)[2]) == 1
 
 
 def test_state_dicts_keep_their_versions() -> None:
@@ -200,7 +200,7 @@ def test_deeper_states(depth: int) -> None:
     for _ in range(depth):
         state = {"k": state}
     with pytest.raises(CheckpointError, match=r"lies more than 1,000 containers deep") as caught:
-        tree.flatten(state)
+        nested.flatten(state)
     assert len(str(caught.value)) < 400
 
 
@@ -212,7 +212,7 @@ def test_what_stands_at_several_places() -> None:
     assert state == found
     assert found["a"] is found["b"][0] is found["b"][1][0]
     assert found["c"] is found["a"][1]
-    assert tree.plain_values(tree.flatten(state)[2]) == 2
+    assert nested.plain_values(nested.flatten(state)[2]) == 2
     many: Any = [1]
     for _ in range(60):  # 2**60 paths
         many = [many, many]
@@ -233,10 +233,10 @@ def test_many_tensors_take_linear_time() -> None:
         state = {"params": [torch.ones(2, 3).T for _ in range(count)]}
         sys.setprofile(profile)
         try:
-            tensors, _, rest = tree.flatten(state)
-            tree.restore(rest, tensors)
-            tree.restore_named(rest, tensors)
-            tree.plain_values(rest)
+            tensors, _, rest = nested.flatten(state)
+            nested.restore(rest, tensors)
+            nested.restore_named(rest, tensors)
+            nested.plain_values(rest)
         finally:
             sys.setprofile(None)
         return seen
@@ -259,14 +259,14 @@ OLD = {
 def test_older_checkpoints() -> None:
     """What earlier releases wrote is restored."""
     w = torch.ones(2)
-    found = tree.restore(OLD, {"w": w, "a": torch.arange(3), "s": torch.tensor(1.5)})
+    found = nested.restore(OLD, {"w": w, "a": torch.arange(3), "s": torch.tensor(1.5)})
     assert found["w"] is w
     assert np.array_equal(np.arange(3), found["a"])
     assert (np.float64, 1.5) == (type(there_and_back(np.float64(found["s"]))), found["s"])
     assert repr([float("nan"), float("-inf"), complex(float("nan"), 1), b"x"]) == repr(found["f"])
     assert (1, torch.Size([2, 0]), torch.float16, torch.device("cuda:1")) == found["t"]
     assert OrderedDict({None: True}) == found[1, ("k",)]
-    assert tree.plain_values(OLD) == 10
+    assert nested.plain_values(OLD) == 10
 
 
 @pytest.mark.parametrize(
@@ -283,17 +283,17 @@ def test_older_checkpoints() -> None:
 def test_damaged_texts(rest: Any) -> None:
     """A text that `flatten` did not make is an error, and reads no memory but the tensor's."""
     with pytest.raises(CheckpointError):
-        tree.restore(rest, {"w": torch.ones(4, 2)[:2], "i": torch.arange(2)})
+        nested.restore(rest, {"w": torch.ones(4, 2)[:2], "i": torch.arange(2)})
 
 
 @pytest.mark.parametrize("rest", [{}, {"a": 1, "b": 2}, {"dict": [1]}, {"deque": []}], ids=str)
 def test_damaged_texts_are_not_counted(rest: Any) -> None:
     """Nor does the count of plain values, or a load by name, end with a traceback."""
     with pytest.raises(CheckpointError, match="damaged"):
-        tree.plain_values(rest)
+        nested.plain_values(rest)
     for content in ({}, {"name": [1]}):
         with pytest.raises(CheckpointError, match="damaged"):
-            tree.restore_named([rest, {"tensor": content}], {})
+            nested.restore_named([rest, {"tensor": content}], {})
 
 
 def test_every_long_number() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import ckpt
-from ckpt import storage
+from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.state import first_difference
+from ckpt.state.compare import first_difference
 
 SEED = 20261126
 
@@ -44,7 +44,7 @@ def test_flipped_bits(strategy: str, tmp_path: Path) -> None:
     state = some_state()
     final = tmp_path / "final"
     ckpt.save(state, final, strategy)
-    files = sorted(Path(entry.path) for entry in storage.files_below(final))
+    files = sorted(Path(entry.path) for entry in listing.files_below(final))
     dice = random.Random(SEED)
     detected = 0
     for _ in range(40):

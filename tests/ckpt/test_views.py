@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckpt
-from ckpt import tree
 from ckpt.errors import CheckpointError
 from ckpt.strategy import create, names
+from ckpt.tree import nested
 
 BIG = 1_000_000
 
@@ -133,9 +133,9 @@ def test_no_state_differs_from_torch_load(state: Any) -> None:
     torch.save(state, buffer)
     buffer.seek(0)
     expected = torch.load(buffer, weights_only=True)
-    tensors, tied, rest = tree.flatten(state)
+    tensors, tied, rest = nested.flatten(state)
     copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    found = tree.restore(json.loads(json.dumps(rest)), copies | {name: copies[owner] for name, owner in tied.items()})
+    found = nested.restore(json.loads(json.dumps(rest)), copies | {name: copies[owner] for name, owner in tied.items()})
     assert facts(expected) == facts(found)
 
 
@@ -154,9 +154,9 @@ def test_any_dense_or_expanded_tensor(seen: Any, gradient: bool) -> None:
     size, order, expanded = seen
     base = torch.randn([1 if repeat else n for n, repeat in zip(size, expanded, strict=True)]).permute(order)
     tensor = base.expand([size[axis] for axis in order]).detach().requires_grad_(gradient)
-    tensors, _, rest = tree.flatten([tensor])
+    tensors, _, rest = nested.flatten([tensor])
     assert sum(each.numel() for each in tensors.values()) <= base.numel()
-    (found,) = tree.restore(rest, {name: each.contiguous().clone() for name, each in tensors.items()})
+    (found,) = nested.restore(rest, {name: each.contiguous().clone() for name, each in tensors.items()})
     assert torch.equal(tensor, found)
     assert (tensor.stride(), tensor.requires_grad) == (found.stride(), found.requires_grad)
 
@@ -199,9 +199,9 @@ def test_slices_given_to_a_strategy(strategy: str, tmp_path: Path) -> None:
 def test_an_expanded_slice() -> None:
     """An expanded column of a large matrix is as small as the column."""
     expanded = torch.arange(BIG).view(1000, 1000)[:, 3:4].expand(1000, 50)
-    tensors, _, rest = tree.flatten({"x": expanded})
+    tensors, _, rest = nested.flatten({"x": expanded})
     assert tensors["x"].numel() == 1000
-    found = tree.restore(rest, {"x": tensors["x"].contiguous()})["x"]
+    found = nested.restore(rest, {"x": tensors["x"].contiguous()})["x"]
     assert torch.equal(expanded, found)
     assert found.stride() == (1, 0)
 
@@ -210,12 +210,12 @@ def test_some_tensors_by_name() -> None:
     """Tensors by name are as the whole state has them, tied ones one again."""
     weight = torch.nn.Parameter(in_columns(3, 4))
     state = {"model": {"weight": weight, "head": weight}, "x": torch.ones(1).expand(4), "n": torch.zeros(2), "step": 1}
-    tensors, tied, rest = tree.flatten(state)
+    tensors, tied, rest = nested.flatten(state)
     copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    found = tree.restore_named(rest, {"x": copies["x"], "n": copies["n"]})
+    found = nested.restore_named(rest, {"x": copies["x"], "n": copies["n"]})
     assert found["n"] is copies["n"]
     assert (4,) == tuple(found["x"].shape)
-    both = tree.restore_named(rest, {name: copies[tied.get(name, name)] for name in ("model.head", "model.weight")})
+    both = nested.restore_named(rest, {name: copies[tied.get(name, name)] for name in ("model.head", "model.weight")})
     assert both["model.head"] is both["model.weight"]
     assert isinstance(both["model.head"], torch.nn.Parameter)
     assert weight.stride() == both["model.head"].stride()
@@ -224,10 +224,10 @@ def test_some_tensors_by_name() -> None:
 def test_strides_take_no_memory() -> None:
     """Other strides are made in the memory that was loaded, once: a state need not fit into memory twice."""
     state = {"w": in_columns(3, 4), "p": torch.nn.Parameter(in_columns(2, 3, 4))}
-    tensors, _, rest = tree.flatten(state)
+    tensors, _, rest = nested.flatten(state)
     loaded = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     addresses = {name: tensor.data_ptr() for name, tensor in loaded.items()}
-    for found in (tree.restore(rest, loaded), tree.restore_named(rest, loaded)):
+    for found in (nested.restore(rest, loaded), nested.restore_named(rest, loaded)):
         for name, tensor in state.items():
             assert torch.equal(tensor, found[name])
             assert (tensor.stride(), addresses[name]) == (found[name].stride(), found[name].data_ptr())
@@ -238,4 +238,4 @@ def test_memory_that_was_freed() -> None:
     tensor = torch.ones(5)
     tensor.untyped_storage().resize_(0)
     with pytest.raises(CheckpointError, match=r"the state's 'model\.w' has no memory"):
-        tree.flatten({"model": {"w": tensor}})
+        nested.flatten({"model": {"w": tensor}})

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt.errors import LostRankError
-from ckpt.layout import TensorLayout
-from ckpt.ranks import StoreRanks
-from ckpt.sharding import tensors_of
+from ckpt.process_group.ranks import StoreRanks
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import tensors_of
 from jobs.errors import StudyError
 from jobs.node import clock as clocks
 from jobs.node.clock import Clock

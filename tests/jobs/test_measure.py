@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt import commit, storage, writeback
-from ckpt.layout import TensorLayout
-from ckpt.state import State
+from ckpt.disk import commit, durable, listing, mounts, page_cache, writeback
+from ckpt.state.layout import State, TensorLayout
 from jobs.node import measure, trial, usage
 from jobs.node.crew import Crew, parts_of
 from jobs.node.measure import finished_trials, run_trials
@@ -133,7 +132,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def on_disk(bench: Bench) -> None:
     """Only where pages can be evicted."""
-    if storage.mount_of(bench.target).in_memory:
+    if mounts.mount_of(bench.target).in_memory:
         pytest.skip("temporary files lie in memory here, which has no page cache to evict from")
 
 
@@ -152,11 +151,11 @@ def watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
         monkeypatch.setattr(module, function, told)
 
     watch(commit, "begin", "begin", 1000)
-    watch(storage, "flush", "flush", 2)
+    watch(durable, "flush", "flush", 2)
     watch(commit.Staging, "publish", "publish", 1)
-    watch(storage, "inventory", "inventory", 1000)
-    watch(storage, "evict", "evict", 1000)
-    watch(storage, "residency", "resident", 1000)
+    watch(listing, "inventory", "inventory", 1000)
+    watch(page_cache, "evict", "evict", 1000)
+    watch(page_cache, "residency", "resident", 1000)
     watch(trial, "first_difference", "verify", 1000)
     watch(trial, "poison", "poison", 1000)
     watch(usage, "_reset_peak", "collect", 1000)
@@ -196,8 +195,8 @@ def test_durations(watched: Bench) -> None:
 def test_a_strategy_that_syncs_its_files_is_not_synced_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Directories are synced always, files only where the strategy has not done it."""
     synced: list[bool] = []
-    real = storage.flush
-    monkeypatch.setattr(storage, "flush", lambda path, *, files: (synced.append(files), real(path, files=files)))
+    real = durable.flush
+    monkeypatch.setattr(durable, "flush", lambda path, *, files: (synced.append(files), real(path, files=files)))
     bench.run()
     bench.strategy.syncs_files = True
     bench.run(repeats=2)
@@ -234,7 +233,7 @@ def test_cold_by_proof(bench: Bench) -> None:
 @pytest.mark.parametrize("fraction", [0.01, 1.0, math.nan])
 def test_not_proven_cold(fraction: float, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where pages stay in the cache, or nobody knows, the sample says that it isn't proven to be cold."""
-    monkeypatch.setattr(storage, "residency", lambda *_: (1, fraction))
+    monkeypatch.setattr(page_cache, "residency", lambda *_: (1, fraction))
     bench.run()
 
     assert [s.cache for s in bench.samples("load")] == ["cold-unproven", "warm"]
@@ -242,7 +241,7 @@ def test_not_proven_cold(fraction: float, bench: Bench, monkeypatch: pytest.Monk
 
 def test_without_eviction_nothing_is_cold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eviction that has no effect is noticed by what is resident, not assumed."""
-    monkeypatch.setattr(storage, "evict", lambda *_: None)
+    monkeypatch.setattr(page_cache, "evict", lambda *_: None)
     bench.run(warm_load=False)
 
     (load,) = bench.samples("load")
@@ -263,7 +262,7 @@ def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, mo
 
     The log is written, the scratch directory is empty, and a later run does the trials that are missing.
     """
-    owner = {"flush": storage, "publish": commit.Staging}.get(fails, bench.strategy)
+    owner = {"flush": durable, "publish": commit.Staging}.get(fails, bench.strategy)
     real, calls = getattr(owner, fails), [0]
 
     def fail(*arguments: Any, **named: Any) -> Any:
@@ -451,7 +450,7 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
         bench.clock.now_s += 1
         file = bench.scratch / "ceiling-0"
         if file.exists():
-            seen.append((storage.dirty_pages_of([file]), storage.resident_fraction_of(file)))
+            seen.append((page_cache.dirty_pages_of([file]), page_cache.resident_fraction_of(file)))
         return bench.clock.now_s
 
     log = bench.log

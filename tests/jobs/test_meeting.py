@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ckpt.exchange import SECRET_BYTES
+from ckpt.process_group.exchange import SECRET_BYTES
 from jobs import timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.node.rendezvous import meet

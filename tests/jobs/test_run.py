@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from ckpt import state as states
-from ckpt import storage, strategies
-from ckpt.layout import StateSpec
+from ckpt import strategies
+from ckpt.disk import mounts
 from ckpt.strategies.torch_save import TorchSave
+from ckpt.workload import building
+from ckpt.workload.spec import StateSpec
 from jobs import timing_log
 from jobs.node.run import Clock, run_job
 from jobs.paths import StudyPaths
@@ -66,7 +67,7 @@ def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> 
     tiny["strategies"] = ["torch_save", "tensorstore_basic", {"name": "tensorstore_t5x"}]
     paths = planned(tiny)
     spec = StateSpec(**tiny["state"])
-    digest = states.digest(states.build(spec))
+    digest = building.digest(building.build(spec))
 
     for job in plan.from_json(paths.plan_json.read_text(), "plan.json").jobs:
         assert run_job(str(paths.root), job.id) == "complete"
@@ -88,7 +89,7 @@ def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> 
         assert all(0 < use.apparent_bytes <= job.checkpoint_bytes for use in log.disk)
         assert {job.state_bytes} == {s.state_bytes for s in log.samples} == {log.state["state_bytes"]}
         assert (digest, "float32", 21) == (log.state["digest"], log.state["dtypes"], log.state["tensors"])
-        assert (str(target), storage.mount_of(target).filesystem) == (log.storage["path"], log.storage["filesystem"])
+        assert (str(target), mounts.mount_of(target).filesystem) == (log.storage["path"], log.storage["filesystem"])
         assert log.storage["free_bytes"] > 0
         assert os.getpid() == log.provenance["process_id"]
         assert set(json.loads(log.provenance["packages"])) >= {"torch", "tensorstore", "numpy"}
@@ -130,7 +131,7 @@ def _unset(_: Path) -> dict[str, Any]:
 
 
 def _memory(_: Path) -> dict[str, Any]:
-    if not storage.mount_of(Path("/dev/shm")).in_memory:
+    if not mounts.mount_of(Path("/dev/shm")).in_memory:
         pytest.skip("/dev/shm is no filesystem in memory here")
     return {"path": "/dev/shm"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analysis import load_results
-from ckpt import storage
+from ckpt.disk import durable, page_cache
 from jobs import timing_log
 from jobs.node.run import run_job
 from jobs.node.trial import Trial
@@ -75,14 +75,14 @@ def test_a_clock_that_stops_before_the_sync_fails(
 
 def test_a_skipped_sync_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the flush, honest strategies aren't durable either."""
-    monkeypatch.setattr(storage, "flush", lambda *_, **__: None)
+    monkeypatch.setattr(durable, "flush", lambda *_, **__: None)
 
     assert "nothing honest is called invalid" in failed(selftest())
 
 
 def test_a_skipped_eviction_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads from the page cache are not called cold."""
-    monkeypatch.setattr(storage, "evict", lambda *_: None)
+    monkeypatch.setattr(page_cache, "evict", lambda *_: None)
 
     assert [what for what in failed(selftest()) if what.startswith("cold loads are proven")] != []
 

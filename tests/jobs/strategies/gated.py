@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ckpt.strategies.torch_save import TorchSave
 
 if TYPE_CHECKING:
-    from ckpt.state import State
+    from ckpt.state.layout import State
 
 
 @dataclass(frozen=True)

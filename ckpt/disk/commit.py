@@ -1,0 +1,245 @@
+"""How a checkpoint becomes visible: written beside its final name, synced, renamed — whole or not at all.
+
+    with begin(final) as staging:             # an empty directory beside `final`
+        strategy.save(state, staging.path)
+        staging.flush()                       # files and directories on stable storage
+        staging.publish()                     # rename, and sync the parent: from here on it is a checkpoint
+
+With `replaces`, the rename exchanges the new checkpoint and the old one in a single step: the final name never goes
+without, and of several savers of one name the first to publish wins. A directory whose name begins with `.partial-` is
+never a checkpoint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from ckpt.disk import durable, leftovers, writeback
+from ckpt.disk.leftovers import Lock
+from ckpt.disk.pinned import Identity, identity
+from ckpt.errors import CheckpointError
+
+_MOST_ATTEMPTS = 20
+"""Another save may take a new directory for one that was left, until it is locked."""
+
+_PATIENCE_S = 10
+"""How long to wait for another save that is publishing under the same name: that takes it two calls."""
+
+
+def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
+    """Make an empty directory beside `final`, on the same filesystem, to write into.
+
+    What killed saves of the same name left is removed, where it is certain that none of them still writes.
+
+    Args:
+        final: the checkpoint's name.
+        replaces: the directory that has the name now, and is to be replaced; None for a name that is free.
+
+    Raises:
+        CheckpointError: if something has the final name already, unless that is to be replaced and can be; and if no
+            directory can be made there.
+    """
+    if os.path.lexists(final) and replaces is None:
+        raise CheckpointError(
+            f"{final} exists already, made by another save or another program: give the checkpoint another name, or "
+            "move the old one away"
+        )
+    try:
+        leftovers.sweep(final)
+        staging = _new(final, replaces)
+    except OSError as error:
+        raise CheckpointError(f"can't write a checkpoint into {final.parent}: {error}") from error
+    if replaces is not None:
+        try:
+            _try_exchange(staging.path)
+        except OSError as error:
+            staging.discard()
+            raise CheckpointError(
+                f"{final} exists, and this filesystem can't exchange two directories in one step ({error.strerror}): a "
+                "crash could leave neither. Give each checkpoint a name of its own, such as step-1000"
+            ) from error
+    return staging
+
+
+def _new(final: Path, replaces: Identity | None) -> Staging:
+    """Make a directory, and lock it: who finds it unlocked knows that it was left."""
+    for _ in range(_MOST_ATTEMPTS):
+        path = leftovers.new_path(final)
+        path.mkdir()  # with the permissions of any new directory: mkdtemp's would hide the checkpoint from its group
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # taken for a leftover before it was locked
+            continue
+        staging = Staging(path, final, replaces, descriptor)
+        if leftovers.lock(descriptor) is not Lock.HELD and identity(path) == staging.identity:
+            return staging
+        os.close(descriptor)
+    raise OSError(errno.EAGAIN, f"{_MOST_ATTEMPTS} new directories were taken away by other saves")
+
+
+class Staging:
+    """A directory beside a checkpoint's final name, in which the checkpoint is written.
+
+    Attributes:
+        path: the directory.
+        final: the checkpoint's name.
+    """
+
+    def __init__(self, path: Path, final: Path, replaced: Identity | None, descriptor: int) -> None:
+        self.path, self.final = path, final
+        self.identity = identity(descriptor)
+        self._replaced = replaced
+        self._descriptor = descriptor
+        self._is_durable = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def flush(self, *, files: bool = True) -> None:
+        """Bring everything to stable storage: the files (unless they are there already) and the directories.
+
+        Raises:
+            OSError: if the kernel reports that something could not be written, of this directory or of its filesystem
+                since `begin`.
+        """
+        durable.flush(self.path, files=files)
+        writeback.raise_errors(self._descriptor)
+
+    def publish(self) -> None:
+        """Give the flushed directory its final name, and make the name durable; what it replaces lies in `path` then.
+
+        Raises:
+            CheckpointError: if another save was faster, or the name can't be given, with what lies there now.
+        """
+        if identity(self.path) != self.identity:
+            raise CheckpointError(f"{self.path} was removed while it was being written: {self.final} is as it was")
+        try:
+            if self._replaced is None or not os.path.lexists(self.final):
+                _rename(self.path, self.final)
+            else:
+                self._exchange(self._replaced)
+        except OSError as error:
+            if identity(self.final) != self.identity:  # some network filesystems report a failure of what was done
+                raise CheckpointError(
+                    f"can't rename {self.path} to {self.final}, which is as it was: {error}"
+                ) from error
+        try:
+            durable.fsync_path(self.final.parent)
+        except OSError as error:
+            kept = (
+                ""
+                if self._replaced is None
+                else f"; the one that it replaced is kept in {self.path} until the next save"
+            )
+            raise CheckpointError(
+                f"{self.final} is the new checkpoint, but its directory could not be synced ({error}): a power cut may "
+                f"still take the name back{kept}"
+            ) from error
+        self._is_durable = True
+        self.release()
+
+    def _exchange(self, replaced: Identity) -> None:
+        with _locked(self.final):
+            if identity(self.final) == replaced:
+                _exchange(self.path, self.final)
+                if identity(self.path) == replaced:
+                    return
+                _exchange(self.path, self.final)  # where locks don't reach the other save's host
+        raise CheckpointError(
+            f"{self.final} was replaced by another save meanwhile, which is what lies there: what this one wrote is "
+            "removed. Let one process save under a name"
+        )
+
+    def release(self) -> None:
+        """No longer write into the directory."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def discard(self) -> None:
+        """Remove what lies in `path`: what an unpublished save wrote, or what a published one replaced.
+
+        What was replaced stays for as long as the exchange isn't durable: a power cut could take it back.
+        """
+        self.release()
+        if self._replaced is not None and identity(self.path) == self._replaced and not self._is_durable:
+            try:
+                durable.fsync_path(self.final.parent)
+            except OSError:
+                return
+        shutil.rmtree(self.path, ignore_errors=True)  # what can't be removed, the next save tries again
+
+
+def _rename(staging: Path, final: Path) -> None:
+    """Rename, where nothing has the final name: a plain rename would replace an empty directory."""
+    try:
+        _renameat2(staging, final, _RENAME_NOREPLACE)
+    except FileExistsError:
+        raise CheckpointError(
+            f"{final} was taken by another save, or another program, meanwhile: what lies there stays, what this save "
+            "wrote is removed. Let one process save under a name"
+        ) from None
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
+        if os.path.lexists(final):
+            raise CheckpointError(f"{final} was taken meanwhile: what lies there stays") from None
+        staging.rename(final)
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    """Hold the lock of the checkpoint that is to be replaced, so that one save at a time replaces it.
+
+    Raises:
+        CheckpointError: if another save doesn't give it back.
+    """
+    descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        end = time.monotonic() + _PATIENCE_S
+        while leftovers.lock(descriptor) is Lock.HELD:
+            if time.monotonic() > end:
+                raise CheckpointError(
+                    f"{final} is locked by another process, which has held it for {_PATIENCE_S} s: it is as it was"
+                )
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_exchange(staging: Path) -> None:
+    """Find out before anything is written whether two directories can be exchanged here."""
+    first, second = staging / "first", staging / "second"
+    first.mkdir()
+    second.mkdir()
+    _exchange(first, second)
+    first.rmdir()
+    second.rmdir()
+
+
+def _exchange(first: Path, second: Path) -> None:
+    _renameat2(first, second, _RENAME_EXCHANGE)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2

@@ -1,0 +1,87 @@
+"""Bringing files and directories to stable storage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ckpt.disk.listing import files_below
+from ckpt.threads import over
+
+_SYNC_THREADS = 8
+"""Concurrent fsyncs let a journal commit several files at once; more did not help on one disk."""
+
+
+def flush(directory: Path, *, files: bool = True) -> None:
+    """Bring a directory's content to stable storage: every file (unless already there), then every directory.
+
+    Raises:
+        OSError: if the kernel reports that something could not be written.
+    """
+    if files:
+        sync_files([entry.path for entry in files_below(directory)])
+    for parent, _, _ in os.walk(directory, topdown=False):
+        fsync_path(parent)
+
+
+def sync_files(paths: Sequence[Path | str]) -> None:
+    """Bring files to stable storage, several at a time.
+
+    Raises:
+        OSError: as above.
+    """
+    over(paths, fsync_path, min(_SYNC_THREADS, len(paths)))
+
+
+def fsync_path(path: Path | str) -> None:
+    """Bring one file, or one directory's entries, to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it where they are missing, and sync the entries that lead to it.
+
+    Whoever made a directory may not have synced its entry: a power cut would take it, and all that it holds. So the
+    chain is synced up to the mount point, and no entry twice in one process.
+
+    Raises:
+        OSError: if a directory can't be made, or one that was made can't be synced.
+    """
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_path(path.parent)
+    _sync_chain(path.resolve())
+
+
+_durable_entries: set[tuple[str, int]] = set()
+"""The directories whose way from the mount point this process has synced: their paths and inodes."""
+
+
+def _sync_chain(path: Path) -> None:
+    device = path.stat().st_dev
+    for directory in (path, *path.parents):
+        key = str(directory), directory.stat().st_ino
+        at_mount_point = directory.parent == directory or directory.parent.stat().st_dev != device
+        if key in _durable_entries or at_mount_point:
+            return
+        with suppress(OSError):  # one above that may not be opened: it is its owner's to sync
+            fsync_path(directory.parent)
+            _durable_entries.add(key)
+
+
+def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
+    """Write a small file that has its name only when it is whole; with `sync`, its data is on stable storage then."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    partial.rename(path)

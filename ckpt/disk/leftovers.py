@@ -1,0 +1,211 @@
+"""What killed saves left: directories beside a checkpoint's name, whose process holds a lock for as long as it writes.
+
+    .partial-latest@node17-job4711.0-5f2b9c0d1e3a4b68
+             │      │      │         └ drawn anew for every save
+             │      │      └ the Slurm job and how often it was restarted, where there is one
+             │      └ the host
+             └ the checkpoint's name, or its beginning
+
+One is removed only when it is certain that nobody writes there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Self
+
+from ckpt.disk import durable, mounts
+
+PREFIX = ".partial-"
+
+_LONGEST_NAME_BYTES = 100
+_LONGEST_HOST_BYTES = 60
+"""A file name has at most 255 bytes."""
+
+_NAME = re.compile(
+    r"\.partial-(?P<checkpoint>.*)@(?P<host>[^@]+?)(?:-job(?P<job>\d+)\.(?P<restarts>\d+))?-[0-9a-f]{16}", re.DOTALL
+)
+_EARLIER_NAME = re.compile(r"\.partial-(?P<checkpoint>.*)-[0-9a-f]{16}", re.DOTALL)
+"""As the first releases wrote it: where the host begins, nobody can tell."""
+
+_ONE_KERNEL = frozenset({
+    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
+})  # fmt: skip
+"""Filesystems that one kernel mounts at a time: a lock that it grants is everybody's."""
+
+_ALL_HOSTS = frozenset({"ceph", "gfs2", "ocfs2"})
+"""Filesystems on which flock(2) locks hold on all hosts."""
+
+
+class Use(Enum):
+    """Whether a save still writes into a staging directory."""
+
+    WRITING = "being written"
+    LEFT = "left by a save that ended"
+    UNKNOWN = "unknown: locks on this filesystem don't reach other hosts"
+
+
+class Lock(Enum):
+    """What came of an attempt to lock a directory."""
+
+    TAKEN = "taken"
+    HELD = "held by another process"
+    UNSUPPORTED = "not supported here"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A staging directory, as its name describes it."""
+
+    path: Path
+    checkpoint: str
+    """The checkpoint's name, or its beginning."""
+    host: str
+    """Empty where the name doesn't tell."""
+    job: str
+    """The Slurm job; empty if there was none."""
+    restarts: int
+
+
+def new_path(final: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """A path for a new staging directory of that checkpoint, which nobody has had before."""
+    job = environment.get("SLURM_JOB_ID", "")
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    slurm = f"-job{job}.{restarts}" if job.isdecimal() and restarts.isdecimal() else ""
+    return final.parent / f"{PREFIX}{_beginning(final)}@{_host()}{slurm}-{secrets.token_hex(8)}"
+
+
+def of(final: Path) -> Iterator[Leftover]:
+    """The staging directories beside a checkpoint's name, in use or not."""
+    beginning = _beginning(final)
+    for leftover in in_directory(final.parent):
+        earlier = not leftover.host and leftover.checkpoint.startswith(f"{beginning}-")
+        if leftover.checkpoint == beginning or earlier:
+            yield leftover
+
+
+def in_directory(directory: Path) -> Iterator[Leftover]:
+    """The staging directories of all checkpoints in a directory, in use or not."""
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_directory(entry)]
+    for name in sorted(names):
+        parts = _NAME.fullmatch(name)
+        if parts:
+            restarts = int(parts["restarts"] or 0)
+            yield Leftover(directory / name, parts["checkpoint"], parts["host"], parts["job"] or "", restarts)
+        elif earlier := _EARLIER_NAME.fullmatch(name):
+            yield Leftover(directory / name, earlier["checkpoint"], "", "", 0)
+
+
+def sweep(final: Path) -> None:
+    """Remove what killed saves of a checkpoint left, on any host, where that is certain."""
+    for leftover in of(final):
+        remove(leftover)
+
+
+def remove(leftover: Leftover, *, unknown: bool = False) -> bool:
+    """Remove a staging directory that a save left; `unknown` includes those whose use can't be known.
+
+    Returns:
+        Whether it is gone. One that is being written stays, always.
+    """
+    with _probed(leftover) as probe:
+        if probe.use is not Use.LEFT and not (unknown and probe.use is Use.UNKNOWN):
+            return False
+        try:
+            # It may be the checkpoint that a save replaced without having synced the exchange.
+            durable.fsync_path(leftover.path.parent)
+        except OSError:
+            return False
+        shutil.rmtree(leftover.path, ignore_errors=True)
+    return not os.path.lexists(leftover.path)
+
+
+def use_of(leftover: Leftover) -> Use:
+    """Whether a save still writes there."""
+    with _probed(leftover) as probe:
+        return probe.use
+
+
+class _probed:  # noqa: N801  # used as a context manager only
+    """Holds the lock of a staging directory, if it can be had, for as long as its use is to stay as it is."""
+
+    def __init__(self, leftover: Leftover) -> None:
+        self.use = Use.WRITING
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(leftover.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # its own process was faster, or it isn't ours to look at
+            return
+        self.use = _use(leftover, lock(self._descriptor))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+def lock(descriptor: int) -> Lock:
+    """Try to lock an open directory, without waiting; the lock lasts until the descriptor is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return Lock.HELD if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else Lock.UNSUPPORTED
+    return Lock.TAKEN
+
+
+def _use(leftover: Leftover, answer: Lock) -> Use:
+    if answer is Lock.HELD:
+        return Use.WRITING
+    if _is_of_an_earlier_start(leftover):
+        return Use.LEFT
+    if answer is Lock.TAKEN and (leftover.host == _host() or _locks_reach_all_hosts(leftover.path)):
+        return Use.LEFT
+    return Use.UNKNOWN
+
+
+def _is_of_an_earlier_start(leftover: Leftover, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether it is from before this Slurm job was requeued: Slurm ends every process of a job first."""
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    return (
+        bool(leftover.job)
+        and leftover.job == environment.get("SLURM_JOB_ID")
+        and restarts.isdecimal()
+        and leftover.restarts < int(restarts)
+    )
+
+
+def _locks_reach_all_hosts(path: Path) -> bool:
+    mount = mounts.mount_of(path)
+    if mount.filesystem == "lustre":
+        return "flock" in mount.options.split(",")  # neither localflock nor noflock
+    return mount.filesystem in _ONE_KERNEL | _ALL_HOSTS
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _beginning(final: Path) -> str:
+    return _cut(final.name, _LONGEST_NAME_BYTES)
+
+
+def _host() -> str:
+    return _cut(platform.node().replace("@", "_") or "unnamed", _LONGEST_HOST_BYTES)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """The beginning of a text that has at most that many bytes."""
+    return os.fsencode(text)[:most_bytes].decode("utf-8", "ignore")

@@ -1,0 +1,180 @@
+"""What DCP's `.metadata` says, read without running it, and held against itself before anything is loaded by it."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckpt.errors import CheckpointError
+from ckpt.formats import torch_files
+from ckpt.state.dtypes import BYTES_PER_ELEMENT
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+FILE = ".metadata"
+
+_DCP = "torch.distributed.checkpoint"
+_DEEPEST = 200
+"""Deeper states come back flat."""
+
+_HARMLESS = {
+    f"{_DCP}.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    f"{_DCP}.filesystem": {"_StorageInfo"},
+    "torch": {"Size", *BYTES_PER_ELEMENT},
+    "torch.serialization": {"_get_layout"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
+}  # fmt: skip
+
+
+class _HarmlessUnpickler(pickle.Unpickler):
+    """DCP's metadata is a pickle that DCP reads with no check; this one makes nothing but what it should hold."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of a name, of those that can do no harm."""
+        if name not in _HARMLESS.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint should")
+        return super().find_class(module, name)
+
+
+def read(directory: Path) -> Metadata:
+    """The metadata, whose tensors are covered by their chunks.
+
+    Raises:
+        CheckpointError: if a file outside the directory is named, or a tensor's chunks aren't all of it.
+        Exception: whatever unpickling raises.
+    """
+    from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+
+    path = directory / FILE
+    with path.open("rb") as file:
+        metadata = _HarmlessUnpickler(file).load()
+    if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no metadata of torch.distributed.checkpoint")
+    outside = [each.relative_path for each in metadata.storage_data.values() if "/" in each.relative_path]
+    if outside:
+        raise CheckpointError(f"{path} names a file outside its directory: {outside[0]!r}")
+    for key, tensor in tensors_of(metadata).items():
+        problem = _problem(tensor)
+        if not problem and any(
+            math.prod(chunk.sizes) and MetadataIndex(key, chunk.offsets) not in metadata.storage_data
+            for chunk in tensor.chunks
+        ):
+            problem = "in no file is one of its chunks"
+        if problem:
+            raise CheckpointError(f"{path} is damaged: tensor {key!r}: {problem}")
+    return metadata
+
+
+def tensors_of(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
+    """The tensors by key; the other entries are plain values."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    return {key: each for key, each in metadata.state_dict_metadata.items() if isinstance(each, TensorStorageMetadata)}
+
+
+def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The plain values by key, and why the others can't be read: each is a `torch.save` archive of its own.
+
+    Raises:
+        OSError: if a file can't be read.
+    """
+    values: dict[str, Any] = {}
+    unread: dict[str, str] = {}
+    tensors = tensors_of(metadata)
+    places = {index.fqn: place for index, place in metadata.storage_data.items() if index.fqn not in tensors}
+    for key in metadata.state_dict_metadata:
+        if key in tensors:
+            continue
+        place = places.get(key)
+        if place is None or place.transform_descriptors:
+            unread[key] = "it is in no file" if place is None else f"it is packed by {place.transform_descriptors}"
+            continue
+        with (directory / place.relative_path).open("rb") as file:
+            file.seek(place.offset)
+            content = io.BytesIO(file.read(place.length))
+        try:
+            values[key] = torch_files.read(content)
+        except CheckpointError as error:
+            unread[key] = str(error)
+    return values, unread
+
+
+def nested(flat: Mapping[str, Any], metadata: Metadata) -> Any:
+    """The state as it was saved: DCP flattens nested dicts and lists, and keeps each key's path. Flat where it didn't.
+
+    What wasn't read of a list has None in its place.
+    """
+    paths = metadata.planner_data
+    if not isinstance(paths, dict) or not flat.keys() <= paths.keys():
+        return dict(flat)
+    root = _Branch()
+    for key, value in flat.items():
+        path, node = paths[key], root
+        if not isinstance(path, tuple) or not 0 < len(path) < _DEEPEST:
+            return dict(flat)
+        for step in path[:-1]:
+            below = node.setdefault(step, _Branch())
+            if not isinstance(below, _Branch):
+                return dict(flat)
+            node = below
+        if path[-1] in node:
+            return dict(flat)
+        node[path[-1]] = value
+    return _containers(root, len(paths))
+
+
+class _Branch(dict[Any, Any]):
+    """A dict or a list of the state, and none of its values."""
+
+
+def _containers(branch: _Branch, most: int) -> Any:
+    inside = {step: _containers(each, most) if isinstance(each, _Branch) else each for step, each in branch.items()}
+    if not all(type(step) is int and 0 <= step < most for step in inside):  # the steps into a dict are texts
+        return inside
+    return [inside.get(number) for number in range(1 + max(inside))] if inside else {}
+
+
+def _problem(tensor: TensorStorageMetadata) -> str:
+    """Why the chunks aren't the whole tensor; empty if they are: each inside it, no two overlap, nothing is left."""
+    shape = tuple(tensor.size)
+    boxes = []
+    for chunk in tensor.chunks:
+        start, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+        if len(start) != len(shape) or len(sizes) != len(shape):
+            return f"it has {len(shape)} dimensions, and a chunk of it {len(start)} and {len(sizes)}"
+        stop = tuple(first + size for first, size in zip(start, sizes, strict=True))
+        if min((*start, *sizes), default=0) < 0 or any(last > size for last, size in zip(stop, shape, strict=True)):
+            return f"a chunk of {list(sizes)} at {list(start)} is not inside its shape {list(shape)}"
+        if math.prod(sizes):
+            boxes.append((start, stop))
+    held = sum(math.prod(b - a for a, b in zip(start, stop, strict=True)) for start, stop in boxes)
+    if held != math.prod(shape):
+        return f"its chunks have {held:,} elements, expected {math.prod(shape):,}"
+    return "two of its chunks overlap" if _overlap(boxes) else ""
+
+
+def _overlap(boxes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    """Whether two boxes share an element: compared are those that meet along the dimension with the most starts."""
+    if len(boxes) < 2 or not boxes[0][0]:
+        return len(boxes) > 1
+    dimension = max(range(len(boxes[0][0])), key=lambda number: len({start[number] for start, _ in boxes}))
+    active: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for start, stop in sorted(boxes, key=lambda box: box[0][dimension]):
+        active = [box for box in active if box[1][dimension] > start[dimension]]
+        if any(_meet(box, (start, stop)) for box in active):
+            return True
+        active.append((start, stop))
+    return False
+
+
+def _meet(one: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> bool:
+    return all(a < d and c < b for a, b, c, d in zip(*one, *other, strict=True))

@@ -1,0 +1,85 @@
+"""The group of a TensorStore checkpoint: what it says of its tensors, and where their arrays lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt.disk import durable, page_cache
+from ckpt.errors import CheckpointError
+from ckpt.formats import filenames
+from ckpt.formats.chunks import places
+from ckpt.state.layout import Layout
+from ckpt.state.sharding import Share
+
+METADATA = "zarr.json"
+"""The name of a group's, and of an array's."""
+
+RESIDENT_ENOUGH = 0.5
+"""The share of pages in the page cache from which a checkpoint is read through it."""
+
+_ATTRIBUTE = "ckpt"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the group says of a tensor."""
+
+    dtype: str
+    owner: str
+    """The name whose array holds it: its own, or the one that it is tied to."""
+
+
+def write_group(directory: Path, layout: Layout) -> None:
+    """List the tensors, in the order of the state."""
+    names = [[tensor.name, tensor.dtype, tensor.owner] for tensor in layout]
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {_ATTRIBUTE: {"tensors": names}}}
+    durable.write_whole(directory / METADATA, json.dumps(group).encode(), sync=False)
+
+
+def read_group(directory: Path) -> dict[str, Listed]:
+    """What the group lists, in the order of the state.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    path = directory / METADATA
+    try:
+        tensors = json.loads(path.read_text())["attributes"][_ATTRIBUTE]["tensors"]
+        listed = {str(name): Listed(str(dtype), str(owner)) for name, dtype, owner in tensors}
+        if any(listed[each.owner].owner != each.owner for each in listed.values()):
+            raise ValueError("its tied names point nowhere")  # noqa: TRY301  # with the other damages
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is no complete checkpoint: it has no {METADATA}") from None
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged, or not of this package: {type(error).__name__}: {error}") from error
+    return listed
+
+
+def path_of(directory: Path, name: str) -> Path:
+    """The directory of a tensor's array: from the name, not from a file's text, which could point anywhere."""
+    filename = filenames.to_filename(name)
+    return directory / (filename.replace(".", "%2E") if filename == METADATA else filename)
+
+
+def chunk_name(place: tuple[str, ...]) -> str:
+    """The name of a chunk's file: all lie in the array's directory."""
+    return ".".join(("c", *place))
+
+
+def is_cached(directory: Path, share: Share) -> bool:
+    """Whether the first chunk of a rank's largest tensor is in the page cache, which stands for the others there.
+
+    All ranks look at once, and a parallel filesystem shouldn't have to open every file for each of them.
+    """
+    largest = max(share, key=lambda each: each.layout.size_bytes, default=None)
+    if largest is None or not largest.layout.size_bytes:
+        return True
+    array = path_of(directory, largest.whole.owner)
+    try:
+        grid = json.loads((array / METADATA).read_text())["chunk_grid"]
+        place = next(places(largest, grid["configuration"]["chunk_shape"]))
+        return page_cache.resident_fraction_of(array / chunk_name(place)) > RESIDENT_ENOUGH
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration):
+        return True  # whatever is wrong, the load says

@@ -1,0 +1,1 @@
+"""The ranks that act together: who waits for whom, and how a lost rank is noticed."""

@@ -1,0 +1,1 @@
+"""A nested state — dicts, lists, numbers, tensors — as named tensors and JSON, and back."""
