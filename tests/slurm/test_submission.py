@@ -23,11 +23,21 @@ BOTH = "shared = {}\nnvme = {}"
 
 
 def test_the_quick_study_runs_on_two_targets_and_through_plain_sbatch(cluster: Any, tmp_path: Path) -> None:
-    """The shipped study, on a node-local and a shared target: submitit sends most jobs, plain `sbatch` one."""
+    """The shipped study, on a node-local and a shared target: submitit sends most jobs, plain `sbatch` one.
+
+    With a smaller model: `make demo` saves the whole one, and Slurm's part is the same.
+    """
     text = studies.SHIPPED["quick"].read_text()
     path = tmp_path / "quick.toml"
-    quick = text.replace('name = "quick"', 'name = "quick"\nsite = "devcluster"').replace("repeats = 2", "repeats = 1")
-    path.write_text(quick.replace('[targets.here]\npath = "."', "[targets.nvme]\n[targets.shared]"))
+    for shipped, small in [
+        ('name = "quick"', 'name = "quick"\nsite = "devcluster"'),
+        ('model = "openllama-3b"', 'model = "llama-15m"'),
+        ("repeats = 2", "repeats = 1"),
+        ('[targets.here]\npath = "."', "[targets.nvme]\n[targets.shared]"),
+    ]:
+        assert shipped in text
+        text = text.replace(shipped, small)
+    path.write_text(text)
     assert studies.read(path).targets.keys() == {"nvme", "shared"}
 
     # One by hand, without submitit …
