@@ -9,7 +9,7 @@
 
 Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
 The format's history:
-    1  first version
+    1  first version; columns came later: a load without a load_number gets the one that analysis derives
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Sample:
     minor_faults: int = _column("1", "page faults without I/O", default=-1)
     major_faults: int = _column("1", "page faults with I/O", default=-1)
     dirty_pages: int = _column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
+    load_number: int = _column("1", "which load of its trial: 0 cold, 1 warm; -1 for a save", default=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,7 +241,7 @@ def frames(found: Sequence[Entry]) -> Results:
     """The tidy frames of these jobs."""
     logs = [entry.log for entry in found if entry.log is not None]
     tables = {name: _frame(name, logs) for name in TABLES}
-    tables["samples"] = plausible.judged(tables["samples"])
+    tables["samples"] = _with_load_numbers(plausible.judged(tables["samples"]))
     return Results(jobs=pd.DataFrame([_job_row(entry) for entry in found]), **tables)
 
 
@@ -260,6 +260,21 @@ def _frame(name: str, logs: Sequence[Log]) -> pd.DataFrame:
         values = next(floats) if kind == "float" else next(integers)
         data[column] = pd.Series(words[values] if kind == "str" else values, dtype=_DTYPES[kind])
     return pd.DataFrame(data)
+
+
+def _with_load_numbers(samples: pd.DataFrame) -> pd.DataFrame:
+    """Number the loads of logs that were written without `load_number`: cold ones 0, warm ones 1.
+
+    Where a trial has several of a kind, cold ones get the even numbers and warm ones the odd ones. So a rank that
+    lacks its cold load has its warm one under the same number as the other ranks.
+    """
+    numbers = samples["load_number"].copy()
+    unnumbered = (samples["operation"] == "load") & (numbers < 0)
+    loads = samples[unnumbered]
+    warm = loads["cache"] == "warm"
+    operation = [loads[key] for key in (*_KEYS, "trial", "phase", "rank")]
+    numbers[unnumbered] = 2 * loads.groupby([*operation, warm], sort=False).cumcount() + warm
+    return samples.assign(load_number=numbers)
 
 
 def _job_row(entry: Entry) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class StudyOnDisk:
                     state_bytes=GIB,
                     durability="committed" if phase in {"total", "commit"} and kind == "save" else "n/a",
                     cache=cache,
+                    load_number={"save": -1, "cold": 0, "warm": 1}[kind],
                     resident_fraction=share,
                     cpu_s=seconds / 2 if phase == "total" else math.nan,
                     peak_rss_bytes=GIB if phase == "total" else -1,

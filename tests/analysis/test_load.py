@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import xarray
 import analysis
 from analysis.errors import ResultsError
 from analysis.logs import columns
-from analysis.logs.load import entries
+from analysis.logs.load import entries, load_results
 from analysis.logs.merge import write_merged
 from jobs import timing_log
 from jobs.timing_log import DiskUse, Header, Rank, Sample
@@ -58,6 +58,7 @@ SAMPLE_COLUMNS = JOB_COLUMNS | {
     "minor_faults": "int64",
     "major_faults": "int64",
     "dirty_pages": "int64",
+    "load_number": "int64",
 }
 
 DISK_COLUMNS = JOB_COLUMNS | {
@@ -320,6 +321,23 @@ def test_one_tidy_frame(three_methods: Any) -> None:
         .nsmallest(1)
     )
     assert fastest == 2.0
+
+
+def test_load_numbers(three_methods: Any) -> None:
+    """A log that numbers its loads keeps the numbers; in one that doesn't, the cold load is 0 and the warm one 1."""
+    path = three_methods.paths.log("r01-torch_save-disk-1x1")
+    old, numbered = timing_log.read(path), timing_log.read(path)
+    old.samples = [replace(s, load_number=-1) for s in old.samples]
+    numbered.samples = [replace(s, load_number=-1 if s.operation == "save" else 7) for s in numbered.samples]
+
+    by_cache = {}
+    for log in (old, numbered):
+        log.write(path)
+        samples = load_results(path).samples
+        by_cache[log is old] = samples.groupby("cache")["load_number"].unique().map(list).to_dict()
+
+    assert by_cache[True] == {"cold": [0], "n/a": [-1], "warm": [1]}
+    assert by_cache[False] == {"cold": [7], "n/a": [-1], "warm": [7]}
 
 
 def test_columns_are_the_records(three_methods: Any) -> None:

@@ -227,6 +227,8 @@ def test_cold_by_proof(bench: Bench) -> None:
     assert all(0 <= s.resident_fraction < 0.01 for s in cold)
     assert [s.cache for s in warm] == ["warm"] * 3
     assert [s.resident_fraction for s in warm] == [1.0] * 3
+    assert [s.load_number for s in cold + warm] == [0] * 3 + [1] * 3
+    assert {s.load_number for s in bench.samples("save")} == {-1}
     assert all(math.isnan(s.resident_fraction) for s in bench.samples("save"))
 
 
