@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ckpt import strategies
 from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError, UnknownStrategyError
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums, ties
 from ckpt.state.layout import Layout
 from ckpt.state.sharding import Division, Part
@@ -215,7 +215,7 @@ class Strategy(ABC):
             sum(footprint.size_bytes * count for footprint, count in each),
         )
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # for those that need the others
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # for those that need the others
         """Write one rank's part of a checkpoint into a directory that all ranks write to; every rank calls it.
 
         Here: each into a directory of its own. Strategies that can do better do.
@@ -233,7 +233,7 @@ class Strategy(ABC):
         own.mkdir()
         return self.save(state, own)
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # for those that need the others
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # for those that need the others
         """Read one rank's part of what ranks saved together; every rank that loads calls it.
 
         Args:

@@ -85,7 +85,6 @@ FORBIDDEN_IMPORTS_LEFT: set[str] = {
 }
 LONG_MODULES_LEFT: set[str] = {
     "analysis.logs.load",
-    "ckpt.process_group.ranks",
     "ckpt.strategies.safetensors_direct",
     "ckpt.strategy",
     "jobs.node.trial",

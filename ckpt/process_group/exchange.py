@@ -236,33 +236,3 @@ class Exchange:
 def _sent(value: str | bytes) -> str:
     """Bytes as JSON can hold them."""
     return (value.encode() if isinstance(value, str) else bytes(value)).decode("latin-1")
-
-
-def for_torch(exchange: Exchange, limit_s: float) -> Any:
-    """The same, as a store of torch.distributed."""
-    import torch.distributed as dist
-
-    class _Store(dist.Store):  # type: ignore[name-defined,misc]  # it is documented all the same
-        def set(self, key: str, value: Any) -> None:
-            exchange.set(key, value)
-
-        def get(self, key: str) -> bytes:
-            exchange.wait([key], timedelta(seconds=limit_s))
-            return exchange.get(key)
-
-        def add(self, key: str, amount: int) -> int:
-            return exchange.add(key, amount)
-
-        def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
-            return exchange.compare_set(key, expected, desired)
-
-        def check(self, keys: list[str]) -> bool:
-            return exchange.check(keys)
-
-        def wait(self, keys: list[str], limit: timedelta = timedelta(seconds=limit_s)) -> None:
-            exchange.wait(keys, limit)
-
-        def delete_key(self, key: str) -> bool:
-            return exchange.delete_key(key)
-
-    return _Store()

@@ -19,7 +19,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.formats.chunks import alone, count, for_ranks, is_cut, opening, places, rows_in
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.state.sharding import Division, Part, Slice
@@ -99,9 +99,9 @@ class ZarrPerParameter(Strategy):
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        return self.save_together(state, directory, alone(state), Alone())
+        return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         stored = self._stored_dtypes(state, part, ranks)
         self._write(state, directory, part, stored)
@@ -118,7 +118,7 @@ class ZarrPerParameter(Strategy):
         dtype_of = read_metadata(directory)
         return self._read(directory, dtype_of, dict.fromkeys(select(dtype_of, names, directory)))
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         dtype_of = read_metadata(directory)
         wanted = {each.whole.name: each for each in part.holds}
@@ -156,7 +156,7 @@ class ZarrPerParameter(Strategy):
             state[name] = memory.own(dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name])))
         return state
 
-    def _stored_dtypes(self, state: State, part: Part, ranks: Ranks) -> dict[str, str]:
+    def _stored_dtypes(self, state: State, part: Part, ranks: ProcessGroup) -> dict[str, str]:
         """The names of the dtypes on disk: of what this rank has, and the same on all that have rows of a tensor."""
         found = {name: self.stored_dtype(tensor) for name, tensor in state.items()}
         shared = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
 from ckpt.state.sharding import Division, Part
 from ckpt.strategies.safetensors_file import SafetensorsFile
@@ -50,7 +50,7 @@ class Fastsafetensors(SafetensorsFile):
             resharding="as many ranks as saved",
         )
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:
         """Read the files that have what is wanted: the reader reads whole tensors, and no rows."""
         if saved.sharding != "replicated":
             self.refuse_resharding(part, saved)

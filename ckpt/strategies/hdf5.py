@@ -22,7 +22,7 @@ from ckpt.formats import filenames, shard_files
 from ckpt.formats.hdf5_files import create, import_late, opened
 from ckpt.formats.hdf5_links import require_links, require_sources
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state import dtypes, memory, ties
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
 from ckpt.state.sharding import Division, Part, Piece, Slice, rows_of
@@ -139,7 +139,7 @@ class Hdf5(Strategy):
             size_bytes += 2048 + 2 * name_bytes + parts * (256 + name_bytes + 64 * len(tensor.shape))
         return Footprint(files.file_count + 1, files.size_bytes + size_bytes)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the one that joins all."""
         path = directory / _file(part.rank, part.division.count)
         self._save_file(state, path, {each.whole.name: shard_files.rows_told(each) for each in part.writes})
@@ -148,7 +148,7 @@ class Hdf5(Strategy):
         _write_joint(directory / _FILE, part.division)
         return [path, directory / _FILE]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # as above
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
         """Read the wanted rows of each rank's file: not through the joint one, where a loss shows as zeros."""
         shard_files.require(directory / _FILE)
         found: dict[str, list[torch.Tensor]] = {}

@@ -31,7 +31,7 @@ from ckpt.formats.safetensors_files import files_with, headers_of, read_header
 from ckpt.formats.safetensors_header import Entry
 from ckpt.formats.safetensors_reading import read
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums, dtypes, memory, ties
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
 from ckpt.state.sharding import Division, Part, Piece
@@ -194,7 +194,7 @@ class SafetensorsDirect(Strategy):
             files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(division.layout, 1)
         )
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
             return self.save(state, directory)
@@ -237,7 +237,7 @@ class SafetensorsDirect(Strategy):
             state |= self._read(path, wanted, header.data_start, check)
         return {name: state[owner_of[name]] for name in chosen}
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # nobody is waited for
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
         """Read the wanted rows of each file that has some of them."""
         found: dict[str, list[torch.Tensor]] = {}
         for path, pieces in files_with(directory, part, saved).items():

@@ -21,7 +21,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_files, safetensors_header, shard_files
 from ckpt.formats.safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
 from ckpt.state.dtypes import name_of
 from ckpt.state.layout import Layout, layout_of_state, parameters, state_bytes
@@ -124,7 +124,7 @@ class SafetensorsFile(Strategy):
         index_bytes = sum(256 + names_bytes(tensor) for tensor in division.layout) + 4096
         return Footprint(files.file_count + 1, files.size_bytes + index_bytes)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the index, which follows from the division."""
         if part.division.count == 1:
             return self.save(state, directory)
@@ -146,7 +146,7 @@ class SafetensorsFile(Strategy):
         _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
         return [path, directory / _INDEX]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # nobody is waited for
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
         """Read the wanted rows of each file that has some of them."""
         note = note_of(saved.layout, self.as_pairs)
         found: dict[str, list[torch.Tensor]] = {}

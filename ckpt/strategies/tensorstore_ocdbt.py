@@ -17,7 +17,7 @@ from ckpt.formats import filenames
 from ckpt.formats.chunks import alone, count, for_ranks, opening, rows_in
 from ckpt.formats.shard_files import select
 from ckpt.formats.tensorstore_futures import finished
-from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.state.sharding import Division, Part, Slice
@@ -96,9 +96,9 @@ class TensorstoreOcdbt(Strategy):
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        return self.save_together(state, directory, alone(state), Alone())
+        return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
         """Write a database of this rank's chunks; the first rank makes one of all, once they are written.
 
         Its tree names the files of the others, which stay where they are: no data is copied.
@@ -119,7 +119,7 @@ class TensorstoreOcdbt(Strategy):
         """Read everything, or the tensors of these names."""
         return self._read(directory, names, {})
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         rows = {each.whole.name: each for each in part.holds}
         state = self._read(directory, rows, rows)

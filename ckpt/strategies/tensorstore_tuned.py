@@ -39,7 +39,7 @@ from ckpt.formats.chunks import (
 from ckpt.formats.shard_files import select
 from ckpt.formats.tensorstore_futures import finished
 from ckpt.formats.zarr_group import METADATA, Listed
-from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.state.sharding import Division, Part, Share, Slice
@@ -136,9 +136,9 @@ class TensorstoreTuned(Strategy):
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        return self.save_together(state, directory, alone(state), Alone())
+        return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         self._write(state, directory, part)
         files = [directory / METADATA] if part.rank == 0 else []
@@ -156,7 +156,7 @@ class TensorstoreTuned(Strategy):
         cached = page_cache.resident_fraction(directory) > zarr_group.RESIDENT_ENOUGH if chosen else True
         return self._read(directory, listed, dict.fromkeys(chosen), cached=cached)
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         listed = zarr_group.read_group(directory)
         wanted = {each.whole.name: each for each in part.holds}

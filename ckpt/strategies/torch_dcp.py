@@ -17,7 +17,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import dcp_metadata
 from ckpt.formats.safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
 from ckpt.state.layout import Layout, TensorLayout, layout_of_state
 from ckpt.state.sharding import Division, Part
@@ -129,7 +129,7 @@ class TorchDcp(Strategy):
         files = sum((footprint.file_count - 1) * count for footprint, count in each)
         return Footprint(files + 1, sum(footprint.size_bytes * count for footprint, count in each))
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
         """Write this rank's files; when all have done so, the first rank writes the metadata."""
         from torch.distributed.checkpoint import filesystem, state_dict_saver
 
@@ -153,7 +153,7 @@ class TorchDcp(Strategy):
         files = list(directory.glob(f"__{ranks.rank}_*"))
         return files if ranks.rank else [*files, directory / _METADATA]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:
         """Allocate what this rank wants, and let DCP copy the rows into it."""
         import torch
         from torch.distributed.checkpoint import state_dict_loader

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state.layout import Layout, state_bytes
 from ckpt.state.sharding import Division, Part
 from ckpt.state.ties import identity, owning
@@ -74,13 +74,13 @@ class TorchSave(Strategy):
         """Read a file of any name in one call."""
         return self._read(path)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file of its own."""
         path = directory / _file(part.rank, part.division.count)
         self._write(state, path)
         return [path]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # as above
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
         """Read its own file; of a replicated state, all files."""
         if saved.sharding != "replicated":
             self.refuse_resharding(part, saved)

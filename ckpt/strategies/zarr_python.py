@@ -14,7 +14,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.formats.chunks import RANKS, alone, count, for_ranks, places
 from ckpt.formats.shard_files import select
-from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.state.sharding import Division, Part, Slice
@@ -86,9 +86,9 @@ class ZarrPython(Strategy):
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write everything, as one rank does."""
-        return self.save_together(state, directory, alone(state), Alone())
+        return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: Ranks) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         self._write(state, directory, part)
         files = [directory / _METADATA] if part.rank == 0 else []
@@ -102,7 +102,7 @@ class ZarrPython(Strategy):
         """Read everything, or the tensors of these names."""
         return self._read(directory, names, {})
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: Ranks) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         rows = {each.whole.name: each for each in part.holds}
         state = self._read(directory, rows, rows)

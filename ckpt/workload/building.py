@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from ckpt.errors import CheckpointError
-from ckpt.process_group.ranks import Alone, Ranks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state.compare import as_bytes, flat
 from ckpt.state.layout import Layout, State, layout_of_state, parameters, state_bytes
 from ckpt.state.sharding import Division, Part, Share
@@ -22,7 +22,7 @@ from ckpt.workload.values import Block, Piece, pieces
 
 _Result = TypeVar("_Result")
 
-_ALONE = Alone()
+_ALONE = SingleProcess()
 
 
 def build(spec: StateSpec, part: Part | None = None) -> State:
@@ -115,7 +115,7 @@ def _on_all_cores(work: Callable[[Piece], _Result], each: Iterable[Piece]) -> li
         return list(pool.map(work, each))
 
 
-def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Ranks = _ALONE) -> dict[str, Any]:
+def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: ProcessGroup = _ALONE) -> dict[str, Any]:
     """The facts about a whole state that a timing log keeps; every rank calls it, with its part, and the first knows.
 
     The digest is the same for every number of ranks and every way to share the state.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from jobs.node import received
 
 _ROUND_TRIPS = 20
@@ -31,7 +31,7 @@ class Clock:
         self._zero -= offset_s
 
 
-def agree(ranks: StoreRanks, clock: Clock) -> float:
+def agree(ranks: StoreGroup, clock: Clock) -> float:
     """Set every rank's clock to the first one's; every rank calls it.
 
     A rank asks the first one for its time, which it told half a round trip before the answer came (Cristian's method).
@@ -50,7 +50,7 @@ def agree(ranks: StoreRanks, clock: Clock) -> float:
     return uncertainty_s
 
 
-def _round_trips(ranks: StoreRanks, clock: Clock) -> Iterator[tuple[float, float]]:
+def _round_trips(ranks: StoreGroup, clock: Clock) -> Iterator[tuple[float, float]]:
     """Half of each round trip's time, and by how much the first rank's clock is ahead; in s."""
     for _ in range(_ROUND_TRIPS):
         asked = clock()

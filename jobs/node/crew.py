@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt.process_group.ranks import Alone, Ranks, StoreRanks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import Layout
 from ckpt.state.sharding import Division, Part
 from ckpt.workload.spec import Sharding
@@ -85,17 +86,17 @@ class Crew:
 
     scale: Scale
     place: Place
-    world: Ranks
-    node: Ranks
-    here: Ranks
-    savers: Ranks | None
-    saving: Ranks | None
-    loading: Ranks | None
+    world: ProcessGroup
+    node: ProcessGroup
+    here: ProcessGroup
+    savers: ProcessGroup | None
+    saving: ProcessGroup | None
+    loading: ProcessGroup | None
 
     @classmethod
     def alone(cls) -> Crew:
         """One process that does everything."""
-        self = Alone()
+        self = SingleProcess()
         return cls(Scale(1, 1, 1), Place(0, 1, 0, ""), self, self, self, self, self, self)
 
     @property
@@ -106,7 +107,7 @@ class Crew:
     @property
     def first_is_lost(self) -> str:
         """What this process knows of the first one's end; empty if nothing."""
-        return self.world.first_is_lost if isinstance(self.world, StoreRanks) else ""
+        return self.world.first_is_lost if isinstance(self.world, StoreGroup) else ""
 
     @contextmanager
     def led(self, made: AbstractContextManager[Path]) -> Iterator[Path]:
@@ -120,8 +121,8 @@ class Crew:
 
     def leave(self) -> None:
         """Go; the first process last."""
-        if isinstance(self.world, StoreRanks):
-            self.world.gather_those_left("farewell", None, _FAREWELL_S)
+        if isinstance(self.world, StoreGroup):
+            self.world.gather_survivors("farewell", None, _FAREWELL_S)
             self.world.leave()
 
 
@@ -184,9 +185,9 @@ def assemble(job: Job, paths: StudyPaths, place: Place, *, node_local: bool, tim
     meeting_point = paths.slurm / f"{job.id}.{place.launch}.meeting"
     me = [(number, "not here yet") for number in range(place.count)]
     with meet(meeting_point, place.number, place.count, one_host=job.nodes == 1, timeout_s=timeout_s) as store:
-        coming = StoreRanks(store, me, place.number, timeout_s, "hosts")
+        coming = StoreGroup(store, me, place.number, timeout_s, "hosts")
         hosts = coming.read(coming.all_gather(socket.gethostname()), received.text)
-    world = StoreRanks(store, list(enumerate(hosts)), place.number, timeout_s, "world")
+    world = StoreGroup(store, list(enumerate(hosts)), place.number, timeout_s, "world")
     per_node = scale.processes_per_node
     node = world.subgroup(range(place.node * per_node, (place.node + 1) * per_node), f"node{place.node}")
     savers = world.subgroup(scale.savers(), "savers") if scale.saver(place.number) is not None else None

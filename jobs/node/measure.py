@@ -15,7 +15,7 @@ from typing import Any
 
 from ckpt.disk import direct_io, page_cache
 from ckpt.errors import LostRankError
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from jobs.node import received
 from jobs.node.trial import WRONG_ANSWERS, Subject, Trial, TrialError
 from jobs.plan.study import Trials
@@ -87,7 +87,7 @@ def _run_trial(
         lost = str(error)
         raise TrialError(lost) from None
     finally:
-        if failed and isinstance(world, StoreRanks):
+        if failed and isinstance(world, StoreGroup):
             _note_failure(world, log, known, lost)
         save_log()
         if subject.crew.leads:
@@ -95,10 +95,10 @@ def _run_trial(
                 shutil.rmtree(leftover, ignore_errors=failed)  # others may be at work still
 
 
-def _note_failure(world: StoreRanks, log: TimingLog, known: int, lost: str) -> None:
+def _note_failure(world: StoreGroup, log: TimingLog, known: int, lost: str) -> None:
     """Take the samples of the processes that are left; where one failed or is lost, mark all of the trial."""
     own = [asdict(sample) for sample in log.samples[known:]]
-    left = world.gather_those_left("samples", own, _LAST_WORDS_S)
+    left = world.gather_survivors("samples", own, _LAST_WORDS_S)
     rows: list[Sample] = []
     for rank, sent in sorted(left.items()):
         if rank:

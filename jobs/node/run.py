@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt import strategy
 from ckpt.errors import MissingLibraryError
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import layout_of
 from jobs import progress, timing_log
@@ -221,7 +221,7 @@ def _measure(
 
 def _ranks(crew: Crew, clock: Clock) -> list[Rank]:
     """Set the clocks, and say who the processes are; on the first one."""
-    uncertainty_s = agree(crew.world, clock) if isinstance(crew.world, StoreRanks) else 0.0
+    uncertainty_s = agree(crew.world, clock) if isinstance(crew.world, StoreGroup) else 0.0
     mine = Rank(
         rank=crew.place.number,
         host=platform.node(),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ckpt.disk import commit, direct_io, durable, listing, page_cache, writeback
 from ckpt.errors import LostRankError
-from ckpt.process_group.ranks import Ranks
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state.compare import first_difference, mapped_file, poison
 from ckpt.state.layout import State, state_bytes
 from ckpt.state.sharding import Share, tensors_of
@@ -80,10 +80,10 @@ class Subject:
         assert self.parts.loads is not None and self.crew.loading is not None  # noqa: PT018  # as above
         return self.strategy.load_together(final, self.parts.loads, self.parts.saved, self.crew.loading)
 
-    def meet(self, group: Ranks | None) -> None:
+    def meet(self, group: ProcessGroup | None) -> None:
         """Wait for all processes, outside the clock, so that all start at once."""
         if self.strategy.uses_process_group and group is not None and group.size > 1:
-            group.use_process_group()
+            group.init_torch_distributed()
         self.crew.world.barrier()
 
     @property

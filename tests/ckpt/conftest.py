@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state.compare import first_difference
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.state.layout import State, layout_of_state
@@ -87,14 +87,14 @@ class Together:
     def save(self, strategy: Strategy, directory: Path, division: Division) -> list[list[Path]]:
         """Every rank's save; returns the files of each."""
         parts = [Part(division, rank) for rank in range(division.count)]
-        return [strategy.save_together(self.share(part.writes), directory, part, Alone()) for part in parts]
+        return [strategy.save_together(self.share(part.writes), directory, part, SingleProcess()) for part in parts]
 
     def load(self, strategy: Strategy, directory: Path, saved: Division, count: int) -> None:
         """Every rank's load, by so many ranks, compared with the state."""
         division = Division.of(saved.tensors, saved.sharding, count)
         for rank in range(count):
             part = Part(division, rank)
-            loaded = strategy.load_together(directory, part, saved, Alone())
+            loaded = strategy.load_together(directory, part, saved, SingleProcess())
             assert first_difference(self.share(part.holds), loaded) is None
 
 

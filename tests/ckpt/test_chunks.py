@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ckpt.disk import listing
 from ckpt.formats.chunks import alone, chunk_shape, count, for_ranks, nearest_divisor, places, shard_shape
-from ckpt.process_group.ranks import Alone, Ranks, StoreRanks
+from ckpt.process_group.group import ProcessGroup, SingleProcess
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import State, TensorLayout
 from ckpt.state.sharding import Division, Part, Slice
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
@@ -154,13 +155,13 @@ def test_one_rank_writes_what_one_process_writes(name: str, tmp_path: Path) -> N
     second.mkdir()
     strategy.save(values(), first)
     part = Part(Division.of(LAYOUT, "dim0", 1), 0)
-    files = strategy.save_together(values(), second, part, Alone())
+    files = strategy.save_together(values(), second, part, SingleProcess())
     assert files_in(first) == files_in(second)
     assert sorted(files_in(second)) == sorted(str(file.relative_to(second)) for file in files)
     assert strategy.footprint(LAYOUT) == strategy.footprint_together(part.division)
 
 
-class Others(Ranks):
+class Others(ProcessGroup):
     """Stands in for ranks that are there and never asked: whoever asks fails the test."""
 
     def __init__(self, rank: int, size: int) -> None:
@@ -178,7 +179,7 @@ class Others(Ranks):
         """Nobody should."""
         raise AssertionError(reason)
 
-    def use_process_group(self) -> None:
+    def init_torch_distributed(self) -> None:
         """Nobody should."""
         raise AssertionError("no process group is needed")
 
@@ -216,7 +217,7 @@ def test_a_nan_on_one_rank(nan_on: int | None, stored: str, tmp_path: Path) -> N
     def save(rank: int) -> None:
         part = Part(division, rank)
         share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.writes}
-        ranks = StoreRanks(store, [(each, "host") for each in range(3)], rank, 60, "all")
+        ranks = StoreGroup(store, [(each, "host") for each in range(3)], rank, 60, "all")
         strategy.save_together(share, tmp_path, part, ranks)
 
     with ThreadPoolExecutor(3) as pool:

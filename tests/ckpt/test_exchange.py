@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ckpt.errors import LostRankError
 from ckpt.process_group.exchange import CHALLENGE_BYTES, SECRET_BYTES, Exchange
 from ckpt.process_group.exchange_server import Server
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 
 SECRET = bytes(range(SECRET_BYTES))
 WRONG_SECRET = bytes(SECRET_BYTES)
@@ -34,10 +34,10 @@ def join(server: Server, number: int, limit_s: float = 60) -> Exchange:
     return Exchange(("127.0.0.1", server.port), SECRET, number, f"host-{number}", limit_s)
 
 
-def ranks_at(server: Server) -> list[StoreRanks]:
+def ranks_at(server: Server) -> list[StoreGroup]:
     """All ranks, connected, who would wait for ever."""
     members = [(rank, f"host-{rank}") for rank in range(COUNT)]
-    return [StoreRanks(join(server, rank), members, rank, NEVER_S, "all") for rank in range(COUNT)]
+    return [StoreGroup(join(server, rank), members, rank, NEVER_S, "all") for rank in range(COUNT)]
 
 
 def assert_they_meet(server: Server) -> None:
@@ -144,7 +144,7 @@ def test_many_ranks() -> None:
 
     def work(rank: int) -> int:
         exchange = join(server, rank)
-        total = sum(StoreRanks(exchange, members, rank, 60, "all").all_gather(rank))
+        total = sum(StoreGroup(exchange, members, rank, 60, "all").all_gather(rank))
         exchange.leave()
         return total
 
@@ -162,7 +162,7 @@ def test_a_rank_is_gone(server: Server) -> None:
         for wait in waits:
             with pytest.raises(LostRankError, match=r"^rank 2 \(host-2\) is gone: its connection to rank 0 broke"):
                 wait.result(60)
-    assert {0: "a", 1: "b"} == (second.gather_those_left("end", "b", 0) or first.gather_those_left("end", "a", 60))
+    assert {0: "a", 1: "b"} == (second.gather_survivors("end", "b", 0) or first.gather_survivors("end", "a", 60))
 
 
 def test_a_rank_that_leaves(server: Server) -> None:
@@ -209,7 +209,7 @@ def test_a_value_of_another_shape(server: Server) -> None:
     first, second, third = ranks_at(server)
     second.gather("evil")
     third.gather(2)
-    told = r"rank 1 \(host-1\) sent a value of another shape: no number"
+    told = r"rank 1 \(host-1\) sent an unexpected value: no number"
     with pytest.raises(LostRankError, match=told):
         first.read(first.gather(0), no_number)
     with pytest.raises(LostRankError, match=told):
@@ -222,7 +222,7 @@ def test_a_value_that_is_no_json(server: Server) -> None:
     third.gather(2)
     assert isinstance(second._store, Exchange)
     second._store.set("all/1/1", b"\xff[")
-    with pytest.raises(LostRankError, match=r"^rank 1 \(host-1\) sent no JSON"):
+    with pytest.raises(LostRankError, match=r"^rank 1 \(host-1\) sent invalid JSON"):
         first.gather(0)
 
 

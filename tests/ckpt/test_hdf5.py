@@ -13,7 +13,7 @@ import torch
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.sharding import Part, Sharding
 from ckpt.strategies.hdf5 import Hdf5
@@ -83,10 +83,10 @@ def test_a_loss_is_no_zeros(together: Any, sharding: Sharding, damage: str, tmp_
             assert together.state["3.bool"][7:14].any()
             assert not file["3.bool"][7:14].any()
     with pytest.raises(CheckpointError, match=path.name):
-        Hdf5().load_together(tmp_path, Part(division, 1), division, Alone())
+        Hdf5().load_together(tmp_path, Part(division, 1), division, SingleProcess())
     with pytest.raises(CheckpointError, match=r"state-00001-of-00005|state\.h5"):
         Hdf5().load(tmp_path)
-    Hdf5().load_together(tmp_path, Part(division, 2), division, Alone())
+    Hdf5().load_together(tmp_path, Part(division, 2), division, SingleProcess())
 
 
 def test_the_joint_file_is_part_of_it(together: Any, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_joint_file_is_part_of_it(together: Any, tmp_path: Path) -> None:
     together.save(Hdf5(), tmp_path, division)
     (tmp_path / "state.h5").unlink()
     with pytest.raises(CheckpointError, match=r"it lacks state\.h5"):
-        Hdf5().load_together(tmp_path, Part(division, 1), division, Alone())
+        Hdf5().load_together(tmp_path, Part(division, 1), division, SingleProcess())
 
 
 def test_a_file_with_other_rows(tmp_path: Path, together: Any) -> None:
@@ -104,4 +104,4 @@ def test_a_file_with_other_rows(tmp_path: Path, together: Any) -> None:
     together.save(Hdf5(), tmp_path, division)
     (tmp_path / "state-00001-of-00005.h5").write_bytes((tmp_path / "state-00003-of-00005.h5").read_bytes())
     with pytest.raises(CheckpointError, match="belongs to another checkpoint: of tensor"):
-        Hdf5().load_together(tmp_path, Part(division, 1), division, Alone())
+        Hdf5().load_together(tmp_path, Part(division, 1), division, SingleProcess())

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
 from ckpt.state.sharding import Division, Part, Sharding
@@ -39,7 +39,7 @@ def model_on(ranks: int, sharding: Sharding, strategy: Strategy, directory: Path
     for rank in range(ranks):
         part = Part(division, rank)
         share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.writes}
-        strategy.save_together(share, directory, part, Alone())
+        strategy.save_together(share, directory, part, SingleProcess())
     model.config.save_pretrained(directory)
     return model
 
@@ -137,12 +137,12 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     """A rank that wants a tenth of the rows reads hardly more than a tenth of the bytes."""
     state = {"a": torch.arange(10 * 2**20, dtype=torch.int32).reshape(10, -1)}
     division = Division.of(layout_of_state(state), "dim0", 1)
-    create("safetensors_file").save_together(state, tmp_path, Part(division, 0), Alone())
+    create("safetensors_file").save_together(state, tmp_path, Part(division, 0), SingleProcess())
     wanted = Part(Division.of(division.tensors, "dim0", 10), 3)
     before = read_bytes()
-    create("safetensors_direct").load_together(tmp_path, wanted, division, Alone())
+    create("safetensors_direct").load_together(tmp_path, wanted, division, SingleProcess())
     assert 4 * 2**20 <= read_bytes() - before < 6 * 2**20
-    mapped = create("safetensors_file").load_together(tmp_path, wanted, division, Alone())
+    mapped = create("safetensors_file").load_together(tmp_path, wanted, division, SingleProcess())
     assert 4 * 2**20 == mapped["a"].untyped_storage().nbytes()
     assert not compare.mapped_file(mapped)  # it was read through a mapping, and is in memory now
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_missing(
     together.save(strategy, tmp_path, division)
     (tmp_path / file).unlink()
     with pytest.raises(CheckpointError, match=f"no complete checkpoint: it lacks {file}"):
-        strategy.load_together(tmp_path, Part(division, 1), division, Alone())
+        strategy.load_together(tmp_path, Part(division, 1), division, SingleProcess())
 
 
 def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Pat
     together.save(strategy, tmp_path, division)
     shutil.copy(tmp_path / "model-00001-of-00005.safetensors", tmp_path / "model-00002-of-00005.safetensors")
     with pytest.raises(CheckpointError, match=r"belongs to another checkpoint: of tensor .* it holds .* expected"):
-        strategy.load_together(tmp_path, Part(division, 1), division, Alone())
+        strategy.load_together(tmp_path, Part(division, 1), division, SingleProcess())
 
 
 def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
@@ -200,13 +200,15 @@ def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     """A flipped bit in one rank's rows is found by who verifies, also by a rank that wants other rows of that file."""
     division = Division.of((TensorLayout("a", (4, 1000), "float32"),), "dim0", 2)
     for rank in range(2):
-        create("safetensors_direct").save_together({"a": torch.zeros(2, 1000)}, tmp_path, Part(division, rank), Alone())
+        create("safetensors_direct").save_together(
+            {"a": torch.zeros(2, 1000)}, tmp_path, Part(division, rank), SingleProcess()
+        )
     path = tmp_path / "model-00002-of-00002.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     four = Division.of(division.tensors, "dim0", 4)
     strategy = create("safetensors_direct", {"verify": True})
-    strategy.load_together(tmp_path, Part(four, 1), division, Alone())
+    strategy.load_together(tmp_path, Part(four, 1), division, SingleProcess())
     with pytest.raises(CheckpointError, match="'a' is not what was written"):
-        strategy.load_together(tmp_path, Part(four, 2), division, Alone())
+        strategy.load_together(tmp_path, Part(four, 2), division, SingleProcess())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ckpt.errors import CheckpointError
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import State, TensorLayout
 from ckpt.state.sharding import Division, Part, Slice
@@ -25,7 +25,7 @@ WriteConfig = Callable[..., str]
 SHARDINGS = ["dim0", "tensors", "replicated"]
 
 
-class OneByOne(Alone):
+class OneByOne(SingleProcess):
     """Ranks that run one after the other, the first one last: it finds what the others left."""
 
     def __init__(self, rank: int, size: int, left: dict[int, Any]) -> None:
@@ -143,9 +143,9 @@ def test_share_in_bounded_memory(fresh_python: Callable[..., str]) -> None:
         "import os, resource\n"
         "from ckpt.workload import building\n"
         "from ckpt.workload.spec import StateSpec, layout_of; from ckpt.state.layout import state_bytes\n"
-        "from ckpt.process_group.ranks import Alone\n"
+        "from ckpt.process_group.group import SingleProcess\n"
         "from ckpt.state.sharding import Division, Part\n"
-        "class OneOfMany(Alone):\n"
+        "class OneOfMany(SingleProcess):\n"
         "    rank, size = 4000, 4096\n"
         "    def gather(self, value): return []\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import TensorLayout
 from ckpt.state.sharding import Division, Part
 from ckpt.strategies.tensorstore_ocdbt import TensorstoreOcdbt
@@ -24,7 +24,7 @@ def save_together(values: torch.Tensor, division: Division, directory: Path) -> 
     def save(rank: int) -> list[Path]:
         part = Part(division, rank)
         state = {each.whole.name: values[each.start : each.stop] for each in part.writes}
-        ranks = StoreRanks(store, members, rank, 60, "all")
+        ranks = StoreGroup(store, members, rank, 60, "all")
         return TensorstoreOcdbt().save_together(state, directory, part, ranks)
 
     with ThreadPoolExecutor(division.count) as pool:

@@ -28,7 +28,8 @@ import torch.distributed as dist
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError, MissingLibraryError
-from ckpt.process_group.ranks import Ranks, StoreRanks
+from ckpt.process_group.group import ProcessGroup
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import State, TensorLayout
 from ckpt.state.sharding import Division, Part, Sharding, Share
 from ckpt.strategies import tensorstore_ocdbt
@@ -138,7 +139,7 @@ class Save:
     directory: Path
     division: Division
 
-    def __call__(self, ranks: Ranks) -> list[str]:
+    def __call__(self, ranks: ProcessGroup) -> list[str]:
         """Save, and tell the files."""
         part = Part(self.division, ranks.rank)
         state = share_of(self.division, part.writes)
@@ -158,7 +159,7 @@ class Load:
     saved: Division
     shift: int = 0
 
-    def __call__(self, ranks: Ranks) -> Exact:
+    def __call__(self, ranks: ProcessGroup) -> Exact:
         """Load, and tell everything."""
         part = Part(self.division, (ranks.rank + self.shift) % ranks.size)
         return exact(self.strategy.load_together(self.directory, part, self.saved, ranks))
@@ -174,11 +175,11 @@ Work = Save | Load
 Run = Callable[[Work, int], list[Any]]
 
 
-def outcome(work: Work, ranks: StoreRanks) -> Any:
+def outcome(work: Work, ranks: StoreGroup) -> Any:
     """What a rank's work returned, or the error it ended with, which the others are told."""
     try:
         if work.strategy.uses_process_group and ranks.size > 1:
-            ranks.use_process_group()
+            ranks.init_torch_distributed()
         return work(ranks)
     except Exception as error:  # noqa: BLE001  # every test says which it expects
         ranks.fail(f"{type(error).__name__}: {error}")
@@ -194,7 +195,7 @@ def in_threads(work: Work, count: int) -> list[Any]:
     """Let each rank do it in a thread."""
     store = dist.HashStore()
     with ThreadPoolExecutor(count) as pool:
-        ranks = [StoreRanks(store, members(count), rank, TIMEOUT_S, "all") for rank in range(count)]
+        ranks = [StoreGroup(store, members(count), rank, TIMEOUT_S, "all") for rank in range(count)]
         return list(pool.map(partial(outcome, work), ranks))
 
 
@@ -246,7 +247,7 @@ def serve(rank: int, port: int) -> None:
         work: Save | Load = {"Save": Save, "Load": Load}[kind](**arguments)
         turns[count] += 1
         name = f"turn {turns[count]} of {count}"  # the same for all that take part, and for nothing else
-        ranks = StoreRanks(dist.PrefixStore(name, store), members(count), rank, TIMEOUT_S, name)
+        ranks = StoreGroup(dist.PrefixStore(name, store), members(count), rank, TIMEOUT_S, name)
         with small_pieces(work.strategy.name()):
             work.strategy.prepare()
             pickle.dump(outcome(work, ranks), answers)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from ckpt.errors import CheckpointError
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
 from ckpt.state.sharding import Division, Part
@@ -84,7 +84,7 @@ from pathlib import Path
 import torch, torch.distributed as dist
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import TensorLayout
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.sharding import Division, Part
 from ckpt.strategies.torch_dcp import TorchDcp
 
@@ -92,8 +92,8 @@ directory, rank, size, lost = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[
 state = {"a": torch.arange(70.0).reshape(10, 7), "b": torch.tensor(5), "c": torch.arange(4).to(torch.bfloat16)}
 layout = (TensorLayout("a", (10, 7), "float32"), TensorLayout("b", (), "int64"), TensorLayout("c", (4,), "bfloat16"))
 store = dist.FileStore(str(directory.with_name("store")), size)
-ranks = StoreRanks(store, [(each, f"host-{each}") for each in range(size)], rank, 60, "all")
-ranks.use_process_group()
+ranks = StoreGroup(store, [(each, f"host-{each}") for each in range(size)], rank, 60, "all")
+ranks.init_torch_distributed()
 if rank == lost:
     os._exit(0)
 part = Part(Division.of(layout, "dim0", size), rank)
@@ -134,7 +134,7 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:
         dcp.load(theirs, checkpoint_id=directory, no_dist=True)
     assert compare.first_difference(STATE, theirs) is None
     saved, alone = Division.of(layout(), "dim0", 3), Division.of(layout(), "dim0", 1)
-    loaded = TorchDcp().load_together(directory, Part(alone, 0), saved, Alone())
+    loaded = TorchDcp().load_together(directory, Part(alone, 0), saved, SingleProcess())
     assert compare.first_difference(STATE, loaded) is None
 
 
@@ -154,16 +154,16 @@ def test_metadata_of_another_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"'a' is float32 \[10, 7\] in the checkpoint, expected float32 \[11, 7\]"
     ):
-        TorchDcp().load_together(directory, Part(other, 0), saved, Alone())
+        TorchDcp().load_together(directory, Part(other, 0), saved, SingleProcess())
     with (directory / ".metadata").open("rb") as file:
         metadata = pickle.load(file)
     del metadata.state_dict_metadata["a"].chunks[1]
     (directory / ".metadata").write_bytes(pickle.dumps(metadata))
     with pytest.raises(CheckpointError, match="tensor 'a': its chunks have 35 elements, expected 70"):
-        TorchDcp().load_together(directory, wanted, saved, Alone())
+        TorchDcp().load_together(directory, wanted, saved, SingleProcess())
     (directory / ".metadata").unlink()
     with pytest.raises(CheckpointError, match=r"it has neither \.metadata"):
-        TorchDcp().load_together(directory, wanted, saved, Alone())
+        TorchDcp().load_together(directory, wanted, saved, SingleProcess())
 
 
 def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
@@ -173,7 +173,8 @@ def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="take serialization = torch_save, or one rank"):
         strategy.footprint_together(Division.of(layout(), "dim0", 2))
     division = Division.of(layout(), "dim0", 1)
-    strategy.save_together(STATE, tmp_path, Part(division, 0), Alone())
+    strategy.save_together(STATE, tmp_path, Part(division, 0), SingleProcess())
     assert (
-        compare.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, Alone())) is None
+        compare.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, SingleProcess()))
+        is None
     )

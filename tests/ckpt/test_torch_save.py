@@ -10,7 +10,7 @@ import torch
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.process_group.ranks import Alone
+from ckpt.process_group.group import SingleProcess
 from ckpt.state.sharding import Division, Part, Sharding
 from ckpt.strategies.torch_save import TorchSave
 
@@ -39,7 +39,7 @@ def test_another_number_of_ranks(together: Any, tmp_path: Path) -> None:
     together.load(TorchSave(), tmp_path, saved, 2)
     sharded = Division.of(saved.tensors, "dim0", 3)
     with pytest.raises(CheckpointError, match="what 3 ranks saved on 3 ranks only, not on 2: leave `load_ranks` out"):
-        TorchSave().load_together(tmp_path, Part(Division.of(saved.tensors, "dim0", 2), 0), sharded, Alone())
+        TorchSave().load_together(tmp_path, Part(Division.of(saved.tensors, "dim0", 2), 0), sharded, SingleProcess())
 
 
 def test_a_file_that_is_missing(together: Any, tmp_path: Path) -> None:
@@ -48,4 +48,4 @@ def test_a_file_that_is_missing(together: Any, tmp_path: Path) -> None:
     together.save(TorchSave(), tmp_path, division)
     (tmp_path / "state-00001-of-00003.pth").unlink()
     with pytest.raises(CheckpointError, match=r"it has no state-00001-of-00003\.pth"):
-        TorchSave().load_together(tmp_path, Part(division, 1), division, Alone())
+        TorchSave().load_together(tmp_path, Part(division, 1), division, SingleProcess())

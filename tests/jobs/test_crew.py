@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt.errors import LostRankError
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import TensorLayout
 from ckpt.state.sharding import tensors_of
 from jobs.errors import StudyError
@@ -184,7 +184,7 @@ def test_clocks_agree() -> None:
 
     def one(number: int) -> float:
         joined = store if number == 0 else dist.TCPStore("127.0.0.1", store.port, is_master=False)  # type: ignore[attr-defined]
-        return clocks.agree(StoreRanks(joined, [(0, "a"), (1, "b")], number, 20, "world"), own[number])
+        return clocks.agree(StoreGroup(joined, [(0, "a"), (1, "b")], number, 20, "world"), own[number])
 
     with ThreadPoolExecutor(2) as pool:
         uncertainties_s = list(pool.map(one, range(2)))

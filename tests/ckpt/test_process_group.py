@@ -16,20 +16,21 @@ import torch.distributed as dist
 from ckpt.errors import LostRankError
 from ckpt.process_group.exchange import SECRET_BYTES, Exchange
 from ckpt.process_group.exchange_server import Server
-from ckpt.process_group.ranks import Alone, StoreRanks
+from ckpt.process_group.group import SingleProcess
+from ckpt.process_group.store_group import StoreGroup
 
 NEVER_S = 10**6
 """A rank that waited as long as that would be seen."""
 
 
-def ranks_of(count: int, timeout_s: float = NEVER_S) -> list[StoreRanks]:
+def ranks_of(count: int, timeout_s: float = NEVER_S) -> list[StoreGroup]:
     """Each rank's view of a group, over one store in this process."""
     store = dist.HashStore()
     members = [(rank, f"host-{rank}") for rank in range(count)]
-    return [StoreRanks(store, members, rank, timeout_s, "all") for rank in range(count)]
+    return [StoreGroup(store, members, rank, timeout_s, "all") for rank in range(count)]
 
 
-def at_once(ranks: list[StoreRanks], work: Callable[[StoreRanks], Any]) -> list[Any]:
+def at_once(ranks: list[StoreGroup], work: Callable[[StoreGroup], Any]) -> list[Any]:
     """What each rank's work returns, each in a thread of its own."""
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(work, ranks))
@@ -42,7 +43,7 @@ VALUES = [None, True, 7, 0.1, "ü\ud800\n", [1, [2]], {"a": {"b": None}}]
 def test_all_gather(count: int) -> None:
     """Everybody gets everybody's value, by rank, as often as they ask."""
 
-    def work(ranks: StoreRanks) -> list[list[Any]]:
+    def work(ranks: StoreGroup) -> list[list[Any]]:
         return [ranks.all_gather([ranks.rank, value]) for value in VALUES]
 
     expected = [[[rank, value] for rank in range(count)] for value in VALUES]
@@ -58,7 +59,7 @@ def test_barrier() -> None:
     """Nobody goes on before everybody has come."""
     came: list[int] = []
 
-    def work(ranks: StoreRanks) -> int:
+    def work(ranks: StoreGroup) -> int:
         came.append(ranks.rank)
         ranks.barrier()
         return len(came)
@@ -86,11 +87,11 @@ def test_send() -> None:
 def test_subgroups() -> None:
     """Some of the ranks are a group of their own, in the same order, beside the others and beside all."""
 
-    def work(ranks: StoreRanks) -> tuple[int, int, list[Any], list[Any], str]:
+    def work(ranks: StoreGroup) -> tuple[int, int, list[Any], list[Any], str]:
         places = (1, 3) if ranks.rank in {1, 3} else (0, 2, 4)
         group = ranks.subgroup(places, f"node of {places[0]}")
         own = group.all_gather(ranks.rank)
-        return group.rank, group.size, own, ranks.all_gather(ranks.rank), group.called(group.size - 1)
+        return group.rank, group.size, own, ranks.all_gather(ranks.rank), group.describe(group.size - 1)
 
     everybody = [0, 1, 2, 3, 4]
     assert [
@@ -130,7 +131,7 @@ def test_a_rank_that_fails() -> None:
     """Whoever waits for anything is told at once what happened to the first that failed, however long it would wait."""
     ranks = ranks_of(4)
 
-    def work(own: StoreRanks) -> str:
+    def work(own: StoreGroup) -> str:
         if own.rank == 1:
             own.fail("the disk is full")
             own.fail("and more")
@@ -150,9 +151,9 @@ def test_those_left() -> None:
     """At the end the first rank gets what those can tell that are left, and nobody is waited for longer than said."""
     first, second, _, fourth = ranks_of(4)
     second.fail("the disk is full")
-    assert {} == second.gather_those_left("last words", "b", NEVER_S)
-    assert {} == fourth.gather_those_left("last words", "d", NEVER_S)
-    assert {0: "a", 1: "b", 3: "d"} == first.gather_those_left("last words", "a", 0.1)
+    assert {} == second.gather_survivors("last words", "b", NEVER_S)
+    assert {} == fourth.gather_survivors("last words", "d", NEVER_S)
+    assert {0: "a", 1: "b", 3: "d"} == first.gather_survivors("last words", "a", 0.1)
 
 
 SECRET = bytes(SECRET_BYTES)
@@ -171,11 +172,11 @@ def test_the_first_rank_is_lost() -> None:
         assert server.stdout is not None
         store = Exchange(("127.0.0.1", int(server.stdout.readline())), SECRET, 2, "host-2", 1)
         members = [(rank, f"host-{rank}") for rank in range(3)]
-        ranks = StoreRanks(store, members, 2, NEVER_S, "all")
+        ranks = StoreGroup(store, members, 2, NEVER_S, "all")
         ranks.gather("here")
         server.kill()
         server.wait()
-    with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone or hangs, through which the ranks talk"):
+    with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone or hangs, and it relays the ranks"):
         ranks.all_gather(None)
     ranks.fail("nobody hears it")
 
@@ -186,7 +187,7 @@ def test_the_first_rank_hangs() -> None:
         assert server.stdout is not None
         store = Exchange(("127.0.0.1", int(server.stdout.readline())), SECRET, 2, "host-2", 1)
         members = [(rank, f"host-{rank}") for rank in range(3)]
-        ranks = StoreRanks(store, members, 2, 1, "all")
+        ranks = StoreGroup(store, members, 2, 1, "all")
         ranks.gather("here")
         server.send_signal(signal.SIGSTOP)
         with pytest.raises(LostRankError, match=r"^rank 0 \(host-0\) is gone or hangs.*did not answer within 1 s"):
@@ -194,19 +195,19 @@ def test_the_first_rank_hangs() -> None:
         with pytest.raises(LostRankError, match="does not answer"):
             ranks.send(0, "nobody reads it")
         ranks.fail("nobody hears it")
-        assert {} == ranks.gather_those_left("last words", None, NEVER_S)
+        assert {} == ranks.gather_survivors("last words", None, NEVER_S)
         server.kill()
 
 
 MEMBER = """
 import sys, torch, torch.distributed as dist
 from ckpt.process_group.exchange import Exchange
-from ckpt.process_group.ranks import StoreRanks
+from ckpt.process_group.store_group import StoreGroup
 rank, port = map(int, sys.argv[1:])
 store = Exchange(("127.0.0.1", port), bytes(32), rank, f"host-{rank}", 60)
 for name, order in (("a", [0, 1]), ("a", [0, 1]), ("b", [1, 0])):
-    ranks = StoreRanks(store, [(place, f"host-{place}") for place in order], rank, 60, name)
-    ranks.use_process_group()
+    ranks = StoreGroup(store, [(place, f"host-{place}") for place in order], rank, 60, name)
+    ranks.init_torch_distributed()
     total = torch.tensor([10 ** ranks.rank])
     dist.all_reduce(total)
     print(dist.get_rank(), dist.get_world_size(), int(total))
@@ -229,8 +230,8 @@ def test_process_groups() -> None:
 
 def test_alone() -> None:
     """One process is the first and only rank, and waits for nobody."""
-    ranks = Alone()
-    ranks.use_process_group()
+    ranks = SingleProcess()
+    ranks.init_torch_distributed()
     ranks.barrier()
     ranks.fail("nobody waits")
     assert (0, 1, ["a"], "b") == (ranks.rank, ranks.size, ranks.all_gather("a"), ranks.broadcast("b"))
