@@ -24,7 +24,7 @@ from ckpt.errors import CheckpointError, ContradictionError, MissingLibraryError
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums, ties
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.threads import Beside, over
 
 if TYPE_CHECKING:
@@ -207,21 +207,21 @@ class Strategy(ABC):
         over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)
         return state
 
-    def footprint_together(self, division: Division) -> Footprint:
-        """The most files and bytes that a checkpoint takes which the ranks of a division write together."""
-        each = [(self.footprint(layout), count) for layout, count in division.alike()]
+    def footprint_together(self, partition: Partition) -> Footprint:
+        """The most files and bytes that a checkpoint takes which the ranks of a partition write together."""
+        each = [(self.footprint(layout), count) for layout, count in partition.unique_shards()]
         return Footprint(
             sum(footprint.file_count * count for footprint, count in each),
             sum(footprint.size_bytes * count for footprint, count in each),
         )
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # for those that need the others
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # for those that need the others
         """Write one rank's part of a checkpoint into a directory that all ranks write to; every rank calls it.
 
         Here: each into a directory of its own. Strategies that can do better do.
 
         Args:
-            state: what `part.writes` says, each slice a tensor under its whole's name.
+            state: what `part.owned` says, each slice a tensor under its whole's name.
             directory: exists, the same for all ranks, and was empty before the first came.
             part: what this rank has to write.
             ranks: those that write, as this one sees them.
@@ -229,16 +229,16 @@ class Strategy(ABC):
         Returns:
             The files that this rank wrote: nobody else can bring them to stable storage.
         """
-        own = directory / directory_of(part.rank, part.division.count)
+        own = directory / directory_of(part.rank, part.partition.count)
         own.mkdir()
         return self.save(state, own)
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # for those that need the others
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # for those that need the others
         """Read one rank's part of what ranks saved together; every rank that loads calls it.
 
         Args:
             directory: the checkpoint.
-            part: what this rank wants: `part.holds`, each slice a tensor under its whole's name, in that order.
+            part: what this rank wants: `part.held`, each slice a tensor under its whole's name, in that order.
             saved: how the checkpoint was divided.
             ranks: those that load, as this one sees them.
 
@@ -250,20 +250,20 @@ class Strategy(ABC):
             found: State = {}
             for rank in range(saved.count):
                 found |= self.load(directory / directory_of(rank, saved.count))
-            return {each.whole.name: found[each.whole.name] for each in part.holds}
+            return {each.whole.name: found[each.whole.name] for each in part.held}
         self.refuse_resharding(part, saved)
         return self.load(directory / directory_of(part.rank, saved.count))
 
-    def refuse_resharding(self, part: Part, saved: Division) -> None:
+    def refuse_resharding(self, part: RankShards, saved: Partition) -> None:
         """For strategies that load as many ranks as saved.
 
         Raises:
             CheckpointError: if a part is wanted that no rank saved.
         """
-        if part.division != saved:
+        if part.partition != saved:
             raise CheckpointError(
                 f"strategy {self.label} can load what {saved.count} ranks saved on {saved.count} ranks only, not on "
-                f"{part.division.count}: leave `load_ranks` out, or choose a strategy that can reshard"
+                f"{part.partition.count}: leave `load_ranks` out, or choose a strategy that can reshard"
             )
 
 

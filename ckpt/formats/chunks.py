@@ -1,7 +1,7 @@
 """An array that several ranks write together: chunks that agree with who holds which rows, and the places they have.
 
-Every boundary between ranks is a multiple of the division's step, and so is every chunk's: no chunk has two writers.
-One process is a division with one rank, whose chunks are those that the strategy wants.
+Boundaries between ranks and between chunks are multiples of `Partition.rows_per_rank`: no chunk has two writers.
+One process is a partition with one rank, whose chunks are those that the strategy wants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ckpt.state.layout import TensorLayout, layout_of_state
-from ckpt.state.sharding import Division, Part, Slice, rows_of
+from ckpt.state.sharding import Partition, RankShards, Shard, rows_of
 
 if TYPE_CHECKING:
     from ckpt.state.layout import State
@@ -22,29 +22,29 @@ RANKS = "one array per parameter, each rank writing chunks of its own"
 """What is said of the strategies that do so."""
 
 
-def alone(state: State) -> Part:
+def alone(state: State) -> RankShards:
     """The part of one process that saves a state by itself."""
-    return Part(Division.of(layout_of_state(state), "replicated", 1), 0)
+    return RankShards(Partition.of(layout_of_state(state), "replicated", 1), 0)
 
 
-def is_cut(tensor: TensorLayout, division: Division) -> bool:
+def is_cut(tensor: TensorLayout, partition: Partition) -> bool:
     """Whether several ranks have rows of it."""
-    return division.step(tensor) < rows_of(tensor)
+    return partition.rows_per_rank(tensor) < rows_of(tensor)
 
 
 def for_ranks(
-    choose: Callable[[tuple[int, ...]], Sequence[int]], tensor: TensorLayout, division: Division
+    choose: Callable[[tuple[int, ...]], Sequence[int]], tensor: TensorLayout, partition: Partition
 ) -> list[int]:
     """The shape of the chunks: what is chosen for the tensor; where it is cut, for a step of it, and a divisor of that.
 
     Args:
         choose: gives the shape of the chunks of an array of some shape.
-        tensor: one of the division's layout.
-        division: who holds which rows.
+        tensor: one of the partition's layout.
+        partition: who holds which rows.
     """
-    if not is_cut(tensor, division):
+    if not is_cut(tensor, partition):
         return list(choose(tensor.shape))
-    step = division.step(tensor)
+    step = partition.rows_per_rank(tensor)
     first, *others = choose((step, *tensor.shape[1:]))
     return [nearest_divisor(step, first), *others]
 
@@ -92,7 +92,7 @@ def count(shape: Collection[int], part: Collection[int]) -> int:
     return math.prod(-(-size // each) for size, each in zip(shape, part, strict=True))
 
 
-def places(each: Slice, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
+def places(each: Shard, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """Where in the array's grid the chunks lie that hold these rows, as their names have it."""
     numbers = [range(-(-size // part)) for size, part in zip(each.whole.shape, chunk, strict=True)]
     if numbers:
@@ -100,11 +100,11 @@ def places(each: Slice, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
     return product(*(map(str, among) for among in numbers))
 
 
-def opening(each: Slice) -> dict[str, Any]:
+def opening(each: Shard) -> dict[str, Any]:
     """How TensorStore opens an array to write these rows: who has the first makes it, nobody waits for that."""
     return {"create": True} if each.start == 0 else {"open": True, "assume_metadata": True}
 
 
-def rows_in(store: Any, each: Slice | None) -> Any:
+def rows_in(store: Any, each: Shard | None) -> Any:
     """These rows of an array, or all."""
     return store if each is None or each.is_whole else store[each.start : each.stop]

@@ -1,6 +1,6 @@
 """How DCP is told of rows: planners for tensors that are parts of larger ones.
 
-DTensor would divide a tensor by its own rules, over all ranks of a mesh; here the rows are those of a division.
+DTensor would divide a tensor by its own rules, over all ranks of a mesh; here the rows are those of a partition.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWrite
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from ckpt.errors import CheckpointError
-from ckpt.state.sharding import Share, Slice
+from ckpt.state.sharding import Shard
 
 
-def chunk_of(rows: Slice) -> ChunkStorageMetadata:
+def chunk_of(rows: Shard) -> ChunkStorageMetadata:
     """Where the rows lie in the whole tensor."""
     shape = rows.layout.shape
     offsets = (rows.start, *(0 for _ in shape[1:])) if shape else ()
     return ChunkStorageMetadata(torch.Size(offsets), torch.Size(shape))
 
 
-def index_of(rows: Slice) -> MetadataIndex:
+def index_of(rows: Shard) -> MetadataIndex:
     """What DCP calls them."""
     return MetadataIndex(rows.whole.name, chunk_of(rows).offsets)
 
@@ -37,7 +37,7 @@ def index_of(rows: Slice) -> MetadataIndex:
 class SavePlanner(DefaultSavePlanner):
     """Saves the tensors of a state dict as these rows of larger ones."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: tuple[Shard, ...]) -> None:
         super().__init__(flatten_state_dict=False)
         self._share = share
 
@@ -46,7 +46,7 @@ class SavePlanner(DefaultSavePlanner):
         self.plan = SavePlan([self._item(each) for each in self._share])
         return self.plan
 
-    def _item(self, rows: Slice) -> WriteItem:
+    def _item(self, rows: Shard) -> WriteItem:
         properties = TensorProperties.create_from_tensor(self.state_dict[rows.whole.name])
         data = TensorWriteData(chunk_of(rows), properties, torch.Size(rows.whole.shape))
         return WriteItem(index_of(rows), WriteItemType.SHARD, tensor_data=data)
@@ -59,12 +59,12 @@ class SavePlanner(DefaultSavePlanner):
 class LoadPlanner(DefaultLoadPlanner):
     """Loads these rows of what was saved into the tensors of a state dict."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: tuple[Shard, ...]) -> None:
         super().__init__(flatten_state_dict=False)
         self._share = share
 
     def create_local_plan(self) -> LoadPlan:
-        """An item for each piece that was saved of a slice.
+        """An item for each fragment that was saved of a slice.
 
         Raises:
             CheckpointError: if a part was not saved, or the checkpoint has another tensor of that name.

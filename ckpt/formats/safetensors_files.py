@@ -12,7 +12,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_header, shard_files
 from ckpt.formats.safetensors_header import Header
 from ckpt.state.layout import TensorLayout
-from ckpt.state.sharding import Division, Part, Piece
+from ckpt.state.sharding import Fragment, Partition, RankShards
 
 FILE = "model.safetensors"
 
@@ -99,21 +99,21 @@ def _only(path: Path) -> Path:
     return path / files[0]
 
 
-def files_with(directory: Path, part: Part, saved: Division) -> dict[Path, list[Piece]]:
+def files_with(directory: Path, part: RankShards, saved: Partition) -> dict[Path, list[Fragment]]:
     """The files that hold what a rank wants, and what of each."""
-    pieces = saved.pieces(part.holds)
+    fragments = saved.fragments(part.held)
     if saved.count > 1:
-        files = {directory / shard_name(rank, saved.count): found for rank, found in pieces.items()}
+        files = {directory / shard_name(rank, saved.count): found for rank, found in fragments.items()}
         for path in (directory / INDEX, *files):
             shard_files.require(path)
         return files
     file_of = {entry.layout.name: path for path, header in headers_of(directory).items() for entry in header.entries}
     files = {}
-    for piece in pieces.get(0, []):
-        name = piece.wanted.whole.name
+    for fragment in fragments.get(0, []):
+        name = fragment.wanted.whole.name
         if name not in file_of:
             raise CheckpointError(f"{directory} is no complete checkpoint: no file has {name!r}")
-        files.setdefault(file_of[name], []).append(piece)
+        files.setdefault(file_of[name], []).append(fragment)
     return files
 
 
@@ -148,13 +148,13 @@ def shard_name(number: int, count: int) -> str:
     return FILE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
-def files_together(division: Division) -> dict[str, list[TensorLayout]]:
+def files_together(partition: Partition) -> dict[str, list[TensorLayout]]:
     """Which file has which tensors where each rank writes one file: pure, so that no rank waits for another."""
-    if division.sharding == "dim0" and division.count > 1:
-        return {_IN_ROWS.format(division.count): [each for each in division.layout if each.same_as is None]}
+    if partition.sharding == "dim0" and partition.count > 1:
+        return {_IN_ROWS.format(partition.count): [each for each in partition.layout if each.same_as is None]}
     return {
-        shard_name(rank, division.count): [each.whole for each in division.writes(rank) if each.whole.same_as is None]
-        for rank in range(division.count)
+        shard_name(rank, partition.count): [each.whole for each in partition.owned(rank) if each.whole.same_as is None]
+        for rank in range(partition.count)
     }
 
 

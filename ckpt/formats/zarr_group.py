@@ -11,7 +11,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.formats.chunks import places
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Share
+from ckpt.state.sharding import Shard
 
 METADATA = "zarr.json"
 """The name of a group's, and of an array's."""
@@ -68,7 +68,7 @@ def chunk_name(place: tuple[str, ...]) -> str:
     return ".".join(("c", *place))
 
 
-def is_cached(directory: Path, share: Share) -> bool:
+def is_cached(directory: Path, share: tuple[Shard, ...]) -> bool:
     """Whether the first chunk of a rank's largest tensor is in the page cache, which stands for the others there.
 
     All ranks look at once, and a parallel filesystem shouldn't have to open every file for each of them.

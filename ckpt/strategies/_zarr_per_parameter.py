@@ -22,7 +22,7 @@ from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.state.sharding import Division, Part, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategy import Footprint, Strategy
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ class ZarrPerParameter(Strategy):
 
     def footprint(self, layout: Layout) -> Footprint:
         """As of one rank."""
-        return self.footprint_together(Division.of(layout, "replicated", 1))
+        return self.footprint_together(Partition.of(layout, "replicated", 1))
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file per chunk, one for each array's metadata, and `metadata.json`; bytes as if nothing compressed."""
         file_count, size_bytes = 1, 4096
-        for tensor in division.layout:
+        for tensor in partition.layout:
             stored = "float32" if self.upcasts and tensor.dtype in _UPCAST else tensor.dtype
-            chunk = self._chunk(tensor, stored, division)
+            chunk = self._chunk(tensor, stored, partition)
             chunks = count(tensor.shape, chunk)
             file_count += chunks + 1
             # A chunk at the edge is stored whole. Compressors add a few bytes to what they can't compress.
@@ -101,15 +101,15 @@ class ZarrPerParameter(Strategy):
         """Write everything, as one rank does."""
         return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         stored = self._stored_dtypes(state, part, ranks)
         self._write(state, directory, part, stored)
         files = [directory / _METADATA] if part.rank == 0 else []
-        for each in part.writes:
+        for each in part.owned:
             array = directory / _filename(each.whole.name)
             files += [array / ".zarray"] if each.start == 0 else []
-            chunk = self._chunk(each.whole, stored[each.whole.name], part.division)
+            chunk = self._chunk(each.whole, stored[each.whole.name], part.partition)
             files += [array / (".".join(place) or "0") for place in places(each, chunk)]
         return files
 
@@ -118,30 +118,30 @@ class ZarrPerParameter(Strategy):
         dtype_of = read_metadata(directory)
         return self._read(directory, dtype_of, dict.fromkeys(select(dtype_of, names, directory)))
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         dtype_of = read_metadata(directory)
-        wanted = {each.whole.name: each for each in part.holds}
+        wanted = {each.whole.name: each for each in part.held}
         select(dtype_of, wanted, directory)
         return self._read(directory, dtype_of, wanted)
 
-    def _write(self, state: State, directory: Path, part: Part, stored: Mapping[str, str]) -> None:
+    def _write(self, state: State, directory: Path, part: RankShards, stored: Mapping[str, str]) -> None:
         """Write one parameter at a time, each with a wait for its end, then the metadata."""
         import tensorstore as ts
 
         context = ts.Context(self.context())
-        for each in part.writes:
+        for each in part.owned:
             tensor = state[each.whole.name]
             array = dtypes.to_numpy(tensor)
             if stored[each.whole.name] != each.whole.dtype:
                 array = tensor.detach().cpu().float().contiguous().numpy()
-            spec = self.spec_to_create(directory, each, stored[each.whole.name], part.division)
+            spec = self.spec_to_create(directory, each, stored[each.whole.name], part.partition)
             store = ts.open(spec, context=context, **opening_of(each, part)).result()
             rows_in(store, each).write(array).result()
         if part.rank == 0:
-            write_metadata(directory, part.division.layout)
+            write_metadata(directory, part.partition.layout)
 
-    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Slice | None]) -> State:
+    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Shard | None]) -> State:
         """Read one parameter at a time, each with a wait, a copy and the cast back."""
         import tensorstore as ts
 
@@ -156,13 +156,13 @@ class ZarrPerParameter(Strategy):
             state[name] = memory.own(dtypes.to_torch(array.copy()).to(dtypes.torch_dtype(dtype_of[name])))
         return state
 
-    def _stored_dtypes(self, state: State, part: Part, ranks: ProcessGroup) -> dict[str, str]:
+    def _stored_dtypes(self, state: State, part: RankShards, ranks: ProcessGroup) -> dict[str, str]:
         """The names of the dtypes on disk: of what this rank has, and the same on all that have rows of a tensor."""
         found = {name: self.stored_dtype(tensor) for name, tensor in state.items()}
         shared = {
             tensor.name: tensor.dtype
-            for tensor in part.division.layout
-            if self.upcasts and tensor.dtype in _UPCAST and is_cut(tensor, part.division)
+            for tensor in part.partition.layout
+            if self.upcasts and tensor.dtype in _UPCAST and is_cut(tensor, part.partition)
         }
         if not shared:
             return found
@@ -180,12 +180,12 @@ class ZarrPerParameter(Strategy):
             return "float32"
         return name
 
-    def _chunk(self, tensor: TensorLayout, stored: str, division: Division) -> list[int]:
+    def _chunk(self, tensor: TensorLayout, stored: str, partition: Partition) -> list[int]:
         """The shape of a parameter's chunks where it is stored in that dtype."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype if self.chunks_before_the_cast else stored]
-        return for_ranks(lambda shape: self.chunk_shape(shape, itemsize), tensor, division)
+        return for_ranks(lambda shape: self.chunk_shape(shape, itemsize), tensor, partition)
 
-    def spec_to_create(self, directory: Path, each: Slice, stored: str, division: Division) -> dict[str, Any]:
+    def spec_to_create(self, directory: Path, each: Shard, stored: str, partition: Partition) -> dict[str, Any]:
         """TensorStore's spec of a parameter's new array."""
         return {
             "driver": "zarr",
@@ -193,15 +193,15 @@ class ZarrPerParameter(Strategy):
             "metadata": {
                 "shape": list(each.whole.shape),
                 "dtype": _ZARR_DTYPE.get(stored, stored),
-                "chunks": self._chunk(each.whole, stored, division),
+                "chunks": self._chunk(each.whole, stored, partition),
                 **self.zarr_compressor(),
             },
         }
 
 
-def opening_of(each: Slice, part: Part) -> dict[str, Any]:
+def opening_of(each: Shard, part: RankShards) -> dict[str, Any]:
     """How TensorStore opens a parameter's new array; what others write there is deleted by no rank."""
-    return opening(each) | ({"delete_existing": True} if part.division.count == 1 else {})
+    return opening(each) | ({"delete_existing": True} if part.partition.count == 1 else {})
 
 
 def spec_to_open(directory: Path, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.strategies.safetensors_file import SafetensorsFile
 from ckpt.strategy import Facts
 
@@ -50,7 +50,7 @@ class Fastsafetensors(SafetensorsFile):
             resharding="as many ranks as saved",
         )
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:
         """Read the files that have what is wanted: the reader reads whole tensors, and no rows."""
         if saved.sharding != "replicated":
             self.refuse_resharding(part, saved)

@@ -25,7 +25,7 @@ from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import dtypes, memory, ties
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
-from ckpt.state.sharding import Division, Part, Piece, Slice, rows_of
+from ckpt.state.sharding import Fragment, Partition, RankShards, Shard, rows_of
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
@@ -127,42 +127,42 @@ class Hdf5(Strategy):
         """Read one dataset after the other."""
         return load_file(directory / _FILE, names)
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file for each rank, and the one that joins them, which says of each part of a tensor where it lies."""
-        files = super().footprint_together(division)
-        if division.count == 1:
+        files = super().footprint_together(partition)
+        if partition.count == 1:
             return files
         size_bytes = 16384
-        for tensor in division.layout:
+        for tensor in partition.layout:
             name_bytes = len(json.dumps(tensor.name))
-            parts = -(-rows_of(tensor) // division.step(tensor))
+            parts = -(-rows_of(tensor) // partition.rows_per_rank(tensor))
             size_bytes += 2048 + 2 * name_bytes + parts * (256 + name_bytes + 64 * len(tensor.shape))
         return Footprint(files.file_count + 1, files.size_bytes + size_bytes)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file, and on the first rank the one that joins all."""
-        path = directory / _file(part.rank, part.division.count)
-        self._save_file(state, path, {each.whole.name: shard_files.rows_told(each) for each in part.writes})
-        if part.rank or part.division.count == 1:
+        path = directory / _file(part.rank, part.partition.count)
+        self._save_file(state, path, {each.whole.name: shard_files.rows_told(each) for each in part.owned})
+        if part.rank or part.partition.count == 1:
             return [path]
-        _write_joint(directory / _FILE, part.division)
+        _write_joint(directory / _FILE, part.partition)
         return [path, directory / _FILE]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
         """Read the wanted rows of each rank's file: not through the joint one, where a loss shows as zeros."""
         shard_files.require(directory / _FILE)
         found: dict[str, list[torch.Tensor]] = {}
-        for rank, pieces in saved.pieces(part.holds).items():
+        for rank, fragments in saved.fragments(part.held).items():
             path = directory / _file(rank, saved.count)
             with opened(path) as file:
-                require_links(file, [filenames.to_filename(piece.wanted.whole.name) for piece in pieces], path)
-                for piece in pieces:
-                    name = piece.wanted.whole.name
+                require_links(file, [filenames.to_filename(fragment.wanted.whole.name) for fragment in fragments], path)
+                for fragment in fragments:
+                    name = fragment.wanted.whole.name
                     dataset = file[filenames.to_filename(name)]
                     told = tuple(map(int, dataset.attrs.get("rows_of_whole", ())))
-                    shard_files.compare(path, piece, dataset.shape, dataset.attrs["dtype"], told)
-                    found.setdefault(name, []).append(_read(dataset, () if piece.is_all else piece.rows))
-        return shard_files.join(part.holds, found)
+                    shard_files.compare(path, fragment, dataset.shape, dataset.attrs["dtype"], told)
+                    found.setdefault(name, []).append(_read(dataset, () if fragment.is_all else fragment.rows))
+        return shard_files.join(part.held, found)
 
     def _write(self, file: h5py.File, link: str, tensor: torch.Tensor) -> h5py.Dataset:
         array, name = dtypes.to_numpy(tensor), dtypes.name_of(tensor)
@@ -222,18 +222,18 @@ def _file(rank: int, size: int) -> str:
     return _FILE if size == 1 else f"state-{rank:05d}-of-{size:05d}.h5"
 
 
-def _write_joint(path: Path, division: Division) -> None:
-    """Make the file in which every tensor is whole: it follows from the division."""
+def _write_joint(path: Path, partition: Partition) -> None:
+    """Make the file in which every tensor is whole: it follows from the partition."""
     import h5py
 
-    with create(path, [tensor.name for tensor in division.layout]) as file:
-        for tensor, parts in _parts(division):
+    with create(path, [tensor.name for tensor in partition.layout]) as file:
+        for tensor, parts in _parts(partition):
             link = filenames.to_filename(tensor.name)
             if parts[0][1].saved.is_whole:
                 file[link] = h5py.ExternalLink(parts[0][0], f"/{link}")
             else:
                 _write_virtual(file, link, tensor, parts)
-        for tensor in division.layout:
+        for tensor in partition.layout:
             if tensor.same_as is not None:
                 owner = file.get(filenames.to_filename(tensor.same_as), getlink=True)
                 link = filenames.to_filename(tensor.name)
@@ -242,18 +242,18 @@ def _write_joint(path: Path, division: Division) -> None:
                 )
 
 
-def _parts(division: Division) -> Iterator[tuple[TensorLayout, list[tuple[str, Piece]]]]:
+def _parts(partition: Partition) -> Iterator[tuple[TensorLayout, list[tuple[str, Fragment]]]]:
     """In which files each tensor lies, and which rows; tensor by tensor where ranks have rows of all."""
-    whole = tuple(Slice(tensor, 0, rows_of(tensor)) for tensor in division.layout if tensor.same_as is None)
-    for share in [(each,) for each in whole] if division.sharding == "dim0" else [whole]:
-        found: dict[TensorLayout, list[tuple[str, Piece]]] = {}
-        for rank, pieces in division.pieces(share).items():
-            for piece in pieces:
-                found.setdefault(piece.wanted.whole, []).append((_file(rank, division.count), piece))
+    whole = tuple(Shard(tensor, 0, rows_of(tensor)) for tensor in partition.layout if tensor.same_as is None)
+    for share in [(each,) for each in whole] if partition.sharding == "dim0" else [whole]:
+        found: dict[TensorLayout, list[tuple[str, Fragment]]] = {}
+        for rank, fragments in partition.fragments(share).items():
+            for fragment in fragments:
+                found.setdefault(fragment.wanted.whole, []).append((_file(rank, partition.count), fragment))
         yield from found.items()
 
 
-def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list[tuple[str, Piece]]) -> None:
+def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list[tuple[str, Fragment]]) -> None:
     import h5py
     import torch
 
@@ -265,9 +265,9 @@ def _write_virtual(file: h5py.File, link: str, tensor: TensorLayout, parts: list
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)  # h5py's VirtualLayout is this, at several times the cost
         space = h5py.h5s.create_simple(tensor.shape)
         source = link.replace("%", "%%").encode()
-        for name, piece in parts:
-            held = piece.saved.layout.shape
-            space.select_hyperslab((piece.saved.start, *(0 for _ in held[1:])), held)
+        for name, fragment in parts:
+            held = fragment.saved.layout.shape
+            space.select_hyperslab((fragment.saved.start, *(0 for _ in held[1:])), held)
             properties.set_virtual(space, name.encode(), source, h5py.h5s.create_simple(held))
         space.select_all()
         kind = h5py.h5t.py_create(dtype, logical=True)

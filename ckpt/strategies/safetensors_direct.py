@@ -34,7 +34,7 @@ from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums, dtypes, memory, ties
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
-from ckpt.state.sharding import Division, Part, Piece
+from ckpt.state.sharding import Fragment, Partition, RankShards
 from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy
 from ckpt.threads import Beside
 
@@ -184,35 +184,35 @@ class SafetensorsDirect(Strategy):
             os.ftruncate(file.descriptor, data_start + data_bytes)
         return entries
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file for each rank, and the index."""
-        shard_files.refuse_shards(self.shard_mib, division)
-        files = super().footprint_together(division)
-        if division.count == 1:
+        shard_files.refuse_shards(self.shard_mib, partition)
+        files = super().footprint_together(partition)
+        if partition.count == 1:
             return files
         return Footprint(
-            files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(division.layout, 1)
+            files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(partition.layout, 1)
         )
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
-        """Write a file, and on the first rank the index, which follows from the division."""
-        if part.division.count == 1:
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file, and on the first rank the index, which follows from the partition."""
+        if part.partition.count == 1:
             return self.save(state, directory)
-        shard_files.refuse_shards(self.shard_mib, part.division)
+        shard_files.refuse_shards(self.shard_mib, part.partition)
         place_of = {name: place for place, name in enumerate(state)}
-        own = [each for each in part.writes if each.whole.same_as is None]
+        own = [each for each in part.owned if each.whole.same_as is None]
         tied = {
             each.whole.name: (each.whole.same_as, place_of[each.whole.name])
-            for each in part.writes
+            for each in part.owned
             if each.whole.same_as is not None
         }
         places = safetensors_header.place([each.layout for each in own])
         entries = [replace(entry, rows=shard_files.rows_told(each)) for entry, each in zip(places, own, strict=True)]
-        path = directory / safetensors_files.shard_name(part.rank, part.division.count)
+        path = directory / safetensors_files.shard_name(part.rank, part.partition.count)
         self._save_file(path, entries, tied, state)
         if part.rank:
             return [path]
-        index = safetensors_files.index_bytes(safetensors_files.files_together(part.division))
+        index = safetensors_files.index_bytes(safetensors_files.files_together(part.partition))
         durable.write_whole(directory / safetensors_files.INDEX, index, sync=False)
         return [path, directory / safetensors_files.INDEX]
 
@@ -237,29 +237,29 @@ class SafetensorsDirect(Strategy):
             state |= self._read(path, wanted, header.data_start, check)
         return {name: state[owner_of[name]] for name in chosen}
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
         """Read the wanted rows of each file that has some of them."""
         found: dict[str, list[torch.Tensor]] = {}
-        for path, pieces in files_with(directory, part, saved).items():
-            for piece, tensor in zip(pieces, self._read_pieces(path, pieces), strict=True):
-                found.setdefault(piece.wanted.whole.name, []).append(tensor)
-        return shard_files.join(part.holds, found)
+        for path, fragments in files_with(directory, part, saved).items():
+            for fragment, tensor in zip(fragments, self._read_fragments(path, fragments), strict=True):
+                found.setdefault(fragment.wanted.whole.name, []).append(tensor)
+        return shard_files.join(part.held, found)
 
-    def _read_pieces(self, path: Path, pieces: Sequence[Piece]) -> Iterator[torch.Tensor]:
+    def _read_fragments(self, path: Path, fragments: Sequence[Fragment]) -> Iterator[torch.Tensor]:
         """The wanted rows of one file's tensors; to verify a checksum, all of its rows are read."""
         header = read_header(path)
         held = {entry.layout.name: entry for entry in header.entries}
         wanted = []
-        for piece in pieces:
-            entry = held.get(piece.wanted.whole.name)
+        for fragment in fragments:
+            entry = held.get(fragment.wanted.whole.name)
             if entry is None:
-                raise CheckpointError(f"{path} belongs to another checkpoint: it has no {piece.wanted.whole.name!r}")
-            shard_files.compare(path, piece, entry.layout.shape, entry.layout.dtype, entry.rows)
-            wanted.append(entry if self.verify else safetensors_header.part_of(entry, piece.rows))
+                raise CheckpointError(f"{path} belongs to another checkpoint: it has no {fragment.wanted.whole.name!r}")
+            shard_files.compare(path, fragment, entry.layout.shape, entry.layout.dtype, entry.rows)
+            wanted.append(entry if self.verify else safetensors_header.part_of(entry, fragment.rows))
         tensors = self._read(path, wanted, header.data_start)
-        for piece in pieces:
-            tensor = tensors[piece.wanted.whole.name]
-            yield tensor if piece.is_all or not self.verify else tensor[piece.rows].clone()
+        for fragment in fragments:
+            tensor = tensors[fragment.wanted.whole.name]
+            yield tensor if fragment.is_all or not self.verify else tensor[fragment.rows].clone()
 
     def _read(self, path: Path, entries: Sequence[Entry], data_start: int, check: CheckTensor | None = None) -> State:
         """Read some of a file's tensors."""

@@ -25,7 +25,7 @@ from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
 from ckpt.state.dtypes import name_of
 from ckpt.state.layout import Layout, layout_of_state, parameters, state_bytes
-from ckpt.state.sharding import Division, Part, Piece
+from ckpt.state.sharding import Fragment, Partition, RankShards
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
@@ -115,70 +115,72 @@ class SafetensorsFile(Strategy):
                 tensors |= self.read((directory if directory.is_dir() else directory.parent) / file, keys)
             return note.restore(tensors, chosen)
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file for each rank, and the index."""
-        shard_files.refuse_shards(self.shard_mib, division)
-        files = super().footprint_together(division)
-        if division.count == 1:
+        shard_files.refuse_shards(self.shard_mib, partition)
+        files = super().footprint_together(partition)
+        if partition.count == 1:
             return files
-        index_bytes = sum(256 + names_bytes(tensor) for tensor in division.layout) + 4096
+        index_bytes = sum(256 + names_bytes(tensor) for tensor in partition.layout) + 4096
         return Footprint(files.file_count + 1, files.size_bytes + index_bytes)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
-        """Write a file, and on the first rank the index, which follows from the division."""
-        if part.division.count == 1:
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+        """Write a file, and on the first rank the index, which follows from the partition."""
+        if part.partition.count == 1:
             return self.save(state, directory)
-        shard_files.refuse_shards(self.shard_mib, part.division)
+        shard_files.refuse_shards(self.shard_mib, part.partition)
         from safetensors.torch import save_file
 
-        layout = part.division.layout
+        layout = part.partition.layout
         note = note_of(layout, self.as_pairs)
-        told = {note.key_of[each.whole.name]: shard_files.rows_told(each) for each in part.writes}
+        told = {note.key_of[each.whole.name]: shard_files.rows_told(each) for each in part.owned}
         metadata = {"format": "pt"}
         if any(told.values()):
             metadata[safetensors_header.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
-        path = directory / safetensors_files.shard_name(part.rank, part.division.count)
+        path = directory / safetensors_files.shard_name(part.rank, part.partition.count)
         save_file(pack(state, note), path, metadata)
         if part.rank:
             return [path]
-        files = safetensors_files.files_together(part.division)
+        files = safetensors_files.files_together(part.partition)
         weight_map = {note.key_of[each.name]: file for file, tensors in files.items() for each in tensors}
         _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
         return [path, directory / _INDEX]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
         """Read the wanted rows of each file that has some of them."""
         note = note_of(saved.layout, self.as_pairs)
         found: dict[str, list[torch.Tensor]] = {}
         with _errors_told(directory):
-            for path, pieces in _files_of(directory, part, saved, note).items():
-                for piece, tensor in zip(pieces, self._read_pieces(path, pieces, note), strict=True):
-                    found.setdefault(piece.wanted.whole.name, []).append(tensor)
-        return shard_files.join(part.holds, found)
+            for path, fragments in _files_of(directory, part, saved, note).items():
+                for fragment, tensor in zip(fragments, self._read_fragments(path, fragments, note), strict=True):
+                    found.setdefault(fragment.wanted.whole.name, []).append(tensor)
+        return shard_files.join(part.held, found)
 
     def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file."""
         with _open(path) as opened:
             return {key: memory.own(opened.get_tensor(key)) for key in keys}
 
-    def _read_pieces(self, path: Path, pieces: Sequence[Piece], note: Note) -> Iterator[torch.Tensor]:
+    def _read_fragments(self, path: Path, fragments: Sequence[Fragment], note: Note) -> Iterator[torch.Tensor]:
         """The wanted rows of one file's tensors."""
         from safetensors import safe_open
 
         shard_files.require(path)
-        keys = [note.key_of[piece.wanted.whole.name] for piece in pieces]
+        keys = [note.key_of[fragment.wanted.whole.name] for fragment in fragments]
         with safe_open(path, framework="pt") as opened:  # a mapping: pread would read whole tensors, and then cut them
             rows = json.loads((opened.metadata() or {}).get(safetensors_header.ROWS, "{}"))
             held = {key: opened.get_slice(key) for key in keys}
             cut = {
-                key: held[key][piece.rows].clone() for key, piece in zip(keys, pieces, strict=True) if not piece.is_all
+                key: held[key][fragment.rows].clone()
+                for key, fragment in zip(keys, fragments, strict=True)
+                if not fragment.is_all
             }
             shapes = {key: held[key].get_shape() for key in keys}
         tensors = cut | self.read(path, [key for key in keys if key not in cut])
-        for key, piece in zip(keys, pieces, strict=True):
+        for key, fragment in zip(keys, fragments, strict=True):
             tensor = note.value(key, tensors[key])
             shape = shapes[key][:-1] if key in note.pairs else shapes[key]
-            shard_files.compare(path, piece, shape, name_of(tensor), rows.get(key))
+            shard_files.compare(path, fragment, shape, name_of(tensor), rows.get(key))
             yield tensor
 
     def _shards(self, sizes: Mapping[str, int]) -> list[list[str]]:
@@ -200,16 +202,16 @@ class SafetensorsFile(Strategy):
         return [*shards, current] if current or not shards else shards
 
 
-def _files_of(directory: Path, part: Part, saved: Division, note: Note) -> dict[Path, list[Piece]]:
+def _files_of(directory: Path, part: RankShards, saved: Partition, note: Note) -> dict[Path, list[Fragment]]:
     """The files that hold what a rank wants, and what of each."""
-    pieces = saved.pieces(part.holds)
+    fragments = saved.fragments(part.held)
     if saved.count > 1:
         shard_files.require(directory / _INDEX)
-        return {directory / safetensors_files.shard_name(rank, saved.count): found for rank, found in pieces.items()}
+        return {directory / safetensors_files.shard_name(rank, saved.count): found for rank, found in fragments.items()}
     file_of, _ = _read_index(directory)
-    files: dict[Path, list[Piece]] = {}
-    for piece in pieces.get(0, []):
-        files.setdefault(directory / file_of[note.key_of[piece.wanted.whole.name]], []).append(piece)
+    files: dict[Path, list[Fragment]] = {}
+    for fragment in fragments.get(0, []):
+        files.setdefault(directory / file_of[note.key_of[fragment.wanted.whole.name]], []).append(fragment)
     return files
 
 

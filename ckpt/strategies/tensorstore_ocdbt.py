@@ -20,7 +20,7 @@ from ckpt.formats.tensorstore_futures import finished
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.state.sharding import Division, Part, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategy import Facts, Footprint, Strategy, directory_of
 
 if TYPE_CHECKING:
@@ -75,22 +75,22 @@ class TensorstoreOcdbt(Strategy):
 
     def footprint(self, layout: Layout) -> Footprint:
         """As of one rank."""
-        return self.footprint_together(Division.of(layout, "replicated", 1))
+        return self.footprint_together(Partition.of(layout, "replicated", 1))
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """The state's bytes with the last chunks padded, a file whenever that is enough, and a few for each tree."""
         data_bytes, tree_bytes, inline_bytes = 0, 2**16, 0
-        for tensor in division.layout:
-            chunk = self._chunk(tensor, division)
+        for tensor in partition.layout:
+            chunk = self._chunk(tensor, partition)
             chunks = count(tensor.shape, chunk)
             chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
             data_bytes += chunks * chunk_bytes
             inline_bytes += chunks * chunk_bytes if chunk_bytes <= _CONFIG["max_inline_value_bytes"] else 0
             tree_bytes += chunks * 512 + 2048 + 2 * len(json.dumps(tensor.name))
         trees = 1
-        if division.count > 1:  # each rank's, and the one of all, which has everything that lies in theirs
-            trees += division.count
-            tree_bytes += tree_bytes + inline_bytes + division.count * 2**16
+        if partition.count > 1:  # each rank's, and the one of all, which has everything that lies in theirs
+            trees += partition.count
+            tree_bytes += tree_bytes + inline_bytes + partition.count * 2**16
         files = 8 * trees + (data_bytes + tree_bytes) // (self.target_file_mib * _MIB)
         return Footprint(files, data_bytes + tree_bytes + files * 4096)
 
@@ -98,12 +98,12 @@ class TensorstoreOcdbt(Strategy):
         """Write everything, as one rank does."""
         return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:
         """Write a database of this rank's chunks; the first rank makes one of all, once they are written.
 
         Its tree names the files of the others, which stay where they are: no data is copied.
         """
-        size = part.division.count
+        size = part.partition.count
         own = directory / directory_of(part.rank, size) if size > 1 else directory
         own.mkdir(exist_ok=True)
         self._write(state, own, part)
@@ -119,13 +119,13 @@ class TensorstoreOcdbt(Strategy):
         """Read everything, or the tensors of these names."""
         return self._read(directory, names, {})
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
-        rows = {each.whole.name: each for each in part.holds}
+        rows = {each.whole.name: each for each in part.held}
         state = self._read(directory, rows, rows)
         return {name: state[name] for name in rows}
 
-    def _write(self, state: State, directory: Path, part: Part) -> None:
+    def _write(self, state: State, directory: Path, part: RankShards) -> None:
         """Hand everything to one transaction, without a copy, and commit it."""
         import tensorstore as ts
 
@@ -136,23 +136,23 @@ class TensorstoreOcdbt(Strategy):
             ts.open(
                 {
                     **_array(database, each.whole.name),
-                    "metadata": self._metadata(each.whole, part.division),
+                    "metadata": self._metadata(each.whole, part.partition),
                     "store_data_equal_to_fill_value": True,
                 },
                 context=context,
                 transaction=transaction,
                 **opening(each),
             )
-            for each in part.writes
+            for each in part.owned
         )
         writes = [
             rows_in(store, each).write(
                 dtypes.to_numpy(state[each.whole.name]), can_reference_source_data_indefinitely=True
             )
-            for store, each in zip(stores, part.writes, strict=True)
+            for store, each in zip(stores, part.owned, strict=True)
         ]
         if part.rank == 0:
-            names = json.dumps([tensor.name for tensor in part.division.layout])
+            names = json.dumps([tensor.name for tensor in part.partition.layout])
             store = ts.KvStore.open(database, context=context).result().with_transaction(transaction)
             store.write(_NAMES, names.encode()).result()
         transaction.commit_async().result()
@@ -169,7 +169,7 @@ class TensorstoreOcdbt(Strategy):
         finished(store.experimental_copy_range_to(whole.with_transaction(transaction)) for store in stores)
         transaction.commit_async().result()
 
-    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Slice]) -> State:
+    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Shard]) -> State:
         """Open all arrays, read all, and only then wait."""
         import tensorstore as ts
 
@@ -192,8 +192,8 @@ class TensorstoreOcdbt(Strategy):
     def _new_database(self, directory: Path) -> dict[str, Any]:
         return {**_database(directory), "config": _CONFIG, "target_data_file_size": self.target_file_mib * _MIB}
 
-    def _metadata(self, tensor: TensorLayout, division: Division) -> dict[str, Any]:
-        chunk = self._chunk(tensor, division)
+    def _metadata(self, tensor: TensorLayout, partition: Partition) -> dict[str, Any]:
+        chunk = self._chunk(tensor, partition)
         return {
             "shape": list(tensor.shape),
             "data_type": tensor.dtype,
@@ -201,9 +201,9 @@ class TensorstoreOcdbt(Strategy):
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
         }
 
-    def _chunk(self, tensor: TensorLayout, division: Division) -> list[int]:
+    def _chunk(self, tensor: TensorLayout, partition: Partition) -> list[int]:
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, division)
+        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, partition)
 
     def _chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
         """Equal parts of the first dimension, as many as it takes; any other cut would cost a copy."""

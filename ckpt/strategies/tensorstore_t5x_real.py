@@ -14,7 +14,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats.chunks import RANKS, rows_in
 from ckpt.formats.tensorstore_futures import finished
 from ckpt.state import dtypes, memory
-from ckpt.state.sharding import Part, Slice
+from ckpt.state.sharding import RankShards, Shard
 from ckpt.strategies._zarr_per_parameter import ZarrPerParameter, opening_of, spec_to_open, write_metadata
 from ckpt.strategy import Facts
 
@@ -81,27 +81,27 @@ class TensorstoreT5xReal(ZarrPerParameter):
         """128 file operations at once; T5X makes a context for each array, so that these add up."""
         return {"file_io_concurrency": {"limit": _CONCURRENCY}}
 
-    def _write(self, state: State, directory: Path, part: Part, stored: Mapping[str, str]) -> None:
+    def _write(self, state: State, directory: Path, part: RankShards, stored: Mapping[str, str]) -> None:
         """Open all arrays, write all, and only then wait; the cast happens on the way to disk."""
         import tensorstore as ts
 
         opened = [
             ts.open(
-                self.spec_to_create(directory, each, stored[each.whole.name], part.division),
+                self.spec_to_create(directory, each, stored[each.whole.name], part.partition),
                 context=ts.Context(self.context()),
                 **opening_of(each, part),
             )
-            for each in part.writes
+            for each in part.owned
         ]
         stores = finished(opened)
         finished(
             ts.cast(rows_in(store, each), each.whole.dtype).write(dtypes.to_numpy(state[each.whole.name]))
-            for store, each in zip(stores, part.writes, strict=True)
+            for store, each in zip(stores, part.owned, strict=True)
         )
         if part.rank == 0:
-            write_metadata(directory, part.division.layout)
+            write_metadata(directory, part.partition.layout)
 
-    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Slice | None]) -> State:
+    def _read(self, directory: Path, dtype_of: Mapping[str, str], wanted: Mapping[str, Shard | None]) -> State:
         """Open all arrays, read all, and only then wait; as T5X does, with TensorStore's default context."""
         import tensorstore as ts
 

@@ -42,7 +42,7 @@ from ckpt.formats.zarr_group import METADATA, Listed
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.state.sharding import Division, Part, Share, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategy import Facts, Footprint, Strategy
 from ckpt.threads import Beside
 
@@ -118,15 +118,15 @@ class TensorstoreTuned(Strategy):
 
     def footprint(self, layout: Layout) -> Footprint:
         """As of one rank."""
-        return self.footprint_together(Division.of(layout, "replicated", 1))
+        return self.footprint_together(Partition.of(layout, "replicated", 1))
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file per chunk or shard, one for each array's metadata, one for the group; as if nothing compressed."""
         file_count, size_bytes = 1, 4096
-        for tensor in division.layout:
+        for tensor in partition.layout:
             size_bytes += 200 + 4 * len(json.dumps(tensor.name))
             if tensor.same_as is None:
-                chunk, shard = self._shapes(tensor, division)
+                chunk, shard = self._shapes(tensor, partition)
                 files = count(tensor.shape, shard)
                 chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
                 chunks = files * count(shard, chunk)
@@ -138,14 +138,14 @@ class TensorstoreTuned(Strategy):
         """Write everything, as one rank does."""
         return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         self._write(state, directory, part)
         files = [directory / METADATA] if part.rank == 0 else []
-        for each in _own(part.writes):
+        for each in _own(part.owned):
             array = zarr_group.path_of(directory, each.whole.name)
             files += [array / METADATA] if each.start == 0 else []
-            _, shard = self._shapes(each.whole, part.division)
+            _, shard = self._shapes(each.whole, part.partition)
             files += [array / zarr_group.chunk_name(place) for place in places(each, shard)]
         return files
 
@@ -156,23 +156,23 @@ class TensorstoreTuned(Strategy):
         cached = page_cache.resident_fraction(directory) > zarr_group.RESIDENT_ENOUGH if chosen else True
         return self._read(directory, listed, dict.fromkeys(chosen), cached=cached)
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
         listed = zarr_group.read_group(directory)
-        wanted = {each.whole.name: each for each in part.holds}
+        wanted = {each.whole.name: each for each in part.held}
         select(listed, wanted, directory)
-        return self._read(directory, listed, wanted, cached=zarr_group.is_cached(directory, part.holds))
+        return self._read(directory, listed, wanted, cached=zarr_group.is_cached(directory, part.held))
 
-    def _write(self, state: State, directory: Path, part: Part) -> None:
+    def _write(self, state: State, directory: Path, part: RankShards) -> None:
         """Open all arrays, write all arrays, wait for all of them."""
         import tensorstore as ts
 
         context = self._context()
-        own = _own(part.writes)
+        own = _own(part.owned)
         opened = [
             ts.open(
                 _spec(directory, each.whole.name)
-                | {"metadata": self._metadata(each.whole, part.division), "store_data_equal_to_fill_value": True},
+                | {"metadata": self._metadata(each.whole, part.partition), "store_data_equal_to_fill_value": True},
                 context=context,
                 **opening(each),
             )
@@ -186,10 +186,10 @@ class TensorstoreTuned(Strategy):
             for each, store in stores
         )
         if part.rank == 0:
-            zarr_group.write_group(directory, part.division.layout)
+            zarr_group.write_group(directory, part.partition.layout)
 
     def _read(
-        self, directory: Path, listed: Mapping[str, Listed], wanted: Mapping[str, Slice | None], *, cached: bool
+        self, directory: Path, listed: Mapping[str, Listed], wanted: Mapping[str, Shard | None], *, cached: bool
     ) -> State:
         """Open all arrays, read all into memory that exists already, wait for all of them."""
         import tensorstore as ts
@@ -228,12 +228,12 @@ class TensorstoreTuned(Strategy):
             "file_io_sync": False,  # one pass at the end: `durable.flush`
         })  # fmt: skip
 
-    def _shapes(self, tensor: TensorLayout, division: Division) -> tuple[list[int], list[int]]:
+    def _shapes(self, tensor: TensorLayout, partition: Partition) -> tuple[list[int], list[int]]:
         """The shapes of a chunk and of a file."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-        shard = for_ranks(lambda shape: self._wanted(shape, itemsize)[1], tensor, division)
-        chunk = for_ranks(lambda shape: self._wanted(shape, itemsize)[0], tensor, division)
-        if is_cut(tensor, division):
+        shard = for_ranks(lambda shape: self._wanted(shape, itemsize)[1], tensor, partition)
+        chunk = for_ranks(lambda shape: self._wanted(shape, itemsize)[0], tensor, partition)
+        if is_cut(tensor, partition):
             chunk[0] = nearest_divisor(shard[0], chunk[0])
         return chunk, shard
 
@@ -242,8 +242,8 @@ class TensorstoreTuned(Strategy):
         chunk = chunk_shape(shape, itemsize, self.chunk_mib * _MIB)
         return chunk, shard_shape(shape, chunk, itemsize, self.shard_mib * _MIB)
 
-    def _metadata(self, tensor: TensorLayout, division: Division) -> dict[str, Any]:
-        chunk, shard = self._shapes(tensor, division)
+    def _metadata(self, tensor: TensorLayout, partition: Partition) -> dict[str, Any]:
+        chunk, shard = self._shapes(tensor, partition)
         little = {"name": "bytes", "configuration": {"endian": "little"}}
         codecs: list[dict[str, Any]] = [little]
         if self.compression == "zstd":
@@ -268,7 +268,7 @@ class TensorstoreTuned(Strategy):
         }
 
 
-def _own(share: Share) -> list[Slice]:
+def _own(share: tuple[Shard, ...]) -> list[Shard]:
     """Those that have an array: not the tied ones."""
     return [each for each in share if each.whole.same_as is None]
 

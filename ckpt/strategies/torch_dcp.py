@@ -20,7 +20,7 @@ from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
 from ckpt.state.layout import Layout, TensorLayout, layout_of_state
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
@@ -122,23 +122,23 @@ class TorchDcp(Strategy):
             raise CheckpointError(_LOST_THREAD.format(directory))
         return [directory / file for file in files]
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """Each rank's files, and the metadata, which say of each part of a tensor where it lies."""
-        self._refuse_safetensors(division)
-        each = [(self.footprint(layout), count) for layout, count in division.alike()]
+        self._refuse_safetensors(partition)
+        each = [(self.footprint(layout), count) for layout, count in partition.unique_shards()]
         files = sum((footprint.file_count - 1) * count for footprint, count in each)
         return Footprint(files + 1, sum(footprint.size_bytes * count for footprint, count in each))
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:
         """Write this rank's files; when all have done so, the first rank writes the metadata."""
         from torch.distributed.checkpoint import filesystem, state_dict_saver
 
         from ckpt.formats import dcp_planners as planners
 
-        if part.division.count == 1:
+        if part.partition.count == 1:
             return self.save(state, directory)
-        self._refuse_safetensors(part.division)
-        own = tuple(each for each in part.writes if each.whole.same_as is None)
+        self._refuse_safetensors(part.partition)
+        own = tuple(each for each in part.owned if each.whole.same_as is None)
         with _errors_told(f"can't save to {directory}"), _alone(f"can't save to {directory}"):
             writer = filesystem.FileSystemWriter(
                 directory, single_file_per_rank=self.single_file_per_rank, thread_count=self.thread_count
@@ -153,7 +153,7 @@ class TorchDcp(Strategy):
         files = list(directory.glob(f"__{ranks.rank}_*"))
         return files if ranks.rank else [*files, directory / _METADATA]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:
         """Allocate what this rank wants, and let DCP copy the rows into it."""
         import torch
         from torch.distributed.checkpoint import state_dict_loader
@@ -163,7 +163,7 @@ class TorchDcp(Strategy):
         if self.serialization == "safetensors":
             self.refuse_resharding(part, saved)
             return self.load(directory)
-        own = tuple(each for each in part.holds if each.whole.same_as is None)
+        own = tuple(each for each in part.held if each.whole.same_as is None)
         with _errors_told(f"can't load {directory}"), _alone(f"can't load {directory}"):
             reader, _, _ = _open(directory, self.thread_count)
             state = {
@@ -172,12 +172,12 @@ class TorchDcp(Strategy):
             state_dict_loader.load(
                 state, storage_reader=reader, planner=planners.LoadPlanner(own), no_dist=ranks.size == 1
             )
-        return {each.whole.name: state[each.whole.owner] for each in part.holds}
+        return {each.whole.name: state[each.whole.owner] for each in part.held}
 
-    def _refuse_safetensors(self, division: Division) -> None:
-        if self.serialization == "safetensors" and division.count > 1:
+    def _refuse_safetensors(self, partition: Partition) -> None:
+        if self.serialization == "safetensors" and partition.count > 1:
             raise CheckpointError(
-                f"strategy {self.label}: DCP's safetensors writer makes no checkpoint of what {division.count} ranks "
+                f"strategy {self.label}: DCP's safetensors writer makes no checkpoint of what {partition.count} ranks "
                 "save, it leaves out the index: take serialization = torch_save, or one rank"
             )
 

@@ -11,7 +11,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.layout import Layout, state_bytes
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.state.ties import identity, owning
 from ckpt.strategy import Facts, Footprint, Strategy
 
@@ -74,13 +74,13 @@ class TorchSave(Strategy):
         """Read a file of any name in one call."""
         return self._read(path)
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
         """Write a file of its own."""
-        path = directory / _file(part.rank, part.division.count)
+        path = directory / _file(part.rank, part.partition.count)
         self._write(state, path)
         return [path]
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
         """Read its own file; of a replicated state, all files."""
         if saved.sharding != "replicated":
             self.refuse_resharding(part, saved)
@@ -88,7 +88,7 @@ class TorchSave(Strategy):
         found: State = {}
         for rank in range(saved.count):
             found |= self._read(directory / _file(rank, saved.count))
-        return {each.whole.name: found[each.whole.name] for each in part.holds}
+        return {each.whole.name: found[each.whole.name] for each in part.held}
 
     def _write(self, state: State, path: Path) -> None:
         import torch

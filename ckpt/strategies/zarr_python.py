@@ -17,7 +17,7 @@ from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.state.sharding import Division, Part, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategy import Facts, Footprint, Strategy
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ class ZarrPython(Strategy):
 
     def footprint(self, layout: Layout) -> Footprint:
         """As of one rank."""
-        return self.footprint_together(Division.of(layout, "replicated", 1))
+        return self.footprint_together(Partition.of(layout, "replicated", 1))
 
-    def footprint_together(self, division: Division) -> Footprint:
+    def footprint_together(self, partition: Partition) -> Footprint:
         """A file per chunk, one for each array's metadata, and the group's; bytes as if nothing compressed."""
         file_count, size_bytes = 1, 4096
-        for tensor in division.layout:
-            chunk = self._chunk(tensor, division)
+        for tensor in partition.layout:
+            chunk = self._chunk(tensor, partition)
             chunks = count(tensor.shape, chunk)
             file_count += chunks + 1
             chunk_bytes = math.prod(chunk) * dtypes.BYTES_PER_ELEMENT[tensor.dtype]
@@ -88,39 +88,39 @@ class ZarrPython(Strategy):
         """Write everything, as one rank does."""
         return self.save_together(state, directory, alone(state), SingleProcess())
 
-    def save_together(self, state: State, directory: Path, part: Part, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
+    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody waits for anybody
         """Write this rank's chunks, and the metadata of the arrays whose first rows it has."""
         self._write(state, directory, part)
         files = [directory / _METADATA] if part.rank == 0 else []
-        for each in part.writes:
+        for each in part.owned:
             path = _path(directory, each.whole.name)
             files += [path / _METADATA] if each.start == 0 else []
-            files += _chunk_files(path, each, self._chunk(each.whole, part.division))
+            files += _chunk_files(path, each, self._chunk(each.whole, part.partition))
         return files
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:
         """Read everything, or the tensors of these names."""
         return self._read(directory, names, {})
 
-    def load_together(self, directory: Path, part: Part, saved: Division, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
+    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # the arrays tell all
         """Read the rows that this rank wants."""
-        rows = {each.whole.name: each for each in part.holds}
+        rows = {each.whole.name: each for each in part.held}
         state = self._read(directory, rows, rows)
         return {name: state[name] for name in rows}
 
-    def _write(self, state: State, directory: Path, part: Part) -> None:
+    def _write(self, state: State, directory: Path, part: RankShards) -> None:
         """Write one array after the other, then the group's metadata, which names them."""
         import zarr
 
         root = directory.absolute()
-        for each in part.writes:
+        for each in part.owned:
             array = dtypes.to_numpy(state[each.whole.name])
-            stored = self._new_array(_path(root, each.whole.name), each, part.division)
+            stored = self._new_array(_path(root, each.whole.name), each, part.partition)
             stored[slice(each.start, each.stop) if array.ndim else ...] = array.view(stored.dtype)
         if part.rank == 0:
-            zarr.create_group(root, attributes={"names": [tensor.name for tensor in part.division.layout]})
+            zarr.create_group(root, attributes={"names": [tensor.name for tensor in part.partition.layout]})
 
-    def _new_array(self, path: Path, each: Slice, division: Division) -> Any:
+    def _new_array(self, path: Path, each: Shard, partition: Partition) -> Any:
         """The array to write these rows to: made by who has the first; the others know what it is without looking."""
         import zarr
         from zarr.storage import LocalStore, MemoryStore, StorePath
@@ -130,7 +130,7 @@ class ZarrPython(Strategy):
             path if each.start == 0 else MemoryStore(),
             shape=each.whole.shape,
             dtype=_AS_BITS.get(each.whole.dtype, each.whole.dtype),
-            chunks=tuple(self._chunk(each.whole, division)),
+            chunks=tuple(self._chunk(each.whole, partition)),
             compressors="auto" if self.compression == "zstd" else None,
             attributes={"dtype": each.whole.dtype},
             config=config,
@@ -139,7 +139,7 @@ class ZarrPython(Strategy):
             return made
         return zarr.Array(zarr.AsyncArray(made.metadata, StorePath(LocalStore(path)), config=made.config))
 
-    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Slice]) -> State:
+    def _read(self, directory: Path, names: Collection[str] | None, rows: Mapping[str, Shard]) -> State:
         """Read one array after the other."""
         import zarr
 
@@ -156,9 +156,9 @@ class ZarrPython(Strategy):
         except Exception as error:  # zarr-python raises one of many kinds
             raise CheckpointError(f"can't read the arrays of {directory}: {type(error).__name__}: {error}") from error
 
-    def _chunk(self, tensor: TensorLayout, division: Division) -> list[int]:
+    def _chunk(self, tensor: TensorLayout, partition: Partition) -> list[int]:
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
-        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, division)
+        return for_ranks(lambda shape: self._chunk_shape(shape, itemsize), tensor, partition)
 
     def _chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> tuple[int, ...]:
         """Equal parts of the first dimension, as many as it takes."""
@@ -173,12 +173,12 @@ def _path(root: Path, name: str) -> Path:
     return root / ("zarr%2Ejson" if filename == _METADATA else filename)  # which no other name becomes
 
 
-def _chunk_files(path: Path, each: Slice, chunk: Sequence[int]) -> list[Path]:
+def _chunk_files(path: Path, each: Shard, chunk: Sequence[int]) -> list[Path]:
     """The files of an array's chunks that have these rows."""
     return [path.joinpath("c", *place) for place in places(each, chunk)]
 
 
-def _read_array(path: Path, name: str, each: Slice | None) -> torch.Tensor:
+def _read_array(path: Path, name: str, each: Shard | None) -> torch.Tensor:
     import numpy as np
     import zarr
 

@@ -15,7 +15,7 @@ from ckpt.errors import CheckpointError
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state.compare import as_bytes, flat
 from ckpt.state.layout import Layout, State, layout_of_state, parameters, state_bytes
-from ckpt.state.sharding import Division, Part, Share
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.workload import values
 from ckpt.workload.spec import StateSpec, layout_of, meta_layout, state_of
 from ckpt.workload.values import Block, Piece, pieces
@@ -25,10 +25,10 @@ _Result = TypeVar("_Result")
 _ALONE = SingleProcess()
 
 
-def build(spec: StateSpec, part: Part | None = None) -> State:
-    """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.holds` says.
+def build(spec: StateSpec, part: RankShards | None = None) -> State:
+    """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.held` says.
 
-    `part` is of a division of `layout_of(spec)` among all ranks, not of a window.
+    `part` is of a partition of `layout_of(spec)` among all ranks, not of a window.
     A part has the values that it has in the whole, and takes little more memory than its own size to build; so do
     real weights where `values.RealWeights` can read them by blocks, else the whole model is loaded first.
 
@@ -41,7 +41,7 @@ def build(spec: StateSpec, part: Part | None = None) -> State:
             f"transformers builds other tensors for {spec.model!r} than were planned: report it, with the "
             "model's config.json"
         )
-    share = (part or _alone(planned)).holds
+    share = (part or _alone(planned)).held
     block = values.of(spec, planned)
     state: State = {}
     for each in share:
@@ -54,7 +54,7 @@ def build(spec: StateSpec, part: Part | None = None) -> State:
     return state
 
 
-def fill(state: State, share: Share, block: Block) -> None:
+def fill(state: State, share: tuple[Shard, ...], block: Block) -> None:
     """Give every element of a share its value."""
 
     def fill_piece(piece: Piece) -> None:
@@ -66,7 +66,7 @@ def fill(state: State, share: Share, block: Block) -> None:
 def digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and every byte; the same whoever computes it, in however many parts."""
     layout = layout_of_state(state)
-    return _digest(layout, _hashes(state, _alone(layout).holds, None))
+    return _digest(layout, _hashes(state, _alone(layout).held, None))
 
 
 def _digest(layout: Layout, hashes: Mapping[str, bytes]) -> str:
@@ -78,7 +78,7 @@ def _digest(layout: Layout, hashes: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-def _hashes(state: State, share: Share, block: Block | None) -> dict[str, bytes]:
+def _hashes(state: State, share: tuple[Shard, ...], block: Block | None) -> dict[str, bytes]:
     """SHA-256 of each block that begins in a share, one behind the other, by tensor.
 
     Of a block that only partly lies there `block` tells the rest, once it agrees with what does.
@@ -105,9 +105,9 @@ def _hashes(state: State, share: Share, block: Block | None) -> dict[str, bytes]
     return found
 
 
-def _alone(layout: Layout) -> Part:
+def _alone(layout: Layout) -> RankShards:
     """The part of a process that has no others: everything."""
-    return Part(Division.of(layout, "dim0", 1), 0)
+    return RankShards(Partition.of(layout, "dim0", 1), 0)
 
 
 def _on_all_cores(work: Callable[[Piece], _Result], each: Iterable[Piece]) -> list[_Result]:
@@ -115,13 +115,15 @@ def _on_all_cores(work: Callable[[Piece], _Result], each: Iterable[Piece]) -> li
         return list(pool.map(work, each))
 
 
-def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: ProcessGroup = _ALONE) -> dict[str, Any]:
+def describe(
+    state: State, spec: StateSpec, part: RankShards | None = None, ranks: ProcessGroup = _ALONE
+) -> dict[str, Any]:
     """The facts about a whole state that a timing log keeps; every rank calls it, with its part, and the first knows.
 
     The digest is the same for every number of ranks and every way to share the state.
 
     Args:
-        state: what `part.holds` says, as it was built.
+        state: what `part.held` says, as it was built.
         spec: which state it is.
         part: this rank's; None for all of it.
         ranks: those that share the state, in the order of their parts.
@@ -135,10 +137,10 @@ def describe(state: State, spec: StateSpec, part: Part | None = None, ranks: Pro
         LostRankError: if a rank did not come.
     """
     part = part or _alone(layout_of_state(state))
-    layout, share = part.division.tensors, part.holds
+    layout, share = part.partition.tensors, part.held
     block = None if all(piece.is_whole for piece in pieces(share)) else values.of(spec, layout)
     hashes = _hashes(state, share, block)
-    if part.division.sharding == "replicated":
+    if part.partition.sharding == "replicated":
         found = ranks.gather(_digest(layout, hashes))
         others = [rank for rank, each in enumerate(found) if each != found[0]]
         if others:

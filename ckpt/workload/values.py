@@ -17,7 +17,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats.safetensors_files import headers_of
 from ckpt.state.dtypes import torch_dtype
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.state.sharding import Share
+from ckpt.state.sharding import Shard
 from ckpt.workload.spec import EXP_AVG, EXP_AVG_SQ, MASTER, StateSpec, config_dtype, read_config
 
 BLOCK_ELEMENTS = 1 << 20
@@ -49,7 +49,7 @@ class Piece:
     """Whether it is the whole block."""
 
 
-def pieces(share: Share) -> Iterator[Piece]:
+def pieces(share: tuple[Shard, ...]) -> Iterator[Piece]:
     """All pieces of a share, in order; of tied tensors, those of the first only."""
     for each in share:
         tensor = each.whole

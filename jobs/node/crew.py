@@ -15,7 +15,7 @@ from pathlib import Path
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.workload.spec import Sharding
 from jobs.errors import StudyError
 from jobs.node import received
@@ -138,11 +138,11 @@ class Parts:
         source: what it loads, as a part of the whole state.
     """
 
-    own: Part | None
-    saves: Part | None
-    saved: Division
-    loads: Part | None
-    source: Part | None
+    own: RankShards | None
+    saves: RankShards | None
+    saved: Partition
+    loads: RankShards | None
+    source: RankShards | None
 
     @property
     def loads_its_own(self) -> bool:
@@ -152,23 +152,23 @@ class Parts:
     @property
     def alone(self) -> bool:
         """Whether a checkpoint is saved and loaded by one process, as if there were no others."""
-        return self.saved.count == 1 and self.loads is not None and self.loads.division == self.saved
+        return self.saved.count == 1 and self.loads is not None and self.loads.partition == self.saved
 
 
 def parts_of(crew: Crew, tensors: Layout, sharding: Sharding, read_shift: int, *, node_local: bool) -> Parts:
     """What a process has to do with a state; it loads what was written `read_shift` nodes further on."""
     scale = crew.scale
-    whole = Division.of(tensors, sharding, scale.ranks)
+    whole = Partition.of(tensors, sharding, scale.ranks)
     saver, loader = scale.saver(crew.place.number), scale.loader(crew.place.number)
-    own = None if saver is None else Part(whole, saver)
+    own = None if saver is None else RankShards(whole, saver)
     if node_local:  # nothing is resharded or shifted there
         first = crew.place.node * scale.tasks_per_node
-        saved = whole.window(first, scale.tasks_per_node)
-        part = None if saver is None else Part(saved, saver - first)
+        saved = whole.subset(first, scale.tasks_per_node)
+        part = None if saver is None else RankShards(saved, saver - first)
         return Parts(own, part, saved, part, own)
-    reading = Division.of(tensors, sharding, scale.load_ranks)
+    reading = Partition.of(tensors, sharding, scale.load_ranks)
     shifted = None if loader is None else (loader + read_shift * scale.loaders_per_node) % scale.load_ranks
-    source = None if shifted is None else Part(reading, shifted)
+    source = None if shifted is None else RankShards(reading, shifted)
     return Parts(own, own, whole, source, source)
 
 

@@ -25,7 +25,7 @@ from ckpt.errors import LostRankError
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.compare import first_difference, mapped_file, poison
 from ckpt.state.layout import State, state_bytes
-from ckpt.state.sharding import Share, tensors_of
+from ckpt.state.sharding import Shard, tensors_of
 from jobs.node import received
 from jobs.node.crew import Crew, Parts
 from jobs.node.usage import Cost, collect
@@ -69,7 +69,7 @@ class Subject:
             self.strategy.save(self.state, staging)
             return None
         assert self.parts.saves is not None and self.crew.saving is not None  # noqa: PT018  # who calls this saves
-        names = [each.whole.name for each in self.parts.saves.writes]
+        names = [each.whole.name for each in self.parts.saves.owned]
         own = {name: self.state[name] for name in names}
         return self.strategy.save_together(own, staging, self.parts.saves, self.crew.saving)
 
@@ -89,12 +89,12 @@ class Subject:
     @property
     def saved_bytes(self) -> int:
         """The logical size of what this process saves."""
-        return _size_bytes(self.parts.saves.writes) if self.parts.saves else 0
+        return _size_bytes(self.parts.saves.owned) if self.parts.saves else 0
 
     @property
     def loaded_bytes(self) -> int:
         """The logical size of what this process loads."""
-        return _size_bytes(self.parts.loads.holds) if self.parts.loads else 0
+        return _size_bytes(self.parts.loads.held) if self.parts.loads else 0
 
 
 class Trial:
@@ -325,7 +325,7 @@ def _together(found: list[dict[str, int]]) -> dict[str, int]:
     return counts | {"largest_file_bytes": max(each["largest_file_bytes"] for each in found)}
 
 
-def _size_bytes(share: Share) -> int:
+def _size_bytes(share: tuple[Shard, ...]) -> int:
     return state_bytes(tensors_of(share))
 
 

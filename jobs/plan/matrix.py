@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
-from ckpt.state.sharding import Division
+from ckpt.state.sharding import Partition
 from ckpt.strategy import Footprint, Strategy
 from jobs.plan.scale import Scale
 from jobs.plan.study import Study
@@ -36,13 +36,13 @@ def of(study: Study, layout: Layout) -> Iterator[Cell]:
         for scale in study.scales(name)
     }
     rank_bytes = {
-        key: max(_largest_share(each) for each in {each.layout: each for each in divisions}.values())  # most are alike
-        for key, divisions in divided.items()
+        key: max(_largest_share(each) for each in {each.layout: each for each in partitions}.values())  # most are alike
+        for key, partitions in divided.items()
     }
     for chosen in study.methods():
         taken = {
-            key: tuple(_footprints(chosen, divisions))
-            for key, divisions in divided.items()
+            key: tuple(_footprints(chosen, partitions))
+            for key, partitions in divided.items()
             if not _why_not(chosen, study, *key)
         }
         for name, target in study.targets.items():
@@ -74,21 +74,23 @@ def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -
     together = scale.tasks_per_node if on_each_node else scale.ranks
     if together > 1:
         try:
-            chosen.footprint_together(Division.of(_SOMETHING, study.state.sharding, together))
+            chosen.footprint_together(Partition.of(_SOMETHING, study.state.sharding, together))
         except CheckpointError as error:
             return str(error)
     return ""
 
 
-def _footprints(chosen: Strategy, directories: Sequence[Division]) -> Iterator[Footprint]:
+def _footprints(chosen: Strategy, directories: Sequence[Partition]) -> Iterator[Footprint]:
     """What a checkpoint takes in each directory; most nodes' parts are alike."""
     known: dict[Layout, Footprint] = {}
-    for division in directories:
-        if division.layout not in known:
-            alone = division.count == 1
-            known[division.layout] = chosen.footprint(division.layout) if alone else chosen.footprint_together(division)
-        yield known[division.layout]
+    for partition in directories:
+        if partition.layout not in known:
+            alone = partition.count == 1
+            known[partition.layout] = (
+                chosen.footprint(partition.layout) if alone else chosen.footprint_together(partition)
+            )
+        yield known[partition.layout]
 
 
-def _largest_share(division: Division) -> int:
-    return max(state_bytes(layout) for layout, _ in division.alike())
+def _largest_share(partition: Partition) -> int:
+    return max(state_bytes(layout) for layout, _ in partition.unique_shards())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Division
+from ckpt.state.sharding import Partition
 from ckpt.workload.spec import Sharding
 
 
@@ -64,12 +64,12 @@ class Scale:
         """The places of those that load."""
         return [place for place in range(self.processes) if self.loader(place) is not None]
 
-    def directories(self, tensors: Layout, sharding: Sharding, *, node_local: bool) -> list[Division]:
+    def directories(self, tensors: Layout, sharding: Sharding, *, node_local: bool) -> list[Partition]:
         """The checkpoints that the ranks write together: one, or one on each node."""
-        whole = Division.of(tensors, sharding, self.ranks)
+        whole = Partition.of(tensors, sharding, self.ranks)
         if not node_local:
             return [whole]
-        return [whole.window(node * self.tasks_per_node, self.tasks_per_node) for node in range(self.nodes)]
+        return [whole.subset(node * self.tasks_per_node, self.tasks_per_node) for node in range(self.nodes)]
 
     def __str__(self) -> str:
         """As job ids have it."""

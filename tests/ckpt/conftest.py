@@ -21,7 +21,7 @@ from ckpt.process_group.group import SingleProcess
 from ckpt.state.compare import first_difference
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.state.layout import State, layout_of_state
-from ckpt.state.sharding import Division, Part, Sharding, Share
+from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 from ckpt.strategy import Strategy, create, names
 
 FreshPython = Callable[..., str]
@@ -71,11 +71,11 @@ class Together:
 
     state: State
 
-    def division(self, sharding: Sharding, count: int) -> Division:
+    def partition(self, sharding: Sharding, count: int) -> Partition:
         """The state among so many ranks."""
-        return Division.of(layout_of_state(self.state), sharding, count)
+        return Partition.of(layout_of_state(self.state), sharding, count)
 
-    def share(self, share: Share) -> State:
+    def share(self, share: tuple[Shard, ...]) -> State:
         """What a rank has in memory of the state: copies, but tied tensors as one."""
         found: State = {}
         for each in share:
@@ -84,18 +84,18 @@ class Together:
             found[name] = found[owner] if owner is not None else self.state[name][rows].clone()
         return found
 
-    def save(self, strategy: Strategy, directory: Path, division: Division) -> list[list[Path]]:
+    def save(self, strategy: Strategy, directory: Path, partition: Partition) -> list[list[Path]]:
         """Every rank's save; returns the files of each."""
-        parts = [Part(division, rank) for rank in range(division.count)]
-        return [strategy.save_together(self.share(part.writes), directory, part, SingleProcess()) for part in parts]
+        parts = [RankShards(partition, rank) for rank in range(partition.count)]
+        return [strategy.save_together(self.share(part.owned), directory, part, SingleProcess()) for part in parts]
 
-    def load(self, strategy: Strategy, directory: Path, saved: Division, count: int) -> None:
+    def load(self, strategy: Strategy, directory: Path, saved: Partition, count: int) -> None:
         """Every rank's load, by so many ranks, compared with the state."""
-        division = Division.of(saved.tensors, saved.sharding, count)
+        partition = Partition.of(saved.tensors, saved.sharding, count)
         for rank in range(count):
-            part = Part(division, rank)
+            part = RankShards(partition, rank)
             loaded = strategy.load_together(directory, part, saved, SingleProcess())
-            assert first_difference(self.share(part.holds), loaded) is None
+            assert first_difference(self.share(part.held), loaded) is None
 
 
 @pytest.fixture

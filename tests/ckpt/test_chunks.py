@@ -19,7 +19,7 @@ from ckpt.formats.chunks import alone, chunk_shape, count, for_ranks, nearest_di
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import State, TensorLayout
-from ckpt.state.sharding import Division, Part, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
 from ckpt.strategy import Strategy, create
 
@@ -65,23 +65,23 @@ def test_no_divisor_is_nearer(number: int, wanted: int) -> None:
 )
 def test_no_chunk_has_two_writers(shape: tuple[int, ...], ranks: int, most_bytes: int) -> None:
     """The chunks of all ranks are the array's, and no chunk is two ranks'."""
-    division = Division.of((TensorLayout("w", shape, "uint8"),), "dim0", ranks)
-    (tensor,) = division.layout
-    chunk = for_ranks(lambda shape: chunk_shape(shape, 1, most_bytes), tensor, division)
-    found = [place for rank in range(ranks) for each in division.writes(rank) for place in places(each, chunk)]
+    partition = Partition.of((TensorLayout("w", shape, "uint8"),), "dim0", ranks)
+    (tensor,) = partition.layout
+    chunk = for_ranks(lambda shape: chunk_shape(shape, 1, most_bytes), tensor, partition)
+    found = [place for rank in range(ranks) for each in partition.owned(rank) for place in places(each, chunk)]
     assert len(set(found)) == len(found) == count(shape, chunk)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple), st.integers(1, 20), st.integers(1, 5000))
 def test_shards_have_whole_chunks(shape: tuple[int, ...], ranks: int, chunks: int) -> None:
     """A shard is some chunks, and the rows between two ranks' boundaries are some shards."""
-    division = Division.of((TensorLayout("w", shape, "uint8"),), "dim0", ranks)
+    partition = Partition.of((TensorLayout("w", shape, "uint8"),), "dim0", ranks)
     strategy = TensorstoreTuned(chunk_mib=1, shard_mib=chunks)
-    (tensor,) = division.layout
-    chunk, shard = strategy._shapes(tensor, division)
+    (tensor,) = partition.layout
+    chunk, shard = strategy._shapes(tensor, partition)
     assert [0] * len(shape) == [whole % part for whole, part in zip(shard, chunk, strict=True)]
-    if division.step(tensor) < shape[0]:
-        assert division.step(tensor) % shard[0] == 0
+    if partition.rows_per_rank(tensor) < shape[0]:
+        assert partition.rows_per_rank(tensor) % shard[0] == 0
 
 
 def test_shards() -> None:
@@ -95,13 +95,13 @@ def test_shards() -> None:
 @pytest.mark.parametrize(
     ("each", "chunk", "expected"),
     [
-        (Slice(TensorLayout("w", (), "uint8"), 0, 1), [], [()]),
-        (Slice(TensorLayout("w", (0, 7), "uint8"), 0, 0), [1, 7], []),
-        (Slice(TensorLayout("w", (3, 0), "uint8"), 0, 3), [3, 1], []),
-        (Slice(TensorLayout("w", (10, 3), "uint8"), 4, 10), [4, 2], [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]),
+        (Shard(TensorLayout("w", (), "uint8"), 0, 1), [], [()]),
+        (Shard(TensorLayout("w", (0, 7), "uint8"), 0, 0), [1, 7], []),
+        (Shard(TensorLayout("w", (3, 0), "uint8"), 0, 3), [3, 1], []),
+        (Shard(TensorLayout("w", (10, 3), "uint8"), 4, 10), [4, 2], [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]),
     ],
 )
-def test_places(each: Slice, chunk: list[int], expected: list[tuple[str, ...]]) -> None:
+def test_places(each: Shard, chunk: list[int], expected: list[tuple[str, ...]]) -> None:
     """The chunks of some rows, by their numbers along each dimension."""
     assert expected == list(places(each, chunk))
 
@@ -115,8 +115,8 @@ def test_alone() -> None:
         TensorLayout("a", (), "bfloat16"),
         TensorLayout("tied", (2, 3), "float32", "b"),
     )
-    assert expected == part.division.layout
-    assert [Slice(tensor, 0, tensor.shape[0] if tensor.shape else 1) for tensor in expected] == list(part.writes)
+    assert expected == part.partition.layout
+    assert [Shard(tensor, 0, tensor.shape[0] if tensor.shape else 1) for tensor in expected] == list(part.owned)
 
 
 LAYOUT = (
@@ -154,11 +154,11 @@ def test_one_rank_writes_what_one_process_writes(name: str, tmp_path: Path) -> N
     first.mkdir()
     second.mkdir()
     strategy.save(values(), first)
-    part = Part(Division.of(LAYOUT, "dim0", 1), 0)
+    part = RankShards(Partition.of(LAYOUT, "dim0", 1), 0)
     files = strategy.save_together(values(), second, part, SingleProcess())
     assert files_in(first) == files_in(second)
     assert sorted(files_in(second)) == sorted(str(file.relative_to(second)) for file in files)
-    assert strategy.footprint(LAYOUT) == strategy.footprint_together(part.division)
+    assert strategy.footprint(LAYOUT) == strategy.footprint_together(part.partition)
 
 
 class Others(ProcessGroup):
@@ -188,19 +188,19 @@ class Others(ProcessGroup):
 def test_no_rank_waits(name: str, tmp_path: Path) -> None:
     """The last rank may be the first to write: nobody needs what another has to write, and the files are as planned."""
     strategy = strategy_of(name)
-    division = Division.of(LAYOUT, "dim0", 4)
+    partition = Partition.of(LAYOUT, "dim0", 4)
     state = values()
     for rank in reversed(range(4)):
-        part = Part(division, rank)
-        share = {each.whole.name: state[each.whole.name] for each in part.writes}
-        for each in part.writes:
+        part = RankShards(partition, rank)
+        share = {each.whole.name: state[each.whole.name] for each in part.owned}
+        for each in part.owned:
             if each.whole.shape:
                 share[each.whole.name] = state[each.whole.name][each.start : each.stop]
         strategy.save_together(share, tmp_path, part, Others(rank, 4))
     loaded = strategy.load(tmp_path)
     assert list(state) == list(loaded)
     assert all(torch.equal(state[tensor], loaded[tensor]) for tensor in state)
-    assert strategy.footprint_together(division).file_count == listing.inventory(tmp_path).file_count
+    assert strategy.footprint_together(partition).file_count == listing.inventory(tmp_path).file_count
 
 
 @pytest.mark.parametrize(("nan_on", "stored"), [(None, "<f4"), (0, "<f2"), (1, "<f2"), (2, "<f2")])
@@ -211,12 +211,12 @@ def test_a_nan_on_one_rank(nan_on: int | None, stored: str, tmp_path: Path) -> N
     state = {"w": torch.arange(12).reshape(6, 2).half(), "v": torch.ones(6, 2).half()}
     if nan_on is not None:
         state["w"][2 * nan_on, 1] = float("nan")
-    division = Division.of(layout, "dim0", 3)
+    partition = Partition.of(layout, "dim0", 3)
     store = dist.HashStore()
 
     def save(rank: int) -> None:
-        part = Part(division, rank)
-        share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.writes}
+        part = RankShards(partition, rank)
+        share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.owned}
         ranks = StoreGroup(store, [(each, "host") for each in range(3)], rank, 60, "all")
         strategy.save_together(share, tmp_path, part, ranks)
 

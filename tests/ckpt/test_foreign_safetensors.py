@@ -149,6 +149,6 @@ def test_other_safetensors_beside_the_model(tmp_path: Path) -> None:
 
 def test_a_part_is_not_the_whole(tmp_path: Path, together: Any) -> None:
     """A file that holds rows of tensors is not loaded as if they were the tensors."""
-    together.save(SafetensorsDirect(), tmp_path, together.division("dim0", 2))
+    together.save(SafetensorsDirect(), tmp_path, together.partition("dim0", 2))
     with pytest.raises(CheckpointError, match="holds some rows of tensor"):
         ckpt.load(tmp_path / "model-00001-of-00002.safetensors")

@@ -17,7 +17,7 @@ from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
-from ckpt.state.sharding import Division, Part, Sharding
+from ckpt.state.sharding import Partition, RankShards, Sharding
 from ckpt.strategy import Strategy, create
 
 INDEX = "model.safetensors.index.json"
@@ -35,10 +35,10 @@ def model_on(ranks: int, sharding: Sharding, strategy: Strategy, directory: Path
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2)).eval()
     state = dict(model.state_dict())
-    division = Division.of(layout_of_state(state), sharding, ranks)
+    partition = Partition.of(layout_of_state(state), sharding, ranks)
     for rank in range(ranks):
-        part = Part(division, rank)
-        share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.writes}
+        part = RankShards(partition, rank)
+        share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.owned}
         strategy.save_together(share, directory, part, SingleProcess())
     model.config.save_pretrained(directory)
     return model
@@ -88,13 +88,13 @@ def test_every_kind_of_tensor(
     """What each rank saved comes back, whatever the dtype, shape or name; the files are those that ranks told of,
     no more than was planned.
     """
-    division = together.division(sharding, ranks)
-    files = [file for each in together.save(strategy, tmp_path, division) for file in each]
+    partition = together.partition(sharding, ranks)
+    files = [file for each in together.save(strategy, tmp_path, partition) for file in each]
     assert sorted(files) == sorted(path for path in tmp_path.iterdir() if path.is_file())
-    planned, found = strategy.footprint_together(division), listing.inventory(tmp_path)
+    planned, found = strategy.footprint_together(partition), listing.inventory(tmp_path)
     assert planned.file_count == found.file_count
     assert planned.size_bytes >= found.apparent_bytes
-    together.load(strategy, tmp_path, division, ranks)
+    together.load(strategy, tmp_path, partition, ranks)
 
 
 @pytest.mark.parametrize("sharding", ["tensors", "replicated"])
@@ -102,7 +102,7 @@ def test_whole_tensors_load_in_one_process(
     together: Any, strategy: Strategy, sharding: Sharding, tmp_path: Path
 ) -> None:
     """Where tensors are whole, `load` knows the checkpoint too, tied tensors as one."""
-    together.save(strategy, tmp_path, together.division(sharding, 3))
+    together.save(strategy, tmp_path, together.partition(sharding, 3))
     loaded = strategy.load(tmp_path)
     loaded.setdefault("tied", loaded["odd%/name"])
     assert compare.first_difference(together.state, loaded) is None
@@ -115,18 +115,18 @@ def test_another_number_of_ranks(
     together: Any, name: str, saved: int, loaded: int, sharding: Sharding, tmp_path: Path
 ) -> None:
     """Any number of ranks loads what any number saved."""
-    division = together.division(sharding, saved)
-    together.save(create(name), tmp_path, division)
-    together.load(create(name), tmp_path, division, loaded)
+    partition = together.partition(sharding, saved)
+    together.save(create(name), tmp_path, partition)
+    together.load(create(name), tmp_path, partition, loaded)
     if name == "safetensors_direct":
-        together.load(create(name, {"verify": True}), tmp_path, division, loaded)
+        together.load(create(name, {"verify": True}), tmp_path, partition, loaded)
 
 
 def test_whole_tensors_are_all_that_fastsafetensors_reads(together: Any, tmp_path: Path) -> None:
     """Its reader has no rows: other numbers of ranks are for replicated states only."""
     pytest.importorskip("fastsafetensors")
     strategy = create("fastsafetensors")
-    replicated, sharded = together.division("replicated", 3), together.division("dim0", 3)
+    replicated, sharded = together.partition("replicated", 3), together.partition("dim0", 3)
     together.save(strategy, tmp_path, replicated)
     together.load(strategy, tmp_path, replicated, 2)
     with pytest.raises(CheckpointError, match="can load what 3 ranks saved on 3 ranks only"):
@@ -136,13 +136,13 @@ def test_whole_tensors_are_all_that_fastsafetensors_reads(together: Any, tmp_pat
 def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     """A rank that wants a tenth of the rows reads hardly more than a tenth of the bytes."""
     state = {"a": torch.arange(10 * 2**20, dtype=torch.int32).reshape(10, -1)}
-    division = Division.of(layout_of_state(state), "dim0", 1)
-    create("safetensors_file").save_together(state, tmp_path, Part(division, 0), SingleProcess())
-    wanted = Part(Division.of(division.tensors, "dim0", 10), 3)
+    partition = Partition.of(layout_of_state(state), "dim0", 1)
+    create("safetensors_file").save_together(state, tmp_path, RankShards(partition, 0), SingleProcess())
+    wanted = RankShards(Partition.of(partition.tensors, "dim0", 10), 3)
     before = read_bytes()
-    create("safetensors_direct").load_together(tmp_path, wanted, division, SingleProcess())
+    create("safetensors_direct").load_together(tmp_path, wanted, partition, SingleProcess())
     assert 4 * 2**20 <= read_bytes() - before < 6 * 2**20
-    mapped = create("safetensors_file").load_together(tmp_path, wanted, division, SingleProcess())
+    mapped = create("safetensors_file").load_together(tmp_path, wanted, partition, SingleProcess())
     assert 4 * 2**20 == mapped["a"].untyped_storage().nbytes()
     assert not compare.mapped_file(mapped)  # it was read through a mapping, and is in memory now
 
@@ -158,25 +158,25 @@ def test_a_file_that_is_missing(
     together: Any, strategy: Strategy, sharding: Sharding, file: str, tmp_path: Path
 ) -> None:
     """A rank that needs a file that was lost says which one."""
-    division = together.division(sharding, 3)
-    together.save(strategy, tmp_path, division)
+    partition = together.partition(sharding, 3)
+    together.save(strategy, tmp_path, partition)
     (tmp_path / file).unlink()
     with pytest.raises(CheckpointError, match=f"no complete checkpoint: it lacks {file}"):
-        strategy.load_together(tmp_path, Part(division, 1), division, SingleProcess())
+        strategy.load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
 
 
 def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Path) -> None:
     """A file that was put in another's place is found out, though it has the same names and shapes."""
-    division = together.division("dim0", 5)
-    together.save(strategy, tmp_path, division)
+    partition = together.partition("dim0", 5)
+    together.save(strategy, tmp_path, partition)
     shutil.copy(tmp_path / "model-00001-of-00005.safetensors", tmp_path / "model-00002-of-00005.safetensors")
     with pytest.raises(CheckpointError, match=r"belongs to another checkpoint: of tensor .* it holds .* expected"):
-        strategy.load_together(tmp_path, Part(division, 1), division, SingleProcess())
+        strategy.load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
 
 
 def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
     """An index that names another rank's file is found out by who reads through it."""
-    together.save(create("safetensors_file"), tmp_path, together.division("tensors", 3))
+    together.save(create("safetensors_file"), tmp_path, together.partition("tensors", 3))
     index = json.loads((tmp_path / INDEX).read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], "model-00001-of-00003.safetensors")
     (tmp_path / INDEX).write_text(json.dumps(index))
@@ -187,28 +187,28 @@ def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["safetensors_file", "safetensors_direct"])
 def test_shards_are_for_one_rank(together: Any, name: str, tmp_path: Path) -> None:
     """Several ranks write a file each: an option that asks for more is refused, already when a study is planned."""
-    strategy, division = create(name, {"shard_mib": 1}), together.division("dim0", 2)
+    strategy, partition = create(name, {"shard_mib": 1}), together.partition("dim0", 2)
     with pytest.raises(CheckpointError, match="leave shard_mib out"):
-        strategy.footprint_together(division)
+        strategy.footprint_together(partition)
     with pytest.raises(CheckpointError, match="leave shard_mib out"):
-        together.save(strategy, tmp_path, division)
-    together.save(strategy, tmp_path, together.division("dim0", 1))
-    together.load(strategy, tmp_path, together.division("dim0", 1), 2)
+        together.save(strategy, tmp_path, partition)
+    together.save(strategy, tmp_path, together.partition("dim0", 1))
+    together.load(strategy, tmp_path, together.partition("dim0", 1), 2)
 
 
 def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     """A flipped bit in one rank's rows is found by who verifies, also by a rank that wants other rows of that file."""
-    division = Division.of((TensorLayout("a", (4, 1000), "float32"),), "dim0", 2)
+    partition = Partition.of((TensorLayout("a", (4, 1000), "float32"),), "dim0", 2)
     for rank in range(2):
         create("safetensors_direct").save_together(
-            {"a": torch.zeros(2, 1000)}, tmp_path, Part(division, rank), SingleProcess()
+            {"a": torch.zeros(2, 1000)}, tmp_path, RankShards(partition, rank), SingleProcess()
         )
     path = tmp_path / "model-00002-of-00002.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    four = Division.of(division.tensors, "dim0", 4)
+    four = Partition.of(partition.tensors, "dim0", 4)
     strategy = create("safetensors_direct", {"verify": True})
-    strategy.load_together(tmp_path, Part(four, 1), division, SingleProcess())
+    strategy.load_together(tmp_path, RankShards(four, 1), partition, SingleProcess())
     with pytest.raises(CheckpointError, match="'a' is not what was written"):
-        strategy.load_together(tmp_path, Part(four, 2), division, SingleProcess())
+        strategy.load_together(tmp_path, RankShards(four, 2), partition, SingleProcess())

@@ -18,7 +18,7 @@ from ckpt.errors import CheckpointError
 from ckpt.state import compare
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.state.layout import State, TensorLayout, parameters, state_bytes
-from ckpt.state.sharding import Slice
+from ckpt.state.sharding import Shard
 from ckpt.workload import building
 from ckpt.workload.spec import StateSpec, layout_of
 from ckpt.workload.values import BLOCK_ELEMENTS, Seeded
@@ -121,7 +121,7 @@ def test_fill_covers_every_element() -> None:
     filled = {name: torch.empty(size, dtype=torch_dtype(name)) for name in ("bfloat16", "float32", "int64", "bool")}
     again = {name: torch.empty_like(tensor) for name, tensor in filled.items()}
     compare.poison(filled)
-    share = [Slice(TensorLayout(name, (size,), name), 0, size) for name in filled]
+    share = [Shard(TensorLayout(name, (size,), name), 0, size) for name in filled]
     building.fill(filled, tuple(share), block)
     building.fill(again, tuple(share), block)
     assert compare.first_difference(filled, again) is None

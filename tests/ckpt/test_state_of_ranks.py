@@ -16,7 +16,7 @@ from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import State, TensorLayout
-from ckpt.state.sharding import Division, Part, Slice
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.workload import building, values
 from ckpt.workload.spec import StateSpec, layout_of
 
@@ -37,10 +37,10 @@ class OneByOne(SingleProcess):
         return [self._left[rank] for rank in range(self.size)] if self.rank == 0 else []
 
 
-def parts_of(spec: StateSpec, ranks: int) -> list[Part]:
+def parts_of(spec: StateSpec, ranks: int) -> list[RankShards]:
     """Every rank's part."""
-    division = Division.of(layout_of(spec), spec.sharding, ranks)
-    return [Part(division, rank) for rank in range(ranks)]
+    partition = Partition.of(layout_of(spec), spec.sharding, ranks)
+    return [RankShards(partition, rank) for rank in range(ranks)]
 
 
 def described_together(shares: list[State], spec: StateSpec) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def described_together(shares: list[State], spec: StateSpec) -> dict[str, Any]:
     return building.describe(shares[0], spec, parts[0], OneByOne(0, len(shares), left))
 
 
-def together(parts: list[Part], shares: list[State]) -> State:
+def together(parts: list[RankShards], shares: list[State]) -> State:
     """The whole state, put together from its shares as their slices say."""
     pieces: dict[str, list[torch.Tensor]] = {}
     for part, share in zip(parts, shares, strict=True):
-        for each in part.writes:
+        for each in part.owned:
             pieces.setdefault(each.whole.name, []).append(share[each.whole.name])
     found = {name: torch.cat(each) if len(each) > 1 else each[0] for name, each in pieces.items()}
-    return {tensor.name: found[tensor.name] for tensor in parts[0].division.tensors}
+    return {tensor.name: found[tensor.name] for tensor in parts[0].partition.tensors}
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_number_of_ranks_does_not_matter(sharding: Any, contents: Any, model: st
         parts = parts_of(spec, ranks)
         shares = [building.build(spec, part) for part in parts]
         for part, share in zip(parts, shares, strict=True):
-            held = [(each.whole.name, each.layout.shape) for each in part.holds]
+            held = [(each.whole.name, each.layout.shape) for each in part.held]
             assert held == [(name, tuple(tensor.shape)) for name, tensor in share.items()]
         if sharding == "replicated":
             assert [None] * ranks == [compare.first_difference(whole, share) for share in shares]
@@ -123,7 +123,7 @@ def test_pieces(shape: tuple[int, ...], ranks: int, block_elements: int) -> None
         patch.setattr(values, "BLOCK_ELEMENTS", block_elements)
         for rank in range(ranks):
             held: list[int] = []
-            for piece in values.pieces(Division.of((tensor, tied), "dim0", ranks).holds(rank)):
+            for piece in values.pieces(Partition.of((tensor, tied), "dim0", ranks).held(rank)):
                 assert tensor == piece.tensor
                 origin = piece.number * block_elements
                 block = list(range(origin, min(origin + block_elements, tensor.elements)))
@@ -144,7 +144,7 @@ def test_share_in_bounded_memory(fresh_python: Callable[..., str]) -> None:
         "from ckpt.workload import building\n"
         "from ckpt.workload.spec import StateSpec, layout_of; from ckpt.state.layout import state_bytes\n"
         "from ckpt.process_group.group import SingleProcess\n"
-        "from ckpt.state.sharding import Division, Part\n"
+        "from ckpt.state.sharding import Partition, RankShards\n"
         "class OneOfMany(SingleProcess):\n"
         "    rank, size = 4000, 4096\n"
         "    def gather(self, value): return []\n"
@@ -152,7 +152,7 @@ def test_share_in_bounded_memory(fresh_python: Callable[..., str]) -> None:
         "os.sched_getaffinity = lambda pid: {0, 1}\n"
         "building.build(StateSpec('llama-15m', tensors=1))\n"
         "spec = StateSpec('llama-3-405b', contents='training', tensors=4)\n"
-        "part = Part(Division.of(layout_of(spec), 'dim0', 4096), 4000)\n"
+        "part = RankShards(Partition.of(layout_of(spec), 'dim0', 4096), 4000)\n"
         "before = peak()\n"
         "share = building.build(spec, part)\n"
         "building.describe(share, spec, part, OneOfMany())\n"
@@ -278,7 +278,7 @@ def test_real_weights_that_only_transformers_understands(tmp_path: Path, transfo
 def test_pieces_of_tensors_without_elements() -> None:
     """A tensor without rows, or without anything in its rows, has no blocks; one without dimensions has one."""
     share = tuple(
-        Slice(tensor, 0, tensor.shape[0] if tensor.shape else 1)
+        Shard(tensor, 0, tensor.shape[0] if tensor.shape else 1)
         for tensor in (
             TensorLayout("a", (0, 3), "int8"),
             TensorLayout("b", (3, 0), "int8"),

@@ -31,7 +31,7 @@ from ckpt.errors import CheckpointError, MissingLibraryError
 from ckpt.process_group.group import ProcessGroup
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import State, TensorLayout
-from ckpt.state.sharding import Division, Part, Sharding, Share
+from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 from ckpt.strategies import tensorstore_ocdbt
 from ckpt.strategy import Strategy, create, names
 
@@ -101,15 +101,15 @@ def whole() -> State:
     return state
 
 
-def share_of(division: Division, share: Share) -> State:
+def share_of(partition: Partition, share: tuple[Shard, ...]) -> State:
     """The part of the values that a rank holds: tied tensors are the same memory."""
     state: State = {}
     for each in share:
         values = whole()[each.whole.name]
         if values.ndim:
             before = 0
-            if division.sharding == "dim0":  # a window counts its rows from its own first
-                before = min(division.first * -(-values.shape[0] // division.ranks), values.shape[0])
+            if partition.sharding == "dim0":  # a window counts its rows from its own first
+                before = min(partition.first * -(-values.shape[0] // partition.ranks), values.shape[0])
             values = values[before + each.start : before + each.stop]
         state[each.whole.name] = values if each.whole.same_as is None else state[each.whole.same_as]
     return state
@@ -133,16 +133,16 @@ def exact(state: State) -> Exact:
 
 @dataclass(frozen=True)
 class Save:
-    """What each rank does to save its part of a division."""
+    """What each rank does to save its part of a partition."""
 
     strategy: Strategy
     directory: Path
-    division: Division
+    partition: Partition
 
     def __call__(self, ranks: ProcessGroup) -> list[str]:
         """Save, and tell the files."""
-        part = Part(self.division, ranks.rank)
-        state = share_of(self.division, part.writes)
+        part = RankShards(self.partition, ranks.rank)
+        state = share_of(self.partition, part.owned)
         before = exact(state)
         files = self.strategy.save_together(state, self.directory, part, ranks)
         assert before == exact(state)
@@ -155,20 +155,20 @@ class Load:
 
     strategy: Strategy
     directory: Path
-    division: Division
-    saved: Division
+    partition: Partition
+    saved: Partition
     shift: int = 0
 
     def __call__(self, ranks: ProcessGroup) -> Exact:
         """Load, and tell everything."""
-        part = Part(self.division, (ranks.rank + self.shift) % ranks.size)
+        part = RankShards(self.partition, (ranks.rank + self.shift) % ranks.size)
         return exact(self.strategy.load_together(self.directory, part, self.saved, ranks))
 
     def expected(self) -> list[Exact]:
         """What the ranks must load."""
-        count = self.division.count
-        wanted = [self.division.holds((rank + self.shift) % count) for rank in range(count)]
-        return [exact(share_of(self.division, share)) for share in wanted]
+        count = self.partition.count
+        wanted = [self.partition.held((rank + self.shift) % count) for rank in range(count)]
+        return [exact(share_of(self.partition, share)) for share in wanted]
 
 
 Work = Save | Load
@@ -295,10 +295,10 @@ def run(strategy: Strategy, request: pytest.FixtureRequest) -> Run:
     return request.getfixturevalue("processes") if in_processes(strategy) else in_threads
 
 
-def saved_by(run: Run, strategy: Strategy, directory: Path, division: Division) -> list[list[str]]:
+def saved_by(run: Run, strategy: Strategy, directory: Path, partition: Partition) -> list[list[str]]:
     """Save with all ranks into a new directory; returns the files of each."""
     directory.mkdir()
-    files = run(Save(strategy, directory, division), division.count)
+    files = run(Save(strategy, directory, partition), partition.count)
     for each in files:
         assert isinstance(each, list), repr(each)
     return files
@@ -323,15 +323,15 @@ def test_round_trip(strategy: Strategy, run: Run, sharding: Sharding, count: int
     """Every file is told by the one rank that wrote it, no more files and bytes lie there than were planned, and each
     rank loads its own share, and another's, bit for bit.
     """
-    division = Division.of(TENSORS, sharding, count)
+    partition = Partition.of(TENSORS, sharding, count)
     directory = tmp_path / "checkpoint"
-    files = saved_by(run, strategy, directory, division)
+    files = saved_by(run, strategy, directory, partition)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(division), listing.inventory(directory)
+    planned, found = strategy.footprint_together(partition), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     for shift in {0, 1 % count}:
-        load = Load(strategy, directory, division, division, shift)
+        load = Load(strategy, directory, partition, partition, shift)
         assert load.expected() == run(load, count)
 
 
@@ -342,9 +342,9 @@ def test_other_numbers_of_ranks(strategy: Strategy, run: Run, before: int, after
     if in_processes(strategy) and after > 4:
         after = 4  # as many processes as there are
     directory = tmp_path / "checkpoint"
-    saved = Division.of(TENSORS, "dim0", before)
+    saved = Partition.of(TENSORS, "dim0", before)
     saved_by(run, strategy, directory, saved)
-    load = Load(strategy, directory, Division.of(TENSORS, "dim0", after), saved)
+    load = Load(strategy, directory, Partition.of(TENSORS, "dim0", after), saved)
     found = run(load, after)
     if strategy.facts.resharding == "any number of ranks" or after == before:
         assert load.expected() == found
@@ -361,7 +361,7 @@ def test_whole_tensors_elsewhere(strategy: Strategy, run: Run, tmp_path: Path) -
         if sharding == "tensors" and strategy.facts.resharding != "any number of ranks":
             continue
         directory = tmp_path / sharding
-        saved = Division.of(TENSORS, sharding, before)  # type: ignore[arg-type]
+        saved = Partition.of(TENSORS, sharding, before)  # type: ignore[arg-type]
         saved_by(run, strategy, directory, saved)
         load = Load(strategy, directory, replace(saved, ranks=after, count=after), saved)
         assert load.expected() == run(load, after)
@@ -371,14 +371,14 @@ def test_whole_tensors_elsewhere(strategy: Strategy, run: Run, tmp_path: Path) -
 @pytest.mark.parametrize("sharding", ["dim0", "tensors"])
 def test_a_node_by_itself(strategy: Strategy, run: Run, sharding: Sharding, tmp_path: Path) -> None:
     """The ranks of one node save what they hold, and load it, as a checkpoint of its own."""
-    division = Division.of(TENSORS, sharding, 4).window(2, 2)
+    partition = Partition.of(TENSORS, sharding, 4).subset(2, 2)
     directory = tmp_path / "checkpoint"
-    files = saved_by(run, strategy, directory, division)
+    files = saved_by(run, strategy, directory, partition)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(division), listing.inventory(directory)
+    planned, found = strategy.footprint_together(partition), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
-    load = Load(strategy, directory, division, division)
+    load = Load(strategy, directory, partition, partition)
     assert load.expected() == run(load, 2)
 
 
@@ -388,10 +388,10 @@ def test_a_lost_file(strategy: Strategy, run: Run, tmp_path: Path) -> None:
     """Without one of the largest files that a rank wrote, the load of its share ends with an error that says where;
     or the file wasn't needed, and nothing wrong is loaded: which can't be so of all.
     """
-    division = Division.of(TENSORS, "dim0", 2)
+    partition = Partition.of(TENSORS, "dim0", 2)
     directory, aside = tmp_path / "checkpoint", tmp_path / "aside"
-    _, files = saved_by(run, strategy, directory, division)
-    load = Load(strategy, directory, division, division)
+    _, files = saved_by(run, strategy, directory, partition)
+    load = Load(strategy, directory, partition, partition)
     missed = 0
     for path in sorted((directory / file for file in files), key=lambda path: path.stat().st_size)[-5:]:
         path.rename(aside)
@@ -421,11 +421,11 @@ def test_a_lost_file(strategy: Strategy, run: Run, tmp_path: Path) -> None:
 )
 def test_one_array_by_several_processes(strategy: Strategy, processes: Processes, tmp_path: Path) -> None:
     """Processes write their chunks of one array at the same time, and none is in another's way."""
-    division = Division.of(TENSORS, "dim0", 3)
+    partition = Partition.of(TENSORS, "dim0", 3)
     for number in range(3):
         directory = tmp_path / str(number)
-        saved_by(processes, strategy, directory, division)
-        load = Load(strategy, directory, division, division)
+        saved_by(processes, strategy, directory, partition)
+        load = Load(strategy, directory, partition, partition)
         assert load.expected() == processes(load, 3)
 
 
@@ -435,11 +435,11 @@ def test_directories_of_several_processes(strategy: Strategy, tmp_path: Path) ->
 
     In new ones, as a job's are: torch_checkpointing names its files after a process group's ranks where there is one.
     """
-    division = Division.of(TENSORS, "dim0", 3)
+    partition = Partition.of(TENSORS, "dim0", 3)
     directory = tmp_path / "checkpoint"
     with Processes() as started:
-        saved_by(started, strategy, directory, division)
-        load = Load(strategy, directory, division, division, 1)
+        saved_by(started, strategy, directory, partition)
+        load = Load(strategy, directory, partition, partition, 1)
         assert load.expected() == started(load, 3)
 
 
@@ -447,19 +447,19 @@ def test_directories_of_several_processes(strategy: Strategy, tmp_path: Path) ->
 def test_planning_is_fast(strategy: Strategy) -> None:
     """512 ranks of the largest model's tensors are no more work than a few: each tensor is looked at a few times."""
     layers = [TensorLayout(f"layers.{number}.weight", (16384, 16384), "bfloat16") for number in range(500)]
-    division = Division.of((*layers, TensorLayout("step", (), "int64")), "dim0", 512)
+    partition = Partition.of((*layers, TensorLayout("step", (), "int64")), "dim0", 512)
     looked_at = 0
-    rows = Division._rows
+    rows = Partition._rows
 
     def count(*arguments: Any) -> tuple[int, int]:
         nonlocal looked_at
         looked_at += 1
         return rows(*arguments)
 
-    with mock.patch.object(Division, "_rows", count):
-        planned = strategy.footprint_together(division)
-    assert planned.size_bytes >= sum(tensor.size_bytes for tensor in division.tensors)
-    assert looked_at <= 20 * len(division.tensors)
+    with mock.patch.object(Partition, "_rows", count):
+        planned = strategy.footprint_together(partition)
+    assert planned.size_bytes >= sum(tensor.size_bytes for tensor in partition.tensors)
+    assert looked_at <= 20 * len(partition.tensors)
 
 
 if __name__ == "__main__":

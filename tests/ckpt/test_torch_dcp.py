@@ -17,7 +17,7 @@ from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
 from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.strategies.torch_dcp import TorchDcp
 
 
@@ -85,7 +85,7 @@ import torch, torch.distributed as dist
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import TensorLayout
 from ckpt.process_group.store_group import StoreGroup
-from ckpt.state.sharding import Division, Part
+from ckpt.state.sharding import Partition, RankShards
 from ckpt.strategies.torch_dcp import TorchDcp
 
 directory, rank, size, lost = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -96,9 +96,9 @@ ranks = StoreGroup(store, [(each, f"host-{each}") for each in range(size)], rank
 ranks.init_torch_distributed()
 if rank == lost:
     os._exit(0)
-part = Part(Division.of(layout, "dim0", size), rank)
+part = RankShards(Partition.of(layout, "dim0", size), rank)
 own = {each.whole.name: state[each.whole.name][each.start : each.stop] if each.whole.shape else state["b"]
-       for each in part.writes}
+       for each in part.owned}
 try:
     print(sorted(path.name for path in TorchDcp().save_together(own, directory, part, ranks)))
 except CheckpointError as error:
@@ -133,8 +133,8 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", UserWarning)
         dcp.load(theirs, checkpoint_id=directory, no_dist=True)
     assert compare.first_difference(STATE, theirs) is None
-    saved, alone = Division.of(layout(), "dim0", 3), Division.of(layout(), "dim0", 1)
-    loaded = TorchDcp().load_together(directory, Part(alone, 0), saved, SingleProcess())
+    saved, alone = Partition.of(layout(), "dim0", 3), Partition.of(layout(), "dim0", 1)
+    loaded = TorchDcp().load_together(directory, RankShards(alone, 0), saved, SingleProcess())
     assert compare.first_difference(STATE, loaded) is None
 
 
@@ -148,13 +148,13 @@ def test_metadata_of_another_checkpoint(tmp_path: Path) -> None:
     """Metadata that lack rows, or tell of other tensors, are an error, and no tensor is left as it was allocated."""
     directory = tmp_path / "checkpoint"
     save_on(2, directory)
-    saved = Division.of(layout(), "dim0", 2)
-    wanted = Part(Division.of(layout(), "dim0", 1), 0)
-    other = Division.of((TensorLayout("a", (11, 7), "float32"), *layout()[1:]), "dim0", 1)
+    saved = Partition.of(layout(), "dim0", 2)
+    wanted = RankShards(Partition.of(layout(), "dim0", 1), 0)
+    other = Partition.of((TensorLayout("a", (11, 7), "float32"), *layout()[1:]), "dim0", 1)
     with pytest.raises(
         CheckpointError, match=r"'a' is float32 \[10, 7\] in the checkpoint, expected float32 \[11, 7\]"
     ):
-        TorchDcp().load_together(directory, Part(other, 0), saved, SingleProcess())
+        TorchDcp().load_together(directory, RankShards(other, 0), saved, SingleProcess())
     with (directory / ".metadata").open("rb") as file:
         metadata = pickle.load(file)
     del metadata.state_dict_metadata["a"].chunks[1]
@@ -171,10 +171,12 @@ def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
     strategy = TorchDcp(serialization="safetensors")
     assert strategy.facts.ranks == "one rank only"
     with pytest.raises(CheckpointError, match="take serialization = torch_save, or one rank"):
-        strategy.footprint_together(Division.of(layout(), "dim0", 2))
-    division = Division.of(layout(), "dim0", 1)
-    strategy.save_together(STATE, tmp_path, Part(division, 0), SingleProcess())
+        strategy.footprint_together(Partition.of(layout(), "dim0", 2))
+    partition = Partition.of(layout(), "dim0", 1)
+    strategy.save_together(STATE, tmp_path, RankShards(partition, 0), SingleProcess())
     assert (
-        compare.first_difference(STATE, strategy.load_together(tmp_path, Part(division, 0), division, SingleProcess()))
+        compare.first_difference(
+            STATE, strategy.load_together(tmp_path, RankShards(partition, 0), partition, SingleProcess())
+        )
         is None
     )

@@ -116,7 +116,7 @@ def test_other_ranks_load() -> None:
 
     assert [0, 1, None, 2, 3, None] == [each.own and each.own.rank for each in found]
     assert [0, 1, 2, 3, 4, 5] == [each.loads and each.loads.rank for each in found]
-    assert {(4, 6)} == {(each.saved.count, each.loads.division.count) for each in found if each.loads}
+    assert {(4, 6)} == {(each.saved.count, each.loads.partition.count) for each in found if each.loads}
     assert {False} == {each.alone for each in found}
 
 
@@ -126,9 +126,9 @@ def test_on_node_local_targets_each_node_has_its_rows() -> None:
     found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(4)]
 
     assert [(6, 3), (6, 3), (4, 3), (4, 3)] == [each.saved.layout[0].shape for each in found]
-    assert [3, 3, 3, 1] == [tensors_of(each.saves.writes)[0].shape[0] for each in found if each.saves]
+    assert [3, 3, 3, 1] == [tensors_of(each.saves.owned)[0].shape[0] for each in found if each.saves]
     assert [(0, 3), (3, 6), (0, 3), (3, 4)] == [
-        (each.loads.holds[0].start, each.loads.holds[0].stop) for each in found if each.loads
+        (each.loads.held[0].start, each.loads.held[0].stop) for each in found if each.loads
     ]
     assert {True} == {each.loads_its_own for each in found}
 
