@@ -93,7 +93,6 @@ LONG_MODULES_LEFT: set[str] = {
 }
 LONG_FUNCTIONS_LEFT: set[str] = {
     "analysis.tables.targets_and_scales._of_targets",
-    "ckpt.workload.building.describe",
     "jobs.node.measure.measure_ceiling",
     "jobs.node.trial.load",
 }

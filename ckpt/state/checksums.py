@@ -1,4 +1,4 @@
-"""What tells one tensor's bytes from another's: XXH3 with 64 bits, which one thread computes at memory's speed."""
+"""Checksums of tensors: XXH3 with 64 bits, which one thread computes at the speed of memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def of(tensor: torch.Tensor) -> str:
-    """The checksum of a tensor's bytes, in the order of its elements, in hexadecimal."""
+    """Compute the checksum of a tensor's bytes, in the order of its elements; return it in hexadecimal."""
     return of_bytes(dtypes.to_bytes(tensor))
 
 
 def of_bytes(data: Any) -> str:
-    """The checksum of a buffer; the library releases the interpreter's lock."""
+    """Compute the checksum of a buffer; the library releases the interpreter's lock meanwhile."""
     import xxhash
 
     return str(xxhash.xxh3_64_hexdigest(data))

@@ -1,4 +1,4 @@
-"""Whether two states are the same, bit for bit, and whether a loaded one lies in memory of its own."""
+"""Checks of a loaded state: it equals the saved one bit for bit, and its memory belongs to this process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 from ckpt.state.layout import State
 
 
-def first_difference(expected: State, found: State) -> str | None:
-    """Where two states differ in names, order aside, shapes, dtypes or any bit; None if they don't."""
-    if expected.keys() != found.keys():
-        missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+def first_difference(expected: State, actual: State) -> str | None:
+    """Describe the first difference between two states in names, shapes, dtypes or bits; None if there is none.
+
+    The order of the names doesn't count.
+    """
+    if expected.keys() != actual.keys():
+        missing, surplus = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
         return f"names differ: missing {missing[:3]}, not expected {surplus[:3]}"
     for name, want in expected.items():
-        have = found[name]
+        have = actual[name]
         if (want.dtype, want.shape) != (have.dtype, have.shape):
             return f"{name}: expected {want.dtype} {list(want.shape)}, found {have.dtype} {list(have.shape)}"
         if want.numel() and not torch.equal(as_bytes(want), as_bytes(have)):
@@ -25,15 +28,15 @@ def first_difference(expected: State, found: State) -> str | None:
 
 
 def poison(state: State) -> None:
-    """Overwrite a loaded state, so that a later load can't find the right answer in recycled memory."""
+    """Overwrite a loaded state, so that a later load can't pass the comparison with recycled memory."""
     for tensor in state.values():
         torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(0xA5)
 
 
 def mapped_file(state: State) -> str:
-    """A file that a tensor's memory is mapped from; empty if all memory is the process's own.
+    """Return a file that a tensor's memory is mapped from; an empty text if no tensor is mapped.
 
-    Such a state has not been read: its pages come from the file when somebody looks.
+    A mapped state has not been read yet: its pages are read from the file at the first access.
     """
     mappings = []
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -50,11 +53,11 @@ def mapped_file(state: State) -> str:
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's values, 1-D with stride 1: a view where it is contiguous, else a copy."""
+    """Return a tensor's values, 1-D with stride 1: a view if the tensor is contiguous, a copy otherwise."""
     values = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return values.as_strided((values.numel(),), (1,))  # a lone element is contiguous whatever its stride
+    return values.as_strided((values.numel(),), (1,))  # a single element counts as contiguous whatever its stride
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's bytes, 1-D: a view where it is contiguous, else a copy."""
+    """Return a tensor's bytes, 1-D: a view if the tensor is contiguous, a copy otherwise."""
     return flat(tensor).view(torch.uint8)

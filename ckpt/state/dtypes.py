@@ -1,4 +1,4 @@
-"""The dtypes of a state dict: their sizes, and their way to numpy and back without a copy."""
+"""The dtypes that a checkpoint may hold: their sizes, and conversion to numpy and back without a copy."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ BYTES_PER_ELEMENT = {
 }
 """Bytes per element of every dtype that a checkpoint may hold, by torch's name."""
 
-# numpy knows these only through ml_dtypes; torch hands them over as bits.
+# numpy knows these dtypes only through ml_dtypes; torch converts them as integers of the same bits.
 _BITS_OF = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 
 
 def name_of(tensor: torch.Tensor) -> str:
-    """The dtype's name as in `BYTES_PER_ELEMENT`.
+    """Return the name of a tensor's dtype, as in `BYTES_PER_ELEMENT`.
 
     Raises:
-        CheckpointError: if no strategy can store that dtype.
+        CheckpointError: if the dtype isn't among them: no strategy can store it.
     """
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in BYTES_PER_ELEMENT:
@@ -53,7 +53,7 @@ def name_of(tensor: torch.Tensor) -> str:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Torch's dtype of a name in `BYTES_PER_ELEMENT`, as checkpoints keep it.
+    """Return torch's dtype of a name in `BYTES_PER_ELEMENT`.
 
     Raises:
         CheckpointError: for any other name.
@@ -61,56 +61,59 @@ def torch_dtype(name: str) -> torch.dtype:
     import torch
 
     if name not in BYTES_PER_ELEMENT:
-        raise CheckpointError(f"the checkpoint names a dtype {name!r}; known are {', '.join(BYTES_PER_ELEMENT)}")
-    found: torch.dtype = getattr(torch, name)
-    return found
+        raise CheckpointError(f"the checkpoint has a dtype {name!r}; expected one of {', '.join(BYTES_PER_ELEMENT)}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def is_bits(name: str) -> bool:
-    """Whether numpy knows the dtype of that name through ml_dtypes only."""
+    """Return whether numpy knows the dtype of that name only through ml_dtypes."""
     return name in _BITS_OF
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Numpy's dtype of a name, ml_dtypes' ones among them."""
+    """Return numpy's dtype of a name, including those of ml_dtypes."""
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, name) if is_bits(name) else name)
 
 
 def require_plain(tensor: torch.Tensor, where: str = "a tensor of the state") -> None:
-    """Refuse what only looks like a tensor: a subclass's values are not, or not all, in memory of its own.
+    """Reject subclasses of torch.Tensor: their values are not, or not all, in the tensor's own memory.
+
+    Args:
+        tensor: to check.
+        where: the tensor's description for the message.
 
     Raises:
-        CheckpointError: unless it is exactly a torch.Tensor or a Parameter; the message names `where` it is, and the
-            way out.
+        CheckpointError: unless the tensor's type is exactly torch.Tensor or Parameter; the message gives a remedy.
     """
     import torch
 
     kind = type(tensor)
     if kind in {torch.Tensor, torch.nn.Parameter}:
         return
-    way_out = "convert it to a plain torch.Tensor"
-    if any(cls.__name__ == "DTensor" for cls in kind.__mro__):  # named, since importing it takes seconds
-        way_out = (
-            "it holds this rank's part of a tensor: let every rank call `.full_tensor()`, and one of them save that; "
-            "or let every rank save its part, `.to_local()`, under a name of its own"
+    remedy = "convert it to a plain torch.Tensor"
+    if any(cls.__name__ == "DTensor" for cls in kind.__mro__):  # by name, since importing it takes seconds
+        remedy = (
+            "it holds this rank's shard of a tensor: call `.full_tensor()` on every rank and save the result on one, "
+            "or save each rank's shard, `.to_local()`, under a different name"
         )
     elif torch.nn.parameter.is_lazy(tensor):
-        way_out = "it has no shape yet: run the module once before saving it"
-    raise CheckpointError(f"{where} is no ordinary tensor but a {kind.__module__}.{kind.__qualname__}: {way_out}")
+        remedy = "it has no shape yet: run the module once before saving it"
+    raise CheckpointError(f"{where} is not a plain tensor but a {kind.__module__}.{kind.__qualname__}: {remedy}")
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's values as a numpy array of the same dtype and shape, C-contiguous.
+    """Return a tensor's values as a C-contiguous numpy array of the same dtype and shape.
 
-    Shares memory with a contiguous tensor on the CPU, copies any other.
+    The array shares memory with a contiguous tensor on the CPU; any other tensor is copied.
     """
     return to_bytes(tensor).view(numpy_dtype(name_of(tensor))).reshape(tuple(tensor.shape))
 
 
 def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The array as a tensor of the same dtype and shape; shares memory where the array is contiguous."""
+    """Return an array as a tensor of the same dtype and shape; it shares memory with a contiguous array."""
     import torch
 
     array = np.asarray(array, order="C")  # unlike ascontiguousarray, this keeps a 0-d array 0-d
@@ -121,10 +124,10 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def to_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's bytes, 1-D; shares memory with a contiguous tensor on the CPU, copies any other."""
+    """Return a tensor's bytes as a 1-D array; it shares memory with a contiguous tensor on the CPU."""
     require_plain(tensor)
     values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    # Not Tensor.numpy(), after which the storage can't be resized any more, in a training loop's own tensors neither.
+    # Not Tensor.numpy(): it makes the storage unresizable for good, and a training loop may need to resize it.
     memory: Any = (ctypes.c_ubyte * values.nbytes).from_address(values.data_ptr()) if values.nbytes else bytearray()
     if values.nbytes:
         memory.tensor = values  # so that it lives as long as the array does

@@ -1,4 +1,4 @@
-"""The tensors of a state: names, shapes, dtypes, bytes; known without torch, so that a plan can count."""
+"""The layout of a state: its tensors' names, shapes and dtypes. Needs no torch, so that plans can count bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State: TypeAlias = "dict[str, torch.Tensor]"
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
-    """One named tensor of a state."""
+    """Describes one named tensor of a state."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,17 +29,17 @@ class TensorLayout:
 
     @property
     def elements(self) -> int:
-        """Number of elements; 1 for a 0-d tensor."""
+        """The number of elements; 1 for a 0-d tensor."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Logical size, whether the memory is shared or not."""
+        """The logical size in bytes, whether the memory is shared or not."""
         return self.elements * BYTES_PER_ELEMENT[self.dtype]
 
     @property
     def owner(self) -> str:
-        """The name of the tensor whose memory it is: its own, or the earlier one's, which may be empty."""
+        """The name of the tensor that owns the memory: this one, or the earlier one. A name may be empty."""
         return self.name if self.same_as is None else self.same_as
 
 
@@ -47,7 +47,7 @@ Layout = tuple[TensorLayout, ...]
 
 
 def layout_of_state(state: Mapping[str, torch.Tensor]) -> Layout:
-    """The tensors of a state that exists; tied are those that share memory."""
+    """Return the layout of an existing state; tensors that share memory are tied."""
     shared = tied(state)
     return tuple(
         TensorLayout(name, tuple(tensor.shape), name_of(tensor), shared[name][0] if name in shared else None)
@@ -56,10 +56,10 @@ def layout_of_state(state: Mapping[str, torch.Tensor]) -> Layout:
 
 
 def state_bytes(layout: Layout) -> int:
-    """Logical size of a state: every tensor once, tied weights not twice."""
+    """Return the logical size of a state in bytes; tied weights count once."""
     return sum(tensor.size_bytes for tensor in layout if tensor.same_as is None)
 
 
 def parameters(layout: Layout) -> int:
-    """Number of elements of a state, tied weights counted once."""
+    """Return the number of elements of a state; tied weights count once."""
     return sum(tensor.elements for tensor in layout if tensor.same_as is None)

@@ -1,7 +1,7 @@
-"""Memory of loaded tensors: each one's own, as torch allocates it — aligned, resizable, freed with its tensor.
+"""The memory of loaded tensors: one allocation of torch for each, aligned, resizable, and freed with its tensor.
 
-Tensors that are views of a larger piece would keep all of it, could not be resized as FSDP does it, and may start where
-vectorised arithmetic rounds differently.
+Views of a larger allocation would keep all of it alive, could not be resized, which FSDP does, and might start at an
+address where vectorised arithmetic rounds differently.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ckpt.state.layout import TensorLayout
 
 ALIGNMENT = 64
-"""Of the first element, in bytes: a cache line, and the widest vector; torch's own."""
+"""The alignment of the first element in bytes, as torch has it: a cache line, and the widest vector."""
 
 _HUGE_PAGE_BYTES = 2 * 2**20
 _POPULATE_BYTES = 4 * 2**20
 
 
 def empty(layout: TensorLayout) -> torch.Tensor:
-    """A tensor of that layout, to be filled; in huge pages where it is large and the kernel has them."""
+    """Allocate a tensor of that layout, in huge pages if it is large and the kernel provides them."""
     import torch
 
     tensor = torch.empty(layout.shape, dtype=dtypes.torch_dtype(layout.dtype))
@@ -37,7 +37,7 @@ def empty(layout: TensorLayout) -> torch.Tensor:
 
 
 def own(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, if its memory is its own and torch's; else a copy."""
+    """Return the tensor if it has an allocation of torch to itself; a copy otherwise."""
     import torch
 
     storage = tensor.untyped_storage()
@@ -48,9 +48,9 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def populate(tensors: Iterable[torch.Tensor]) -> None:
-    """Let the kernel clear the pages of new tensors, so that who reads into them need not wait for that.
+    """Prefault the pages of new tensors, so that reading into them doesn't wait for the kernel to clear pages.
 
-    Meant for a thread beside those that read. Before Linux 5.14 it does nothing.
+    Call it in a thread of its own while others read. Does nothing before Linux 5.14.
     """
     for tensor in tensors:
         address, size_bytes = _pages(tensor)
@@ -61,7 +61,7 @@ def populate(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def _pages(tensor: torch.Tensor) -> tuple[int, int]:
-    """Where the whole pages of a tensor's memory begin, and how many bytes they have."""
+    """Return the address of the first whole page of a tensor's memory, and the bytes of all whole pages."""
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     return start, max(0, end - start)

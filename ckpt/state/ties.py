@@ -1,4 +1,4 @@
-"""Tensors that share memory: tied weights, and slices of larger tensors."""
+"""Finds tensors that share memory: tied weights, and slices of larger tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What tied tensors have in common, and no others while both are alive: their memory and how it is seen.
+    """Return a key that is equal exactly for tied tensors: device, address, dtype, shape and strides.
 
-    What has no memory of its own — an empty tensor, one on `meta`, a subclass that wraps others — is tied to nothing.
+    It holds only while the tensors are alive. A tensor without memory (empty, or on `meta`) is tied to none.
 
     Raises:
-        CheckpointError: for a subclass of torch.Tensor.
+        CheckpointError: if the tensor is of a subclass of torch.Tensor.
     """
     require_plain(tensor)
     address = tensor.data_ptr() if tensor.numel() else 0
@@ -27,23 +27,26 @@ def identity(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def tied(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, int]]:
-    """The names whose tensor is an earlier one's memory again: that one's name, and their own place, from 0.
+    """Find the tensors that are tied to an earlier one.
+
+    Returns:
+        By the name of each such tensor, the name of the earlier one and the position of its own name, from 0.
 
     Raises:
-        CheckpointError: if one is of a subclass of torch.Tensor.
+        CheckpointError: if a tensor is of a subclass of torch.Tensor.
     """
     first: dict[tuple[Any, ...], str] = {}
-    found: dict[str, tuple[str, int]] = {}
-    for place, (name, tensor) in enumerate(state.items()):
+    ties: dict[str, tuple[str, int]] = {}
+    for position, (name, tensor) in enumerate(state.items()):
         require_plain(tensor, f"tensor {name!r}")
         owner = first.setdefault(identity(tensor), name)
         if owner != name:
-            found[name] = (owner, place)
-    return found
+            ties[name] = (owner, position)
+    return ties
 
 
 def span_bytes(tensor: torch.Tensor) -> int:
-    """The memory from a tensor's first element to its last, both included, in bytes."""
+    """Return the bytes from a tensor's first element in memory to its last, both included."""
     if not tensor.numel():
         return 0
     last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -51,21 +54,21 @@ def span_bytes(tensor: torch.Tensor) -> int:
 
 
 def owning(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state, in tensors whose storage is theirs alone; for writers that take whole storages.
+    """Return the state with tensors that don't share a larger storage, for writers that write whole storages.
 
-    A slice of a larger tensor is copied, to the CPU; all copies are in memory together. Tied ones stay tied.
+    Slices of larger tensors are copied to the CPU, all at once; tied tensors stay tied.
 
     Raises:
-        CheckpointError: if one is of a subclass of torch.Tensor.
+        CheckpointError: if a tensor is of a subclass of torch.Tensor.
     """
     copies: dict[tuple[Any, ...], torch.Tensor] = {}
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         require_plain(tensor, f"tensor {name!r}")
-        own = tensor
+        tensors[name] = tensor
         if tensor.untyped_storage().nbytes() > span_bytes(tensor) or span_bytes(tensor) > tensor.nbytes:
-            seen = identity(tensor)
-            own = copies[seen] if seen in copies else tensor.detach().to("cpu", copy=True)
-            copies[seen] = own
-        found[name] = own
-    return found
+            key = identity(tensor)
+            if key not in copies:
+                copies[key] = tensor.detach().to("cpu", copy=True)
+            tensors[name] = copies[key]
+    return tensors

@@ -1,4 +1,4 @@
-"""The state that a study saves: built from a model's configuration, seeded, and identified by a digest."""
+"""Builds the state that a study saves from a model's configuration and a seed, and identifies it by a digest."""
 
 from __future__ import annotations
 
@@ -26,36 +26,40 @@ _ALONE = SingleProcess()
 
 
 def build(spec: StateSpec, part: RankShards | None = None) -> State:
-    """The state that a study asks for, in memory of its own; or one rank's part of it: what `part.held` says.
+    """Build the state that a study asks for, or one rank's part of it.
 
-    `part` is of a partition of `layout_of(spec)` among all ranks, not of a window.
-    A part has the values that it has in the whole, and takes little more memory than its own size to build; so do
-    real weights where `values.RealWeights` can read them by blocks, else the whole model is loaded first.
+    A part has the same values as in the whole state, and building it takes little more memory than its own size. Real
+    weights are the exception where `values.RealWeights` can't read them in blocks: the whole model is loaded first.
+
+    Args:
+        spec: the state.
+        part: of a partition of `layout_of(spec)` over all ranks, not of a subset: `part.held` is built. None builds
+            all.
 
     Raises:
-        CheckpointError: if the model can't be built, or what transformers builds isn't what was planned.
+        CheckpointError: if the model can't be built, or transformers builds a model with another layout than planned.
     """
     planned = layout_of(spec)
     if state_of(meta_layout(spec), spec) != planned:
         raise CheckpointError(
-            f"transformers builds other tensors for {spec.model!r} than were planned: report it, with the "
-            "model's config.json"
+            f"transformers builds other tensors for {spec.model!r} than the plan expects: please report this, with "
+            "the model's config.json"
         )
     share = (part or _alone(planned)).held
     block = values.of(spec, planned)
     state: State = {}
-    for each in share:
-        tensor = each.whole
+    for rows in share:
+        tensor = rows.whole
         if tensor.same_as is not None:
             state[tensor.name] = state[tensor.same_as]
         else:
-            state[tensor.name] = torch.empty(each.layout.shape, dtype=getattr(torch, tensor.dtype))
+            state[tensor.name] = torch.empty(rows.layout.shape, dtype=getattr(torch, tensor.dtype))
     fill(state, share, block)
     return state
 
 
 def fill(state: State, share: tuple[Shard, ...], block: Block) -> None:
-    """Give every element of a share its value."""
+    """Set every element of a rank's share to its value."""
 
     def fill_piece(piece: Piece) -> None:
         flat(state[piece.tensor.name])[piece.held].copy_(block(piece.tensor, piece.number)[piece.within])
@@ -64,13 +68,13 @@ def fill(state: State, share: tuple[Shard, ...], block: Block) -> None:
 
 
 def digest(state: State) -> str:
-    """SHA-256 over names, dtypes, shapes and every byte; the same whoever computes it, in however many parts."""
+    """Compute the SHA-256 over names, dtypes, shapes and every byte; it doesn't depend on how the state is divided."""
     layout = layout_of_state(state)
     return _digest(layout, _hashes(state, _alone(layout).held, None))
 
 
 def _digest(layout: Layout, hashes: Mapping[str, bytes]) -> str:
-    """The digest of a state, from those of its blocks, one behind the other; tied tensors have their first one's."""
+    """Compute a state's digest from the concatenated hashes of each tensor's blocks; tied tensors share theirs."""
     whole = hashlib.sha256()
     for tensor in layout:
         whole.update(repr((tensor.name, tensor.dtype, tensor.shape)).encode("utf-8", "surrogatepass"))
@@ -79,9 +83,9 @@ def _digest(layout: Layout, hashes: Mapping[str, bytes]) -> str:
 
 
 def _hashes(state: State, share: tuple[Shard, ...], block: Block | None) -> dict[str, bytes]:
-    """SHA-256 of each block that begins in a share, one behind the other, by tensor.
+    """Return, by tensor, the concatenated SHA-256 hashes of the blocks that begin in a share.
 
-    Of a block that only partly lies there `block` tells the rest, once it agrees with what does.
+    `block` generates the rest of a block that the share holds in part, after the held part has been compared with it.
     """
     by_name = {name: flat(tensor) for name, tensor in state.items()}
 
@@ -93,65 +97,56 @@ def _hashes(state: State, share: tuple[Shard, ...], block: Block | None) -> dict
             whole = block(piece.tensor, piece.number).to(held.dtype)
             if not torch.equal(as_bytes(held), as_bytes(whole[piece.within])):
                 raise CheckpointError(
-                    f"{piece.tensor.name}: block {piece.number} has other values than it was built with: "
-                    "this machine's memory, or what changed the state since, is at fault"
+                    f"{piece.tensor.name}: block {piece.number} no longer has the values that it was built with: "
+                    "something changed the state, or this machine's memory is faulty"
                 )
         begins = piece.within.start == 0
         return piece.tensor.name, hashlib.sha256(as_bytes(whole).numpy().data).digest() if begins else b""
 
-    found: dict[str, bytes] = {}
-    for name, hashed in _on_all_cores(hash_piece, pieces(share)):
-        found[name] = found.get(name, b"") + hashed
-    return found
+    return _concatenated(_on_all_cores(hash_piece, pieces(share)))
+
+
+def _concatenated(hashes: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Concatenate the hashes of each tensor."""
+    by_tensor: dict[str, bytes] = {}
+    for name, hashed in hashes:
+        by_tensor[name] = by_tensor.get(name, b"") + hashed
+    return by_tensor
 
 
 def _alone(layout: Layout) -> RankShards:
-    """The part of a process that has no others: everything."""
+    """Return the part of a single process: the whole state."""
     return RankShards(Partition.of(layout, "dim0", 1), 0)
 
 
-def _on_all_cores(work: Callable[[Piece], _Result], each: Iterable[Piece]) -> list[_Result]:
+def _on_all_cores(work: Callable[[Piece], _Result], all_pieces: Iterable[Piece]) -> list[_Result]:
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(work, each))
+        return list(pool.map(work, all_pieces))
 
 
 def describe(
     state: State, spec: StateSpec, part: RankShards | None = None, ranks: ProcessGroup = _ALONE
 ) -> dict[str, Any]:
-    """The facts about a whole state that a timing log keeps; every rank calls it, with its part, and the first knows.
-
-    The digest is the same for every number of ranks and every way to share the state.
+    """Return the facts about a state that a timing log keeps. Every rank must call it.
 
     Args:
-        state: what `part.held` says, as it was built.
-        spec: which state it is.
-        part: this rank's; None for all of it.
-        ranks: those that share the state, in the order of their parts.
+        state: this rank's part, as `build` built it.
+        spec: the state's specification.
+        part: this rank's; None for the whole state.
+        ranks: the ranks that hold the parts, in the order of the parts.
 
     Returns:
-        On the first rank the facts, on the others nothing.
+        The facts on the first rank, an empty dict on the others. The digest in them is the same for every number of
+        ranks and every way to divide the state.
 
     Raises:
-        CheckpointError: if what a rank holds is not what it was built with, where a block of its values lies with
-            several ranks; and if ranks that should hold the same don't.
-        LostRankError: if a rank did not come.
+        CheckpointError: if a block that several ranks hold no longer has the values that it was built with, or if
+            replicas differ.
+        LostRankError: if a rank did not answer, or failed.
     """
     part = part or _alone(layout_of_state(state))
-    layout, share = part.partition.tensors, part.held
-    block = None if all(piece.is_whole for piece in pieces(share)) else values.of(spec, layout)
-    hashes = _hashes(state, share, block)
-    if part.partition.sharding == "replicated":
-        found = ranks.gather(_digest(layout, hashes))
-        others = [rank for rank, each in enumerate(found) if each != found[0]]
-        if others:
-            raise CheckpointError(f"rank 0 holds another state than rank {', '.join(map(str, others[:5]))}")
-        whole = found[0] if found else ""
-    else:
-        gathered: dict[str, bytes] = {}
-        for each in ranks.gather({name: b64encode(hashed).decode() for name, hashed in hashes.items() if hashed}):
-            for name, hashed in each.items():  # a tensor's blocks lie with the ranks in their order
-                gathered[name] = gathered.get(name, b"") + b64decode(hashed)
-        whole = _digest(layout, gathered)
+    layout = part.partition.tensors
+    whole = _digest_of_ranks(state, spec, part, ranks)
     if ranks.rank:
         return {}
     return {
@@ -166,3 +161,21 @@ def describe(
         "contents": spec.contents,
         "digest": whole,
     }
+
+
+def _digest_of_ranks(state: State, spec: StateSpec, part: RankShards, ranks: ProcessGroup) -> str:
+    """Compute the digest of the whole state from what all ranks hold; it is valid on the first rank only."""
+    layout, share = part.partition.tensors, part.held
+    block = None if all(piece.is_whole for piece in pieces(share)) else values.of(spec, layout)
+    hashes = _hashes(state, share, block)
+    if part.partition.sharding == "replicated":
+        digests = ranks.gather(_digest(layout, hashes))
+        different = [rank for rank, other in enumerate(digests) if other != digests[0]]
+        if different:
+            raise CheckpointError(f"rank 0 holds another state than rank {', '.join(map(str, different[:5]))}")
+        return digests[0] if digests else ""
+    gathered = ranks.gather({name: b64encode(hashed).decode() for name, hashed in hashes.items() if hashed})
+    # The ranks' order is the order of a tensor's blocks.
+    return _digest(
+        layout, _concatenated((name, b64decode(text)) for of_rank in gathered for name, text in of_rank.items())
+    )

@@ -1,7 +1,7 @@
-"""Which state a study saves: a model, cut and completed as the study asks, and the tensors that it consists of.
+"""Specifies the state that a study saves (a model, or some of its tensors, with or without Adam's) and its layout.
 
-The layout of Llama-like models is computed here, without torch; any other model's is asked of transformers. A test
-holds the computation to what transformers builds.
+The layout of Llama-like models is computed here without torch, and a test compares it with what transformers builds.
+transformers computes the layout of all other models.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ckpt.state.layout import Layout, TensorLayout, state_bytes
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models").glob("*.json"))}
 
 Count = Annotated[int, Strict()]
-"""A whole number, and neither `true` nor `"3"`, where a study is validated."""
+"""An integer; a study file with `true` or `"3"` is rejected."""
 
 FractionOf = Annotated[float, Strict(), Field(gt=0, le=1)]
-"""More than nothing and at most all, and neither `true` nor `"0.5"`, where a study is validated."""
+"""A fraction above 0 and up to 1; a study file with `true` or `"0.5"` is rejected."""
 
 DType = Literal["float16", "bfloat16", "float32"]
 
 Sharding = Literal["dim0", "tensors", "replicated"]
-"""How ranks share a state; `ckpt.state.sharding` says what each means."""
+"""How a state is divided over ranks; `ckpt.state.sharding` explains each way."""
 
 MASTER, EXP_AVG, EXP_AVG_SQ = "optimizer.master.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."
-"""What stands before a parameter's name in the names of what mixed-precision Adam keeps of it."""
+"""The prefixes of the three tensors that mixed-precision Adam keeps for each parameter."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class StateSpec:
 
     Attributes:
         model: a preset, the path of a `config.json`, or of a Hugging Face directory (then with its weights).
-        tensors: only the model's first so many, in `state_dict` order; None for all.
-        dtype: of the floating-point tensors; None for the one that the model's configuration names.
+        tensors: the number of the model's first tensors to keep, in `state_dict` order; None for all.
+        dtype: of the floating-point tensors; None for the one in the model's configuration.
         values: `normal-bfloat16` is normal(0, 0.02) rounded to bfloat16, as trained weights are;
-            `normal` is not rounded. Real weights ignore it.
+            `normal` is not rounded. Ignored for real weights.
         seed: of the generated values.
-        sharding: how the ranks share the state, if there are several.
-        contents: `weights` is the model; `training` adds what mixed-precision Adam keeps of every parameter, in
-            float32: master weights, `exp_avg` and `exp_avg_sq`. With 16-bit weights those are 14 bytes a parameter, as
-            MLPerf Storage counts. These are always generated, beside real weights too.
-        fraction: only the model's first tensors, as many as have together at most this share of its bytes, but at
-            least one; None for all. Both are cut from the model, before `contents` adds to it.
+        sharding: how the state is divided, if there are several ranks.
+        contents: `weights` is the model; `training` adds what mixed-precision Adam keeps for every parameter, in
+            float32: master weights, `exp_avg` and `exp_avg_sq`. With 16-bit weights that makes 14 bytes per parameter,
+            as MLPerf Storage counts. The added tensors are generated, even with real weights.
+        fraction: keep as many of the model's first tensors as hold at most this fraction of its bytes, but at least
+            one; None for all. `tensors` and `fraction` select from the model, before `contents` adds to it.
     """
 
-    # Read by pydantic, where a study file is validated.
+    # pydantic reads it when it validates a study file.
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     model: str
@@ -69,13 +69,13 @@ class StateSpec:
 
     @property
     def directory(self) -> Path | None:
-        """The Hugging Face directory with real weights, if the model is one."""
+        """The Hugging Face directory with real weights; None if the model is given otherwise."""
         path = Path(self.model).expanduser()
         return path if self.model not in PRESETS and path.is_dir() else None
 
 
 def read_config(spec: StateSpec) -> dict[str, Any]:
-    """The model's transformers configuration.
+    """Read the model's transformers configuration.
 
     Raises:
         CheckpointError: if the model is neither a preset nor a readable configuration.
@@ -94,27 +94,29 @@ def read_config(spec: StateSpec) -> dict[str, Any]:
         raise CheckpointError(f"can't read the model's configuration {path}: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise CheckpointError(
-            f"{path} is no transformers configuration: it has no 'model_type'. Expected the config.json that "
-            "lies beside a model's weights."
+            f"{path} is not a transformers configuration: it has no 'model_type'. Give the config.json in the "
+            "directory of a model's weights."
         )
     return config
 
 
 def config_dtype(spec: StateSpec, config: dict[str, Any]) -> str:
-    """The dtype of the floating-point tensors: the spec's, else the configuration's, else float32."""
+    """Return the dtype of floating-point tensors: from the spec, else from the configuration, else float32."""
     return str(spec.dtype or config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def layout_of(spec: StateSpec) -> Layout:
-    """The tensors that the state will hold, in `state_dict` order.
+    """Return the layout of the specified state, in `state_dict` order.
 
     Raises:
-        CheckpointError: if the model is unknown, or has fewer tensors than asked for.
+        CheckpointError: if the model is unknown, or has fewer tensors than the spec asks for.
     """
     config = read_config(spec)
     dtype = config_dtype(spec, config)
     if dtype not in BYTES_PER_ELEMENT:
-        raise CheckpointError(f"dtype {dtype!r} of model {spec.model!r} is none of {', '.join(BYTES_PER_ELEMENT)}")
+        raise CheckpointError(
+            f"model {spec.model!r} has dtype {dtype!r}; expected one of {', '.join(BYTES_PER_ELEMENT)}"
+        )
     if config["model_type"] == "llama":
         try:
             layout = tuple(_llama(config, dtype))
@@ -126,10 +128,10 @@ def layout_of(spec: StateSpec) -> Layout:
 
 
 def state_of(model: Layout, spec: StateSpec) -> Layout:
-    """What a state consists of whose model has these tensors: those that are asked for, and the optimizer's.
+    """Return the layout of a state of a model with these tensors: those that the spec selects, and the optimizer's.
 
     Raises:
-        CheckpointError: if more or less of the model is asked for than there is.
+        CheckpointError: if the spec asks for more tensors than the model has, or for none.
     """
     kept = _first_tensors(model, spec)
     return kept if spec.contents == "weights" else (*kept, *_optimizer(kept))
@@ -157,7 +159,7 @@ def _first_tensors(model: Layout, spec: StateSpec) -> Layout:
 
 
 def _optimizer(model: Layout) -> Iterator[TensorLayout]:
-    """Three copies of every parameter, tied ones once: of each tensor that isn't made of integers."""
+    """Yield the three tensors that Adam keeps for each floating-point tensor; tied ones count once."""
     for tensor in model:
         if tensor.same_as is None and "float" in tensor.dtype:
             for kind in (MASTER, EXP_AVG, EXP_AVG_SQ):
@@ -165,7 +167,7 @@ def _optimizer(model: Layout) -> Iterator[TensorLayout]:
 
 
 def meta_layout(spec: StateSpec) -> Layout:
-    """All tensors of the model, from transformers, without allocating any."""
+    """Return the layout of the whole model as transformers builds it, without allocating memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -177,7 +179,7 @@ def meta_layout(spec: StateSpec) -> Layout:
             model = AutoModelForCausalLM.from_config(
                 AutoConfig.for_model(model_type, **config), dtype=getattr(torch, dtype)
             )
-    except Exception as error:  # transformers raises what it likes at a configuration that it can't build
+    except Exception as error:  # transformers raises errors of many types
         raise CheckpointError(f"transformers can't build {spec.model!r}: {error}") from error
     first: dict[int, str] = {}
     layout = []
@@ -192,13 +194,13 @@ def _from_transformers(spec: StateSpec) -> Layout:
         return meta_layout(spec)
     except ImportError as error:
         raise CheckpointError(
-            f"the tensors of {spec.model!r} are known to transformers only, and {error.name} isn't installed "
-            "here: run this where it is, or use a Llama-like model"
+            f"only transformers knows the tensors of {spec.model!r}, and {error.name} isn't installed here: install "
+            "it, run this where it is installed, or use a Llama-like model"
         ) from None
 
 
 def _llama(config: dict[str, Any], dtype: str) -> Iterator[TensorLayout]:
-    """The tensors of `LlamaForCausalLM`, in the order of its `state_dict`."""
+    """Yield the tensors of `LlamaForCausalLM` in the order of its `state_dict`."""
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     intermediate, heads = config["intermediate_size"], config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads

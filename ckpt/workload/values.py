@@ -1,6 +1,7 @@
-"""What the elements of a state are — seeded, or a model's real weights — a block of a tensor at a time.
+"""The values of a state's elements, seeded or a model's real weights, in blocks.
 
-Any block can be had without the rest, so that a rank builds and checks its share in little more memory than that.
+Each block can be generated without the others, so that a rank builds and checks its share in little more memory than
+the share takes.
 """
 
 from __future__ import annotations
@@ -21,42 +22,42 @@ from ckpt.state.sharding import Shard
 from ckpt.workload.spec import EXP_AVG, EXP_AVG_SQ, MASTER, StateSpec, config_dtype, read_config
 
 BLOCK_ELEMENTS = 1 << 20
-"""Values are generated and hashed in blocks of so many elements, each on its own, so that all cores can take
-part and a part of a tensor can be made without the rest. Changing it changes every value and digest."""
+"""The number of elements in a block. Blocks are generated and hashed independently, so that all cores can work
+and a part of a tensor can be made without the rest. Changing this number changes every value and digest."""
 
 Block = Callable[[TensorLayout, int], torch.Tensor]
-"""The values of a tensor's block of that number, from 0: 1-D, in a dtype from which to convert to the tensor's."""
+"""Returns the values of a tensor's block, by its number from 0: 1-D, in a dtype to convert to the tensor's."""
 
 _STANDARD_DEVIATION = 0.02
 
 _GRADIENT_STANDARD_DEVIATION = 1e-4
-"""Of a large model that is being trained. Adam averages gradients over about ten steps, and their squares, which
-are never negative."""
+"""The gradients' standard deviation in a large model in training. Adam averages gradients over about ten steps, and
+their squares, which are never negative."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a share has of one block of a tensor."""
+    """The overlap of a rank's share with one block of a tensor."""
 
     tensor: TensorLayout
     number: int
-    """The block's, from 0."""
+    """The block's number, from 0."""
     held: slice
-    """Where the piece lies among the share's elements of the tensor."""
+    """The piece's position in the share's elements of the tensor."""
     within: slice
-    """Where it lies in the block."""
+    """The piece's position in the block."""
     is_whole: bool
-    """Whether it is the whole block."""
+    """Whether the piece is the whole block."""
 
 
 def pieces(share: tuple[Shard, ...]) -> Iterator[Piece]:
-    """All pieces of a share, in order; of tied tensors, those of the first only."""
-    for each in share:
-        tensor = each.whole
+    """Yield the pieces of a share in order, without tensors that are tied to earlier ones."""
+    for rows in share:
+        tensor = rows.whole
         if tensor.same_as is not None:
             continue
-        start = each.start * (tensor.elements // max(1, tensor.shape[0])) if tensor.shape else 0
-        stop = start + each.layout.elements
+        start = rows.start * (tensor.elements // max(1, tensor.shape[0])) if tensor.shape else 0
+        stop = start + rows.layout.elements
         for number in range(start // BLOCK_ELEMENTS, -(-stop // BLOCK_ELEMENTS)):
             origin = number * BLOCK_ELEMENTS
             end = min(origin + BLOCK_ELEMENTS, tensor.elements)
@@ -71,22 +72,22 @@ def pieces(share: tuple[Shard, ...]) -> Iterator[Piece]:
 
 
 def of(spec: StateSpec, layout: Layout) -> Block:
-    """Where the values of that state come from.
+    """Return the source of a state's values.
 
     Raises:
-        CheckpointError: if real weights are asked for that can't be loaded.
+        CheckpointError: if the spec asks for real weights, and they can't be loaded.
     """
     return RealWeights(spec, layout).block if spec.directory else Seeded(spec).block
 
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """Values that depend on the seed, the tensor's name and the place: no two tensors or blocks are alike."""
+    """Generates values from the seed, the tensor's name and the block's number: no two blocks are equal."""
 
     spec: StateSpec
 
     def block(self, tensor: TensorLayout, number: int) -> torch.Tensor:
-        """Normal weights, as `spec.values` says, and what Adam makes of normal gradients; small whole numbers."""
+        """Generate a block: normal weights, Adam's averages of normal gradients, or small integers, by the tensor."""
         count = min(BLOCK_ELEMENTS, tensor.elements - number * BLOCK_ELEMENTS)
         random = np.random.Generator(np.random.SFC64(_seed(self.spec.seed, tensor.name, number)))
         if "float" not in tensor.dtype:
@@ -105,7 +106,7 @@ class Seeded:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A tensor in a safetensors file."""
+    """The location of a tensor in a safetensors file."""
 
     path: Path
     offset: int
@@ -113,11 +114,10 @@ class _Stored:
 
 
 class RealWeights:
-    """The weights in a Hugging Face directory, and seeded values for what `training` adds to them.
+    """Reads the weights in a Hugging Face directory, and generates the tensors that `training` adds.
 
-    Where its safetensors files have every tensor under the model's own name, with its shape and in a plain
-    floating-point dtype, no more than the blocks that are asked for is read. Anything else only transformers
-    understands: it loads the whole model.
+    If the directory's safetensors files hold every tensor of the model under its name, with its shape and in a plain
+    floating-point dtype, only the requested blocks are read. Otherwise transformers loads the whole model.
 
     Raises:
         CheckpointError: if there are no weights, or transformers can't load them.
@@ -131,7 +131,7 @@ class RealWeights:
         self._loaded = {} if self._stored else _loaded(spec)
 
     def block(self, tensor: TensorLayout, number: int) -> torch.Tensor:
-        """As they lie in the file, or as transformers loads them."""
+        """Return a block as it is stored in the file, or as transformers loaded it."""
         start = number * BLOCK_ELEMENTS
         count = min(BLOCK_ELEMENTS, tensor.elements - start)
         if tensor.name in self._stored:
@@ -141,7 +141,7 @@ class RealWeights:
             with stored.path.open("rb") as file:
                 file.seek(stored.offset + start * dtype.itemsize)
                 if file.readinto(data) != len(data):
-                    raise CheckpointError(f"{stored.path} became shorter while it was read")
+                    raise CheckpointError(f"{stored.path} became shorter while it was being read")
             return torch.frombuffer(data, dtype=dtype)
         if tensor.name in self._loaded:
             return self._loaded[tensor.name].reshape(-1)[start : start + count]
@@ -153,24 +153,24 @@ def _is_optimizer(tensor: TensorLayout, spec: StateSpec) -> bool:
 
 
 def _stored(directory: Path, model: list[TensorLayout]) -> dict[str, _Stored]:
-    """Where the tensors lie, tied ones by their first name; nothing if some aren't there as they are wanted."""
+    """Locate the tensors, tied ones by their first name; empty if one is missing, or has another shape or dtype."""
     try:
         headers = headers_of(directory)
-    except CheckpointError:  # files of another kind, perhaps
+    except CheckpointError:  # the weights may have another format
         return {}
     wanted = {tensor.name: tensor for tensor in model}
-    found = {}
+    located = {}
     for path, header in headers.items():
         for entry in header.entries:
             tensor = wanted.get(entry.layout.name)
             if tensor and entry.layout.shape == tensor.shape and _converts(entry.layout.dtype, tensor.dtype):
                 stored = _Stored(path, header.data_start + entry.start, entry.layout.dtype)
-                found[tensor.same_as or tensor.name] = stored
-    return found if {tensor.same_as or tensor.name for tensor in model} <= found.keys() else {}
+                located[tensor.same_as or tensor.name] = stored
+    return located if {tensor.same_as or tensor.name for tensor in model} <= located.keys() else {}
 
 
 def _converts(stored: str, wanted: str) -> bool:
-    """Whether the one dtype's values are simply the other's; eight-bit ones have a scale somewhere."""
+    """Return whether values convert between two dtypes without a scale, which eight-bit dtypes need."""
     return stored == wanted or {stored, wanted} <= {"float16", "bfloat16", "float32", "float64"}
 
 
@@ -182,7 +182,7 @@ def _loaded(spec: StateSpec) -> dict[str, torch.Tensor]:
         model = AutoModelForCausalLM.from_pretrained(
             spec.directory, dtype=getattr(torch, dtype), local_files_only=True, weights_only=True
         )
-    except Exception as error:  # transformers raises what it likes at weights that it can't load
+    except Exception as error:  # transformers raises errors of many types
         raise CheckpointError(f"can't load the weights in {spec.directory}: {error}") from error
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 

@@ -68,7 +68,7 @@ def test_unknown_dtypes() -> None:
     with pytest.raises(CheckpointError, match=r"float8_e4m3fnuz can't be stored; expected one of bool, .* Convert"):
         name_of(torch.empty(1, dtype=torch.float8_e4m3fnuz))
     for name in ("float17", "Tensor", "load"):
-        with pytest.raises(CheckpointError, match=f"names a dtype '{name}'; known are bool, uint8"):
+        with pytest.raises(CheckpointError, match=f"has a dtype '{name}'; expected one of bool, uint8"):
             torch_dtype(name)
 
 

@@ -273,4 +273,5 @@ def test_where_a_library_is_missing(missing: str, write_config: WriteConfig, fre
     )
     printed = fresh_python(code, missing, write_config(), write_config(model_type="gpt2"))
     assert printed.startswith("21\n")
-    assert f"known to transformers only, and {missing} isn't installed here" in printed
+    assert "only transformers knows the tensors of" in printed
+    assert f"and {missing} isn't installed here" in printed

@@ -161,8 +161,8 @@ Level = IntEnum("Level", "LOW")
         (np.array(["text"]), "array of <U4"),
         (np.array([None]), "array of object"),
         (np.array([1], ">i4"), "array of >i4"),
-        (torch.ones(2).to_sparse(), "no ordinary tensor"),
-        (torch.ones(2, device="meta"), "no ordinary tensor"),
+        (torch.ones(2).to_sparse(), "not a plain tensor"),
+        (torch.ones(2, device="meta"), "not a plain tensor"),
         ({Level.LOW: 1}, "Level, which can't be saved as a key"),
     ],
     ids=[
