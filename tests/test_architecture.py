@@ -76,7 +76,6 @@ FORBIDDEN_IMPORTS_LEFT: set[str] = {
     "analysis.logs.merge -> jobs.seal",
     "analysis.logs.merged -> jobs.own_hdf5",
     "analysis.logs.plausible -> jobs.errors",
-    "ckpt.state.sharding -> ckpt.workload.spec",
     "jobs.__main__ -> analysis.__main__",
     "jobs.__main__ -> analysis.logs.load",
     "jobs.progress -> jobs.timing_log",

@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
 from itertools import pairwise
+from typing import Literal
 
 from ckpt.state.layout import Layout, TensorLayout
-from ckpt.workload.spec import Sharding
+
+Sharding = Literal["dim0", "tensors", "replicated"]
+"""The ways to partition a state, as above."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pydantic import Field, Strict
 from ckpt.errors import CheckpointError
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, name_of
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
+from ckpt.state.sharding import Sharding
 
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "models").glob("*.json"))}
 
@@ -28,9 +29,6 @@ FractionOf = Annotated[float, Strict(), Field(gt=0, le=1)]
 """A fraction above 0 and up to 1; a study file with `true` or `"0.5"` is rejected."""
 
 DType = Literal["float16", "bfloat16", "float32"]
-
-Sharding = Literal["dim0", "tensors", "replicated"]
-"""How a state is divided over ranks; `ckpt.state.sharding` explains each way."""
 
 MASTER, EXP_AVG, EXP_AVG_SQ = "optimizer.master.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."
 """The prefixes of the three tensors that mixed-precision Adam keeps for each parameter."""

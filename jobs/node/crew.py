@@ -15,8 +15,7 @@ from pathlib import Path
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Partition, RankShards
-from ckpt.workload.spec import Sharding
+from ckpt.state.sharding import Partition, RankShards, Sharding
 from jobs.errors import StudyError
 from jobs.node import received
 from jobs.node.rendezvous import meet

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckpt.state.layout import Layout
-from ckpt.state.sharding import Partition
-from ckpt.workload.spec import Sharding
+from ckpt.state.sharding import Partition, Sharding
 
 
 @dataclass(frozen=True, slots=True)
