@@ -31,7 +31,7 @@ def take(tensor: torch.Tensor, place: str) -> tuple[torch.Tensor, dict[str, Any]
     where = f"the state's {place}"
     dtypes.require_plain(tensor, where)
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-        raise CheckpointError(f"{where} is no ordinary tensor ({tensor.layout}, {tensor.device})")
+        raise CheckpointError(f"{where} is not a plain tensor ({tensor.layout}, {tensor.device})")
     try:
         dtypes.name_of(tensor)
     except CheckpointError as error:
