@@ -18,6 +18,7 @@ from analysis.logs.load import Entry, Results, entries, frames
 from analysis.logs.merge import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.trials import settings
+from analysis.selftest import verdicts
 from analysis.tables.advice import advice_tables, projection_table
 from analysis.tables.before_after import contrast
 from analysis.tables.methods import all_tables
@@ -67,6 +68,19 @@ def check(*results: Path) -> int:
         said += [f"{where}: {doubt}" for doubt in comparison.doubts]
     print("\n".join(printable(line) for line in said) or "nothing to say against these results")
     return 1 if said else 0
+
+
+@app.command
+def selftest(results: Path) -> int:
+    """Judge the results of the self-test: known costs, and dishonest strategies. Exit code 1 if a verdict is FAILED.
+
+    Args:
+        results: the directory of the study, as `python -m jobs selftest` or `python -m jobs run selftest` left it.
+    """
+    judged = verdicts(_frames([results]))
+    for verdict in judged:
+        print(printable(f"{'ok' if verdict.passed else 'FAILED':>6}  {verdict.what}"))
+    return 0 if all(verdict.passed for verdict in judged) else 1
 
 
 @app.command(name="compare")

@@ -1,15 +1,19 @@
-"""`python -m jobs`: plan, run, submit, status, cancel."""
+"""`python -m jobs`: plan, run, check, prepare, submit, status, cancel, selftest, job."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ckpt.cli import printable
 from ckpt.cli import run as run_command_line
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
@@ -25,6 +29,7 @@ from jobs.plan import plan_table
 from jobs.plan import study as studies
 from jobs.plan.plan import Plan
 from jobs.plan.plan_table import wide_console
+from jobs.selftest import study_text
 
 app = App(
     name="python -m jobs",
@@ -32,18 +37,25 @@ app = App(
     version_flags=[],
 )
 
-ResultsOption = Annotated[Path, Parameter(name="--results")]
-ClusterOption = Annotated[submit.ClusterName | None, Parameter(name="--cluster")]
+StudyArgument = Annotated[str, Parameter(help="a TOML file, or the name of a shipped study")]
+ResultsOption = Annotated[
+    Path, Parameter(name="--results", help="the directory in which the study gets a directory of its own")
+]
+ClusterOption = Annotated[
+    submit.ClusterName | None,
+    Parameter(
+        name="--cluster",
+        help="debug (in this process), local (on this machine), slurm; by default slurm where there is one",
+    ),
+]
+IdsOption = Annotated[bool, Parameter(help="for scripts, print a line for each job: id, nodes, tasks on each node")]
+TargetOption = Annotated[Path, Parameter(help="the directory to write to, as the jobs see it")]
+DryRunOption = Annotated[bool, Parameter(help="show what would be done, and do nothing")]
 
 
 @app.command
-def plan(study: str, *, ids: bool = False) -> None:
-    """Print the jobs of a study in the order of submission, and what each will take.
-
-    Args:
-        study: a TOML file, or the name of a shipped study.
-        ids: for scripts, print a line for each job: its id, its nodes, and the tasks that srun has to start on each.
-    """
+def plan(study: StudyArgument, *, ids: IdsOption = False) -> None:
+    """Print the jobs of a study in the order of submission, and what they will take."""
     planned = plans.make_plan(studies.read(studies.find(study)))
     if ids:
         print("\n".join(f"{job.id} {job.nodes} {job.scale.processes_per_node}" for job in planned.jobs))
@@ -53,55 +65,35 @@ def plan(study: str, *, ids: bool = False) -> None:
 
 @app.command
 def run(
-    study: str,
+    study: StudyArgument,
     *,
     results: ResultsOption = Path("results"),
     cluster: ClusterOption = None,
-    dry_run: bool = False,
+    dry_run: DryRunOption = False,
 ) -> int:
-    """Plan, submit what is missing, wait, and print the comparison tables.
-
-    Args:
-        study: a TOML file, or the name of a shipped study.
-        results: the directory that gets a directory for the study.
-        cluster: debug (in this process), local (on this machine), slurm; by default slurm where there is one.
-        dry_run: say what would be done, and do nothing.
-    """
+    """Plan, submit what is missing, wait, and print the comparison tables. Exit code 1 if a job needs attention."""
     prepared = _prepare(study, results, cluster, dry_run=dry_run)
     if prepared is None:
         return 0
     paths = prepared[0]
     code = submit_and_follow(*prepared, wait=True)
-    from analysis.__main__ import print_tables  # the one look from here into analysis: the end of the pipe
-
-    print_tables([paths.root])
+    analysed = _analyse("table", paths)
     print(f"\nlogs: {paths.logs}   again: python -m analysis table {paths.root}")
-    return code
+    return code or analysed
 
 
 @app.command
-def check(study: str, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
-    """Say what would go wrong, before any node-hour is spent. Exit code 1 if there is a problem.
-
-    Args:
-        study: a TOML file, or the name of a shipped study.
-        results: the directory that would get a directory for the study.
-        cluster: debug, local or slurm; by default slurm where there is one.
-    """
+def check(study: StudyArgument, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
+    """Check the study, the cluster and the targets before any node-hour is spent. Exit code 1 if there is a problem."""
     paths, planned, _ = _read_study(study, results)
-    found = list(preflight.findings(paths, planned, cluster or submit.default_cluster()))
-    print(preflight.shown(found))
-    return 1 if any(each.level == "problem" for each in found) else 0
+    findings = list(preflight.findings(paths, planned, cluster or submit.default_cluster()))
+    print(preflight.shown(findings))
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
 
 
 @app.command
-def prepare(study: str, *, results: ResultsOption = Path("results")) -> None:
-    """Make a study's directory and print its path: for scripts that run the jobs themselves with `job`.
-
-    Args:
-        study: a TOML file, or the name of a shipped study.
-        results: the directory that gets a directory for the study.
-    """
+def prepare(study: StudyArgument, *, results: ResultsOption = Path("results")) -> None:
+    """Make a study's directory and print its path: for scripts that run the jobs themselves with `job`."""
     paths, planned, source = _read_study(study, results)
     _make_directory(paths, planned, source)
     print(paths.root)
@@ -109,20 +101,13 @@ def prepare(study: str, *, results: ResultsOption = Path("results")) -> None:
 
 @app.command(name="submit")
 def submit_study(
-    study: str,
+    study: StudyArgument,
     *,
     results: ResultsOption = Path("results"),
     cluster: ClusterOption = None,
-    dry_run: bool = False,
+    dry_run: DryRunOption = False,
 ) -> int:
-    """Plan, and submit what is missing. With `local` and `debug` it returns when the last job has ended.
-
-    Args:
-        study: a TOML file, or the name of a shipped study.
-        results: the directory that gets a directory for the study.
-        cluster: debug (in this process), local (on this machine), slurm; by default slurm where there is one.
-        dry_run: say what would be done, and do nothing.
-    """
+    """Plan, and submit what is missing. With `local` and `debug` it returns when the last job has ended."""
     prepared = _prepare(study, results, cluster, dry_run=dry_run)
     return 0 if prepared is None else submit_and_follow(*prepared, wait=False)
 
@@ -162,32 +147,15 @@ def cancel(results: Path) -> None:
 
 
 @app.command
-def selftest(*, target: Path, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
-    """Check that this pipeline tells the truth here: known costs are shown as they are, and liars are caught.
-
-    Args:
-        target: the directory to write to, as the jobs see it.
-        results: the directory that gets a directory for the self-test.
-        cluster: debug, local or slurm; by default slurm where there is one.
-    """
-    import tempfile
-
-    from analysis.logs.load import load_results
-    from jobs.selftest import SelfTest
-
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(SelfTest().study(target.absolute()))
-        file.flush()
-        prepared = _prepare(file.name, results, cluster, dry_run=False)
-    if prepared is None:
-        return 0
+def selftest(*, target: TargetOption, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
+    """Check the measurement itself: known costs must be measured as such, and dishonest strategies caught."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "selftest.toml"
+        file.write_text(study_text(target.absolute()), encoding="utf-8")
+        prepared = _prepare(str(file), results, cluster, dry_run=False)
+    assert prepared is not None  # it is no dry run
     submit_and_follow(*prepared, wait=True)
-    paths, planned, _ = prepared
-    log = timing_log.read(paths.log(planned.jobs[0].id))
-    found = list(SelfTest().verdicts(load_results(paths.root), str(log.storage["cache_caveat"])))
-    for verdict in found:
-        print(f"{'ok' if verdict.passed else 'FAILED':>6}  {verdict.what}")
-    return 0 if all(verdict.passed for verdict in found) else 1
+    return _analyse("selftest", prepared[0])
 
 
 @app.command(name="job")
@@ -210,7 +178,7 @@ def run_one_job(
         target: its target.
         round_number: its round.
         scale: its nodes and tasks per node, such as 2x4, where the study has several.
-        results: the directory that gets a directory for the study.
+        results: the directory in which the study gets a directory of its own.
     """
     from jobs.node.run import run_job
 
@@ -222,6 +190,19 @@ def run_one_job(
         _make_directory(paths, planned, source)
     job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number, scale)
     return 0 if run_job(str(paths.root), job.id) in timing_log.GOOD else 1
+
+
+def _analyse(command: str, paths: StudyPaths) -> int:
+    """Run a command of `python -m analysis` on a study's results; returns its exit code.
+
+    In a process of its own: an error of the analysis can't break a run, and this one needs none of its libraries.
+    """
+    sys.stdout.flush()
+    code = subprocess.run([sys.executable, "-m", "analysis", command, str(paths.root)], check=False).returncode
+    if code not in {0, 1 if command == "selftest" else 0}:
+        message = f"the jobs' logs are kept, but `python -m analysis {command} {paths.root}` failed (exit code {code})"
+        print(printable(f"error: {message}"), file=sys.stderr)
+    return code
 
 
 def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:

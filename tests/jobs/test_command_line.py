@@ -147,6 +147,20 @@ def test_from_run_to_status(python: Any, tiny: dict[str, Any], target: Path, tmp
     assert before == log.read_bytes()
 
 
+def test_tables_that_cannot_be_printed(python: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Where the analysis can't start, the run's logs stay, and its end names the command that failed."""
+    file = write_study(tmp_path / "tiny.toml", tiny)
+
+    found = python("-m", "jobs", "run", file, "--cluster", "local", without=("scipy",))
+
+    assert found.returncode == 1, found.stdout + found.stderr
+    results = tmp_path / "results" / "tiny"
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith("error: the jobs' logs are kept")
+    assert f"`python -m analysis table {results}` failed (exit code 1)" in last
+    assert timing_log.read(results / "logs" / "r01-torch_save-here-1x1.h5").header.status == "complete"
+
+
 def test_a_strategy_that_fails(python: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
     """Where a strategy fails, the others run, the end names the job and the reason, and the exit code is 1."""
     tiny["strategies"] = ["tensorstore_basic", "torch_save"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,50 @@ from typing import Any
 import pytest
 
 from analysis import load_results
+from analysis.selftest import Verdict, verdicts
 from ckpt.disk import durable, page_cache
-from jobs import timing_log
 from jobs.node.run import run_job
 from jobs.node.trial import Trial
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans
 from jobs.plan import study as studies
-from jobs.selftest import SelfTest, Verdict
+from jobs.selftest import study_text
 
 
 @pytest.fixture
 def selftest(tmp_path: Path) -> Callable[[], list[Verdict]]:
-    """Run the self-test's jobs in this process, through plan, job, log and analysis, and judge them."""
+    """Run the shipped study's jobs in this process, with shorter sleeps and fewer trials, and judge them."""
 
     def run() -> list[Verdict]:
-        asked = SelfTest(sleep_s=0.2, repeats=2)
-        source = tmp_path / "selftest.toml"
+        content = tomllib.loads(studies.SHIPPED["selftest"].read_text())
+        for strategy in content["strategies"]:
+            if "sleep_s" in strategy:
+                strategy["sleep_s"] *= 0.4
+        content["trials"]["repeats"] = 2
         target = tmp_path / "target"
         target.mkdir()
-        source.write_text(asked.study(target))
-        planned = plans.make_plan(studies.read(source))
+        content["targets"]["here"]["path"] = str(target)
+        planned = plans.make_plan(studies.parse(content, "selftest.toml"))
         paths = StudyPaths(tmp_path / "results")
         paths.logs.mkdir(parents=True)
         paths.plan_json.write_text(plans.to_json(planned))
         for job in planned.jobs:
             run_job(str(paths.root), job.id)
-        caveat = str(timing_log.read(paths.log(planned.jobs[0].id)).storage["cache_caveat"])
-        return list(asked.verdicts(load_results(paths.root), caveat))
+        return verdicts(load_results(paths.root))
 
     return run
+
+
+def test_the_study_on_a_named_target(tmp_path: Path) -> None:
+    """The shipped study on another target differs from it in the target and in the name, which is new every time."""
+    source, target = tmp_path / "selftest.toml", tmp_path / 'a "quoted" \\ path, größer'
+    source.write_text(study_text(target), encoding="utf-8")
+
+    asked, shipped = studies.read(source), studies.read(studies.SHIPPED["selftest"])
+
+    assert asked.targets["here"].path == str(target)
+    assert asked.name.startswith("selftest-2")
+    assert asked.model_copy(update={"name": shipped.name, "targets": shipped.targets}) == shipped
 
 
 def failed(verdicts: list[Verdict]) -> list[str]:
@@ -48,11 +63,11 @@ def failed(verdicts: list[Verdict]) -> list[str]:
 
 def test_an_honest_pipeline_passes(selftest: Callable[[], list[Verdict]]) -> None:
     """Known costs are shown as they are, and every liar is caught."""
-    verdicts = selftest()
+    judged = selftest()
 
     # How long a sleep lasts is the machine's business; what is caught is not.
-    assert [what for what in failed(verdicts) if "sleep" not in what and "MB/s" not in what] == []
-    assert {"wrong_data", "lazy", "unsynced"} <= {verdict.what.split(":")[0] for verdict in verdicts}
+    assert [what for what in failed(judged) if "sleep" not in what and "MB/s" not in what] == []
+    assert {"wrong_data", "lazy", "unsynced"} <= {verdict.what.split(":")[0] for verdict in judged}
 
 
 def test_a_clock_that_stops_before_the_sync_fails(

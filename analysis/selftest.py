@@ -1,0 +1,131 @@
+"""The judge of the self-test: whether results of strategies of known cost and known dishonesty show just that.
+
+`python -m jobs selftest` plans, submits and runs the shipped study `selftest`, and ends with this. Twice as slow must
+be measured as twice as slow, and every dishonest strategy must be caught.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.errors import ResultsError
+from analysis.logs.load import Results
+from analysis.measures.statistics import ratio_interval
+
+_STRATEGY = "_selftest"
+
+_TOLERANCE = 0.05
+"""What scheduling and the disk's own noise may add to a sleep of half a second."""
+
+_DISHONEST = {
+    "wrong_data": ("load", "loaded state differs"),
+    "lazy": ("load", "not in memory of its own"),
+    "unsynced": ("save", "not durable"),
+}
+"""Dishonest behaviour -> the operation that must be invalid, and how its reason begins."""
+
+_OPTIONS = {"behaviour": "honest", "sleep_s": 0.0, "bytes_per_s": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One known truth, and whether the results agree with it."""
+
+    passed: bool
+    what: str
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Compare what was measured with what is known, target by target.
+
+    Raises:
+        ResultsError: if these are no results of a self-test.
+    """
+    jobs = results.jobs[results.jobs["strategy"] == _STRATEGY]
+    if not len(jobs):
+        raise ResultsError("these are no results of a self-test: run `python -m jobs selftest --target DIR` first")
+    targets = list(jobs.groupby("target", sort=True))
+    return [
+        Verdict(verdict.passed, f"{target}: {verdict.what}" if len(targets) > 1 else verdict.what)
+        for target, on_target in targets
+        for verdict in _on_one_target(on_target, results.samples)
+    ]
+
+
+def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdict]:
+    options = [_OPTIONS | json.loads(text or "{}") for text in jobs["strategy_options"]]
+    asked = jobs[["study", "job_id"]].assign(**{name: [each[name] for each in options] for name in _OPTIONS})
+    samples = samples.merge(asked, on=["study", "job_id"], validate="many_to_one")
+    totals = samples[(samples["phase"] == "total") & ~samples["warmup"]]
+    honest = totals[totals["behaviour"] == "honest"]
+    states = sorted(set(jobs["status"]))
+    yield Verdict(states == ["complete"], f"every job completes: {', '.join(states)}")
+    yield Verdict(bool(len(honest)) and bool(honest["valid"].all()), "nothing honest is called invalid")
+    yield _phases(samples)
+    caveats = jobs["storage_cache_caveat"].dropna() if "storage_cache_caveat" in jobs else pd.Series(dtype=str)
+    yield _cold(honest[honest["operation"] == "load"]["cache"], next(iter(filter(None, caveats)), ""))
+    for operation in ("save", "load"):
+        yield from _known_costs(operation, honest[honest["valid"] & (honest["operation"] == operation)])
+    dirty_pages_known = bool((samples["dirty_pages"] >= 0).any())
+    for behaviour, (operation, reason) in _DISHONEST.items():
+        if behaviour == "unsynced" and not dirty_pages_known:
+            yield Verdict(passed=True, what="unsynced: can't be known here, the kernel is older than Linux 6.5")
+            continue
+        chosen = totals[(totals["behaviour"] == behaviour) & (totals["operation"] == operation)]
+        caught = chosen["reason"].str.startswith(reason)
+        what = f"{behaviour}: {caught.sum()} of {len(caught)} {operation}s caught"
+        yield Verdict(bool(len(caught)) and bool(caught.all()), what)
+
+
+def _known_costs(operation: str, valid: pd.DataFrame) -> Iterator[Verdict]:
+    """Whether sleeps of known length are measured as that, and a known rate takes its time."""
+    sleeps = sorted(set(valid["sleep_s"]) - {0})
+    plain = valid[(valid["sleep_s"] == 0) & (valid["bytes_per_s"] == 0)]
+    limited = valid[valid["bytes_per_s"] > 0]
+    if len(sleeps) < 2 or not len(plain) or not len(limited):
+        yield Verdict(passed=False, what=f"{operation}: a strategy of known cost has no valid sample")
+        return
+    base_s = _upper_median(plain["duration_s"])  # what a save or a load takes without the sleep
+    short_s, long_s = sleeps[0], sleeps[-1]
+    truth = (long_s + base_s) / (short_s + base_s)
+    long, short = (valid[valid["sleep_s"] == sleep_s] for sleep_s in (long_s, short_s))
+    ratio = ratio_interval(
+        long["duration_s"].tolist(), long["job_id"].tolist(), short["duration_s"].tolist(), short["job_id"].tolist()
+    )
+    yield Verdict(
+        ratio.low * (1 - _TOLERANCE) <= truth <= ratio.high * (1 + _TOLERANCE),
+        f"{operation}: {long_s} s against {short_s} s of sleep is a factor of {truth:.2f}, measured "
+        f"{ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+    )
+    bytes_per_s = float(limited["bytes_per_s"].iloc[0])
+    expected_s = float(limited["state_bytes"].iloc[0]) / bytes_per_s + base_s
+    measured_s = _upper_median(limited["duration_s"])
+    yield Verdict(
+        abs(measured_s - expected_s) <= _TOLERANCE * expected_s + base_s,
+        f"{operation}: {bytes_per_s / 1e6:.0f} MB/s takes {expected_s:.2f} s, measured {measured_s:.2f} s",
+    )
+
+
+def _upper_median(durations: pd.Series) -> float:
+    return float(durations.sort_values().iloc[len(durations) // 2])
+
+
+def _phases(samples: pd.DataFrame) -> Verdict:
+    """Whether a save lasts as long as its call, its sync and its commit together: no part lies outside the clock."""
+    saves = samples[(samples["operation"] == "save") & samples["valid"]]
+    sums = saves.pivot_table(index=["job_id", "trial"], columns="phase", values="duration_s", aggfunc="sum")
+    if not {"call", "sync", "commit", "total"} <= set(sums.columns):
+        return Verdict(passed=False, what=f"a save's total has its parts: only {', '.join(sums.columns)} were measured")
+    gap = (sums["total"] - sums["call"] - sums["sync"] - sums["commit"]).abs().max()
+    return Verdict(bool(gap < 0.001), f"a save's total is call + sync + commit: off by at most {gap * 1e6:.0f} µs")
+
+
+def _cold(caches: pd.Series, cache_caveat: str) -> Verdict:
+    if cache_caveat:
+        return Verdict(passed="cold" not in set(caches), what=f"no cold load is called proven: {cache_caveat}")
+    unproven, proven = int((caches == "cold-unproven").sum()), int((caches == "cold").sum())
+    return Verdict(proven > 0 and not unproven, f"cold loads are proven cold: {proven}, and {unproven} are not")
