@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import analysis
+from support.studies import StudyOnDisk
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
@@ -105,7 +106,7 @@ def absent_from_the_analysis_extra() -> set[str]:
 
 
 @pytest.mark.parametrize("extra", ["no torch, no Slurm", "nothing but the extra"])
-def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Path) -> None:
+def test_analysis_runs_on_a_laptop(extra: str, three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """Frames, tables and merge need no module of the cluster's, nor any that `.[analysis]` does not install."""
     blocked = {"torch", "transformers", "tensorstore", "submitit", "psutil"}
     if extra == "nothing but the extra":
@@ -135,7 +136,7 @@ def test_analysis_runs_on_a_laptop(extra: str, three_methods: Any, tmp_path: Pat
         (("--format=csv",), ",87.6,80.0,100.0,80.0,100.0,3,0,"),
     ],
 )
-def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, command: Command) -> None:
+def test_formats(style: tuple[str, ...], excerpt: str, three_methods: StudyOnDisk, command: Command) -> None:
     """Tables come as text unless another format is asked for."""
     code, printed, complaint = command("table", str(three_methods.root), *style)
 
@@ -165,7 +166,7 @@ def test_formats(style: tuple[str, ...], excerpt: str, three_methods: Any, comma
 def test_a_mistake_is_one_message_and_exit_code_2(
     arguments: tuple[str, ...],
     message: str,
-    three_methods: Any,
+    three_methods: StudyOnDisk,
     command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +182,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_reader_that_has_seen_enough_ends_it_quietly(unbuffered: str, three_methods: Any) -> None:
+def test_a_reader_that_has_seen_enough_ends_it_quietly(unbuffered: str, three_methods: StudyOnDisk) -> None:
     """`| head -1` closes the pipe, here before the first line: no message, and no failure."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -210,7 +211,7 @@ def test_importing_analysis_imports_no_figures() -> None:
     assert ended.stdout == "[]\n"
 
 
-def test_the_report_and_its_parts_run_on_a_laptop(three_methods: Any, tmp_path: Path) -> None:
+def test_the_report_and_its_parts_run_on_a_laptop(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """Report, figures, advice and projection come from the logs alone, with nothing but the `analysis` extra."""
     blocked = absent_from_the_analysis_extra()
     root = three_methods.root
@@ -226,7 +227,7 @@ def test_the_report_and_its_parts_run_on_a_laptop(three_methods: Any, tmp_path: 
 @pytest.mark.parametrize("style", ["text", "markdown", "csv", "latex", "html"])
 @pytest.mark.parametrize("arguments", [("advise",), ("project", "--parameters", "405e9", "--nodes", "64")])
 def test_advice_and_projections_come_in_all_formats(
-    style: str, arguments: tuple[str, ...], three_methods: Any, command: Command
+    style: str, arguments: tuple[str, ...], three_methods: StudyOnDisk, command: Command
 ) -> None:
     """They are tables like the others."""
     code, printed, complaint = command(*arguments, str(three_methods.root), "--format", style)
@@ -235,7 +236,7 @@ def test_advice_and_projections_come_in_all_formats(
     assert ("torch\\_save" if style == "latex" else "torch_save") in printed
 
 
-def test_the_options_of_advise(three_methods: Any, command: Command) -> None:
+def test_the_options_of_advise(three_methods: StudyOnDisk, command: Command) -> None:
     """Each assumption can be stated, and stands in the output."""
     options = ("--mtbf-hours=4", "--step-time=2", "--restore=warm", "--restart-s=90", "--stall=call")
     code, printed, _ = command("advise", str(three_methods.root), *options)
@@ -267,7 +268,7 @@ def test_the_options_of_advise(three_methods: Any, command: Command) -> None:
     ],
 )
 def test_a_mistake_about_a_decision_is_one_message(
-    arguments: tuple[str, ...], message: str, three_methods: Any, command: Command
+    arguments: tuple[str, ...], message: str, three_methods: StudyOnDisk, command: Command
 ) -> None:
     """What was wrong, what was expected; nothing is printed, and nothing written."""
     given = [str(three_methods.root) if argument == "RESULTS" else argument for argument in arguments]
@@ -279,7 +280,7 @@ def test_a_mistake_about_a_decision_is_one_message(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_for_eyes(terminal: bool, three_methods: Any) -> None:
+def test_progress_is_for_eyes(terminal: bool, three_methods: StudyOnDisk) -> None:
     """A bar on stderr where that is a terminal; a file or a pipe gets the tables and nothing else."""
     ours, theirs = pty.openpty()
     ended = subprocess.run(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -13,12 +11,13 @@ import analysis
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.method import Statistic
 from analysis.measures.relative import ratio
+from support.studies import MakeStudy, Show, StudyOnDisk
 
 GIB = 2**30
 
 
 @pytest.fixture
-def comparison(three_methods: Any) -> Comparison:
+def comparison(three_methods: StudyOnDisk) -> Comparison:
     """The only comparison of the three methods."""
     [found] = compare(analysis.load_results(three_methods.root))
     return found
@@ -58,7 +57,7 @@ def test_a_comparison_says_what_was_compared(comparison: Comparison) -> None:
     assert comparison.state == "tiny, 3 tensors, 0.500e9 parameters, float16, 1.00 GiB, digest 0123456789ab"
 
 
-def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, show: Callable[..., str]) -> None:
+def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: StudyOnDisk, show: Show) -> None:
     """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
     blocks = show(three_methods.root, "csv").strip().split("\n\n")
     tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
@@ -88,7 +87,7 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: Any, sho
     assert numbers(bandwidth[1], "save [GB/s]") == [pytest.approx(3 * 2**30 / (80 + 87.6 + 100) / 1e9)]
 
 
-def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
+def test_rounds_are_pooled(make_study: MakeStudy) -> None:
     """A method's median is over the trials of all its rounds: of 2, 4, 6 and 20 s it is 5 s."""
     study = make_study(rounds=2)
     study.log("torch_save", number=1, save=[2, 20], cold=[1, 1], warm=[1, 1])
@@ -102,7 +101,7 @@ def test_rounds_are_pooled(make_study: Callable[..., Any]) -> None:
     assert method.load_warm == Statistic(1, 1, 3, 4, 0, 1, 3)
 
 
-def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) -> None:
+def test_targets_and_studies_are_compared_apart(make_study: MakeStudy) -> None:
     """Two targets, or two studies, never share a median, even where job ids are the same."""
     targets = {"fast": {"path": "/fast"}, "slow": {"path": "/slow"}}
     first = make_study("first", targets=targets, strategies=["torch_save"])
@@ -120,7 +119,7 @@ def test_targets_and_studies_are_compared_apart(make_study: Callable[..., Any]) 
     ]
 
 
-def test_options_make_another_method(make_study: Callable[..., Any]) -> None:
+def test_options_make_another_method(make_study: MakeStudy) -> None:
     """One strategy with two settings is two methods, and neither stands in for the other."""
     raw = {"name": "tensorstore_basic", "compressor": "none"}
     study = make_study(strategies=["tensorstore_basic", raw])
@@ -135,7 +134,7 @@ def test_options_make_another_method(make_study: Callable[..., Any]) -> None:
     ]
 
 
-def test_different_states_are_said_to_be_different(make_study: Callable[..., Any]) -> None:
+def test_different_states_are_said_to_be_different(make_study: MakeStudy) -> None:
     """Rows whose states differ do not share a table without a word."""
     study = make_study()
     state = {"model": "m", "tensors": 1, "parameters": 10**9, "state_bytes": GIB, "dtypes": "float16"}
@@ -149,7 +148,7 @@ def test_different_states_are_said_to_be_different(make_study: Callable[..., Any
     assert all("differ in the state" in each.apart for each in (first, second))
 
 
-def test_a_valid_sample_without_a_duration_is_not_counted(make_study: Callable[..., Any]) -> None:
+def test_a_valid_sample_without_a_duration_is_not_counted(make_study: MakeStudy) -> None:
     """`n` is the number of durations that the median is made of."""
     study = make_study()
     study.log("torch_save", save=[1, math.nan, 3])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from typing import Any
 
 import h5py
 import pytest
@@ -13,14 +11,13 @@ import pytest
 import analysis
 from analysis.measures.comparison import all_problems, compare
 from jobs.seal import sealed
+from support.studies import MakeStudy, Show, StudyOnDisk
 
 STYLES = pytest.mark.parametrize("style", ["text", "markdown", "csv"])
 
-Show = Callable[..., str]
-
 
 @pytest.fixture
-def study(make_study: Callable[..., Any]) -> Any:
+def study(make_study: MakeStudy) -> StudyOnDisk:
     """Three planned jobs, of which `torch_save` is complete: 2, 4, 6 s."""
     made = make_study()
     made.log("torch_save", save=[2, 4, 6], cold=[1, 1, 1], warm=[1, 1, 1], gib=[1, 1, 1])
@@ -45,7 +42,7 @@ def notes(shown: str) -> list[str]:
 
 
 @STYLES
-def test_a_job_that_never_reported(style: str, study: Any, show: Show) -> None:
+def test_a_job_that_never_reported(style: str, study: StudyOnDisk, show: Show) -> None:
     """It has its row, without numbers, and a note that names it."""
     study.log("tensorstore_basic", save=[8])
     shown = show(study.root, style)
@@ -57,7 +54,7 @@ def test_a_job_that_never_reported(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_a_failed_job(style: str, study: Any, show: Show) -> None:
+def test_a_failed_job(style: str, study: StudyOnDisk, show: Show) -> None:
     """Its error is told; the trials that it finished count."""
     study.log("tensorstore_basic", save=[8, 10], status="failed", error="OSError: no space left")
     shown = show(study.root, style)
@@ -69,7 +66,7 @@ def test_a_failed_job(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_an_unreadable_log(style: str, study: Any, show: Show) -> None:
+def test_an_unreadable_log(style: str, study: StudyOnDisk, show: Show) -> None:
     """A truncated log is told with its path; the other jobs stay."""
     log = study.log("tensorstore_basic", save=[8])
     log.write_bytes(log.read_bytes()[:1000])
@@ -82,7 +79,7 @@ def test_an_unreadable_log(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_a_job_that_still_runs(style: str, study: Any, show: Show) -> None:
+def test_a_job_that_still_runs(style: str, study: StudyOnDisk, show: Show) -> None:
     """What it has measured so far is shown, with a note that there is more to come."""
     study.log("tensorstore_basic", save=[8], status="running")
     shown = show(study.root, style)
@@ -92,7 +89,7 @@ def test_a_job_that_still_runs(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_an_invalid_sample(style: str, study: Any, show: Show) -> None:
+def test_an_invalid_sample(style: str, study: StudyOnDisk, show: Show) -> None:
     """It is counted as invalid, told with its reason, and not part of the median."""
     invalid = {(1, "save"): "bits flipped"}
     study.log("tensorstore_basic", save=[8, 1000, 10], invalid=invalid)
@@ -104,7 +101,7 @@ def test_an_invalid_sample(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_only_invalid_samples(style: str, study: Any, show: Show) -> None:
+def test_only_invalid_samples(style: str, study: StudyOnDisk, show: Show) -> None:
     """There is no median, and the table says why."""
     invalid = {(0, "save"): "wrong", (1, "save"): "wrong"}
     study.log("tensorstore_basic", save=[8, 9], invalid=invalid)
@@ -114,7 +111,7 @@ def test_only_invalid_samples(style: str, study: Any, show: Show) -> None:
 
 
 @STYLES
-def test_an_invalid_warm_up(style: str, study: Any, show: Show) -> None:
+def test_an_invalid_warm_up(style: str, study: StudyOnDisk, show: Show) -> None:
     """It changes no number, and is told all the same, with its reason."""
     study.log("tensorstore_basic", save=[1000, 8], warm=[1, 1], warmups=1, invalid={(0, "warm"): "differs"})
     shown = show(study.root, style)
@@ -131,7 +128,7 @@ def test_an_invalid_warm_up(style: str, study: Any, show: Show) -> None:
     [({1: 0.25, 2: 0.5}, "up to 50%"), ({1: float("nan"), 2: float("nan")}, "an unknown share")],
 )
 def test_loads_that_were_not_proven_cold(
-    fractions: dict[int, float], share: str, style: str, study: Any, show: Show
+    fractions: dict[int, float], share: str, style: str, study: StudyOnDisk, show: Show
 ) -> None:
     """They have a column of their own, and the table says how many there were."""
     study.log(
@@ -149,7 +146,7 @@ def test_loads_that_were_not_proven_cold(
 
 
 @STYLES
-def test_a_study_without_the_reference(style: str, make_study: Callable[..., Any], show: Show) -> None:
+def test_a_study_without_the_reference(style: str, make_study: MakeStudy, show: Show) -> None:
     """The relative table says what it lacks; the others are as ever."""
     study = make_study(strategies=["tensorstore_basic", "tensorstore_t5x"])
     study.log("tensorstore_basic", save=[10])
@@ -162,9 +159,7 @@ def test_a_study_without_the_reference(style: str, make_study: Callable[..., Any
 
 @STYLES
 @pytest.mark.parametrize("absent", ["tensorstore_basic", "tensorstore_t5x"])
-def test_a_study_without_one_of_the_tensorstores(
-    absent: str, style: str, make_study: Callable[..., Any], show: Show
-) -> None:
+def test_a_study_without_one_of_the_tensorstores(absent: str, style: str, make_study: MakeStudy, show: Show) -> None:
     """The last table says which one it lacks; the relative table has the other."""
     [present] = {"tensorstore_basic", "tensorstore_t5x"} - {absent}
     study = make_study(strategies=["torch_save", present])
@@ -177,7 +172,7 @@ def test_a_study_without_one_of_the_tensorstores(
 
 
 @STYLES
-def test_only_failed_jobs(style: str, make_study: Callable[..., Any], show: Show) -> None:
+def test_only_failed_jobs(style: str, make_study: MakeStudy, show: Show) -> None:
     """Jobs that failed before their state was built leave a table without numbers, and all of their errors."""
     study = make_study()
     for label in ("torch_save", "tensorstore_basic", "tensorstore_t5x"):
@@ -193,7 +188,7 @@ def test_only_failed_jobs(style: str, make_study: Callable[..., Any], show: Show
 
 
 @STYLES
-def test_no_job_reported(style: str, make_study: Callable[..., Any], show: Show) -> None:
+def test_no_job_reported(style: str, make_study: MakeStudy, show: Show) -> None:
     """A plan alone is a table of jobs without a log."""
     study = make_study(rounds=2)
 
@@ -202,7 +197,7 @@ def test_no_job_reported(style: str, make_study: Callable[..., Any], show: Show)
     )
 
 
-def test_a_failed_job_without_a_state_beside_a_complete_one(study: Any) -> None:
+def test_a_failed_job_without_a_state_beside_a_complete_one(study: StudyOnDisk) -> None:
     """The state is that of the jobs that got as far; the failed job keeps its row and its place."""
     study.log("tensorstore_basic", status="failed", error="early", state={})
 
@@ -212,7 +207,7 @@ def test_a_failed_job_without_a_state_beside_a_complete_one(study: Any) -> None:
     assert [each.label for each in found.methods] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
 
 
-def test_an_unplanned_log_that_cannot_be_read(make_study: Callable[..., Any]) -> None:
+def test_an_unplanned_log_that_cannot_be_read(make_study: MakeStudy) -> None:
     """Without a plan nobody knows its target or method: its file name stands for it, in a table of its own."""
     study = make_study("known")
     study.log("torch_save", save=[1])
@@ -227,7 +222,7 @@ def test_an_unplanned_log_that_cannot_be_read(make_study: Callable[..., Any]) ->
     assert [(each.label, each.save.median) for each in known.methods] == [("torch_save", 1.0)]
 
 
-def test_a_log_of_a_later_version(study: Any) -> None:
+def test_a_log_of_a_later_version(study: StudyOnDisk) -> None:
     """It is not guessed at: the job is there, and the note says which version it has."""
     path = study.log("tensorstore_basic", save=[1])
     with h5py.File(path, "r+") as file:
@@ -240,7 +235,7 @@ def test_a_log_of_a_later_version(study: Any) -> None:
     assert "has version 99 of the timing log" in problem.replace("np.int64(99)", "99")
 
 
-def test_a_log_under_the_name_of_another_job(study: Any) -> None:
+def test_a_log_under_the_name_of_another_job(study: StudyOnDisk) -> None:
     """A job whose log was overwritten by a copy of another's does not vanish from the table."""
     original = study.paths.log(study.job("torch_save").id)
     copy = study.paths.log(study.job("tensorstore_basic").id)

@@ -20,6 +20,7 @@ from analysis.measures.statistics import Timed
 from analysis.measures.trials import settings
 from analysis.tables.before_after import contrast
 from analysis.tables.table import Ratio
+from support.studies import MakeStudy, StudyOnDisk
 
 REFERENCE, FAST, ALIKE, SLOW = "torch_save", "safetensors_direct", "safetensors_file", "hdf5"
 
@@ -56,7 +57,7 @@ def simulated(seed: int, rounds: int, sds: Sequence[float], disturbed: str = "")
     return [timed(method.tolist()) for method in seconds]
 
 
-def study_of_four(make_study: Callable[..., Any], rounds: Sequence[int] = (1, 2, 3, 4)) -> Any:
+def study_of_four(make_study: MakeStudy, rounds: Sequence[int] = (1, 2, 3, 4)) -> StudyOnDisk:
     """Four rounds of four methods, each with three trials within 2 %; the third round is disturbed."""
     study = make_study(strategies=[REFERENCE, *RATIOS], rounds=4)
     for label, number in itertools.product([REFERENCE, *RATIOS], rounds):
@@ -66,7 +67,7 @@ def study_of_four(make_study: Callable[..., Any], rounds: Sequence[int] = (1, 2,
     return study
 
 
-def test_one_disturbed_round_does_not_hide_a_difference(make_study: Callable[..., Any]) -> None:
+def test_one_disturbed_round_does_not_hide_a_difference(make_study: MakeStudy) -> None:
     """In each of four rounds a method loads in 0.27, 0.31, 0.60 and 0.16 of the reference's time: it is faster."""
     [found] = compare(load_results(study_of_four(make_study).root))
     load = {label: relative.load_cold for label, relative in found.relative.items()}
@@ -79,7 +80,7 @@ def test_one_disturbed_round_does_not_hide_a_difference(make_study: Callable[...
     assert load[FAST].ratio.estimate < load[ALIKE].ratio.estimate < load[SLOW].ratio.estimate
 
 
-def test_a_method_that_only_reports_in_the_quiet_rounds_is_compared_within_them(make_study: Callable[..., Any]) -> None:
+def test_a_method_that_only_reports_in_the_quiet_rounds_is_compared_within_them(make_study: MakeStudy) -> None:
     """Its median is not set against one that holds the disturbed round: equal within every round is equal."""
     study = make_study(strategies=[REFERENCE, FAST], rounds=6)
     for number, factor in enumerate((1.0, 1.1, 0.9, 8.0, 9.0, 7.0), start=1):
@@ -93,7 +94,7 @@ def test_a_method_that_only_reports_in_the_quiet_rounds_is_compared_within_them(
     assert found.relative[FAST].save.verdict() == NOT_SIGNIFICANT
 
 
-def test_advice_respects_rounds(make_study: Callable[..., Any]) -> None:
+def test_advice_respects_rounds(make_study: MakeStudy) -> None:
     """One method is the fastest to load, and the others are not named beside it, for all that one round did."""
     [setting] = settings(load_results(study_of_four(make_study).root))
     picks = {pick.question: pick for pick in advise(setting, Assumptions()).picks}
@@ -348,7 +349,7 @@ def test_two_studies_need_three_rounds_a_side(rounds: tuple[int, int], expected:
     ("first", "factor", "expected"), [((1.0, 2.0, 1.5), 1.3, NOT_SIGNIFICANT), ((1.0, 1.05, 0.98), 2.0, "slower")]
 )
 def test_compare_takes_rounds_for_a_sample(
-    first: Sequence[float], factor: float, expected: str, make_study: Callable[..., Any], tmp_path: Path
+    first: Sequence[float], factor: float, expected: str, make_study: MakeStudy, tmp_path: Path
 ) -> None:
     """`compare` pairs no rounds, though they have the same numbers, and sees a factor of two from three rounds on."""
     sides = []

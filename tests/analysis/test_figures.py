@@ -24,6 +24,7 @@ from analysis.figures.styles import looks
 from analysis.figures.svg import inline
 from analysis.logs.load import load_results
 from analysis.measures.trials import Setting, settings
+from support.studies import StudyOnDisk
 
 Make = Callable[..., Any]
 GIB = 2**30
@@ -171,7 +172,7 @@ def test_an_unknown_ceiling_gives_no_roofline(measured: Make, setting: Make) -> 
     assert "no figure of roofline, save (tiny, target disk, 1x1): the ceiling of the target was not measured" in absent
 
 
-def test_figures_of_real_logs(three_methods: Any) -> None:
+def test_figures_of_real_logs(three_methods: StudyOnDisk) -> None:
     """From a log to an axis: warm-ups and invalid samples are no points."""
     drawn, _ = draw(settings(load_results(three_methods.root)))
     axes = axes_of(named(drawn, "trials-save"))

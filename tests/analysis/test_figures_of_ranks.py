@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ from analysis.figures.figures import Drawn, draw
 from analysis.figures.styles import looks
 from analysis.logs.load import load_results
 from analysis.measures.trials import settings
+from support.studies import Ranked
 
 GIB = 2**30
-
-Ranked = Callable[..., Path]
 
 
 def figures_of(study: Path) -> dict[str, Drawn]:

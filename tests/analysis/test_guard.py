@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from analysis.logs import columns
 from analysis.logs.load import entries, frames, load_results
 from analysis.measures.comparison import compare
 from jobs import timing_log
+from support.studies import MakeStudy, Show
 
 
 def amended(path: Path, **provenance: Any) -> None:
@@ -30,7 +30,7 @@ def amended(path: Path, **provenance: Any) -> None:
         ({"memory_bytes": 2**40}, "the kind of node"),
     ],
 )
-def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, make_study: Callable[..., Any]) -> None:
+def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, make_study: MakeStudy) -> None:
     """Two tables instead of one, and each says what sets it apart; planned jobs without a log stay visible."""
     study = make_study(strategies=["torch_save", "tensorstore_basic", "tensorstore_t5x"])
     for label in ("torch_save", "tensorstore_basic"):
@@ -45,7 +45,7 @@ def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, m
     assert [1, 2] == sorted(len(comparison.methods) for comparison in found)
 
 
-def test_equal_circumstances_do_not_split(make_study: Callable[..., Any]) -> None:
+def test_equal_circumstances_do_not_split(make_study: MakeStudy) -> None:
     """Another host of the same kind is the same kind of node."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     for label in ("torch_save", "tensorstore_basic"):
@@ -56,7 +56,7 @@ def test_equal_circumstances_do_not_split(make_study: Callable[..., Any]) -> Non
     assert found.apart == ""
 
 
-def test_unproven_loads_have_a_column_of_their_own(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_unproven_loads_have_a_column_of_their_own(make_study: MakeStudy, show: Show) -> None:
     """They are neither mixed with proven ones nor dropped."""
     study = make_study(strategies=["torch_save"])
     study.log("torch_save", save=[1.0] * 2, cold=[3.0, 5.0], unproven={1: 0.5})
@@ -86,7 +86,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(flipped)
 
 
-def test_a_thousand_damaged_logs_crash_nothing(make_study: Callable[..., Any]) -> None:
+def test_a_thousand_damaged_logs_crash_nothing(make_study: MakeStudy) -> None:
     """Each is one clear line, and the rest of the study is compared all the same."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     study.log("torch_save", save=[2.0], cold=[1.0])
@@ -105,7 +105,7 @@ def test_a_thousand_damaged_logs_crash_nothing(make_study: Callable[..., Any]) -
     assert found.method("torch_save").save.median == 2.0
 
 
-def test_a_flipped_bit_in_a_sample_is_noticed(make_study: Callable[..., Any]) -> None:
+def test_a_flipped_bit_in_a_sample_is_noticed(make_study: MakeStudy) -> None:
     """Not only HDF5's own structure is protected, but every number."""
     study = make_study(strategies=["torch_save"])
     path = study.log("torch_save", save=[2.0], cold=[1.0])

@@ -31,6 +31,7 @@ from analysis.tables.render import no_formula, render
 from analysis.tables.table import Marked, Number, Share, Table
 from jobs import timing_log
 from jobs.seal import sealed
+from support.studies import Show, StudyOnDisk
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
@@ -236,7 +237,7 @@ def test_a_hostile_log_is_one_line(
     change: Callable[[h5py.File, Path], None],
     message: str,
     seal: bool,  # a parameter of pytest's
-    three_methods: Any,
+    three_methods: StudyOnDisk,
     tmp_path: Path,
 ) -> None:
     """It is unreadable, its line names the file and what is wrong, and the other logs are read."""
@@ -256,7 +257,7 @@ def test_a_hostile_log_is_one_line(
         timing_log.read(path)
 
 
-def test_no_text_of_another_file_is_shown(three_methods: Any, tmp_path: Path, show: Callable[..., str]) -> None:
+def test_no_text_of_another_file_is_shown(three_methods: StudyOnDisk, tmp_path: Path, show: Show) -> None:
     """A file's lines, taken for reasons by external storage, are in no table."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     changed(path, external_storage, tmp_path / "secret", seal=True)
@@ -265,7 +266,7 @@ def test_no_text_of_another_file_is_shown(three_methods: Any, tmp_path: Path, sh
         assert "PRIVATE KEY" not in show(three_methods.root, style)
 
 
-def test_what_is_refused_takes_no_memory(three_methods: Any, tmp_path: Path) -> None:
+def test_what_is_refused_takes_no_memory(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """Logs that claim gigabytes are refused where 300 MB more than the libraries are too much."""
     paths = []
     for number, name in enumerate(("1e8 rows", "unallocated rows", "a chunk of 1.6 GB", "many attributes")):
@@ -293,7 +294,7 @@ def test_what_is_refused_takes_no_memory(three_methods: Any, tmp_path: Path) -> 
     assert [line.split(" is refused: ")[0] for line in ended.stdout.splitlines()] == paths
 
 
-def test_a_text_of_no_size_does_not_stop_the_reader(three_methods: Any) -> None:
+def test_a_text_of_no_size_does_not_stop_the_reader(three_methods: StudyOnDisk) -> None:
     """HDF5 walks for ever through a collection of texts where one takes no room: it isn't asked to."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     image = bytearray(path.read_bytes()[512:])
@@ -306,7 +307,7 @@ def test_a_text_of_no_size_does_not_stop_the_reader(three_methods: Any) -> None:
             timing_log.read(path)
 
 
-def test_what_is_no_file_is_not_opened(three_methods: Any) -> None:
+def test_what_is_no_file_is_not_opened(three_methods: StudyOnDisk) -> None:
     """A named pipe in a log's place would be waited for without end."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     path.unlink()
@@ -368,7 +369,7 @@ MERGED: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
 
 @pytest.mark.parametrize(("change", "message"), MERGED.values(), ids=MERGED)
 def test_a_hostile_merged_file_is_one_message(
-    change: Callable[[h5py.File, Path], None], message: str, three_methods: Any, tmp_path: Path
+    change: Callable[[h5py.File, Path], None], message: str, three_methods: StudyOnDisk, tmp_path: Path
 ) -> None:
     """It is an error of one line that names the file, and no traceback."""
     path = tmp_path / "merged.h5"
@@ -386,7 +387,7 @@ def test_a_hostile_merged_file_is_one_message(
 @pytest.mark.parametrize(
     "changed", [{"id": "../../../escaped"}, {"id": 3}, {"nodes": "four"}, {"round": None}, {"target": ["a"]}]
 )
-def test_a_hostile_plan_is_one_message(changed: dict[str, Any], three_methods: Any) -> None:
+def test_a_hostile_plan_is_one_message(changed: dict[str, Any], three_methods: StudyOnDisk) -> None:
     """An id that could name a file elsewhere, or a value of another type, is told with the plan's name."""
     plan = json.loads(three_methods.paths.plan_json.read_text())
     plan["jobs"][0] |= changed
@@ -434,7 +435,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
     assert no_formula(text) == text
 
 
-def test_the_report_s_files_hold_no_formulas(three_methods: Any, tmp_path: Path) -> None:
+def test_the_report_s_files_hold_no_formulas(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """Nor do the frames that a report carries as CSV."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     log = timing_log.read(path)
@@ -463,7 +464,7 @@ def test_the_report_s_files_hold_no_formulas(three_methods: Any, tmp_path: Path)
     ],
 )
 def test_what_cannot_have_been_measured_is_no_valid_sample(
-    changed: dict[str, Any], message: str, three_methods: Any, tmp_path: Path
+    changed: dict[str, Any], message: str, three_methods: StudyOnDisk, tmp_path: Path
 ) -> None:
     """It stays in the frame, invalid and with its reason, whether it comes from a log or from a merged file."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
@@ -483,7 +484,7 @@ def test_what_cannot_have_been_measured_is_no_valid_sample(
 
 
 @pytest.mark.parametrize("changed", [{"nodes": 0}, {"nodes": 10**12}, {"strategy_facts": "{nonsense"}, {"round": -1}])
-def test_a_job_that_cannot_be_is_unreadable(changed: dict[str, Any], three_methods: Any) -> None:
+def test_a_job_that_cannot_be_is_unreadable(changed: dict[str, Any], three_methods: StudyOnDisk) -> None:
     """A log whose header can't be so is named, in one line, and the others are read."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     log = timing_log.read(path)

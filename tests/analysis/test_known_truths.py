@@ -18,6 +18,7 @@ from analysis.logs.load import load_results
 from analysis.measures.comparison import Comparison, compare
 from jobs import timing_log
 from jobs.timing_log import Ceiling
+from support.studies import MakeStudy, Show, StudyOnDisk
 
 ROUNDS, TRIALS = 6, 8
 
@@ -55,7 +56,7 @@ def noisy(draw: np.random.Generator, median_s: float) -> list[float]:
     return [float(each) for each in level * np.exp(draw.normal(0, 0.01, TRIALS))]
 
 
-def make_truths(make_study: Callable[..., Any], seed: int = 0, *, all_report: bool = False, **keys: Any) -> Any:
+def make_truths(make_study: MakeStudy, seed: int = 0, *, all_report: bool = False, **keys: Any) -> StudyOnDisk:
     """Six rounds: one method twice as slow, one the same, one that drifts; one job is disturbed, one never reports."""
     study = make_study(strategies=STRATEGIES, rounds=ROUNDS, **keys)
     draw = np.random.default_rng(seed)
@@ -76,18 +77,18 @@ def make_truths(make_study: Callable[..., Any], seed: int = 0, *, all_report: bo
 
 
 @pytest.fixture
-def truths(make_study: Callable[..., Any]) -> Any:
+def truths(make_study: MakeStudy) -> StudyOnDisk:
     """The study of known truths."""
     return make_truths(make_study)
 
 
-def only(study: Any) -> Comparison:
+def only(study: StudyOnDisk) -> Comparison:
     """The study's one comparison."""
     [found] = compare(load_results(study.root))
     return found
 
 
-def test_the_factor_is_found(truths: Any) -> None:
+def test_the_factor_is_found(truths: StudyOnDisk) -> None:
     """Twice as slow is shown as twice as slow: the interval holds two, and the verdict is in words."""
     found = only(truths).relative[SLOW]
 
@@ -99,7 +100,7 @@ def test_the_factor_is_found(truths: Any) -> None:
     assert found.size == 1.0
 
 
-def test_no_difference_is_called_none(truths: Any) -> None:
+def test_no_difference_is_called_none(truths: StudyOnDisk) -> None:
     """The same speed is not significant, and its interval holds one."""
     found = only(truths).relative[SAME].save
 
@@ -107,7 +108,7 @@ def test_no_difference_is_called_none(truths: Any) -> None:
     assert found.ratio.low <= 1.0 <= found.ratio.high
 
 
-def test_another_reference_turns_the_verdict(truths: Any) -> None:
+def test_another_reference_turns_the_verdict(truths: StudyOnDisk) -> None:
     """Against the slow method, the others take half as long."""
     [found] = compare(load_results(truths.root), SLOW)
 
@@ -119,13 +120,13 @@ def test_another_reference_turns_the_verdict(truths: Any) -> None:
     assert ratio.low <= 1 / FACTOR <= ratio.high
 
 
-def test_an_unknown_reference_lists_the_labels(truths: Any) -> None:
+def test_an_unknown_reference_lists_the_labels(truths: StudyOnDisk) -> None:
     """The error says what could have been meant."""
     with pytest.raises(ResultsError, match=r"no method is called 'torch'.*tensorstore_t5x, torch_save"):
         compare(load_results(truths.root), "torch")
 
 
-def test_drift_disturbance_and_absence_are_named(truths: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drift_disturbance_and_absence_are_named(truths: StudyOnDisk, capsys: pytest.CaptureFixture[str]) -> None:
     """`check` names the job that drifts, the one that was disturbed and the one that is missing, and no other job."""
     assert check(truths.root) == 1
     said = capsys.readouterr().out.splitlines()
@@ -139,7 +140,7 @@ def test_drift_disturbance_and_absence_are_named(truths: Any, capsys: pytest.Cap
     assert drifting in jobs("trials get slower with time (rank correlation +1.00")
 
 
-def test_a_null_difference_is_rarely_called_one(make_study: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_null_difference_is_rarely_called_one(make_study: MakeStudy, tmp_path: Path) -> None:
     """Of twelve whole studies, at most two call a method slower or faster that is not."""
     called = 0
     for seed in range(12):
@@ -156,7 +157,7 @@ def rows(shown: str, table: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO("\n".join(found))))
 
 
-def two_targets(make_study: Callable[..., Any], **logs: Any) -> Any:
+def two_targets(make_study: MakeStudy, **logs: Any) -> StudyOnDisk:
     """One strategy on two targets, of which the second takes three times as long."""
     targets = {"lustre": {"path": "/lustre"}, "nvme": {"path": "/nvme"}}
     study = make_study(targets=targets, strategies=["torch_save"], rounds=5)
@@ -169,7 +170,7 @@ def two_targets(make_study: Callable[..., Any], **logs: Any) -> Any:
     return study
 
 
-def test_targets_stand_against_each_other(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_targets_stand_against_each_other(make_study: MakeStudy, show: Show) -> None:
     """The filesystem study: each method on both, with the ratio and its verdict; unlike loads have none."""
     shown = show(two_targets(make_study).root, "csv")
     found = {(row["operation"], row["method"]): row for row in rows(shown, "targets")}
@@ -187,9 +188,7 @@ def test_targets_stand_against_each_other(make_study: Callable[..., Any], show: 
     assert "loads proven cold on one target and not on another are not set against each other" in shown
 
 
-def test_targets_that_differ_in_more_are_left_out_with_the_reason(
-    make_study: Callable[..., Any], show: Callable[..., str]
-) -> None:
+def test_targets_that_differ_in_more_are_left_out_with_the_reason(make_study: MakeStudy, show: Show) -> None:
     """Another kind of node on one of the targets is no comparison of targets."""
     study = two_targets(make_study)
     for number in range(1, 6):
@@ -201,7 +200,7 @@ def test_targets_that_differ_in_more_are_left_out_with_the_reason(
     assert "left out: tiny, target nvme, 1x1: it differs in the kind of node" in shown
 
 
-def test_means_over_targets(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_means_over_targets(make_study: MakeStudy, show: Show) -> None:
     """Four times as long on one target and as long on the other is twice as long, by the geometric mean."""
     study = make_study(targets={"a": {"path": "/a"}, "b": {"path": "/b"}}, strategies=[REFERENCE, SLOW])
     for target, seconds in (("a", 4.0), ("b", 1.0)):
@@ -215,7 +214,7 @@ def test_means_over_targets(make_study: Callable[..., Any], show: Callable[..., 
     assert row["load, cold"] == ""
 
 
-def scaled(study: Any, nodes: int, seconds: Sequence[float]) -> None:
+def scaled(study: StudyOnDisk, nodes: int, seconds: Sequence[float]) -> None:
     """Rewrite the study's log as that of a job with a rank on each of so many nodes, which start 0.25 s apart."""
     path = study.paths.log(study.job("torch_save").id)
 
@@ -233,7 +232,7 @@ def scaled(study: Any, nodes: int, seconds: Sequence[float]) -> None:
     log.write(path.with_name(f"scale-{nodes}.h5"))
 
 
-def test_scales_stand_against_the_smallest(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_scales_stand_against_the_smallest(make_study: MakeStudy, show: Show) -> None:
     """An operation of many ranks lasts from the first start to the last end, and moves the bytes of all."""
     study = make_study(strategies=["torch_save"])
     study.log("torch_save", save=[1.0])
@@ -251,7 +250,7 @@ def test_scales_stand_against_the_smallest(make_study: Callable[..., Any], show:
     assert [float(row["save, efficiency"]) for row in found] == pytest.approx([1.0, 2 / 2.25, 2 / 2.75])
 
 
-def test_an_operation_is_valid_where_it_is_on_every_rank(make_study: Callable[..., Any]) -> None:
+def test_an_operation_is_valid_where_it_is_on_every_rank(make_study: MakeStudy) -> None:
     """One rank's mismatch makes the whole load invalid, with its reason."""
     study = make_study(strategies=["torch_save"])
     path = study.log("torch_save", save=[1.0, 1.0], cold=[1.0, 1.0])
@@ -268,7 +267,7 @@ def test_an_operation_is_valid_where_it_is_on_every_rank(make_study: Callable[..
     assert method.problems == (f"{study.job('torch_save').id}: 1 invalid load sample(s): loaded state differs",)
 
 
-def test_before_and_after(make_study: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_before_and_after(make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`compare A B`: what became faster, what did not change, and what else differs, by key with both values."""
     sides = []
     for name, slow_s, kernel, version in (("before", 2.0, "6.1", "2.6"), ("after", 1.0, "6.8", "2.7")):
@@ -296,7 +295,7 @@ def test_before_and_after(make_study: Callable[..., Any], tmp_path: Path, capsys
 
 
 def test_two_studies_with_nothing_in_common_say_so(
-    make_study: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Other targets and other methods are listed, not dropped."""
     first = make_study(below=tmp_path / "a", strategies=["torch_save"], targets={"x": {"path": "/x"}})

@@ -21,6 +21,7 @@ from analysis.logs.load import entries, load_results
 from analysis.logs.merge import write_merged
 from jobs import timing_log
 from jobs.timing_log import DiskUse, Header, Rank, Sample
+from support.studies import MakeStudy, StudyOnDisk
 
 JOB_COLUMNS = {
     "study": "str",
@@ -93,7 +94,7 @@ def assert_same(first: analysis.Results, second: analysis.Results) -> None:
         pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
 
 
-def test_one_row_for_each_sample(three_methods: Any) -> None:
+def test_one_row_for_each_sample(three_methods: StudyOnDisk) -> None:
     """Every value of every sample and every disk use stands in the frames, with the job that it belongs to."""
     found = analysis.load_results(three_methods.root)
     logs = [timing_log.read(path) for path in sorted(three_methods.paths.logs.glob("*.h5"))]
@@ -110,7 +111,7 @@ def test_one_row_for_each_sample(three_methods: Any) -> None:
     assert len(found.samples) == 4 * 6 + 5 * 6 + 4 * 6
 
 
-def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: Any) -> None:
+def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: StudyOnDisk) -> None:
     """A column of the log is a column of the frame, with a dtype that does not depend on the values."""
     found = analysis.load_results(three_methods.root)
 
@@ -122,7 +123,7 @@ def test_frames_have_the_columns_and_dtypes_of_the_format(three_methods: Any) ->
     assert [*JOB_COLUMNS, *(each.name for each in fields(Rank))] == list(RANK_COLUMNS)
 
 
-def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callable[..., Any]) -> None:
+def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: MakeStudy) -> None:
     """Code that filters by `valid` works where every job failed, and where none reported."""
     study = make_study()
     for prepare in (lambda: None, lambda: study.log("torch_save", status="failed", error="early", state={})):
@@ -135,7 +136,7 @@ def test_frames_without_rows_have_the_same_columns_and_dtypes(make_study: Callab
         assert list(SAMPLE_COLUMNS) == list(found.samples[found.samples["valid"]].columns)
 
 
-def test_one_row_for_each_job(make_study: Callable[..., Any]) -> None:
+def test_one_row_for_each_job(make_study: MakeStudy) -> None:
     """A job has its header and its state; one without a log has what the plan knows, and why it has no more."""
     study = make_study(strategies=["torch_save", "tensorstore_t5x"])
     log = timing_log.read(study.log("torch_save", save=[1]))
@@ -162,7 +163,9 @@ def test_one_row_for_each_job(make_study: Callable[..., Any]) -> None:
     assert math.isnan(planned["state_bytes"])
 
 
-def test_results_may_be_named_in_many_ways(three_methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_may_be_named_in_many_ways(
+    three_methods: StudyOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A study, its parent, its logs, a merged file; as a path, a string, or a list: the frames are the same."""
     root = three_methods.root
     expected = analysis.load_results(root)
@@ -177,7 +180,7 @@ def test_results_may_be_named_in_many_ways(three_methods: Any, tmp_path: Path, m
     assert_same(expected, analysis.load_results(Path("..")))
 
 
-def test_one_log_is_a_result(three_methods: Any) -> None:
+def test_one_log_is_a_result(three_methods: StudyOnDisk) -> None:
     """A single log has its samples only, and nothing is said of jobs that nobody asked about."""
     found = analysis.load_results(three_methods.paths.log("r01-torch_save-disk-1x1"))
 
@@ -185,7 +188,7 @@ def test_one_log_is_a_result(three_methods: Any) -> None:
     assert {"torch_save"} == set(found.samples["label"])
 
 
-def test_a_parent_of_studies_has_them_all(make_study: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_parent_of_studies_has_them_all(make_study: MakeStudy, tmp_path: Path) -> None:
     """Below a directory, studies are found by their plan or by their logs, whatever else lies there."""
     planned, logged = make_study("planned"), make_study("logged")
     planned.log("torch_save", save=[1])
@@ -199,7 +202,7 @@ def test_a_parent_of_studies_has_them_all(make_study: Callable[..., Any], tmp_pa
     assert list(jobs.groupby("study").size().items()) == [("logged", 1), ("planned", 3)]
 
 
-def test_the_same_log_twice_is_harmless(three_methods: Any, tmp_path: Path) -> None:
+def test_the_same_log_twice_is_harmless(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """A log that is found in two places, or named twice, counts once."""
     expected = analysis.load_results(three_methods.root)
     log = three_methods.paths.log("r01-torch_save-disk-1x1")
@@ -209,7 +212,7 @@ def test_the_same_log_twice_is_harmless(three_methods: Any, tmp_path: Path) -> N
     assert_same(expected, analysis.load_results([copy, three_methods.root, log, copy]))
 
 
-def test_two_logs_of_one_job_are_an_error(three_methods: Any, tmp_path: Path) -> None:
+def test_two_logs_of_one_job_are_an_error(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """Results that contradict each other are not chosen from: the message names the job."""
     log = three_methods.paths.log("r01-torch_save-disk-1x1")
     other = tmp_path / "other.h5"
@@ -220,7 +223,7 @@ def test_two_logs_of_one_job_are_an_error(three_methods: Any, tmp_path: Path) ->
         analysis.load_results([three_methods.root, other])
 
 
-def test_a_log_found_elsewhere_fills_its_place_in_the_plan(three_methods: Any, tmp_path: Path) -> None:
+def test_a_log_found_elsewhere_fills_its_place_in_the_plan(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """In whichever order they are named, a log says more than that it was missing."""
     expected = analysis.load_results(three_methods.root)
     log = three_methods.paths.log("r01-torch_save-disk-1x1")
@@ -231,7 +234,7 @@ def test_a_log_found_elsewhere_fills_its_place_in_the_plan(three_methods: Any, t
     assert_same(expected, analysis.load_results([elsewhere, three_methods.root]))
 
 
-def test_a_log_that_cannot_be_read_says_more_than_none(make_study: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_says_more_than_none(make_study: MakeStudy, tmp_path: Path) -> None:
     """Of two copies of a study, one without the log and one with a broken one, the broken one is told of."""
     without, broken = make_study(below=tmp_path / "a"), make_study(below=tmp_path / "b")
     broken.log("torch_save", save=[1]).write_text("no HDF5")
@@ -286,7 +289,7 @@ def test_what_holds_no_results_is_told_in_one_message(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"study": 3, "jobs": []}', '{"study": {}, "jobs": [{"order": 1}]}'])
-def test_a_plan_that_is_none_is_an_error(text: str, three_methods: Any) -> None:
+def test_a_plan_that_is_none_is_an_error(text: str, three_methods: StudyOnDisk) -> None:
     """Without its plan, a study could lack jobs and nobody would see it."""
     three_methods.paths.plan_json.write_text(text)
 
@@ -294,7 +297,7 @@ def test_a_plan_that_is_none_is_an_error(text: str, three_methods: Any) -> None:
         analysis.load_results(three_methods.root)
 
 
-def test_a_plan_of_a_later_release_is_read(three_methods: Any) -> None:
+def test_a_plan_of_a_later_release_is_read(three_methods: StudyOnDisk) -> None:
     """Analysis takes from a plan what it needs, and does not mind what else stands there."""
     expected = analysis.load_results(three_methods.root)
     plan = json.loads(three_methods.paths.plan_json.read_text())
@@ -305,7 +308,7 @@ def test_a_plan_of_a_later_release_is_read(three_methods: Any) -> None:
     assert_same(expected, analysis.load_results(three_methods.root))
 
 
-def test_one_tidy_frame(three_methods: Any) -> None:
+def test_one_tidy_frame(three_methods: StudyOnDisk) -> None:
     """A notebook gets one row for each sample, with its job's and its state's facts, and every column's unit."""
     found = analysis.load(three_methods.root)
     results = analysis.load_results(three_methods.root)
@@ -323,7 +326,7 @@ def test_one_tidy_frame(three_methods: Any) -> None:
     assert fastest == 2.0
 
 
-def test_load_numbers(three_methods: Any) -> None:
+def test_load_numbers(three_methods: StudyOnDisk) -> None:
     """A log that numbers its loads keeps the numbers; in one that doesn't, the cold load is 0 and the warm one 1."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     old, numbered = timing_log.read(path), timing_log.read(path)
@@ -340,7 +343,7 @@ def test_load_numbers(three_methods: Any) -> None:
     assert by_cache[False] == {"cold": [7], "n/a": [-1], "warm": [7]}
 
 
-def test_columns_are_the_records(three_methods: Any) -> None:
+def test_columns_are_the_records(three_methods: StudyOnDisk) -> None:
     """What is read quickly is what is read carefully: of a log as it is written now, and of the first version."""
     frozen = Path(timing_log.__file__).parents[1] / "tests" / "jobs" / "data" / "v1.h5"
     for path in (frozen, *three_methods.paths.logs.glob("*.h5")):
@@ -350,7 +353,7 @@ def test_columns_are_the_records(three_methods: Any) -> None:
         assert repr(columns.of(timing_log.read(path))) == repr(quick)
 
 
-def test_processes_read_what_one_reads(three_methods: Any) -> None:
+def test_processes_read_what_one_reads(three_methods: StudyOnDisk) -> None:
     """In the same order, and with the same errors."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     broken = path.with_name("broken.h5")
@@ -363,7 +366,7 @@ def test_processes_read_what_one_reads(three_methods: Any) -> None:
     assert "broken.h5" in alone[70]
 
 
-def test_a_merged_file_of_the_first_version_is_read(three_methods: Any, tmp_path: Path) -> None:
+def test_a_merged_file_of_the_first_version_is_read(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """It had a group for each job, with the whole log inside."""
     old = tmp_path / "old.h5"
     with h5py.File(old, "w") as file:
@@ -377,7 +380,7 @@ def test_a_merged_file_of_the_first_version_is_read(three_methods: Any, tmp_path
     assert_same(analysis.load_results(three_methods.root), analysis.load_results(old))
 
 
-def test_others_read_a_merged_file(three_methods: Any, tmp_path: Path) -> None:
+def test_others_read_a_merged_file(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """xarray opens its tables, with units and without phony dimensions; texts are places in a list of words."""
     merged = tmp_path / "merged.h5"
     write_merged(entries(three_methods.root), merged)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from analysis.logs.load import entries, frames
 from analysis.measures.comparison import compare
 from analysis.tables.methods import document_tables
 from analysis.tables.render import render
+from support.studies import MakeStudy, StudyOnDisk
 
 REPOSITORY = Path(analysis.__file__).parents[1]
 
@@ -60,7 +60,7 @@ def told(results: Path) -> list[tuple[Any, ...]]:
     return [(e.study, e.job_id, e.planned, e.status, e.error, repr(e.log)) for e in entries(results)]
 
 
-def write_study(make_study: Callable[..., Any], below: Path, fates: tuple[Any, ...]) -> tuple[Any, list[Path]]:
+def write_study(make_study: MakeStudy, below: Path, fates: tuple[Any, ...]) -> tuple[Any, list[Path]]:
     """A study whose jobs met these fates, and the logs that can be read."""
     study = make_study(below=below, rounds=2, strategies=LABELS)
     readable = []
@@ -78,7 +78,7 @@ def write_study(make_study: Callable[..., Any], below: Path, fates: tuple[Any, .
 @settings(max_examples=12, phases=PHASES)
 @given(fates=STUDIES, data=st.data())
 def test_order_and_repetition_change_nothing(
-    fates: tuple[Any, ...], data: st.DataObject, make_study: Callable[..., Any], tmp_path: Path
+    fates: tuple[Any, ...], data: st.DataObject, make_study: MakeStudy, tmp_path: Path
 ) -> None:
     """Merged files are the same byte for byte, in whatever order the parts were named and however often merged."""
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
@@ -97,9 +97,7 @@ def test_order_and_repetition_change_nothing(
 
 @settings(max_examples=8, phases=PHASES)
 @given(fates=STUDIES)
-def test_a_merged_file_says_what_its_parts_said(
-    fates: tuple[Any, ...], make_study: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_merged_file_says_what_its_parts_said(fates: tuple[Any, ...], make_study: MakeStudy, tmp_path: Path) -> None:
     """The tables, the jobs that never reported, and the plan's word on them survive a merge."""
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
         study, _ = write_study(make_study, Path(name), fates)
@@ -110,7 +108,7 @@ def test_a_merged_file_says_what_its_parts_said(
         assert told(study.root) == told(output)
 
 
-def test_studies_stay_apart_in_one_file(make_study: Callable[..., Any], tmp_path: Path) -> None:
+def test_studies_stay_apart_in_one_file(make_study: MakeStudy, tmp_path: Path) -> None:
     """Two studies with the same job ids go into one file and come out as two."""
     studies = [make_study(name) for name in ("first", "second")]
     for study, seconds in zip(studies, (1, 2), strict=True):
@@ -126,7 +124,7 @@ def test_studies_stay_apart_in_one_file(make_study: Callable[..., Any], tmp_path
     ]
 
 
-def test_an_output_may_be_one_of_the_inputs(three_methods: Any, tmp_path: Path) -> None:
+def test_an_output_may_be_one_of_the_inputs(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """A merged file grows by merging into itself."""
     output = tmp_path / "merged.h5"
     merge(three_methods.paths.log("r01-torch_save-disk-1x1"), output=output)
@@ -138,7 +136,7 @@ def test_an_output_may_be_one_of_the_inputs(three_methods: Any, tmp_path: Path) 
 
 
 def test_the_summary_counts_what_is_missing(
-    make_study: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A merge says how many logs it found, and how many planned jobs have none."""
     study = make_study()
@@ -150,7 +148,7 @@ def test_the_summary_counts_what_is_missing(
     assert capsys.readouterr().out == f"{output}: 1 logs, 2 planned jobs without one\n"
 
 
-def test_a_write_that_fails_leaves_the_old_file(three_methods: Any, tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """A full disk, here a limit on file sizes, is one message; the old output stays and nothing else does."""
     output = tmp_path / "merged.h5"
     output.write_text("what was there before")
@@ -174,7 +172,7 @@ def test_a_write_that_fails_leaves_the_old_file(three_methods: Any, tmp_path: Pa
     assert {"config.json", "merged.h5", "results"} == {path.name for path in tmp_path.iterdir()}
 
 
-def test_an_output_that_cannot_be_written_is_one_message(three_methods: Any, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_one_message(three_methods: StudyOnDisk, tmp_path: Path) -> None:
     """No such directory, or a directory in the output's place: the message names the output."""
     (tmp_path / "taken").mkdir()
     for output in (tmp_path / "absent" / "merged.h5", tmp_path / "taken"):

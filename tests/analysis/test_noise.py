@@ -20,11 +20,12 @@ from analysis.measures.trials import settings
 from analysis.tables.methods import all_tables
 from jobs import timing_log
 from jobs.timing_log import Ceiling
+from support.studies import MakeStudy, StudyOnDisk
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98]
 
 
-def doubts(study: Any) -> list[str]:
+def doubts(study: StudyOnDisk) -> list[str]:
     """What is said against the study's figures."""
     return [str(doubt) for comparison in compare(load_results(study.root)) for doubt in comparison.doubts]
 
@@ -36,7 +37,7 @@ def amend(path: Path, change: Callable[[timing_log.TimingLog], None]) -> None:
     log.write(path)
 
 
-def of_two(make_study: Callable[..., Any], first: list[float], second: list[float], **options: Any) -> Any:
+def of_two(make_study: MakeStudy, first: list[float], second: list[float], **options: Any) -> StudyOnDisk:
     """A study with two strategies and these seconds."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"], **options)
     study.log("torch_save", save=first, cold=[1.0] * len(first))
@@ -44,12 +45,12 @@ def of_two(make_study: Callable[..., Any], first: list[float], second: list[floa
     return study
 
 
-def test_nothing_is_said_against_steady_numbers(make_study: Callable[..., Any]) -> None:
+def test_nothing_is_said_against_steady_numbers(make_study: MakeStudy) -> None:
     """Six trials within two per cent, methods a factor of two apart."""
     assert doubts(of_two(make_study, STEADY, [2 * value for value in STEADY])) == []
 
 
-def test_few_trials_and_wide_spread(make_study: Callable[..., Any]) -> None:
+def test_few_trials_and_wide_spread(make_study: MakeStudy) -> None:
     """Fewer than five trials, and a standard deviation over ten per cent of the mean."""
     said = doubts(of_two(make_study, [1.0, 2.0, 3.0], [9.0, 9.0, 9.0]))
 
@@ -58,21 +59,21 @@ def test_few_trials_and_wide_spread(make_study: Callable[..., Any]) -> None:
     assert [line for line in said if "tensorstore_basic, save: the standard deviation" in line] == []
 
 
-def test_a_slow_first_trial(make_study: Callable[..., Any]) -> None:
+def test_a_slow_first_trial(make_study: MakeStudy) -> None:
     """It was a warm-up that nobody declared."""
     said = doubts(of_two(make_study, [3.0, *STEADY], [9.0] * 6))
 
     assert [line for line in said if "the first trial took 3.0 times as long as the others" in line] != []
 
 
-def test_drift(make_study: Callable[..., Any]) -> None:
+def test_drift(make_study: MakeStudy) -> None:
     """Trials that get slower one after the other."""
     said = doubts(of_two(make_study, [1.0, 1.02, 1.04, 1.06, 1.08, 1.1], [9.0] * 6))
 
     assert [line for line in said if "trials get slower with time (rank correlation +1.00" in line] != []
 
 
-def test_a_disturbed_job(make_study: Callable[..., Any]) -> None:
+def test_a_disturbed_job(make_study: MakeStudy) -> None:
     """The target itself was half as fast after the trials as before."""
     study = of_two(make_study, STEADY, [9.0] * 6)
 
@@ -92,7 +93,7 @@ def test_a_disturbed_job(make_study: Callable[..., Any]) -> None:
     assert 2 * 2 / (1 + 2) == method.cost.save_gbps / method.cost.save_share
 
 
-def test_jobs_at_the_same_time(make_study: Callable[..., Any]) -> None:
+def test_jobs_at_the_same_time(make_study: MakeStudy) -> None:
     """Two jobs of ours on one shared target whose clocks overlap."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     study.log("torch_save", save=STEADY, cold=[1.0] * 6, clock_zero_unix_s=1000.0)
@@ -101,7 +102,7 @@ def test_jobs_at_the_same_time(make_study: Callable[..., Any]) -> None:
     assert [line for line in doubts(study) if "it ran at the same time as" in line] != []
 
 
-def test_the_machine(make_study: Callable[..., Any]) -> None:
+def test_the_machine(make_study: MakeStudy) -> None:
     """CPU time that a hypervisor took, and what others had left to be written."""
     study = of_two(make_study, STEADY, [9.0] * 6)
     facts = {"steal_share": 0.2, "dirty_bytes_before": 2**30, "cpu_governor": "powersave"}
@@ -114,7 +115,7 @@ def test_the_machine(make_study: Callable[..., Any]) -> None:
     assert "governor powersave" in said
 
 
-def test_a_round_that_matters_more_than_the_strategy(make_study: Callable[..., Any]) -> None:
+def test_a_round_that_matters_more_than_the_strategy(make_study: MakeStudy) -> None:
     """Rounds that differ by half, methods by a tenth: their order is not sure."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"], rounds=2)
     for number, factor in ((1, 1.0), (2, 1.5)):
@@ -129,7 +130,7 @@ def test_a_round_that_matters_more_than_the_strategy(make_study: Callable[..., A
     assert "the closest two methods differ by 10%" in said[0]
 
 
-def rounds_of_three(make_study: Callable[..., Any], third: dict[str, float]) -> list[str]:
+def rounds_of_three(make_study: MakeStudy, third: dict[str, float]) -> list[str]:
     """What is said of rounds in a study of four, whose third took these times as long."""
     bases = {"torch_save": 1.0, "tensorstore_basic": 3.0, "tensorstore_t5x": 2.0}
     study = make_study("-".join(["of", *third]).replace("_", "-"), rounds=4)
@@ -139,7 +140,7 @@ def rounds_of_three(make_study: Callable[..., Any], third: dict[str, float]) -> 
     return [line for line in doubts(study) if line.startswith("save, round")]
 
 
-def test_a_disturbed_round_has_its_number(make_study: Callable[..., Any]) -> None:
+def test_a_disturbed_round_has_its_number(make_study: MakeStudy) -> None:
     """A round in which everything was slow, and one that moved the ratios between methods."""
     slow = rounds_of_three(make_study, {"torch_save": 2.0, "tensorstore_basic": 2.1, "tensorstore_t5x": 2.05})
 
@@ -152,7 +153,7 @@ def test_a_disturbed_round_has_its_number(make_study: Callable[..., Any]) -> Non
     ]
 
 
-def test_nothing_is_said_against_quiet_rounds(make_study: Callable[..., Any]) -> None:
+def test_nothing_is_said_against_quiet_rounds(make_study: MakeStudy) -> None:
     """Rounds within a few per cent are not called disturbed."""
     assert rounds_of_three(make_study, {"torch_save": 1.05, "tensorstore_basic": 0.97}) == []
 
@@ -175,13 +176,13 @@ def _ceiling(seconds: float, *, buffered: bool, resident: float = 0.0, operation
     ]  # fmt: skip
 
 
-def _bandwidth_notes(study: Any) -> str:
+def _bandwidth_notes(study: StudyOnDisk) -> str:
     """What stands below the table of bandwidths."""
     (found,) = compare(load_results(study.root))
     return "\n".join(next(each for each in all_tables(found) if each.name == "bandwidth").notes)
 
 
-def _with_ceilings(make_study: Callable[..., Any], *rows: Ceiling) -> Any:
+def _with_ceilings(make_study: MakeStudy, *rows: Ceiling) -> StudyOnDisk:
     """The study of two methods, whose jobs measured this; the first loads 2 GB in a second."""
     study = of_two(make_study, STEADY, [9.0] * 6)
     for label in ("torch_save", "tensorstore_basic"):
@@ -189,7 +190,7 @@ def _with_ceilings(make_study: Callable[..., Any], *rows: Ceiling) -> Any:
     return study
 
 
-def test_the_ceiling_is_the_faster_of_direct_and_buffered(make_study: Callable[..., Any]) -> None:
+def test_the_ceiling_is_the_faster_of_direct_and_buffered(make_study: MakeStudy) -> None:
     """For reads and writes apart; which it was stands below the table, and a job's two ways are no disturbance."""
     study = _with_ceilings(
         make_study,
@@ -209,7 +210,7 @@ def test_the_ceiling_is_the_faster_of_direct_and_buffered(make_study: Callable[.
     assert [line for line in doubts(study) if "disturbed" in line or "by itself" in line] == []
 
 
-def test_a_read_from_the_page_cache_is_no_ceiling(make_study: Callable[..., Any]) -> None:
+def test_a_read_from_the_page_cache_is_no_ceiling(make_study: MakeStudy) -> None:
     """Where the pages could not be evicted, what direct I/O did is left."""
     study = _with_ceilings(make_study, *_ceiling(1.0, buffered=False), *_ceiling(0.1, buffered=True, resident=0.5))
 
@@ -217,7 +218,7 @@ def test_a_read_from_the_page_cache_is_no_ceiling(make_study: Callable[..., Any]
     assert found.method("torch_save").cost.read_ceiling_gbps == 2.0
 
 
-def test_a_log_of_before_buffered_ceilings_says_so(make_study: Callable[..., Any]) -> None:
+def test_a_log_of_before_buffered_ceilings_says_so(make_study: MakeStudy) -> None:
     """Its ceiling is what direct I/O did, as it was, and the note says that nothing was compared."""
     rows = [replace(each, resident_fraction=math.nan) for each in _ceiling(1.0, buffered=False)]
     study = _with_ceilings(make_study, *rows)
@@ -227,7 +228,7 @@ def test_a_log_of_before_buffered_ceilings_says_so(make_study: Callable[..., Any
     assert "for loads direct, with no buffered I/O to compare" in _bandwidth_notes(study)
 
 
-def test_a_method_above_its_ceiling(make_study: Callable[..., Any]) -> None:
+def test_a_method_above_its_ceiling(make_study: MakeStudy) -> None:
     """Twice as fast as the target by itself is no noise, and is said."""
     study = _with_ceilings(make_study, *_ceiling(4.0, buffered=False), *_ceiling(5.0, buffered=True))
 
@@ -235,7 +236,7 @@ def test_a_method_above_its_ceiling(make_study: Callable[..., Any]) -> None:
     assert found.startswith("torch_save, load cold: it is 2.1 times as fast as the target by itself; ")
 
 
-def test_a_method_at_its_ceiling(make_study: Callable[..., Any]) -> None:
+def test_a_method_at_its_ceiling(make_study: MakeStudy) -> None:
     """Two per cent above it are noise."""
     study = _with_ceilings(make_study, *_ceiling(1.9, buffered=False), *_ceiling(5.0, buffered=True))
 

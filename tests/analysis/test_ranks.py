@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ from analysis.measures.trials import settings
 from analysis.tables.advice import projection_table
 from analysis.tables.targets_and_scales import across_tables
 from jobs import timing_log
+from support.studies import Ranked, Show
 
 GIB, GB = 2**30, 10**9
-
-Ranked = Callable[..., Path]
 
 # Rank 3 takes twice as long as the others, which differ a little; its host is node1.
 OWN_S = [1.0, 1.25, 1.5, 3.0]
@@ -186,7 +184,7 @@ def test_many_rounds_count_all_their_trials(ranked: Ranked) -> None:
     assert (save.trials, save.last_rank.trials) == (4, 4)
 
 
-def test_every_rank_of_a_replicated_state_loads_all_of_it(ranked: Ranked, show: Callable[..., str]) -> None:
+def test_every_rank_of_a_replicated_state_loads_all_of_it(ranked: Ranked, show: Show) -> None:
     """Four GiB are moved to load one; the tables say so, and the rate is that of what was moved."""
     study = ranked(
         nodes=4, save=[[1.75] * 4] * 2, load=[[2.0] * 4] * 2, ceiling=[2.0] * 4, state={"sharding": "replicated"}
@@ -293,7 +291,7 @@ def test_efficiency_and_share_of_the_ceiling_at_each_scale(scaled: Path) -> None
 
 @pytest.mark.parametrize("style", ["text", "csv"])
 def test_tables_of_several_scales(
-    style: str, ranked: Ranked, show: Callable[..., str], file_regression: FileRegressionFixture
+    style: str, ranked: Ranked, show: Show, file_regression: FileRegressionFixture
 ) -> None:
     """All tables of one scale, then the scaling table; the numbers are asserted above."""
     for nodes in (1, 2):

@@ -9,10 +9,8 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +18,7 @@ from analysis.advice.advice import USUAL, Assumptions
 from analysis.errors import ResultsError
 from analysis.logs.load import load_results
 from analysis.report import report
+from support.studies import MakeStudy, StudyOnDisk
 
 
 class Page(HTMLParser):
@@ -63,7 +62,7 @@ def page_of(results: Path | str, assumptions: Assumptions = USUAL) -> str:
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_nothing_but_known_elements_and_local_links(which: str, three_methods: Any, hostile_logs: Path) -> None:
+def test_nothing_but_known_elements_and_local_links(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
     """No element can run, fetch or restyle anything, whatever the logs hold."""
     page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
     allowed = {
@@ -95,7 +94,7 @@ def test_hostile_texts_are_shown_as_they_are(hostile_logs: Path, hostile_texts: 
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_it_is_accessible(which: str, three_methods: Any, hostile_logs: Path) -> None:
+def test_it_is_accessible(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
     """A language, one h1, headings in order, words for every figure, captions and scopes for every table."""
     page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
@@ -115,7 +114,7 @@ def test_it_is_accessible(which: str, three_methods: Any, hostile_logs: Path) ->
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods: Any, hostile_logs: Path) -> None:
+def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
     """In the page and inside its figures."""
     page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
     ids = Counter(names["id"] for _, names in page.elements if "id" in names)
@@ -127,7 +126,7 @@ def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods: Any,
     assert set(wanted) <= ids.keys()
 
 
-def test_the_answer_comes_first(three_methods: Any) -> None:
+def test_the_answer_comes_first(three_methods: StudyOnDisk) -> None:
     """In plain words, with the interval and the cost, before any table; torch_save is the fastest by construction."""
     text = page_of(three_methods.root)
     body = text[text.index("<body>") :]
@@ -139,7 +138,7 @@ def test_the_answer_comes_first(three_methods: Any) -> None:
     assert "With a failure every 8 h" in body
 
 
-def test_assumptions_change_the_answer(three_methods: Any) -> None:
+def test_assumptions_change_the_answer(three_methods: StudyOnDisk) -> None:
     """What the reader assumes stands in the page."""
     text = page_of(three_methods.root, Assumptions(mtbf_hours=2, step_time_s=10))
 
@@ -148,7 +147,7 @@ def test_assumptions_change_the_answer(three_methods: Any) -> None:
     assert "one every 2 h of the whole job" in text
 
 
-def test_the_raw_samples_are_inside(three_methods: Any) -> None:
+def test_the_raw_samples_are_inside(three_methods: StudyOnDisk) -> None:
     """Every sample, also warm-ups and invalid ones, as the log has it: one file survives being sent."""
     page = Page(page_of(three_methods.root))
     [uri] = [each["href"] for each in page.having("a") if each.get("download") == "samples.csv.gz"]
@@ -161,7 +160,7 @@ def test_the_raw_samples_are_inside(three_methods: Any) -> None:
     assert {row["warmup"] for row in rows} == {"True", "False"}
 
 
-def test_samples_that_are_too_many_are_named(three_methods: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_too_many_are_named(three_methods: StudyOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page says what isn't in it and how to get it, instead of becoming too large to send."""
     monkeypatch.setattr(report, "MOST_EMBEDDED_BYTES", 10)
     page = Page(page_of(three_methods.root))
@@ -170,7 +169,7 @@ def test_samples_that_are_too_many_are_named(three_methods: Any, monkeypatch: py
     assert "`python -m analysis merge` puts all logs in one file." in page.text("section")
 
 
-def test_warnings_name_what_is_missing(make_study: Callable[..., Any]) -> None:
+def test_warnings_name_what_is_missing(make_study: MakeStudy) -> None:
     """A job that never reported, a failed one and an invalid sample are in the page, with their reasons."""
     study = make_study(rounds=1)
     study.log("torch_save", save=[2, 3, 4], cold=[1, 1, 1], invalid={(1, "cold"): "loaded state differs: w[3]"})
@@ -183,7 +182,7 @@ def test_warnings_name_what_is_missing(make_study: Callable[..., Any]) -> None:
     assert "loaded state differs: w[3]" in warnings
 
 
-def test_nothing_measured_is_a_page_too(make_study: Callable[..., Any]) -> None:
+def test_nothing_measured_is_a_page_too(make_study: MakeStudy) -> None:
     """All jobs missing: the report says so, and advises nothing."""
     page = Page(page_of(make_study().root))
 
@@ -191,7 +190,7 @@ def test_nothing_measured_is_a_page_too(make_study: Callable[..., Any]) -> None:
     assert page.having("svg") == []
 
 
-def test_the_same_results_give_the_same_page(three_methods: Any) -> None:
+def test_the_same_results_give_the_same_page(three_methods: StudyOnDisk) -> None:
     """Without dates or random ids, two reports can be compared."""
     assert page_of(three_methods.root) == page_of(three_methods.root)
 

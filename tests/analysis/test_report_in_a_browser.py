@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -16,6 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from analysis.advice.advice import USUAL
 from analysis.logs.load import load_results
 from analysis.report import report
+from support.studies import MakeStudy, StudyOnDisk
 
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -77,7 +77,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture
-def pages(three_methods: Any, hostile_logs: Path, many_methods: Path, tmp_path: Path) -> dict[str, Path]:
+def pages(three_methods: StudyOnDisk, hostile_logs: Path, many_methods: Path, tmp_path: Path) -> dict[str, Path]:
     """Three reports: of a plain study, of hostile logs, and of many methods with long labels."""
     found = {}
     for name, results in (("plain", three_methods.root), ("hostile", hostile_logs), ("many", many_methods)):
@@ -135,7 +135,7 @@ def test_it_prints(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
 
 
 @pytest.fixture
-def many_methods(make_study: Callable[..., Any], tmp_path: Path) -> Path:
+def many_methods(make_study: MakeStudy, tmp_path: Path) -> Path:
     """Fifteen methods with long labels, in three rounds, on a target and a study with long names."""
     study = make_study("a-study-with-a-long-name", below=tmp_path / "many", strategies=["torch_save"], rounds=3)
     for number in range(15):

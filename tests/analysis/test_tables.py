@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
+
+from support.studies import MakeStudy, Show, StudyOnDisk
 
 EXTENSIONS = {"text": ".txt", "markdown": ".md", "csv": ".csv", "latex": ".tex", "html": ".html"}
 
@@ -29,7 +29,7 @@ HOSTILE = (
 
 @STYLES
 def test_tables_of_three_methods(
-    style: str, three_methods: Any, show: Callable[..., str], file_regression: FileRegressionFixture
+    style: str, three_methods: StudyOnDisk, show: Show, file_regression: FileRegressionFixture
 ) -> None:
     """The document's three tables from three complete jobs; the numbers are asserted in test_comparison."""
     file_regression.check(show(three_methods.root, style), extension=EXTENSIONS[style])
@@ -37,7 +37,7 @@ def test_tables_of_three_methods(
 
 @STYLES
 def test_tables_of_a_study_where_much_went_wrong(
-    style: str, make_study: Callable[..., Any], show: Callable[..., str], file_regression: FileRegressionFixture
+    style: str, make_study: MakeStudy, show: Show, file_regression: FileRegressionFixture
 ) -> None:
     """Every defect has a number beside its method and a note below the table."""
     study = make_study(rounds=2)
@@ -67,7 +67,7 @@ def test_tables_of_a_study_where_much_went_wrong(
     file_regression.check(show(study.root, style), extension=EXTENSIONS[style])
 
 
-def test_text_headings_name_their_units(three_methods: Any, show: Callable[..., str]) -> None:
+def test_text_headings_name_their_units(three_methods: StudyOnDisk, show: Show) -> None:
     """A unit in brackets is not taken for markup."""
     [headings] = [line for line in show(three_methods.root, "text").splitlines() if "best for" in line]
 
@@ -81,7 +81,7 @@ def test_text_headings_name_their_units(three_methods: Any, show: Callable[..., 
     ]
 
 
-def test_text_loses_no_digit_of_wide_tables(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_text_loses_no_digit_of_wide_tables(make_study: MakeStudy, show: Show) -> None:
     """Long labels, many marks and long numbers make a table wide; they don't cut its numbers."""
     raw = {"name": "tensorstore_basic", "compressor": "none"}
     study = make_study(strategies=["torch_save", raw], rounds=9)
@@ -102,7 +102,7 @@ def test_text_loses_no_digit_of_wide_tables(make_study: Callable[..., Any], show
 
 
 @STYLES
-def test_texts_from_a_log_are_harmless(style: str, make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_texts_from_a_log_are_harmless(style: str, make_study: MakeStudy, show: Show) -> None:
     """Markup, HTML, control characters, newlines and separators stay text, in cells, titles and notes alike."""
     study = make_study(strategies=["torch_save"])
     study.log(
@@ -152,9 +152,7 @@ def test_texts_from_a_log_are_harmless(style: str, make_study: Callable[..., Any
 
 
 @STYLES
-def test_very_long_texts_do_not_break_a_table(
-    style: str, make_study: Callable[..., Any], show: Callable[..., str]
-) -> None:
+def test_very_long_texts_do_not_break_a_table(style: str, make_study: MakeStudy, show: Show) -> None:
     """Ten thousand characters in a label, an error or a fact leave the numbers where they are, and are all there."""
     study = make_study(strategies=["torch_save"])
     long = "x" * 10_000
@@ -188,7 +186,7 @@ def test_very_long_texts_do_not_break_a_table(
         assert shown.split("Relative")[0].count("x") > 4 * len(long)  # label, fact, error, and the state in words
 
 
-def test_csv_names_methods_alike_in_every_table(make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_csv_names_methods_alike_in_every_table(make_study: MakeStudy, show: Show) -> None:
     """Marks stand in a column of their own, so that a machine can join the tables by method."""
     study = make_study()
     study.log("torch_save", save=[1])
@@ -208,7 +206,7 @@ def test_csv_names_methods_alike_in_every_table(make_study: Callable[..., Any], 
     assert "\n# [1] tensorstore_basic: r01-tensorstore_basic-disk-1x1: failed: why\n" in blocks[0]
 
 
-def test_a_path_may_have_any_name(weird_path: Path, make_study: Callable[..., Any], show: Callable[..., str]) -> None:
+def test_a_path_may_have_any_name(weird_path: Path, make_study: MakeStudy, show: Show) -> None:
     """Results are read wherever they lie, and an unreadable log's path is told on one line."""
     study = make_study(below=weird_path)
     study.log("torch_save", save=[4])

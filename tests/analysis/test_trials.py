@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,9 +10,10 @@ from analysis.advice.advice import Assumptions, advise
 from analysis.logs.load import load_results
 from analysis.measures.trials import UNKNOWN, settings
 from jobs import timing_log
+from support.studies import MakeStudy, StudyOnDisk
 
 
-def test_trials_are_the_valid_measured_samples(three_methods: Any) -> None:
+def test_trials_are_the_valid_measured_samples(three_methods: StudyOnDisk) -> None:
     """No warm-up among them; the reference first; loads by kind; sizes and rates as in the logs."""
     [setting] = settings(load_results(three_methods.root))
     basic = setting.methods[1]
@@ -30,7 +29,7 @@ def test_trials_are_the_valid_measured_samples(three_methods: Any) -> None:
     assert set(basic.save.jobs) == {"r01-tensorstore_basic-disk-1x1"}
 
 
-def test_trials_of_several_rounds_are_in_order_of_time(make_study: Callable[..., Any]) -> None:
+def test_trials_of_several_rounds_are_in_order_of_time(make_study: MakeStudy) -> None:
     """By the clock of the job, whatever the jobs are called."""
     study = make_study(strategies=["torch_save"], rounds=2)
     study.log("torch_save", number=1, save=[3, 4], clock_zero_unix_s=2e9)
@@ -41,7 +40,7 @@ def test_trials_of_several_rounds_are_in_order_of_time(make_study: Callable[...,
     assert list(setting.methods[0].save.started_s) == sorted(setting.methods[0].save.started_s)
 
 
-def test_invalid_samples_and_missing_jobs(make_study: Callable[..., Any]) -> None:
+def test_invalid_samples_and_missing_jobs(make_study: MakeStudy) -> None:
     """An invalid sample is no trial; a method whose job never reported is there, without any."""
     study = make_study()
     study.log("torch_save", save=[2, 4, 6], cold=[1, 2, 3], invalid={(1, "cold"): "loaded state differs: w"})
@@ -52,7 +51,7 @@ def test_invalid_samples_and_missing_jobs(make_study: Callable[..., Any]) -> Non
 
 
 @pytest.mark.parametrize("facts", ["", "no JSON", "[1]", '{"best_for": "x"}'])
-def test_facts_of_old_and_damaged_logs_are_unknown(facts: str, make_study: Callable[..., Any]) -> None:
+def test_facts_of_old_and_damaged_logs_are_unknown(facts: str, make_study: MakeStudy) -> None:
     """What a log doesn't say isn't guessed."""
     study = make_study(strategies=["torch_save"])
     study.log("torch_save", save=[1, 2], cold=[1, 2], strategy_facts=facts)
@@ -61,7 +60,7 @@ def test_facts_of_old_and_damaged_logs_are_unknown(facts: str, make_study: Calla
     assert setting.methods[0].fact("other_readers") == UNKNOWN
 
 
-def test_facts_of_newer_logs_make_open_formats(make_study: Callable[..., Any]) -> None:
+def test_facts_of_newer_logs_make_open_formats(make_study: MakeStudy) -> None:
     """Who else reads a format comes from the log, and decides what is advised."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     study.log("torch_save", save=[1, 2], cold=[1, 2], strategy_facts='{"other_readers": "none"}')
@@ -73,7 +72,7 @@ def test_facts_of_newer_logs_make_open_formats(make_study: Callable[..., Any]) -
 
 @pytest.mark.parametrize(("said", "node_local"), [([True, True], True), ([False, False], False), ([True, False], None)])
 def test_a_target_is_node_local_if_all_jobs_say_so(
-    said: list[bool], node_local: bool | None, make_study: Callable[..., Any]
+    said: list[bool], node_local: bool | None, make_study: MakeStudy
 ) -> None:
     """Jobs that disagree, or don't say, leave it open."""
     study = make_study(strategies=["torch_save"], rounds=2)
@@ -86,7 +85,7 @@ def test_a_target_is_node_local_if_all_jobs_say_so(
     assert settings(load_results(study.root))[0].node_local is node_local
 
 
-def test_a_known_truth_is_advised(make_study: Callable[..., Any]) -> None:
+def test_a_known_truth_is_advised(make_study: MakeStudy) -> None:
     """Of five rounds: one strategy takes ten times as long as another, and a third differs by chance only."""
     noise = [1.00, 1.03, 0.98, 1.01, 0.99]
     study = make_study(rounds=5)

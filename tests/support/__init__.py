@@ -1,0 +1,1 @@
+"""What tests of several rooms import: builders of logs, models and states, and processes to run code in."""
