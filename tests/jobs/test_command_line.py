@@ -151,7 +151,7 @@ def test_tables_that_cannot_be_printed(python: Any, tiny: dict[str, Any], tmp_pa
     """Where the analysis can't start, the run's logs stay, and its end names the command that failed."""
     file = write_study(tmp_path / "tiny.toml", tiny)
 
-    found = python("-m", "jobs", "run", file, "--cluster", "local", without=("scipy",))
+    found = python("-m", "jobs", "run", file, "--cluster", "local", without=("tabulate",))
 
     assert found.returncode == 1, found.stdout + found.stderr
     results = tmp_path / "results" / "tiny"
