@@ -1,1 +1,1 @@
-"""A nested state — dicts, lists, numbers, tensors — as named tensors and JSON, and back."""
+"""Nested states: a training loop's containers, tensors and plain values to named tensors and JSON, and back."""

@@ -1,4 +1,4 @@
-"""The half of `ckpt.tree.nested` that puts a state together."""
+"""Rebuilds a nested state from its JSON and tensors, for `ckpt.tree.nested`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _CONTAINERS = {*ITEMS, *PAIRS, *HEADED, "part"}
 
 
 class Build:
-    """A state put together."""
+    """Rebuilds one state."""
 
     def __init__(self, rest: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         self.parts: list[Any] = rest["parts"] if isinstance(rest, dict) and rest.keys() == {"parts"} else [rest]
         self._tensors = tensors
-        self._done: dict[int, list[Any]] = {}  # parts by number, empty while they are put together
-        self._made: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}  # and what they were made of
+        self._built: dict[int, list[Any]] = {}  # parts by number; empty while a part is being built
+        self._views: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}  # with the tensors they were made of
 
     def put(self, node: Any, into: list[Any]) -> Steps | None:
-        """Append what a node stands for; or return the walk that will, see `ckpt.tree.nested`."""
+        """Append a node's value, or return the walk that will: see `ckpt.tree.nested`."""
         if isinstance(node, list):
             return self._items(list, node, into)
         if not isinstance(node, dict):
@@ -46,27 +46,29 @@ class Build:
         return self._part(content, into) if kind == "part" else self._headed(HEADED[kind], content, into)
 
     def tensor(self, content: Any) -> torch.Tensor:
-        """The tensor of a node, as the state had it; the same one for nodes that say the same of tied names."""
+        """Return the tensor of a node as it was in the state; nodes that describe the same tensor get the same one."""
         if isinstance(content, str):
             return self._tensors[content]
-        found = self._tensors[content["name"]]
+        tensor = self._tensors[content["name"]]
         if "strides" in content:
             size = tuple(content["size"]) if "size" in content else None
             strides = tuple(content["strides"])
-            found = self._once((id(found), size, strides), found, lambda stored: views.see(stored, size, strides))
-        parameter, wants = bool(content.get("parameter")), bool(content.get("requires_grad"))
+            tensor = self._once(
+                (id(tensor), size, strides), tensor, lambda stored: views.restore_strides(stored, size, strides)
+            )
+        parameter, requires_grad = bool(content.get("parameter")), bool(content.get("requires_grad"))
         return self._once(
-            (id(found), parameter, wants),
-            found,
-            lambda seen: views.keep(seen, parameter=parameter, requires_grad=wants),
+            (id(tensor), parameter, requires_grad),
+            tensor,
+            lambda view: views.as_leaf(view, parameter=parameter, requires_grad=requires_grad),
         )
 
     def _once(
         self, key: tuple[Any, ...], stored: torch.Tensor, make: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        if key not in self._made:
-            self._made[key] = stored, make(stored)
-        return self._made[key][1]
+        if key not in self._views:
+            self._views[key] = stored, make(stored)
+        return self._views[key][1]
 
     def _leaf(self, kind: str, content: Any) -> Any:
         if kind == "tensor":
@@ -107,14 +109,14 @@ class Build:
         into.append(make(head, rest[0]))
 
     def _part(self, number: int, into: list[Any]) -> Steps:
-        if number not in self._done:
-            self._done[number] = []
-            inner = self.put(self.parts[number], self._done[number])
+        if number not in self._built:
+            self._built[number] = []
+            inner = self.put(self.parts[number], self._built[number])
             if inner:
                 yield inner
-        into.append(self._done[number][0])
+        into.append(self._built[number][0])
 
 
 def note_of(content: Any) -> dict[str, Any]:
-    """What a node says of a tensor: most have nothing but a name."""
+    """Return a tensor node's content as a dict; most nodes hold only a name."""
     return content if isinstance(content, dict) else {"name": content}

@@ -1,8 +1,8 @@
-"""The containers that a state may consist of, by the word that stands for each in the JSON.
+"""The types of containers in a state, and the words for them in the JSON.
 
-    {"tuple": [item, …]}   {"dict": [[key, value], …]}   {"deque": [its length at most, [item, …]]}
+    {"tuple": [item, …]}   {"dict": [[key, value], …]}   {"deque": [maxlen, [item, …]]}
 
-A list is a JSON list. `part` and `parts` hold what stands at several places, or lies deep: see `ckpt.tree.nested`.
+A list is a JSON list. `part` and `parts` hold containers that occur several times, or lie deep: `ckpt.tree.nested`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from ckpt.tree import converters
 
 DEEPEST = 1000
-"""How many containers may lie one within the other."""
+"""The most containers that may be nested in each other."""
 
 FACTORIES: dict[str, Callable[[], Any] | None] = {
     "None": None,
-    **{each.__name__: each for each in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)},
-    **{each.__name__: each for each in (OrderedDict, Counter, deque)},
+    **{kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)},
+    **{kind.__name__: kind for kind in (OrderedDict, Counter, deque)},
 }
-"""What a defaultdict may make missing values with."""
+"""The default factories that a defaultdict may have."""
 
 
 def _attributed(children: list[Any]) -> Any:
@@ -35,9 +35,9 @@ def _attributed(children: list[Any]) -> Any:
 
 
 def _namespace(cls: type, pairs: list[Any]) -> Any:
-    made = cls()
-    vars(made).update(pairs)
-    return made
+    namespace = cls()
+    vars(namespace).update(pairs)
+    return namespace
 
 
 ITEMS: dict[str, Callable[[list[Any]], Any]] = {
@@ -47,7 +47,7 @@ ITEMS: dict[str, Callable[[list[Any]], Any]] = {
     "frozenset": frozenset,
     "attributes": _attributed,
 }
-"""Of its items. `attributes` are a container, and a dict of the attributes that somebody gave it."""
+"""Makes a container from its items. The items of `attributes` are a container and a dict of its attributes."""
 
 PAIRS: dict[str, Callable[[list[Any]], Any]] = {
     "dict": dict,
@@ -56,14 +56,14 @@ PAIRS: dict[str, Callable[[list[Any]], Any]] = {
     "Namespace": lambda pairs: _namespace(Namespace, pairs),
     "SimpleNamespace": lambda pairs: _namespace(SimpleNamespace, pairs),
 }
-"""Of its pairs of key and value."""
+"""Makes a container from pairs of key and value."""
 
 HEADED: dict[str, Callable[[Any, Any], Any]] = {
     "defaultdict": lambda factory, inner: defaultdict(FACTORIES[factory], inner),
     "deque": lambda longest, inner: deque(inner, longest),
     "registered": converters.from_plain,
 }
-"""Of a plain value, and of a node that holds the rest."""
+"""Makes a container from a plain value and the value of a second node."""
 
 OF_ITEMS: dict[type, str] = {list: "list", tuple: "tuple", torch.Size: "Size", set: "set", frozenset: "frozenset"}
 OF_MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "OrderedDict", Counter: "Counter"}
@@ -71,6 +71,6 @@ OF_NAMESPACES: dict[type, str] = {Namespace: "Namespace", SimpleNamespace: "Simp
 TYPES = frozenset({*OF_ITEMS, *OF_MAPPINGS, *OF_NAMESPACES, defaultdict, deque})
 
 
-def factory_name(found: defaultdict[Any, Any]) -> str | None:
-    """The factory's name in `FACTORIES`; None if it isn't one of them."""
-    return next((name for name, factory in FACTORIES.items() if factory is found.default_factory), None)
+def factory_name(value: defaultdict[Any, Any]) -> str | None:
+    """Return the name of a defaultdict's factory in `FACTORIES`; None if it isn't one of them."""
+    return next((name for name, factory in FACTORIES.items() if factory is value.default_factory), None)

@@ -1,6 +1,6 @@
-"""Classes of the user's own in a state: which there are, and how each becomes plain values and back.
+"""The registry of the user's own classes in a state, with functions that convert them to plain values and back.
 
-A checkpoint names a class; nothing that it names is imported or called unless the program registered it before.
+A checkpoint contains names of classes. None is imported or called unless the program has registered it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _Class = TypeVar("_Class", bound=type)
 
 @dataclass(frozen=True, slots=True)
 class Converter:
-    """How one class is saved and rebuilt."""
+    """Converts instances of one class."""
 
     name: str
-    """As a checkpoint names the class: its module and qualified name."""
+    """The class's name in checkpoints, by default its module and qualified name."""
     to_plain: Callable[[Any], Any]
     from_plain: Callable[[Any], Any]
 
 
 of_type: dict[type, Converter] = {}
-"""The converters by class: what is saved by one is of exactly that class."""
+"""The converters by class; a converter is not used for subclasses."""
 
 of_name: dict[str, Converter] = {}
 
@@ -39,31 +39,33 @@ def register(
     *,
     name: str | None = None,
 ) -> _Class:
-    """Let states hold instances of a class of yours; both the program that saves and the one that loads call it.
+    """Allow instances of your own class in states. Call it in the program that saves and in the one that loads.
 
         ckpt.register(MyConfig)                                    # a dataclass, a named tuple or an enum
         ckpt.register(Range, lambda r: [r.low, r.high], lambda values: Range(*values))
 
-    It returns the class, so that it serves as a decorator, too.
+    It returns the class, so that it can be used as a decorator.
 
     Args:
-        cls: the class; not its subclasses.
-        to_plain: makes of an instance what a state may hold: plain values, containers, tensors. May be left out, with
-            `from_plain`, for dataclasses (all fields, and no `__init__` on the way back), named tuples and enums.
-        from_plain: makes an instance of that again.
-        name: as checkpoints name the class; None for its module and qualified name. A class that is saved by a script
-            is in `__main__`, and one may move: `ckpt.register(MyConfig, name="__main__.MyConfig")` loads it.
+        cls: the class; its subclasses need registrations of their own.
+        to_plain: converts an instance to what a state may hold: plain values, containers, tensors. Optional, like
+            `from_plain`, for dataclasses (all fields; rebuilt without calling `__init__`), named tuples and enums.
+        from_plain: converts that back to an instance.
+        name: the class's name in checkpoints; None for its module and qualified name. A class that a script saved has
+            the module `__main__`, and a class may move: `ckpt.register(MyConfig, name="__main__.MyConfig")` loads it.
 
     Raises:
-        CheckpointError: if the converters are left out for any other class, or the class is one of Python's own.
+        CheckpointError: if a converter is missing for any other class, or the class is one of Python's own.
     """
     if cls.__module__ == "builtins":
-        raise CheckpointError(f"{cls.__qualname__} can't be registered: convert what the state holds of it instead")
+        raise CheckpointError(
+            f"{cls.__qualname__} is a built-in type and can't be registered: convert the values before saving them"
+        )
     if to_plain is None and from_plain is None:
         to_plain, from_plain = _default(cls)
     if to_plain is None or from_plain is None:
         raise CheckpointError(
-            f"{cls.__qualname__} needs converters, since it is no dataclass, named tuple or enum of the usual kind: "
+            f"{cls.__qualname__} needs converters, since it is not a plain dataclass, named tuple or enum: "
             f"ckpt.register({cls.__qualname__}, to_plain, from_plain)"
         )
     converter = Converter(name or name_of(cls), to_plain, from_plain)
@@ -72,33 +74,33 @@ def register(
 
 
 def name_of(cls: type) -> str:
-    """The name by which a checkpoint knows a class."""
+    """Return a class's default name in checkpoints."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def call_for(cls: type) -> str:
-    """What to type so that instances of a class can be saved."""
-    more = "" if _default(cls)[0] else ", to_plain, from_plain"
-    return f"ckpt.register({cls.__qualname__}{more})"
+    """Return the call that allows instances of a class in states, for messages."""
+    arguments = "" if _default(cls)[0] else ", to_plain, from_plain"
+    return f"ckpt.register({cls.__qualname__}{arguments})"
 
 
-def to_plain(value: Any, place: str) -> Any:
-    """What a registered instance consists of.
+def to_plain(value: Any, path: str) -> Any:
+    """Convert an instance of a registered class to plain values.
 
     Raises:
-        CheckpointError: if its converter fails; the message names the place.
+        CheckpointError: if its converter fails; the message names the path in the state.
     """
     converter = of_type[type(value)]
     try:
         return converter.to_plain(value)
     except Exception as error:  # whatever the user's code raises
         raise CheckpointError(
-            f"the state's {place!r}: {converter.name} can't be saved: {type(error).__name__}: {error}"
+            f"the state's {path}: {converter.name} can't be saved: {type(error).__name__}: {error}"
         ) from error
 
 
 def from_plain(name: Any, plain: Any) -> Any:
-    """The instance again.
+    """Rebuild an instance of a registered class from plain values.
 
     Raises:
         CheckpointError: if no class of that name is registered, or its converter fails.
@@ -107,9 +109,9 @@ def from_plain(name: Any, plain: Any) -> Any:
     if converter is None:
         short = str(name).rpartition(".")[2]
         raise CheckpointError(
-            f"the checkpoint holds a {name}, which is registered nowhere in this program: call ckpt.register({short}), "
-            f"as the program did that saved it, before loading, with name={name!r} if the class is in another module "
-            "now; `names=` loads tensors without it"
+            f"the checkpoint contains an instance of {name}, which this program hasn't registered: call "
+            f"ckpt.register({short}) before loading, as the program that saved it did, with name={name!r} if the "
+            "class has moved to another module; or load only tensors, with `names=`"
         )
     try:
         return converter.from_plain(plain)
@@ -121,7 +123,7 @@ _Pair = tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]
 
 
 def _default(cls: type) -> _Pair:
-    """The converters of classes that say themselves what they consist of."""
+    """Return the converters of a dataclass, named tuple or enum; None twice for any other class."""
     if issubclass(cls, enum.Flag):
         return (lambda value: value.value), cls
     if issubclass(cls, enum.Enum):
@@ -139,7 +141,7 @@ def _items_of(value: Any) -> dict[str, Any]:
 
 
 def _with_items(cls: Any, plain: dict[str, Any]) -> Any:
-    """As it was, whatever a `__new__` of its own would make of it."""
+    """Rebuild a named tuple as it was, without calling a `__new__` that might change it."""
     _refuse_other_fields(cls._fields, plain)
     return tuple.__new__(cls, [plain[name] for name in cls._fields])
 
@@ -153,7 +155,9 @@ def _fields_of(value: Any) -> dict[str, Any]:
 def _refuse_surplus(value: Any, names: Collection[str]) -> None:
     surplus = sorted(getattr(value, "__dict__", {}).keys() - set(names))
     if surplus:
-        raise ValueError(f"it has attributes that are no fields ({', '.join(surplus)}): register it with converters")
+        raise ValueError(
+            f"it has attributes that aren't fields ({', '.join(surplus)}): register its class with converters"
+        )
 
 
 def _refuse_other_fields(names: Collection[str], plain: dict[str, Any]) -> None:
@@ -162,9 +166,9 @@ def _refuse_other_fields(names: Collection[str], plain: dict[str, Any]) -> None:
 
 
 def _with_fields(cls: type, plain: dict[str, Any]) -> Any:
-    """As unpickling does it: `__post_init__` has been there already, and frozen classes refuse to be set."""
+    """Rebuild a dataclass as pickle does: without `__post_init__`, which has run before, and even if it is frozen."""
     _refuse_other_fields([field.name for field in dataclasses.fields(cls)], plain)
-    made: Any = object.__new__(cls)
+    instance: Any = object.__new__(cls)
     for name, value in plain.items():
-        object.__setattr__(made, name, value)
-    return made
+        object.__setattr__(instance, name, value)
+    return instance

@@ -1,10 +1,13 @@
-"""A training loop's state — nested containers, tensors, plain values — as named tensors and a JSON text, and back.
+"""Converts a training loop's nested state (containers, tensors, plain values) to named tensors and JSON, and back.
 
     flatten({"model": {"w": tensor}, "step": 7})
         -> {"model.w": tensor}, {"dict": [["model", {"dict": [["w", {"tensor": "model.w"}]]}], ["step", 7]]}
 
-Nothing is pickled: what comes back is built from JSON, and can only be one of the types below, or of a class that the
-program registered. A state may be nested as deep as `containers.DEEPEST`, however deep the caller's stack is.
+Nothing is pickled: a state is rebuilt from JSON, and holds only the types in `ckpt.tree`'s modules and classes that the
+program registered. It may be nested as deep as `containers.DEEPEST`, whatever the depth of the caller's stack: instead
+of recursion, `_run` runs generators ("walks"), and each yields the walks through the containers within its own.
+
+A container that occurs several times, or lies deep, is moved to the list `parts`, and `{"part": number}` refers to it.
 """
 
 from __future__ import annotations
@@ -24,17 +27,17 @@ State = dict[str, torch.Tensor]
 
 
 def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
-    """Take a nested state apart. Nothing is copied but numpy arrays that torch can't share.
+    """Convert a nested state to tensors and JSON. Only numpy arrays that torch can't share are copied.
 
     Returns:
-        The tensors by name (their keys joined by dots), the names that share an earlier one's memory with that name,
-        and the rest, ready for `json.dumps`. A flat dict of tensors keeps its names.
+        The tensors by name (their keys joined by dots); the names that are tied to an earlier one, with that name; and
+        the rest, ready for `json.dumps`. A flat dict of tensors keeps its names.
 
-        Tied are tensors that see the same memory in the same way; one that overlaps another is a tensor of its own.
+        Tied tensors have the same memory, shape and strides; one that merely overlaps another is stored separately.
 
     Raises:
-        CheckpointError: if a value is of another type, contains itself, or lies deeper than `containers.DEEPEST`; the
-            message names its place.
+        CheckpointError: if a value has an unsupported type, contains itself, or lies deeper than
+            `containers.DEEPEST`; the message names its path.
     """
     walk = Walk()
     top: list[Any] = []
@@ -45,12 +48,12 @@ def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
 
 
 def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Put a state together again: from `flatten`'s rest, and the tensors by name, tied ones too.
+    """Rebuild a state from `flatten`'s rest and the tensors by name, including tied ones.
 
-    The state takes the tensors over: where it had other strides, their memory is put in that order.
+    The state owns the tensors afterwards: where it had other strides, their memory is reordered.
 
     Raises:
-        CheckpointError: if the text is none of `flatten`'s; and if it names a class that isn't registered.
+        CheckpointError: if `flatten` didn't write the rest, or it names a class that isn't registered.
     """
     top: list[Any] = []
     try:
@@ -62,10 +65,10 @@ def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def restore_named(rest: Any, tensors: Mapping[str, torch.Tensor]) -> State:
-    """Some of the state's tensors as they were, by name, without what they lay in; taken over as `restore` does.
+    """Return some of the state's tensors as they were, by name, without their containers; see `restore`.
 
     Raises:
-        CheckpointError: if the text is none of `flatten`'s.
+        CheckpointError: if `flatten` didn't write the rest.
     """
     try:
         notes = {note["name"]: note for note in map(note_of, _tensor_nodes(rest))}
@@ -76,10 +79,10 @@ def restore_named(rest: Any, tensors: Mapping[str, torch.Tensor]) -> State:
 
 
 def plain_values(rest: Any) -> int:
-    """How many values the text holds that are no containers, no tensors, and no attributes of a container.
+    """Count the values in `flatten`'s rest, without containers, tensors and attributes of containers.
 
     Raises:
-        CheckpointError: if the text is none of `flatten`'s.
+        CheckpointError: if `flatten` didn't write the rest.
     """
     count, left = 0, [rest]
     try:
@@ -105,11 +108,11 @@ def plain_values(rest: Any) -> int:
 
 
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
-"""What a text that `flatten` did not write raises where it is put together."""
+"""The errors that rebuilding raises for JSON that `flatten` didn't write."""
 
 
 def _run(walk: Steps | None) -> None:
-    """Do a walk, and the walks within it: as a recursion would, without its stack."""
+    """Run a walk and the walks that it yields, as a recursion would, but without the stack."""
     stack = [walk] if walk else []
     while stack:
         inner = next(stack[-1], None)
@@ -120,7 +123,7 @@ def _run(walk: Steps | None) -> None:
 
 
 def _tensor_nodes(rest: Any) -> Iterator[Any]:
-    """What the nodes of all tensors say; a state's own words never stand where a kind does."""
+    """Yield the contents of all tensor nodes. A state's own keys never occur where the JSON has a kind."""
     left = [rest]
     while left:
         node = left.pop()

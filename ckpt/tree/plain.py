@@ -1,6 +1,6 @@
-"""Plain values of a state as JSON, and back, to the bit: numbers, texts, dates, paths, numpy's scalars.
+"""Converts plain values to JSON and back without loss: numbers, texts, dates, paths, numpy's scalars.
 
-JSON has None, bool, int, str and finite floats; each other kind is `{kind: content}`.
+None, bool, int, str and finite floats are JSON's own; any other value is `{kind: content}`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import torch
 from ckpt.errors import CheckpointError
 from ckpt.state import dtypes
 
-_LONGEST_INT_BITS = 8192  # Python reads and writes no longer decimals than 4,300 digits
+_LONGEST_INT_BITS = 8192  # by default, Python converts at most 4,300 decimal digits
 
 
 def encode(value: Any) -> Any:
-    """The value as JSON.
+    """Convert a value to JSON.
 
     Raises:
-        TypeError: if it is of no type that is known here.
-        ValueError: if this value would not come back as it is.
+        TypeError: if its type is not supported.
+        ValueError: if this value would not be restored exactly.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -46,14 +46,14 @@ def encode(value: Any) -> Any:
         return {name: to_json(value)}
     if isinstance(value, np.generic):
         return {"numpy": _of_scalar(value)}
-    raise TypeError(f"{kind.__name__} is no plain value")
+    raise TypeError(f"{kind.__name__} is not a plain value")
 
 
 def decode(kind: str, content: Any) -> Any:
-    """The value of `{kind: content}`.
+    """Convert `{kind: content}` back to the value.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError: if `encode` made no such thing.
+        LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError: if `encode` didn't write it.
     """
     return _FROM_JSON[kind](content)
 
@@ -67,12 +67,12 @@ def _of_text(text: str) -> str:
 
 
 def _has_surrogates(text: str) -> bool:
-    """Two of them, one after the other, would be one character for JSON."""
+    """Return whether a text has surrogates: JSON would join two of them to one character."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _float_text(value: float) -> str:
-    """JSON has no infinities and no NaN; a NaN has a sign, and bits of its own."""
+    """Convert an infinity or NaN, which JSON lacks, to text; a NaN's sign and payload are kept as bits."""
     bits = struct.pack(">d", value)
     return str(value) if bits in _NAMED_BITS else f"bits {bits.hex()}"
 
@@ -129,8 +129,8 @@ def _datetime(content: list[Any]) -> datetime:
 
 def _bounds(value: range | slice) -> list[Any]:
     bounds = [value.start, value.stop, value.step]
-    if not all(each is None or type(each) is int for each in bounds):
-        raise ValueError("its bounds are no whole numbers")
+    if not all(bound is None or type(bound) is int for bound in bounds):
+        raise ValueError("its bounds are not integers")
     return bounds
 
 
@@ -138,11 +138,11 @@ def _of_scalar(value: np.generic) -> list[str]:
     dtype = value.dtype
     content = [dtype.name if dtypes.is_bits(dtype.name) else dtype.str, _base64(value.tobytes())]
     try:
-        back = _scalar(content)
+        restored = _scalar(content)
     except (TypeError, ValueError):
-        back = None
-    if type(back) is not type(value) or (back.dtype, back.tobytes()) != (dtype, value.tobytes()):
-        raise ValueError(f"its dtype is {dtype}")
+        restored = None
+    if type(restored) is not type(value) or (restored.dtype, restored.tobytes()) != (dtype, value.tobytes()):
+        raise ValueError(f"numpy scalars of {dtype} are not supported")
     return content
 
 
@@ -150,15 +150,15 @@ def _scalar(content: list[str]) -> Any:
     name, text = content
     dtype, raw = dtypes.numpy_dtype(name), base64.b64decode(text)
     if dtype.hasobject or len(raw) != dtype.itemsize:
-        raise ValueError(f"no scalar of {dtype} has {len(raw)} bytes")
+        raise ValueError(f"a scalar of {dtype} can't have {len(raw)} bytes")
     return np.frombuffer(raw, dtype)[0]
 
 
 def _torch_dtype(text: str) -> torch.dtype:
-    found = getattr(torch, text.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
-        raise CheckpointError(f"the checkpoint names a dtype {text!r}, which this torch doesn't know")
-    return found
+    dtype = getattr(torch, text.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"the checkpoint has a dtype {text!r}, which torch {torch.__version__} doesn't have")
+    return dtype
 
 
 # kind, type, to JSON, from JSON
@@ -182,7 +182,7 @@ _TABLE: tuple[tuple[str, type, Callable[[Any], Any], Callable[[Any], Any]], ...]
     ("Decimal", Decimal, str, Decimal),
     ("Fraction", Fraction, str, lambda text: Fraction(*map(int, text.split("/")))),
     ("UUID", uuid.UUID, lambda u: [u.hex, u.is_safe.name], lambda c: uuid.UUID(c[0], is_safe=uuid.SafeUUID[c[1]])),
-    *((each.__name__, each, str, each) for each in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)),
+    *((kind.__name__, kind, str, kind) for kind in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)),
 )
 _KINDS = {kind: (name, to_json) for name, kind, to_json, _ in _TABLE}
 _FROM_JSON = {name: from_json for name, _, _, from_json in _TABLE}

@@ -162,7 +162,9 @@ def test_a_class_that_moved(tmp_path: Path) -> None:
     ckpt.register(Config)
     ckpt.save(Config(1), tmp_path / "run")
     converters.of_name.clear()
-    with pytest.raises(CheckpointError, match=r"__main__\.Config, .* with name='__main__\.Config' if the class is in"):
+    with pytest.raises(
+        CheckpointError, match=r"__main__\.Config, .* with name='__main__\.Config' if the class has moved"
+    ):
         ckpt.load(tmp_path / "run")
     ckpt.register(Key, name="__main__.Config")
     assert Key(1) == ckpt.load(tmp_path / "run")
@@ -173,11 +175,14 @@ def test_a_load_without_the_registration(tmp_path: Path, monkeypatch: pytest.Mon
     ckpt.register(Key)
     ckpt.save({"key": Key(1), "w": torch.ones(1)}, tmp_path / "run")
     monkeypatch.setattr(converters, "of_name", {})
-    with pytest.raises(CheckpointError, match=r"holds a .*\.Key, which is registered nowhere .* ckpt\.register\(Key\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"contains an instance of .*\.Key, which .* hasn't registered: call ckpt\.register\(Key\)",
+    ):
         ckpt.load(tmp_path / "run")
     assert list(ckpt.load(tmp_path / "run", names=["w"])) == ["w"]
     for name in ("antigravity.fly", "os.system", "builtins.eval", ["x"], None):
-        with pytest.raises(CheckpointError, match="registered nowhere"):
+        with pytest.raises(CheckpointError, match="hasn't registered"):
             nested.restore({"registered": [name, "1"]}, {})
     assert "antigravity" not in sys.modules
 
@@ -198,7 +203,7 @@ def test_classes_that_changed() -> None:
     ckpt.register(Odd)
     for value in (Config(1.0), Odd(1)):
         value.more = 1  # type: ignore[attr-defined]  # what is tested
-        with pytest.raises(CheckpointError, match=r"attributes that are no fields \(more\)"):
+        with pytest.raises(CheckpointError, match=r"attributes that aren't fields \(more\)"):
             nested.flatten(value)
     ckpt.register(Range, lambda value: value, Range)
     with pytest.raises(CheckpointError, match="contains itself"):
