@@ -26,7 +26,7 @@ from analysis.tables.render import Format, render
 from analysis.tables.table import printable
 from analysis.tables.targets_and_scales import across_tables
 from ckpt.cli import run
-from jobs.errors import TimingLogError
+from jobs.timing_log import TimingLogError
 
 app = App(
     name="python -m analysis",

@@ -10,11 +10,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import StudyError
+from jobs.timing_log import check_job_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,10 @@ class StudyPaths:
         Raises:
             StudyError: if the id is no name of a file in the directory of the logs.
         """
-        check_job_id(job_id)
+        try:
+            check_job_id(job_id)
+        except ValueError as error:
+            raise StudyError(str(error)) from None
         return self.logs / f"{job_id}.h5"
 
     @property
@@ -61,19 +64,6 @@ class StudyPaths:
     def report(self) -> Path:
         """Tables, figures, the merged file."""
         return self.root / "report"
-
-
-def check_job_id(job_id: str) -> None:
-    """Make sure that an id, from whatever file, can't name a file anywhere else.
-
-    Raises:
-        StudyError: if it can.
-    """
-    if not (isinstance(job_id, str) and re.fullmatch(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*", job_id)):
-        raise StudyError(
-            f"{job_id!r:.80} is no id of a job: expected letters, digits and `_.+=-`, as in r01-torch_save-nvme-1x1; "
-            "`python -m jobs plan` shows the ids of a study"
-        )
 
 
 def find_study(results: Path) -> StudyPaths:

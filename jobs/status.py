@@ -16,14 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ckpt.cli import printable
-from jobs import own_hdf5, timing_log
+from jobs import timing_log
 from jobs.cluster import queue_state, slurm
 from jobs.cluster.queue_state import Whereabouts
 from jobs.cluster.submit import Submission, submissions
-from jobs.errors import TimingLogError
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
-from jobs.progress import Progress
+from jobs.timing_log import Progress, TimingLogError, file_checks
 
 State = Literal[
     "not submitted", "waiting", "running", "unknown", "stuck", "complete", "skipped", "failed", "interrupted", "lost"
@@ -169,7 +168,7 @@ class Watch:
             if signature != known.signature:
                 known.signature = signature
                 changed.append((known, path))
-        self.operations += len(changed) * own_hdf5.FILE_OPERATIONS
+        self.operations += len(changed) * file_checks.FILE_OPERATIONS
         with ThreadPoolExecutor() as pool:
             for (known, _), found in zip(changed, pool.map(_progress_of, [path for _, path in changed]), strict=True):
                 known.progress = found

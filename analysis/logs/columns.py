@@ -21,9 +21,18 @@ from h5py import h5a, h5d, h5g, h5s, h5t
 from numpy.typing import NDArray
 
 from jobs import timing_log
-from jobs.errors import TimingLogError
-from jobs.own_hdf5 import check_kind
-from jobs.timing_log import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample, TimingLog
+from jobs.timing_log import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    Ceiling,
+    DiskUse,
+    Header,
+    Rank,
+    Sample,
+    TimingLog,
+    TimingLogError,
+    check_kind,
+)
 
 TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
 

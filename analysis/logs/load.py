@@ -19,10 +19,7 @@ from analysis.errors import ResultsError
 from analysis.logs import columns, merged, plausible
 from analysis.logs.columns import KINDS, TABLES, Log
 from jobs import timing_log
-from jobs.errors import StudyError, TimingLogError
-from jobs.own_hdf5 import MERGED
-from jobs.paths import check_job_id
-from jobs.timing_log import Header, Sample
+from jobs.timing_log import MERGED, Header, Sample, TimingLogError, check_job_id
 
 NO_LOG = "no log"
 """The status of a job that was planned and left no log."""
@@ -187,7 +184,7 @@ def _plan_of(directory: Path) -> dict[str, Any]:
         if not isinstance(name, str):
             raise TypeError(f"the study's name is {name!r:.80}")  # noqa: TRY301  # one message for all that may be wrong
         return {"study": dict(plan["study"]), "jobs": jobs}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StudyError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} is no plan of this package ({error})") from error
 
 

@@ -15,7 +15,7 @@ import h5py
 from analysis.errors import ResultsError
 from analysis.logs import merged
 from analysis.logs.load import Entry
-from jobs.seal import sealed
+from jobs.timing_log import sealed
 
 
 def write_merged(found: Sequence[Entry], output: Path) -> None:

@@ -26,8 +26,7 @@ from analysis.errors import ResultsError
 from analysis.logs import columns
 from analysis.logs.columns import ATTRIBUTES, FLOATS, KINDS, TABLES, TEXTS, WHOLE, Log
 from jobs import timing_log
-from jobs.own_hdf5 import check_kind
-from jobs.timing_log import Header
+from jobs.timing_log import Header, check_kind
 
 SCHEMA = "ckpt-timing-logs"
 VERSION = 2

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.logs.columns import FLOATS, KINDS, WHOLE, Log
-from jobs.errors import TimingLogError
+from jobs.timing_log import TimingLogError
 
 _LONGEST_S = 1e9
 """32 years: longer than any job."""

@@ -22,7 +22,7 @@ from ckpt.errors import MissingLibraryError
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import layout_of
-from jobs import progress, timing_log
+from jobs import timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.node import provenance, received, targets
 from jobs.node.clock import Clock, agree
@@ -32,7 +32,7 @@ from jobs.paths import StudyPaths
 from jobs.plan import plan
 from jobs.plan.plan import Job
 from jobs.plan.study import Study
-from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPED, Header, Rank, TimingLog
+from jobs.timing_log import COMPLETE, FAILED, GOOD, INTERRUPTED, RUNNING, SKIPPED, Header, Rank, TimingLog, progress
 
 if TYPE_CHECKING:
     from jobs.node.trial import Subject

@@ -10,7 +10,7 @@ import pytest
 
 import analysis
 from analysis.measures.comparison import all_problems, compare
-from jobs.seal import sealed
+from jobs.timing_log.seal import sealed
 from support.studies import MakeStudy, Show, StudyOnDisk
 
 STYLES = pytest.mark.parametrize("style", ["text", "markdown", "csv"])

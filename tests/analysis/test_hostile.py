@@ -30,7 +30,7 @@ from analysis.report import report
 from analysis.tables.render import no_formula, render
 from analysis.tables.table import Marked, Number, Share, Table
 from jobs import timing_log
-from jobs.seal import sealed
+from jobs.timing_log.seal import sealed
 from support.studies import Show, StudyOnDisk
 
 REPOSITORY = Path(analysis.__file__).parents[1]

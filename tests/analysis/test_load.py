@@ -345,7 +345,7 @@ def test_load_numbers(three_methods: StudyOnDisk) -> None:
 
 def test_columns_are_the_records(three_methods: StudyOnDisk) -> None:
     """What is read quickly is what is read carefully: of a log as it is written now, and of the first version."""
-    frozen = Path(timing_log.__file__).parents[1] / "tests" / "jobs" / "data" / "v1.h5"
+    frozen = Path(analysis.__file__).parents[1] / "tests" / "jobs" / "data" / "v1.h5"
     for path in (frozen, *three_methods.paths.logs.glob("*.h5")):
         with h5py.File(path) as file:
             quick = columns._quickly(file)

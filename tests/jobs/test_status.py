@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import progress, status, timing_log
+from jobs import status, timing_log
 from jobs.plan import plan, study
 from jobs.status import Submission, Whereabouts
 from jobs.timing_log import Header, Sample, TimingLog
@@ -57,7 +57,7 @@ CASES = {
 @pytest.mark.parametrize(("logged", "sent", "where", "state", "detail"), CASES.values(), ids=CASES)
 def test_derive(logged: Any, sent: Any, where: Any, state: str, detail: str) -> None:
     """A complete log is final; what is on its way comes before what an earlier run left; nothing is lost silently."""
-    found = status.derive(JOB, logged and progress.of(logged), sent, where, "/results/slurm")
+    found = status.derive(JOB, logged and logged.progress(), sent, where, "/results/slurm")
 
     assert (JOB.id, state) == (found.job_id, found.state)
     assert detail in found.detail
@@ -72,14 +72,14 @@ def test_every_status_of_a_log_is_known() -> None:
     """Each status that a log can have leads to a state of its own when the job is gone."""
     logged = [timing_log.RUNNING, timing_log.COMPLETE, timing_log.FAILED, timing_log.INTERRUPTED]
 
-    assert [status.derive(JOB, progress.of(log(each)), SENT, GONE, "").state for each in logged] == [
+    assert [status.derive(JOB, log(each).progress(), SENT, GONE, "").state for each in logged] == [
         "lost", "complete", "failed", "interrupted"
     ]  # fmt: skip
 
 
 def test_a_terminal_obeys_no_log() -> None:
     """What a log says of an error is shown without the characters that would move a cursor or change a colour."""
-    found = status.derive(JOB, progress.of(log("failed", "no\x1b[2J \x07space")), SENT, GONE, "")
+    found = status.derive(JOB, log("failed", "no\x1b[2J \x07space").progress(), SENT, GONE, "")
     console = Console(width=200, file=io.StringIO(), force_terminal=False)
     console.print(status.table([found]))
     assert isinstance(console.file, io.StringIO)

@@ -17,7 +17,7 @@ import h5py
 import pytest
 from rich.console import Console
 
-from jobs import progress, status, timing_log
+from jobs import status, timing_log
 from jobs.cluster.processes import created_unix_s
 from jobs.cluster.submit import Submission
 from jobs.errors import TimingLogError
@@ -25,8 +25,8 @@ from jobs.follow import follow
 from jobs.paths import StudyPaths
 from jobs.plan import plan
 from jobs.plan.plan import Plan
-from jobs.seal import sealed
-from jobs.timing_log import Header, Sample, TimingLog
+from jobs.timing_log import Header, Sample, TimingLog, reading
+from jobs.timing_log.seal import sealed
 
 _HOUR_S = 3600.0
 
@@ -229,9 +229,9 @@ def test_the_note_in_a_log_is_what_the_whole_log_adds_up_to(tmp_path: Path, monk
     path = tmp_path / "log.h5"
     for trials in (0, 1, 3):
         log_of("j", "running", trials=trials).write(path)
-        whole = progress.of(timing_log.read(path))
+        whole = timing_log.read(path).progress()
         with monkeypatch.context() as without_hdf5:
-            without_hdf5.delattr(timing_log, "opened")
+            without_hdf5.delattr(reading, "opened")
             found = timing_log.read_progress(path)
 
         assert found == whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from jobs import progress
 from jobs.errors import TimingLogError
-from jobs.progress import Progress
+from jobs.timing_log import progress
+from jobs.timing_log.progress import Progress
 
 _SEAL = "ckpt-study sha256"
 _USER_BLOCK_BYTES = 512

@@ -9,10 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jobs.timing_log import Sample, TimingLog
+from jobs.timing_log.schema import Header, Sample
 
 _DIGEST_CHARACTERS = 16
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -38,12 +37,11 @@ class Progress:
     """Of the last operation, in GB/s of the state's logical size, from the first rank's start to the last one's end."""
 
 
-def of(log: TimingLog) -> Progress:
-    """The progress that a log adds up to."""
-    totals = [sample for sample in log.samples if sample.phase == "total"]
+def of(header: Header, samples: Sequence[Sample], provenance: Mapping[str, Any]) -> Progress:
+    """The progress that a log with this content adds up to."""
+    totals = [sample for sample in samples if sample.phase == "total"]
     done = len({sample.trial for sample in totals})
-    header = log.header
-    return Progress(header.status, header.error, version_changed(log.provenance), done, _bandwidth_gbps(totals))
+    return Progress(header.status, header.error, version_changed(provenance), done, _bandwidth_gbps(totals))
 
 
 def version_changed(provenance: Mapping[str, Any]) -> str:

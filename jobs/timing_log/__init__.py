@@ -1,0 +1,44 @@
+"""The timing log: the HDF5 file that a job leaves. Schema, writer and reader; imports neither torch nor submitit.
+
+    /            attributes of the job (`Header`)
+    /samples     one row per measured phase of a trial on a rank (`Sample`), one dataset per column
+    /disk        one row per trial: what the checkpoint took on disk (`DiskUse`)
+    /ceiling     what the target did by itself before the first trial and after the last (`Ceiling`)
+    /ranks       one row per process of the job (`Rank`): where it ran, how well its clock is known
+    /state, /storage, /provenance    attributes: what was saved, where, by what
+
+Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
+The format's history:
+    1  first version; columns came later: a load without a load_number gets the one that analysis derives
+"""
+
+from jobs.errors import TimingLogError
+from jobs.timing_log.file_checks import LOG, MERGED, Bounds, check_kind
+from jobs.timing_log.progress import Progress
+from jobs.timing_log.reading import header_of, opened, plain_fact, read, read_from, read_progress
+from jobs.timing_log.schema import (
+    COMPLETE,
+    FAILED,
+    GOOD,
+    INTERRUPTED,
+    NOT_APPLICABLE,
+    RUNNING,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SKIPPED,
+    Ceiling,
+    DiskUse,
+    Header,
+    Rank,
+    Sample,
+    check_job_id,
+)
+from jobs.timing_log.seal import sealed
+from jobs.timing_log.writing import TimingLog
+
+__all__ = [
+    "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
+    "SCHEMA_VERSION", "SKIPPED", "Bounds", "Ceiling", "DiskUse", "Header", "Progress", "Rank", "Sample", "TimingLog",
+    "TimingLogError", "check_job_id", "check_kind", "header_of", "opened", "plain_fact", "read", "read_from",
+    "read_progress", "sealed",
+]  # fmt: skip

@@ -1,0 +1,140 @@
+"""What a timing log holds: the rows of its tables, its header, and the values of its status."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+SCHEMA = "ckpt-timing-log"
+SCHEMA_VERSION = 1
+
+RUNNING, COMPLETE, FAILED, INTERRUPTED, SKIPPED = "running", "complete", "failed", "interrupted", "skipped"
+"""The values of a log's `status`. A job is skipped where an optional library is missing; its error says which."""
+
+GOOD = frozenset({COMPLETE, SKIPPED})
+"""Those of a job that did what it could."""
+
+NOT_APPLICABLE = "n/a"
+
+
+def _column(units: str, long_name: str, default: Any = MISSING) -> Any:
+    """A column; one that came later than the first version has a default, for logs that lack it."""
+    return field(default=default, metadata={"units": units, "long_name": long_name})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One measured phase of one trial on one rank."""
+
+    trial: int = _column("1", "number of the trial in its job, from 0")
+    warmup: bool = _column("1", "whether the trial only warms up; kept, but left out of every statistic")
+    rank: int = _column("1", "rank that measured it, from 0")
+    operation: str = _column("1", "save or load")
+    phase: str = _column("1", "call, sync, commit or total")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration, by a monotonic clock")
+    state_bytes: int = _column("byte", "logical size of this rank's share of the state")
+    durability: str = _column("1", "what is safe when the phase ends: returned, synced or committed")
+    cache: str = _column("1", "page cache before a load: cold (proven), cold-unproven or warm")
+    resident_fraction: float = _column("1", "share of the checkpoint's pages in the page cache before a load")
+    cpu_s: float = _column("s", "CPU time of the process, user and system, of a total; NaN for a part")
+    peak_rss_bytes: int = _column("byte", "largest resident set during a total; -1 for a part")
+    valid: bool = _column("1", "whether the sample may be used")
+    reason: str = _column("1", "why it may not; empty where it may")
+    user_s: float = _column("s", "CPU time in user mode, of a total", default=math.nan)
+    system_s: float = _column("s", "CPU time in the kernel, of a total", default=math.nan)
+    peak_extra_bytes: int = _column("byte", "largest resident set above what was resident before", default=-1)
+    device_read_bytes: int = _column("byte", "bytes that the process had fetched from storage", default=-1)
+    device_write_bytes: int = _column("byte", "bytes that the process caused to be sent to storage", default=-1)
+    read_calls: int = _column("1", "read system calls", default=-1)
+    write_calls: int = _column("1", "write system calls", default=-1)
+    minor_faults: int = _column("1", "page faults without I/O", default=-1)
+    major_faults: int = _column("1", "page faults with I/O", default=-1)
+    dirty_pages: int = _column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
+    load_number: int = _column("1", "which load of its trial: 0 cold, 1 warm; -1 for a save", default=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUse:
+    """What a trial's checkpoint took on disk."""
+
+    trial: int = _column("1", "number of the trial in its job, from 0")
+    file_count: int = _column("1", "regular files")
+    apparent_bytes: int = _column("byte", "sum of the files' sizes")
+    allocated_bytes: int = _column("byte", "blocks that the filesystem took for them")
+    small_file_count: int = _column("1", "files under 1 MiB")
+    largest_file_bytes: int = _column("byte", "size of the largest file")
+    directory_count: int = _column("1", "directories, the checkpoint's own included; -1 unknown", default=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """What the target, or the memory, did by itself, in the same job."""
+
+    when: str = _column("1", "before the first trial or after the last")
+    operation: str = _column("1", "write, read or copy (of memory)")
+    size_bytes: int = _column("byte", "bytes moved")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration; a write until it was synced")
+    direct: bool = _column("1", "whether it went past the page cache; not, where the filesystem refuses")
+    rank: int = _column("1", "rank that measured it, at the same time as all others", default=0)
+    buffered: bool = _column("1", "whether it was meant to go through the page cache", default=False)
+    resident_fraction: float = _column(
+        "1", "share of the file's pages in the page cache before a read", default=math.nan
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One process of the job."""
+
+    rank: int = _column("1", "its number, from 0; the samples' `rank`")
+    host: str = _column("1", "where it ran")
+    node: int = _column("1", "number of its node in the job, from 0")
+    process_id: int = _column("1", "its number on its node")
+    clock_uncertainty_s: float = _column("s", "how far its clock may be from the first rank's, at most")
+
+
+@dataclass(slots=True, kw_only=True)
+class Header:
+    """The attributes of the root group."""
+
+    study: str
+    job_id: str
+    strategy: str
+    label: str
+    """The strategy with the options that aren't at their default."""
+    strategy_options: str
+    """JSON."""
+    strategy_facts: str
+    """JSON: what the strategy says of itself (`ckpt.strategy.Facts`)."""
+    target: str
+    round: int
+    nodes: int
+    tasks_per_node: int
+    trials_planned: int
+    """Valid trials that the study asks for, without warm-ups."""
+    created_utc: str
+    clock_zero_unix_s: float
+    """Seconds since 1970 at the zero of every `start_s`."""
+    status: str = RUNNING
+    error: str = ""
+    load_ranks: int = 0
+    """How many ranks load, where that isn't how many save; 0 where it is."""
+    read_shift: int = 0
+    """How many nodes away from itself a rank's share was written that it loads."""
+
+
+def check_job_id(job_id: Any) -> None:
+    """Make sure that an id, from whatever file, can't name a file anywhere else: a job's log has its name from it.
+
+    Raises:
+        ValueError: if it can.
+    """
+    if not (isinstance(job_id, str) and re.fullmatch(r"[A-Za-z0-9_+=-][A-Za-z0-9_.+=-]*", job_id)):
+        raise ValueError(
+            f"{job_id!r:.80} is no id of a job: expected letters, digits and `_.+=-`, as in r01-torch_save-nvme-1x1; "
+            "`python -m jobs plan` shows the ids of a study"
+        )

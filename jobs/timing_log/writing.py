@@ -1,0 +1,114 @@
+"""A job's log in memory, and how it is written: whole, into a new file that takes the old one's name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jobs.timing_log import progress
+from jobs.timing_log.progress import Progress
+from jobs.timing_log.schema import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample
+from jobs.timing_log.seal import sealed
+
+_LONGEST_TEXT_BYTES = 60_000
+"""An attribute in HDF5's classic format has at most 64 KiB, and a cluster may have a thousand mounts."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TimingLog:
+    """One job's log, in memory."""
+
+    header: Header
+    samples: list[Sample] = field(default_factory=list)
+    disk: list[DiskUse] = field(default_factory=list)
+    ceiling: list[Ceiling] = field(default_factory=list)
+    ranks: list[Rank] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the whole log as a new file, sync it, and rename it over the old one.
+
+        A job killed at any instant so leaves a log that opens and holds every finished trial.
+
+        Raises:
+            OSError: if the file can't be written; the old log is untouched then.
+        """
+        image = self._image(path.name)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        partial = Path(name)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
+                file.write(image)
+                file.flush()
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _image(self, name: str) -> bytes:
+        """The bytes of the file. HDF5 kills the process on a full disk, so it writes to memory only."""
+        with h5py.File(name, "w", driver="core", backing_store=False) as file:
+            self.write_to(file)
+            file.flush()
+            return sealed(file.id.get_file_image(), progress.note(self.progress()))
+
+    def progress(self) -> Progress:
+        """How far the job is."""
+        return progress.of(self.header, self.samples, self.provenance)
+
+    def write_to(self, group: h5py.Group) -> None:
+        """Write the log into an open, empty group."""
+        group.attrs["schema"] = SCHEMA
+        group.attrs["schema_version"] = SCHEMA_VERSION
+        for key, value in asdict(self.header).items():
+            group.attrs[key] = _storable(value)
+        _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
+        _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
+        _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
+        _write_rows(group.create_group("ranks"), "ranks_row", Rank, self.ranks)
+        for name in ("state", "storage", "provenance"):
+            attributes = group.create_group(name).attrs
+            for key, value in getattr(self, name).items():
+                attributes[key] = _storable(value)
+
+
+def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -> None:
+    """Write records as one 1-D dataset per field, all on one dimension scale."""
+    scale = group.create_dataset(dimension, data=np.arange(len(rows), dtype="<i8"))
+    scale.make_scale(dimension)
+    scale.attrs["units"] = "1"
+    scale.attrs["long_name"] = f"number of the {dimension.replace('_', ' ')} in this log"
+    for each in fields(row):
+        values = [_storable(getattr(record, each.name)) for record in rows]
+        if each.type == "str":
+            column = group.create_dataset(each.name, data=values, shape=(len(rows),), dtype=h5py.string_dtype())
+        elif each.type == "bool":
+            # HDF5 has no booleans; this attribute is how xarray writes and knows them.
+            column = group.create_dataset(each.name, data=np.array(values, dtype="i1"))
+            column.attrs["dtype"] = "bool"
+        else:
+            numbers = np.array(values, dtype="<i8" if each.type == "int" else "<f8")
+            column = group.create_dataset(each.name, data=numbers)
+        column.attrs["units"] = each.metadata["units"]
+        column.attrs["long_name"] = each.metadata["long_name"]
+        column.dims[0].attach_scale(scale)
+
+
+def _storable(value: Any) -> Any:
+    """Text as HDF5 can hold it: without NUL and bytes that are no UTF-8, and no longer than an attribute may be."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(text.encode()) > _LONGEST_TEXT_BYTES:
+        kept = text.encode()[:_LONGEST_TEXT_BYTES].decode(errors="ignore")
+        return f"{kept} ... (cut: {len(text.encode())} bytes)"
+    return text
