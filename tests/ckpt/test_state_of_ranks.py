@@ -286,3 +286,15 @@ def test_pieces_of_tensors_without_elements() -> None:
         )
     )
     assert ["c"] == [piece.tensor.name for piece in values.pieces(share)]
+
+
+def test_the_first_rank_compares_the_plan_with_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong plan is refused by the rank that all wait for; the others don't import transformers for it."""
+    spec = StateSpec("llama-15m", tensors=2)
+    first, second = parts_of(spec, 2)
+    monkeypatch.setattr(building, "meta_layout", lambda _: layout_of(spec)[::-1])
+    with pytest.raises(CheckpointError, match="builds other tensors"):
+        building.build(spec, first)
+    with pytest.raises(CheckpointError, match="builds other tensors"):
+        building.build(spec)
+    assert {tensor.name for tensor in layout_of(spec)} == building.build(spec, second).keys()
