@@ -12,14 +12,14 @@ from analysis.logs import columns
 from analysis.logs.load import entries, frames, load_results
 from analysis.measures.comparison import compare
 from jobs import timing_log
+from support.logs import amended
+from support.notes import noted
 from support.studies import MakeStudy, Show
 
 
-def amended(path: Path, **provenance: Any) -> None:
+def on_machine(path: Path, **provenance: Any) -> None:
     """Write other facts about the machine into a log."""
-    log = timing_log.read(path)
-    log.provenance |= provenance
-    log.write(path)
+    amended(path, lambda log: log.provenance.update(provenance))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, m
     """Two tables instead of one, and each says what sets it apart; planned jobs without a log stay visible."""
     study = make_study(strategies=["torch_save", "tensorstore_basic", "tensorstore_t5x"])
     for label in ("torch_save", "tensorstore_basic"):
-        amended(study.log(label, save=[1.0], cold=[1.0], warm=[1.0], gib=[1.0]), packages="{}", cpu="CPU")
-    amended(study.paths.log(study.job("tensorstore_basic").id), **facts)
+        on_machine(study.log(label, save=[1.0], cold=[1.0], warm=[1.0], gib=[1.0]), packages="{}", cpu="CPU")
+    on_machine(study.paths.log(study.job("tensorstore_basic").id), **facts)
 
     found = compare(load_results(study.root))
 
@@ -49,7 +49,7 @@ def test_equal_circumstances_do_not_split(make_study: MakeStudy) -> None:
     """Another host of the same kind is the same kind of node."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     for label in ("torch_save", "tensorstore_basic"):
-        amended(study.log(label, save=[1.0], cold=[1.0]), packages="{}", cpu="CPU", host=f"node of {label}")
+        on_machine(study.log(label, save=[1.0], cold=[1.0]), packages="{}", cpu="CPU", host=f"node of {label}")
 
     (found,) = compare(load_results(study.root))
 
@@ -86,21 +86,23 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(flipped)
 
 
-def test_a_thousand_damaged_logs_crash_nothing(make_study: MakeStudy) -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_a_thousand_damaged_logs_crash_nothing(seed: int, make_study: MakeStudy) -> None:
     """Each is one clear line, and the rest of the study is compared all the same."""
     study = make_study(strategies=["torch_save", "tensorstore_basic"])
     study.log("torch_save", save=[2.0], cold=[1.0])
     path = study.log("tensorstore_basic", save=[4.0], cold=[1.0])
-    content, chance = path.read_bytes(), random.Random(7)
+    content, chance = path.read_bytes(), random.Random(seed)
 
-    for _ in range(1000):
-        path.write_bytes(damaged(content, chance))
-        broken, good = entries(study.root)
-        assert (broken.log is None) or (repr(broken.log) == repr(columns.of(timing_log.read(path))))
-        assert good.log is not None
-        if broken.log is None:
-            assert broken.status == "unreadable"
-            assert len(broken.error.splitlines()) == 1
+    for number in range(100):
+        with noted(f"seed {seed}, accident {number}"):
+            path.write_bytes(damaged(content, chance))
+            broken, good = entries(study.root)
+            assert (broken.log is None) or (repr(broken.log) == repr(columns.of(timing_log.read(path))))
+            assert good.log is not None
+            if broken.log is None:
+                assert broken.status == "unreadable"
+                assert len(broken.error.splitlines()) == 1
     (found,) = compare(frames(entries(study.root)))
     assert found.method("torch_save").save.median == 2.0
 

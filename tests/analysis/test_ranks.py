@@ -16,23 +16,17 @@ from analysis.advice.projection import Wanted, project
 from analysis.logs import columns
 from analysis.logs.load import entries, frames, load_results
 from analysis.logs.merge import write_merged
-from analysis.measures.comparison import Comparison, compare
+from analysis.measures.comparison import compare
 from analysis.measures.trials import settings
 from analysis.tables.advice import projection_table
 from analysis.tables.targets_and_scales import across_tables
 from jobs import timing_log
-from support.studies import Ranked, Show
+from support.studies import Ranked, Show, only
 
 GIB, GB = 2**30, 10**9
 
 # Rank 3 takes twice as long as the others, which differ a little; its host is node1.
 OWN_S = [1.0, 1.25, 1.5, 3.0]
-
-
-def only(study: Path) -> Comparison:
-    """The study's one comparison."""
-    [found] = compare(load_results(study))
-    return found
 
 
 def test_a_save_of_many_ranks_is_one(ranked: Ranked) -> None:

@@ -14,10 +14,16 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from ckpt.strategy import create, names
+from support.command_lines import run_module
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m ckpt` as on a terminal 120 columns wide."""
+    """Run `python -m ckpt` in this process, as on a terminal 120 columns wide."""
+    return run_module("ckpt", *arguments)
+
+
+def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ckpt", *arguments],
         capture_output=True,
@@ -30,7 +36,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_strategies(file_regression: FileRegressionFixture) -> None:
     """Every strategy has a row with what it promises."""
-    done = run("strategies")
+    done = run_alone("strategies")
     assert (done.returncode, done.stderr) == (0, "")
     file_regression.check(done.stdout, encoding="utf-8")
 
@@ -52,7 +58,7 @@ def test_save_load_inspect_convert(tmp_path: Path) -> None:
     saved = run("save", "llama-15m", first, "--tensors", "3", "--option", "shard_mib=1", "--option", "checksum=true")
     assert (saved.returncode, saved.stderr) == (0, "")
     digest = saved.stdout.split()[-1]
-    assert digest == run("load", first, "--option", "verify=true").stdout.split()[-1]
+    assert digest == run_alone("load", first, "--option", "verify=true").stdout.split()[-1]
     assert "1 tensors" in run("load", first, "model.embed_tokens.weight").stdout
     converted = run("convert", first, second, "--strategy", "tensorstore_tuned", "--option", "compression=zstd")
     assert (converted.returncode, converted.stderr) == (0, "")
@@ -95,7 +101,7 @@ def test_mistakes(arguments: list[str]) -> None:
 def test_help() -> None:
     """Without a command, and with --help, it says what the commands are."""
     for arguments in ([], ["--help"]):
-        done = run(*arguments)
+        done = run_alone(*arguments)
         assert done.returncode == 0
         assert "strategies" in done.stdout
 

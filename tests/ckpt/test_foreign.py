@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from safetensors.torch import save_file
 
 import ckpt
 from ckpt import CheckpointError, CheckpointWarning
+from support.command_lines import run_module
 
 
 def names_of(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -33,8 +31,7 @@ def names_of(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def printed(*arguments: str) -> tuple[int, str]:
     """The exit code of `python -m ckpt` and all that it prints."""
-    command = [sys.executable, "-m", "ckpt", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+    done = run_module("ckpt", *arguments, columns=200)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import ckpt
 from ckpt.disk import commit, leftovers, mounts
 from ckpt.disk.leftovers import Use
 from ckpt.disk.mounts import Mount
+from support.command_lines import run_module
 
 STATE = {"w": torch.ones(10)}
 
@@ -137,8 +136,7 @@ class TestCommand:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit code and output of the command."""
-        command = [sys.executable, "-m", "ckpt", "leftovers", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "160"})
+        done = run_module("ckpt", "leftovers", *arguments, columns=160)
         assert done.stderr == ""
         return done.returncode, done.stdout
 

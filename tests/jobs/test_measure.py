@@ -214,7 +214,7 @@ def test_warmups_come_first_and_stay(bench: Bench) -> None:
         (trial, 2, 2 * MIB) for trial in range(5)
     ]
     assert all(s.valid and not s.reason and s.state_bytes == 2 * MIB for s in bench.log.samples)
-    assert {2, 3, 4} == finished_trials(bench.log, bench.trials)
+    assert finished_trials(bench.log, bench.trials) == {2, 3, 4}
 
 
 @pytest.mark.usefixtures("on_disk")

@@ -174,7 +174,10 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         study.read(path)
 
-    assert len(str(caught.value).splitlines()) == 4, str(caught.value)
+    lines = str(caught.value).splitlines()
+    mistakes = ("'name'", "strategies: ", "trials.warmups = -1", "'trials.repeat'")
+    assert [1] * 4 == [sum(mistake in line for line in lines) for mistake in mistakes], lines
+    assert len(lines) == 4, lines
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from analysis.logs.load import load_results
+from analysis.measures.comparison import Comparison, compare
 from analysis.tables.render import Format
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
+from jobs.timing_log import Ceiling
 from support.logs import GIB, STATE, LogBuilder, job
 
 Item = TypeVar("Item")
@@ -66,6 +69,7 @@ class StudyOnDisk:
         invalid: Mapping[tuple[int, str], str] | None = None,
         unproven: Mapping[int, float] | None = None,
         state: Mapping[str, Any] | None = None,
+        ceiling: Sequence[Ceiling] = (),
         **header: Any,
     ) -> Path:
         """Write a job's log.
@@ -82,6 +86,7 @@ class StudyOnDisk:
             invalid: (trial, `save`, `cold` or `warm`) -> why the sample may not be used.
             unproven: trial -> share of the pages that were cached before a load that was to be cold.
             state: attributes of `/state`; empty if the job did not get that far.
+            ceiling: what the target did by itself.
             header: what differs from the attributes of a complete job.
         """
         planned = self.job(label, on, number)
@@ -98,6 +103,7 @@ class StudyOnDisk:
                 unproven=(unproven or {}).get(trial),
                 reasons={kind: reason for (at, kind), reason in (invalid or {}).items() if at == trial},
             )
+        built.log.ceiling += ceiling
         for trial, size in enumerate(gib):
             built.disk(trial, int(size * GIB))
         return built.write(self.paths.log(planned.id))
@@ -174,3 +180,9 @@ def ranked_log(
 def _at(items: Sequence[Item], number: int) -> Item | None:
     """The item of that number, if there are as many."""
     return items[number] if number < len(items) else None
+
+
+def only(results: Path) -> Comparison:
+    """The one comparison of a study, or of whatever holds its logs."""
+    [comparison] = compare(load_results(results))
+    return comparison
