@@ -14,7 +14,8 @@ from analysis.advice.advice import USUAL, Assumptions, advise
 from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
 from analysis.logs.columns import usable_cpus
-from analysis.logs.load import Entry, Results, entries, frames
+from analysis.logs.frames import Entry, Results, frames
+from analysis.logs.load import entries
 from analysis.logs.merge import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.trials import settings

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.measures.statistics import ratio_interval
 
 _STRATEGY = "_selftest"

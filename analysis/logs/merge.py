@@ -14,7 +14,7 @@ import h5py
 
 from analysis.errors import ResultsError
 from analysis.logs import merged
-from analysis.logs.load import Entry
+from analysis.logs.frames import Entry
 from jobs.timing_log import sealed
 
 

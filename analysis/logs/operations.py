@@ -1,7 +1,7 @@
-"""Many ranks -> one operation: it lasts from the first start to the last end, and moves what all of them move.
+"""Many ranks -> one operation: it lasts from the first start to the last end, and moves what all ranks move.
 
-An operation is what all ranks did together of a trial's save, or of one of its loads. It counts if every rank that
-should have reported did so, and each of its samples may be used.
+An operation is what all ranks did together in a trial's save, or in one of its loads. It is valid if every rank that
+should have reported did so, and each of its samples is valid.
 """
 
 from __future__ import annotations
@@ -11,110 +11,123 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-OPERATION = ["study", "job_id", "trial", "operation", "repeated"]
-"""What sets one operation apart from all others. A trial may load more than once: `repeated` counts that."""
+OPERATION = ["study", "job_id", "trial", "operation", "load_number"]
+"""The columns that identify one operation."""
 
-_SUMS = ("state_bytes", "cpu_s", "user_s", "system_s")
+_CACHES = ("n/a", "cold", "cold-unproven", "warm")
+"""The state of the page cache before an operation. With several ranks, the last one in this order counts."""
 
-_SUMS_WHERE_KNOWN = (
-    "device_read_bytes", "device_write_bytes", "read_calls", "write_calls", "minor_faults", "major_faults",
-    "dirty_pages",
+_SUMS = (
+    "state_bytes", "cpu_s", "user_s", "system_s", "device_read_bytes", "device_write_bytes", "read_calls",
+    "write_calls", "minor_faults", "major_faults", "dirty_pages",
 )  # fmt: skip
-"""Columns where -1 is unknown: of one rank unknown is of all unknown."""
+"""Columns that add up over the ranks; unknown where one rank's value is."""
 
 _LARGEST = ("peak_rss_bytes", "peak_extra_bytes")
-"""Memory is what each rank has to have: of all together, what the largest one took."""
+"""Columns of which the largest rank's value counts: each rank needs that much memory."""
 
 _MOST_NAMED = 5
 
 
 def several_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
-    """The samples of jobs that have several ranks, with what each belongs to.
+    """Select the samples of jobs that have several ranks, and judge each operation as a whole.
 
     Args:
         samples: of all jobs, as in `Results.samples`.
         jobs: as in `Results.jobs`.
 
     Returns:
-        The samples with `repeated`, and `end_s`; `valid` and `reason` are their whole operation's, of all its phases
-        and ranks. An operation in which a rank is missing isn't valid, and its reason names the rank.
+        The samples with `end_s`. `valid` and `reason` are those of the whole operation: it is valid if all its
+        samples are, its reason is the first one by time, and an operation in which a rank is missing isn't valid, and
+        its reason names the rank.
     """
-    expected = samples["nodes"] * samples["tasks_per_node"]
-    loading = samples["operation"] == "load"
-    if "load_ranks" in jobs and (jobs["load_ranks"].fillna(0) > 0).any():
-        loads = jobs.set_index(["study", "job_id"])["load_ranks"].fillna(0).astype("int64")
-        said = loads.reindex(pd.MultiIndex.from_frame(samples[["study", "job_id"]])).to_numpy()
-        expected = expected.where(~loading | (said == 0), said)
+    expected = _expected_ranks(samples, jobs)
     ranks = pd.concat([expected, samples["rank"] + 1], axis=1).max(axis=1)
     if not (ranks > 1).any():
-        return samples.iloc[:0].assign(end_s=0.0, repeated=0)
+        return samples.iloc[:0].assign(end_s=0.0)
     several = ranks.groupby([samples["study"], samples["job_id"]]).transform("max") > 1
-    found = samples[several].assign(end_s=samples["start_s"] + samples["duration_s"], expected=expected)
-    kind = found["cache"] == "warm"  # where a rank lacks its cold load, its warm one is still the others' warm one
-    phases = [*OPERATION[:-1], "phase", "rank", kind]
-    found["repeated"] = 2 * found.groupby(phases, sort=False).cumcount() + kind
-    operations = found.groupby(OPERATION, sort=False)
+    chosen = samples[several].assign(end_s=samples["start_s"] + samples["duration_s"], expected=expected)
+    chosen["ended"] = chosen["rank"].where(chosen["phase"] == "total")  # a rank that was lost on the way has no total
+    operations = chosen.groupby(OPERATION, sort=False)
     valid = operations["valid"].transform("all")
-    reason = operations["reason"].transform("max")
-    found["ended"] = found["rank"].where(found["phase"] == "total")  # a rank that was lost on the way has no total
-    complete = found.groupby(OPERATION, sort=False)["ended"].transform("nunique") >= found["expected"]
-    for _, operation in found[~complete].groupby(OPERATION, sort=False):
-        ranks_missing = sorted({*range(int(operation["expected"].iloc[0]))} - set(operation["ended"].dropna()))
-        reason[operation.index] = _with_missing(str(reason[operation.index[0]]), ranks_missing)
-    return found.assign(valid=valid & complete, reason=reason).drop(columns=["expected", "ended"])
+    complete = operations["ended"].transform("nunique") >= chosen["expected"]
+    reason = _first_reason(chosen)
+    for _, operation in chosen[~complete].groupby(OPERATION, sort=False):
+        missing = sorted({*range(int(operation["expected"].iloc[0]))} - set(operation["ended"].dropna()))
+        reason[operation.index] = _with_missing(str(reason[operation.index[0]]), missing)
+    return chosen.assign(valid=valid & complete, reason=reason).drop(columns=["expected", "ended"])
+
+
+def _expected_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
+    """How many ranks should have reported the operation of each sample."""
+    expected = samples["nodes"] * samples["tasks_per_node"]
+    if "load_ranks" not in jobs or not (jobs["load_ranks"].fillna(0) > 0).any():
+        return expected
+    of_job = jobs.set_index(["study", "job_id"])["load_ranks"].fillna(0).astype("int64")
+    load_ranks = of_job.reindex(pd.MultiIndex.from_frame(samples[["study", "job_id"]])).to_numpy()
+    return expected.where((samples["operation"] != "load") | (load_ranks == 0), load_ranks)
+
+
+def _first_reason(samples: pd.DataFrame) -> pd.Series:
+    """The first reason, by time, why one of an operation's samples isn't valid; empty if there is none."""
+    ordered = samples.sort_values("start_s", kind="stable")
+    ordered["reason"] = ordered["reason"].where(ordered["reason"] != "")
+    return ordered.groupby(OPERATION, sort=False)["reason"].transform("first").fillna("").reindex(samples.index)
 
 
 def _with_missing(reason: str, missing: Sequence[int]) -> str:
-    """A reason that names the ranks of which there is nothing, unless it does so already."""
+    """Add the ranks that never reported to a reason, unless it names them already."""
     if reason and all(re.search(rf"\brank {rank}\b", reason) for rank in missing[:_MOST_NAMED]):
         return reason
-    said = f"missing: rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:_MOST_NAMED]))}"
-    more = len(missing) - _MOST_NAMED
-    said += f" and {more} more" if more > 0 else ""
-    return f"{reason}; {said}" if reason else said
+    numbers = ", ".join(map(str, missing[:_MOST_NAMED]))
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    message = f"missing: {'ranks' if len(missing) > 1 else 'rank'} {numbers}{more}"
+    return f"{reason}; {message}" if reason else message
 
 
 def whole_operations(samples: pd.DataFrame, several: pd.DataFrame) -> pd.DataFrame:
-    """One row for each phase of each operation, of all ranks together.
+    """Fold the ranks: one row for each phase of each operation.
 
-    A load is proven cold where it is so on every rank.
+    A load is proven cold where it is proven on every rank.
 
     Args:
         samples: of all jobs; those of a single rank stay as they are.
-        several: what `several_ranks` made of them.
+        several: the samples of several ranks, as `several_ranks` returns them.
     """
     if not len(several):
         return samples
-    grouped = several.groupby([*OPERATION, "phase"], sort=False)
+    grouped = several.assign(cache=ordered_caches(several["cache"])).groupby([*OPERATION, "phase"], sort=False)
     whole = grouped.first().reset_index()
     whole["start_s"] = grouped["start_s"].min().to_numpy()
     whole["duration_s"] = grouped["end_s"].max().to_numpy() - whole["start_s"]
     whole["resident_fraction"] = grouped["resident_fraction"].max().to_numpy()
-    whole["cache"] = grouped["cache"].max().to_numpy()  # in the alphabet, cold < cold-unproven < warm: the worst
-    for column in _SUMS:
-        everywhere = grouped[column].count() == grouped.size()
-        whole[column] = grouped[column].sum().where(everywhere).to_numpy()
-    for column in _SUMS_WHERE_KNOWN:
-        whole[column] = grouped[column].sum().where(grouped[column].min() >= 0, -1).to_numpy()
-    for column in _LARGEST:
-        whole[column] = grouped[column].max().where(grouped[column].min() >= 0, -1).to_numpy()
+    whole["cache"] = grouped["cache"].max().to_numpy()
+    for columns, folded in ((_SUMS, grouped[list(_SUMS)].sum()), (_LARGEST, grouped[list(_LARGEST)].max())):
+        known = grouped[list(columns)].count().eq(grouped.size(), axis=0)
+        whole[list(columns)] = folded.where(known).to_numpy()
     whole = whole[samples.columns].astype(samples.dtypes.to_dict())
     return pd.concat([samples.drop(index=several.index), whole], ignore_index=True)
 
 
-def whole_ceilings(ceiling: pd.DataFrame) -> pd.DataFrame:
-    """One row for each measurement of a ceiling: what all ranks moved at the same time, until the last had ended.
+def ordered_caches(caches: pd.Series) -> pd.Series:
+    """States of the page cache as an ordered category, so that `max` is the worst one."""
+    others = sorted(set(caches) - set(_CACHES))  # a damaged log may hold any text
+    return caches.astype(pd.CategoricalDtype([*_CACHES, *others], ordered=True))
 
-    A measurement that a rank has no part in, because it was gone, is no ceiling of all ranks, and left out.
+
+def whole_ceilings(ceiling: pd.DataFrame) -> pd.DataFrame:
+    """Fold the ranks of each ceiling: what all of them moved at the same time, until the last had ended.
+
+    A measurement that lacks a rank is no ceiling of all ranks, and is left out.
     """
     expected = ceiling["nodes"] * ceiling["tasks_per_node"]
     several = (expected > 1) | (ceiling["rank"] > 0)
     if not several.any():
         return ceiling
-    found = ceiling[several].assign(end_s=ceiling["start_s"] + ceiling["duration_s"], expected=expected)
+    chosen = ceiling[several].assign(end_s=ceiling["start_s"] + ceiling["duration_s"], expected=expected)
     measurement = ["study", "job_id", "when", "operation", "buffered"]
-    found["repeated"] = found.groupby([*measurement, "rank"], sort=False).cumcount()
-    grouped = found.groupby([*measurement, "repeated"], sort=False)
+    chosen["repetition"] = chosen.groupby([*measurement, "rank"], sort=False).cumcount()
+    grouped = chosen.groupby([*measurement, "repetition"], sort=False)
     whole = grouped.first().reset_index()
     whole["size_bytes"] = grouped["size_bytes"].sum().to_numpy()
     whole["start_s"] = grouped["start_s"].min().to_numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 
 MOST_SPREAD = 0.10
 """Of the mean, that a standard deviation may have."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.logs.operations import several_ranks, whole_ceilings, whole_operations
 from analysis.measures.caveats import Doubt, doubts_about
 from analysis.measures.ceilings import best

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.measures.ceilings import ways
 from analysis.measures.statistics import Interval, Timed, median_interval
 from analysis.measures.stragglers import Spread, spreads
@@ -159,9 +159,8 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
         seconds = float(samples["duration_s"].sum())
         return float(samples[size].sum()) / seconds / 1e9 if seconds else math.nan
 
-    def median(samples: pd.DataFrame, column: str, unknown: float = -1) -> float:
-        known = samples[samples[column] != unknown][column].dropna()
-        return float(known.median()) if len(known) else math.nan
+    def median(samples: pd.DataFrame, column: str) -> float:
+        return float(samples[column].median()) if len(samples) else math.nan
 
     save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
     writes, reads = (ceiling[ceiling["operation"] == name] for name in ("write", "read"))
@@ -195,7 +194,7 @@ def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cos
 
 def _creates_per_s(saves: pd.DataFrame, disk: pd.DataFrame) -> float:
     made = saves[["job_id", "trial", "duration_s"]].merge(disk, on=["job_id", "trial"])
-    made = made[made["directory_count"] >= 0]
+    made = made[made["directory_count"].notna()]
     seconds = float(made["duration_s"].sum())
     return float((made["file_count"] + made["directory_count"]).sum()) / seconds if seconds else math.nan
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.logs.operations import OPERATION
+from analysis.logs.operations import OPERATION, ordered_caches
 
 SAVE = "save"
 
@@ -85,7 +85,8 @@ def own_work(several: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
     work["end_s"] = grouped["end_s"].max()
     work = work.reset_index()
     work = work[work.groupby(OPERATION, sort=False)["rank"].transform("nunique") > 1]
-    work["kind"] = work.groupby(OPERATION, sort=False)["cache"].transform("max").where(work["operation"] != SAVE, SAVE)
+    worst = work.assign(cache=ordered_caches(work["cache"])).groupby(OPERATION, sort=False)["cache"].transform("max")
+    work["kind"] = worst.astype("str").where(work["operation"] != SAVE, SAVE)
     where = ranks[[*_JOB, "rank", "host", "clock_uncertainty_s"]]
     return work.merge(where, on=[*_JOB, "rank"], how="left", validate="many_to_one")
 

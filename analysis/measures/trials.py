@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.measures.ceilings import ways
 from analysis.measures.comparison import REFERENCE, Rows
 from analysis.measures.groups import agreement, groups

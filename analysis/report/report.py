@@ -20,7 +20,7 @@ from analysis.advice.advice import Assumptions, advise
 from analysis.errors import ResultsError
 from analysis.figures.figures import Drawn, draw
 from analysis.figures.svg import inline
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.trials import Setting, settings

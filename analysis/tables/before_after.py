@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.logs.load import Results
+from analysis.logs.frames import Results
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.method import Method
 from analysis.measures.relative import OPERATIONS, related, timed

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from analysis.logs import columns
-from analysis.logs.load import entries, frames, load_results
+from analysis.logs.frames import frames
+from analysis.logs.load import entries, load_results
 from analysis.measures.comparison import compare
 from jobs import timing_log
 from support.logs import amended

@@ -46,19 +46,19 @@ SAMPLE_COLUMNS = JOB_COLUMNS | {
     "cache": "str",
     "resident_fraction": "float64",
     "cpu_s": "float64",
-    "peak_rss_bytes": "int64",
+    "peak_rss_bytes": "float64",
     "valid": "bool",
     "reason": "str",
     "user_s": "float64",
     "system_s": "float64",
-    "peak_extra_bytes": "int64",
-    "device_read_bytes": "int64",
-    "device_write_bytes": "int64",
-    "read_calls": "int64",
-    "write_calls": "int64",
-    "minor_faults": "int64",
-    "major_faults": "int64",
-    "dirty_pages": "int64",
+    "peak_extra_bytes": "float64",
+    "device_read_bytes": "float64",
+    "device_write_bytes": "float64",
+    "read_calls": "float64",
+    "write_calls": "float64",
+    "minor_faults": "float64",
+    "major_faults": "float64",
+    "dirty_pages": "float64",
     "load_number": "int64",
 }
 
@@ -69,8 +69,13 @@ DISK_COLUMNS = JOB_COLUMNS | {
     "allocated_bytes": "int64",
     "small_file_count": "int64",
     "largest_file_bytes": "int64",
-    "directory_count": "int64",
+    "directory_count": "float64",
 }
+
+MAY_BE_UNKNOWN = {
+    "peak_rss_bytes", "peak_extra_bytes", "device_read_bytes", "device_write_bytes", "read_calls", "write_calls",
+    "minor_faults", "major_faults", "dirty_pages", "directory_count",
+}  # fmt: skip
 
 RANK_COLUMNS = JOB_COLUMNS | {
     "rank": "int64",
@@ -88,6 +93,12 @@ def dtypes(frame: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a log as frames have it: unknown is NaN, in columns of floats."""
+    unknown = {name: math.nan if row[name] == -1 else float(row[name]) for name in MAY_BE_UNKNOWN & row.keys()}
+    return row | unknown
+
+
 def assert_same(first: analysis.Results, second: analysis.Results) -> None:
     """Assert that two results hold the same frames."""
     for name in ("jobs", "samples", "disk", "ceiling", "ranks"):
@@ -95,14 +106,14 @@ def assert_same(first: analysis.Results, second: analysis.Results) -> None:
 
 
 def test_one_row_for_each_sample(three_methods: StudyOnDisk) -> None:
-    """Every value of every sample and every disk use stands in the frames, with the job that it belongs to."""
+    """The frames hold every value of every sample and every disk use, with its job; -1 for unknown becomes NaN."""
     found = analysis.load_results(three_methods.root)
     logs = [timing_log.read(path) for path in sorted(three_methods.paths.logs.glob("*.h5"))]
     shared = list(JOB_COLUMNS)
 
     for frame, name in ((found.samples, "samples"), (found.disk, "disk")):
         expected = [
-            {key: getattr(log.header, key) for key in shared} | asdict(row)
+            {key: getattr(log.header, key) for key in shared} | with_nan(asdict(row))
             for log in logs
             for row in getattr(log, name)
         ]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import analysis
 from analysis.__main__ import merge
 from analysis.errors import ResultsError
-from analysis.logs.load import entries, frames
+from analysis.logs.frames import frames
+from analysis.logs.load import entries
 from analysis.measures.comparison import compare
 from analysis.tables.methods import document_tables
 from analysis.tables.render import render

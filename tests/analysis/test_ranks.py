@@ -14,7 +14,8 @@ from pytest_regressions.file_regression import FileRegressionFixture
 from analysis.__main__ import compare_two
 from analysis.advice.projection import Wanted, project
 from analysis.logs import columns
-from analysis.logs.load import entries, frames, load_results
+from analysis.logs.frames import frames
+from analysis.logs.load import entries, load_results
 from analysis.logs.merge import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.trials import settings
@@ -131,6 +132,21 @@ def test_a_reason_that_names_the_rank_is_enough(own: str, told: str, ranked: Ran
     study = ranked(nodes=4, save=[OWN_S], lost=[(0, "save", 3)], reasons={(0, "save"): own})
 
     assert only(study).methods[0].problems == (f"r01-torch_save-shared-4x1: 1 invalid save sample(s): {told}",)
+
+
+def test_the_first_reason_counts(ranked: Ranked) -> None:
+    """Where samples of one operation have several reasons, the earliest is the cause, whatever its first letter."""
+    study = ranked(nodes=2, save=[OWN_S[:2]])
+    [path] = (study / "logs").glob("*.h5")
+    reasons = {"call": "a disk is full", "sync": "the rest is of no use"}
+    log = timing_log.read(path)
+    log.samples = [
+        replace(each, valid=False, reason=reasons[each.phase]) if each.phase in reasons else each
+        for each in log.samples
+    ]
+    log.write(path)
+
+    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): a disk is full",)
 
 
 def test_fewer_ranks_may_load_than_save(ranked: Ranked) -> None:
