@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint peers cluster cluster-packages clean
+.PHONY: help demo test lint docs docs-reference peers cluster cluster-packages clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -22,6 +22,13 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## build the documentation into build/site; fails on a dead link
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-reference: $(READY)  ## write the generated parts of the documentation
+	$(BIN)/python docs/generate.py
 
 peers: $(READY)  ## the optional libraries that some strategies try: orbax, fastsafetensors, torch_checkpointing, zarr
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'

@@ -1,0 +1,329 @@
+"""Writes the generated parts of the documentation: `python docs/generate.py` (`make docs-reference`).
+
+A page marks such a part by two comments, `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from docstring_parser import parse
+from pydantic import TypeAdapter
+
+DOCS = Path(__file__).parent
+
+_BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """The pages that have generated parts, as they should be."""
+    return {
+        path: _BLOCK.sub(lambda match: f"{match[1]}\n{_PARTS[match[2]]()}\n{match[3]}", text)
+        for path in sorted(DOCS.rglob("*.md"))
+        if _BLOCK.search(text := path.read_text(encoding="utf-8"))
+    }
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(headings), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(
+        f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') for cell in line)} |\n" for line in lines
+    )
+
+
+def _sentence(text: str | None) -> str:
+    """A text as a sentence's beginning, on one line, with the docstring's code kept as it is."""
+    return " ".join((text or "").split())
+
+
+# Command line
+
+
+def _cli() -> str:
+    return "\n".join(_group(room) for room in ("jobs", "analysis", "ckpt"))
+
+
+def _group(room: str) -> str:
+    app: App = importlib.import_module(f"{room}.__main__").app
+    text = app.generate_docs(output_format="markdown", heading_level=2, usage_name=f"python -m {room}")
+    text = text.replace(f"python -m {room} -m {room}", f"python -m {room}")
+    text = re.sub(r"## Table of Contents\n\n(\s*- .*\n)+", "", text)  # the list of commands is one already
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+# Study TOML
+
+
+def _study() -> str:
+    from ckpt.workload.spec import StateSpec
+    from jobs.plan import study
+
+    tables = {
+        "Top level": study.Study,
+        "`[state]`": StateSpec,
+        "`[targets.NAME]`": study.Target,
+        "`[trials]`": study.Trials,
+        "`[slurm]`": study.Slurm,
+    }
+    return "\n".join(f"## {title}\n\n{_keys(model)}" for title, model in tables.items())
+
+
+_MEANINGS = {
+    "name": "name of the study, and of its results directory",
+    "description": "one line for people",
+    "site": "a profile of `slurm/sites/`",
+    "state": "what is saved: see `[state]`",
+    "strategies": "names, or tables of a name and options; an option that is a list is an axis",
+    "targets": "where to write: see `[targets.NAME]`",
+    "trials": "what each job does: see `[trials]`",
+    "rounds": "passes over all combinations",
+    "shuffle_seed": "seed of the order within a round",
+    "slurm": "what jobs ask of the cluster: see `[slurm]`",
+    "schema_version": "version of this format",
+}
+"""For keys whose class has no `Attributes` section."""
+
+
+def _keys(model: type) -> str:
+    schema = TypeAdapter(model).json_schema()
+    documented = {
+        name.strip(): _sentence(parameter.description)
+        for parameter in parse(inspect.getdoc(model) or "").params
+        for name in parameter.arg_name.split(",")
+    }
+    return _table(
+        ("key", "type", "default", "meaning"),
+        (
+            (
+                f"`{key}`",
+                _type_of(entry, schema.get("$defs", {})),
+                "**required**" if key in schema.get("required", ()) else _default(entry),
+                documented.get(key) or _MEANINGS.get(key) or "passed to Slurm by submitit",
+            )
+            for key, entry in schema["properties"].items()
+        ),
+    )
+
+
+def _default(entry: dict[str, Any]) -> str:
+    value = entry.get("default")
+    return "" if value is None or value == {} or isinstance(value, dict) else f"`{json.dumps(value)}`"
+
+
+def _type_of(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in entry:
+        return "table"
+    if "anyOf" in entry:
+        kinds = [_type_of(kind, definitions) for kind in entry["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in entry or "const" in entry:
+        return ", ".join(f"`{json.dumps(value)}`" for value in entry.get("enum", [entry.get("const")]))
+    kind = entry.get("type", "")
+    if kind == "array":
+        return f"list of {_type_of(entry['items'], definitions)}s" if "items" in entry else "list"
+    names = {"string": "string", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
+    return names.get(kind, "table") + _bounds(entry)
+
+
+def _bounds(entry: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return " and".join(f" {sign} {entry[key]}" for key, sign in signs.items() if key in entry)
+
+
+# Timing log, merged file
+
+
+def _timing_log() -> str:
+    from jobs import timing_log
+
+    tables = {
+        "samples": timing_log.Sample,
+        "disk": timing_log.DiskUse,
+        "ceiling": timing_log.Ceiling,
+        "ranks": timing_log.Rank,
+    }
+    header = _table(
+        ("attribute", "type", "meaning"),
+        ((f"`{name}`", kind, meaning) for name, kind, meaning in _attributes(timing_log.Header)),
+    )
+    parts = [f"## Attributes of the root group\n\n{header}"]
+    for name, row in tables.items():
+        columns = _table(
+            ("column", "type", "unit", "default", "meaning"),
+            (
+                (
+                    f"`{column.name}`",
+                    str(column.type),
+                    column.metadata["units"],
+                    "" if column.default is MISSING else f"`{column.default}`",
+                    column.metadata["long_name"],
+                )
+                for column in fields(row)
+            ),
+        )
+        parts.append(f"## `/{name}`\n\n{inspect.getdoc(row)}\n\n{columns}")
+    return "\n".join(parts)
+
+
+def _attributes(cls: type) -> Iterator[tuple[str, str, str]]:
+    """The fields of a class, with the docstring that follows created."""
+    source = inspect.getsource(cls)
+    for field in fields(cls):
+        match = re.search(rf'^    {field.name}: .*\n    """([^"]*(?:"[^"]+)*)"""', source, re.MULTILINE)
+        yield field.name, str(field.type), _sentence(match[1]) if match else field.name.replace("_", " ")
+
+
+def _merged() -> str:
+    import h5py
+
+    from analysis.logs import merged
+
+    with h5py.File("merged", "w", driver="core", backing_store=False) as file:
+        merged.write(file, [], [])
+        version = file.attrs["schema_version"]
+        rows = [(f"`/{group}`", ", ".join(f"`{column}`" for column in file[group])) for group in file]
+    return f"## Groups and datasets of version {version}\n\n{_table(('group', 'datasets'), rows)}"
+
+
+# Strategies
+
+
+def _strategies() -> str:
+    from ckpt import strategy
+
+    known = [strategy.create(name) for name in strategy.names()]
+    overview = _table(
+        ("strategy", *(name.replace("_", " ") for name in _facts(known[0]))),
+        ((f"[`{created.name()}`](#{created.name()})", *_facts(created).values()) for created in known),
+    )
+    return "\n".join([f"## Overview\n\n{overview}", *map(_one_strategy, known)])
+
+
+_OVERVIEW = ("files", "synced", "checksum", "partial_load", "other_readers", "resharding")
+
+
+def _facts(created: Any, names: Iterable[str] = _OVERVIEW) -> dict[str, str]:
+    return {name: str(getattr(created.facts, name)) for name in names}
+
+
+def _one_strategy(created: Any) -> str:
+    facts = _facts(created, [field.name for field in fields(created.facts)])
+    about = parse(inspect.getdoc(type(created)) or "")
+    meanings = {parameter.arg_name: _sentence(parameter.description) for parameter in about.params}
+    options = _table(
+        ("option", "type", "default", "meaning"),
+        (
+            (
+                f"`{field.name}`",
+                _type_of(TypeAdapter(type(created)).json_schema()["properties"][field.name], {}),
+                f"`{json.dumps(getattr(created, field.name))}`",
+                meanings.get(field.name, ""),
+            )
+            for field in fields(created)
+        ),
+    )
+    text = _sentence(f"{about.short_description or ''} {about.long_description or ''}")
+    return (
+        f"## {created.name()}\n\n{text}\n\n"
+        f"{_table(('', ''), ((name.replace('_', ' '), value) for name, value in facts.items()))}\n"
+        + (f"{options}\n" if fields(created) else "This strategy has no options.\n\n")
+        + f"Installed by `pip install '.[{created.extra}]'`.\n"
+    )
+
+
+# Python API
+
+
+def _api() -> str:
+    parts = []
+    for room in ("ckpt", "analysis"):
+        module = importlib.import_module(room)
+        parts.append(f"## `{room}`\n\n{_summary(module)}\n")
+        parts += [_public(f"{room}.{name}", getattr(module, name)) for name in module.__all__]
+    parts.append(_public("ckpt.checkpoint.Inspection", importlib.import_module("ckpt.checkpoint").Inspection))
+    return "\n".join(parts)
+
+
+def _summary(module: Any) -> str:
+    return _sentence((inspect.getdoc(module) or "").split("\n\n")[0])
+
+
+def _public(name: str, value: Any) -> str:
+    about = parse(inspect.getdoc(value) or "")
+    lines = [f"### `{name}`", ""]
+    if not inspect.isclass(value):
+        lines += ["```text", f"{name}{_signature(value)}", "```", ""]
+    lines += [_sentence(about.short_description), ""]
+    for paragraph in (inspect.getdoc(value) or "").split("\n\n")[1:]:
+        if paragraph.startswith(("Args:", "Attributes:", "Returns:", "Raises:")):
+            break
+        lines.append(_paragraph(paragraph))
+    lines += [f"- `{entry.arg_name}`: {_sentence(entry.description)}" for entry in about.params]
+    if is_dataclass(value) and isinstance(value, type) and not about.params:
+        lines += [f"- `{field}`: {meaning}" for field, _, meaning in _attributes(value)]
+    if about.returns:
+        lines += ["", f"Returns: {_sentence(about.returns.description)}"]
+    lines += [
+        line for entry in about.raises for line in ("", f"Raises `{entry.type_name}`: {_sentence(entry.description)}")
+    ]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def _paragraph(text: str) -> str:
+    """A docstring's paragraph; an indented one is code."""
+    return f"```text\n{inspect.cleandoc(text)}\n```\n" if text.startswith("    ") else f"{_sentence(text)}\n"
+
+
+class _Annotation(str):
+    """An annotation that is shown without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _signature(value: Callable[..., Any]) -> str:
+    signature = inspect.signature(value)
+    parameters = [
+        parameter.replace(annotation=_Annotation(parameter.annotation)) for parameter in signature.parameters.values()
+    ]
+    text = str(signature.replace(parameters=parameters, return_annotation=_Annotation(signature.return_annotation)))
+    if len(text) < 90:
+        return text
+    star = [parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters]
+    lines = [str(parameter) for parameter in parameters]
+    if True in star:
+        lines.insert(star.index(True), "*")
+    return "(\n" + "".join(f"    {line},\n" for line in lines) + text[text.rindex(") ->") :]
+
+
+_PARTS: dict[str, Callable[[], str]] = {
+    "cli": _cli,
+    "study": _study,
+    "timing-log": _timing_log,
+    "merged": _merged,
+    "strategies": _strategies,
+    "api": _api,
+}
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(DOCS.parent))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))
+    main()
