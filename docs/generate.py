@@ -56,7 +56,11 @@ def _cli() -> str:
 def _group(room: str) -> str:
     app: App = importlib.import_module(f"{room}.__main__").app
     text = app.generate_docs(output_format="markdown", heading_level=2, usage_name=f"python -m {room}")
-    text = text.replace(f"python -m {room} -m {room}", f"python -m {room}")
+    # cyclopts adds how the running program was started, which may be `python -m pytest`.
+    text = re.sub(r"^(python -m \w+(?: \w+)*) -m \S+", r"\1", text, flags=re.MULTILINE)
+    # GitHub and mkdocs agree on the anchors of these headings.
+    text = re.sub(rf"^(#+) python -m {room}", rf"\1 {room}", text, flags=re.MULTILINE)
+    text = text.replace(f"(#python-m-{room}", f"(#{room}")
     text = re.sub(r"## Table of Contents\n\n(\s*- .*\n)+", "", text)  # the list of commands is one already
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

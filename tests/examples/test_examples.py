@@ -1,0 +1,93 @@
+"""The examples: what a reader copies must run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import analysis
+import ckpt
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def command(*arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """What a command prints; it must end well."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def train(cwd: Path, checkpoint: str, steps: int) -> list[str]:
+    """The arguments of the training loop, with a checkpoint every five steps."""
+    return [str(EXAMPLES / "train.py"), "--steps", str(steps), "--every", "5", "--checkpoint", str(cwd / checkpoint)]
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """A run that is killed after a save continues from it, and ends as one that was never interrupted."""
+    killed = subprocess.Popen(
+        [sys.executable, *train(tmp_path, "killed", 10**9)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert killed.stdout is not None
+    with killed, killed.stdout:
+        assert "saved" in killed.stdout.readline()
+        killed.send_signal(signal.SIGKILL)
+    steps = ckpt.load(tmp_path / "killed")["step"] + 10
+    resumed = command(*train(tmp_path, "killed", steps), cwd=tmp_path)
+    assert f"resumed at step {steps - 10}" in resumed
+    assert "resumed" not in command(*train(tmp_path, "whole", steps), cwd=tmp_path)
+    one, other = (ckpt.load(tmp_path / name) for name in ("whole", "killed"))
+    assert steps == one["step"] == other["step"]
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+
+
+def run(name: str, cwd: Path) -> Path:
+    """Run a study of the examples with a part of its model and one round; the results' directory."""
+    small = cwd / f"{name}.toml"
+    text = (EXAMPLES / f"{name}.toml").read_text()
+    assert 'model = "llama-15m"' in text
+    small.write_text(
+        text.replace('model = "llama-15m"', 'model = "llama-15m"\ntensors = 3').replace("rounds = 3", "rounds = 1")
+    )
+    homes = {variable: cwd / variable.lower() for variable in ("HOME", "SCRATCH")}
+    for home in homes.values():
+        home.mkdir()
+    cluster = "local" if "tasks_per_node" in text else "debug"
+    environment = {variable: str(home) for variable, home in homes.items()}
+    command("-m", "jobs", "run", small, "--cluster", cluster, cwd=cwd, **environment)
+    return cwd / "results" / name
+
+
+@pytest.mark.parametrize(("name", "count"), [("compare-strategies", 3), ("many-ranks", 2)])
+def test_studies_run(name: str, count: int, tmp_path: Path) -> None:
+    """Each study completes all of its jobs."""
+    jobs = analysis.load_results(run(name, tmp_path)).jobs
+    assert ["complete"] * count == list(jobs["status"])
+
+
+def test_merged_file_is_analysed(tmp_path: Path) -> None:
+    """The pandas example prints a row for each method on each target of a merged file, with its bandwidth."""
+    results = run("compare-targets", tmp_path)
+    command("-m", "analysis", "merge", results, "-o", "merged.h5", cwd=tmp_path)
+    rows = [line.split() for line in command(EXAMPLES / "analyse.py", "merged.h5", cwd=tmp_path).splitlines()[2:]]
+    assert ["safetensors_direct", "torch_save"] * 2 == [row[-3] for row in rows]
+    assert ["home", "scratch"] == [row[0] for row in rows[::2]]
+    assert all(float(row[-1]) > 0 for row in rows)
