@@ -1,11 +1,11 @@
-"""How a model's state is written and read back: states, strategies, storage, commits.
+"""Writes a training job's state as a checkpoint and reads it back.
 
     import ckpt
 
     ckpt.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, "run/latest")
     state = ckpt.load("run/latest")
 
-Useful on its own. Importing it loads neither torch nor tensorstore: a login node can plan without them.
+Useful without the rest of this package. Importing it imports neither torch nor tensorstore: plans need neither.
 """
 
 from ckpt.checkpoint import convert, inspect, load, save

@@ -3,8 +3,8 @@
     ckpt.save({"model": model.state_dict(), "step": step}, "run/latest")
     state = ckpt.load("run/latest")
 
-A save is atomic: whatever happens at whatever instant, under the final name lies the checkpoint of before or the new
-one, whole and on stable storage. Nothing that a file says is executed.
+A save is atomic: after a crash at any point, the final name refers to either the previous checkpoint or the new one,
+complete and on stable storage. Loading executes no code from files.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ DEFAULT = "safetensors_direct"
 
 
 def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: Any) -> None:
-    """Save a state, durably, as the checkpoint of that name; an earlier one of that name is replaced.
+    """Save a state durably as a checkpoint; an earlier checkpoint of the same name is replaced.
 
-    Of several processes that save under one name at a time, the first to end wins; the others get an error.
+    If several processes save to one name at a time, the first to finish succeeds, and the others raise an error.
 
     Args:
         state: nested containers of tensors (on any device), numpy arrays and plain values; `ckpt.register` adds classes
             of your own.
-        directory: the checkpoint's final name; `~` is the home directory. A symbolic link stays, and what it leads to
+        directory: the checkpoint's final name; `~` is the home directory. If it is a symbolic link, the link's target
             is replaced.
-        strategy: how; `python -m ckpt strategies` lists them.
+        strategy: the name of the strategy; `python -m ckpt strategies` lists them.
         options: of the strategy.
 
     Raises:
-        CheckpointError: if the state, the strategy or the place can't be used, or writing failed. What lay under the
-            name lies there still, unless the message says otherwise.
+        CheckpointError: if the state, the strategy or the directory can't be used, or writing failed. An earlier
+            checkpoint of that name is unchanged, unless the message reports otherwise.
     """
     from ckpt.tree import nested
 
@@ -51,19 +51,19 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
 
 
 def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:
-    """Load a checkpoint: the state as it was saved, or the tensors of these names in a flat dict.
+    """Load a checkpoint: the state as it was saved, or selected tensors in a flat dict.
 
-    It is one checkpoint's, whole, whatever is saved under the name meanwhile.
+    The result comes from a single checkpoint, even if another one is saved to the same name during the load.
 
     Args:
-        directory: a checkpoint; also a directory or a file that another program wrote, where its format is known:
-            safetensors, DCP, `torch.save`, HDF5, zarr. A `CheckpointWarning` says what of it was left out.
-        names: as `inspect` lists them.
-        verify: compare the checksum of every tensor with the one that was taken when it was saved.
+        directory: a checkpoint; or a directory or file that another program wrote as safetensors, DCP, `torch.save`,
+            HDF5 or zarr. A `CheckpointWarning` lists what was left out.
+        names: of the tensors to load, as `inspect` lists them; None for the whole state.
+        verify: compare each tensor's checksum with the one that was computed when it was saved.
         options: of the strategy.
 
     Raises:
-        CheckpointError: if there is no checkpoint, or it is incomplete (with what is missing) or damaged.
+        CheckpointError: if there is no checkpoint, or it is damaged, or incomplete; the message lists what is missing.
     """
     return of_one(path_of(directory), lambda path, shown: _load(path, shown, names, options, verify=verify))
 
@@ -82,22 +82,23 @@ def _load(path: Path, shown: Path, names: Collection[str] | None, options: dict[
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is known of a checkpoint without reading its data."""
+    """The facts about a checkpoint that are known without reading its data."""
 
     strategy: str
     options: dict[str, Any]
     created_utc: str
-    """Empty where another program wrote it."""
+    """When it was saved, in ISO format; empty if another program wrote it."""
     tensors: Layout | None
-    """None where only a load would tell."""
+    """The layout of its state; None if only a load can determine it."""
     plain_values: int
+    """The number of values that are neither tensors nor containers."""
     problems: tuple[str, ...]
-    """What is missing; empty if it is complete."""
+    """Messages about missing files and files of another size; empty if the checkpoint is complete."""
     files: Inventory
 
 
 def inspect(directory: Path | str) -> Inspection:
-    """Look at a checkpoint without reading its data.
+    """Return the facts about a checkpoint without reading its data.
 
     Raises:
         CheckpointError: if there is none.
@@ -129,9 +130,9 @@ def _inspect(path: Path, shown: Path) -> Inspection:
 
 
 def convert(source: Path | str, destination: Path | str, strategy: str = DEFAULT, **options: Any) -> None:
-    """Load a checkpoint, and save it in another way. The state passes through memory, whole.
+    """Load a checkpoint and save it with another strategy. The whole state passes through memory.
 
-    What a checkpoint of ours holds of registered classes passes as it is: they need not be known here.
+    Instances of registered classes are copied without conversion: their classes needn't be registered here.
 
     Raises:
         CheckpointError: as `load` and `save` do.

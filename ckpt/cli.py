@@ -1,4 +1,4 @@
-"""How every command line of this package ends: a mistake is one message and exit code 2, never a traceback."""
+"""Runs the command lines of this package: a user's mistake ends with one message and exit code 2, not a traceback."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from ckpt.errors import CheckpointWarning
 
 
 def run(app: App, *mistakes: type[Exception]) -> None:
-    """Run a command line. A command's integer is the exit code; `mistakes` are told and end with 2."""
+    """Run a command line and exit.
+
+    Args:
+        app: the command line; an integer that a command returns is the exit code.
+        mistakes: the errors that are reported as one message, with exit code 2.
+    """
     warnings.simplefilter("always", CheckpointWarning)
     warnings.formatwarning = _one_line(warnings.formatwarning)
     try:
         code = app(exit_on_error=False, result_action="return_value")
         sys.stdout.flush()
-    except CycloptsError:  # cyclopts has told it
+    except CycloptsError:  # cyclopts has printed the message
         sys.exit(2)
     except mistakes as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -34,12 +39,12 @@ def run(app: App, *mistakes: type[Exception]) -> None:
 
 
 def printable(text: str) -> str:
-    """A text that may come from a file, without characters that a terminal would obey; lines stay."""
+    """Remove control characters, which a terminal would obey, from a text; line breaks stay."""
     return "".join(letter for letter in text if letter == "\n" or unicodedata.category(letter)[0] != "C")
 
 
 def _one_line(usual: Any) -> Any:
-    """Show a warning of ours without the line of code that it came from."""
+    """Return a formatter that shows this package's warnings without the line of code that they came from."""
 
     def shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
         ours = issubclass(category, CheckpointWarning)

@@ -1,16 +1,16 @@
-"""What can go wrong with a state or a checkpoint, told in one message for the person who reads it."""
+"""The errors of this package. Their messages are written for the person who reads them."""
 
 
 class CheckpointError(Exception):
-    """A state that can't be built, or a checkpoint that can't be written or read."""
+    """Raised if a state can't be built, or a checkpoint can't be written or read."""
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint was loaded, and something beside it or in it was not; the message names it."""
+    """Warns that a load left something out; the message names it."""
 
 
 class MissingLibraryError(CheckpointError):
-    """A strategy's library can't be imported; `optional` where a study goes on without the strategy."""
+    """Raised if a strategy's library can't be imported; `optional` if a study continues without the strategy."""
 
     def __init__(self, message: str, *, optional: bool) -> None:
         super().__init__(message)
@@ -18,12 +18,12 @@ class MissingLibraryError(CheckpointError):
 
 
 class UnknownStrategyError(CheckpointError):
-    """A strategy, or one of its options, that does not exist."""
+    """Raised if a strategy, or one of its options, does not exist."""
 
 
 class ContradictionError(UnknownStrategyError):
-    """Options of a strategy that each exist, and make no sense together."""
+    """Raised if options of a strategy contradict each other."""
 
 
 class LostRankError(Exception):
-    """A rank that did not come to where the others wait, or failed; its message names it."""
+    """Raised if a rank that others wait for failed or did not answer; the message names it."""

@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself: `checkpoint.json`, the last file that a save writes into it.
+"""The manifest of a checkpoint, `checkpoint.json`, which a save writes as the last file.
 
-It names the strategy, the tensors with a checksum of each, the plain values of the state, and every file with its size:
-so that a load finds the way back, sees what is missing before it reads anything, and knows what it has read from what
-was saved. A checksum of its own, over its content as `json.dumps` writes it, finds damage in the file itself.
+It lists the strategy, the tensors with their checksums, the plain values of the state, and all files with their sizes.
+A load reads it first, so that it can choose the strategy, report missing files before it reads any, and verify the
+tensors. The manifest has a checksum of its own content, as `json.dumps` writes it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Manifest:
 
     strategy: str
     options: dict[str, Any]
-    """As they were when it was saved. A load takes its options from the caller alone."""
+    """The strategy's options during the save. A load uses only the caller's options."""
     created_utc: str
     tensors: Layout
     checksums: dict[str, str]
-    """XXH3-64 of each tensor's bytes in hexadecimal; empty in checkpoints of the first version."""
+    """The XXH3-64 of each tensor's bytes in hexadecimal; empty in checkpoints of the first version."""
     tied: dict[str, str]
-    """Names that share another tensor's memory, and its name."""
+    """The names that are tied to another tensor, and that tensor's name."""
     rest: Any
-    """The state without its tensors, as `ckpt.tree.nested` has it."""
+    """The state without its tensors, as `ckpt.tree.nested.flatten` returns it."""
     files: dict[str, int]
-    """Every other file, and its size in bytes."""
+    """The other files of the checkpoint, and their sizes in bytes."""
 
     def write(self, directory: Path) -> None:
-        """Write it, whole or not at all, and sync it."""
+        """Write the manifest atomically, and sync it."""
         tensors = {
             tensor.name: {"dtype": tensor.dtype, "shape": list(tensor.shape), _CHECKSUM: self.checksums[tensor.name]}
             for tensor in self.tensors
@@ -63,40 +63,40 @@ class Manifest:
         durable.write_whole(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
 
     def problems(self, directory: Path) -> list[str]:
-        """What a directory lacks of this checkpoint; empty if it is complete."""
-        found = []
+        """Return messages about files that are missing or have another size; empty if the checkpoint is complete."""
+        messages = []
         for name, size_bytes in self.files.items():
             try:
-                have = (directory / name).stat().st_size
+                actual_bytes = (directory / name).stat().st_size
             except FileNotFoundError:
-                found.append(f"{name} ({size_bytes:,} bytes) is missing")
+                messages.append(f"{name} ({size_bytes:,} bytes) is missing")
                 continue
-            if have != size_bytes:
-                found.append(f"{name} has {have:,} bytes of {size_bytes:,}")
-        return found
+            if actual_bytes != size_bytes:
+                messages.append(f"{name} has {actual_bytes:,} bytes of {size_bytes:,}")
+        return messages
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with the checksum of the rest of it."""
+    """Return the content with the checksum of its other keys."""
     rest = {key: value for key, value in content.items() if key != _CHECKSUM}
     return {**rest, _CHECKSUM: checksums.of_bytes(json.dumps(rest).encode())}
 
 
 def read(directory: Path) -> Manifest | None:
-    """A checkpoint's own word; None where there is none, or the file of that name is another program's.
+    """Read a checkpoint's manifest; None if there is no such file, or another program wrote it.
 
     Raises:
-        CheckpointError: if it is damaged, or of an unknown version.
+        CheckpointError: if the manifest is damaged, or has an unknown version.
     """
     path = directory / FILE
     try:
         content = json.loads(path.read_bytes())
-        # One damaged key must not make another program's file of ours.
+        # One damaged key must not make our file look like another program's.
         if not isinstance(content, dict) or len(content.keys() & _KEYS) < len(_KEYS) // 2:
             return None
         version = content["version"]
         if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}")  # noqa: TRY301  # with the other damages
+            raise ValueError(f"its format is {content['format']!r}")  # noqa: TRY301  # reported with other damage
         if version == _VERSION and content != sealed(content):
             raise ValueError("its content is not what was written (XXH3 differs)")  # noqa: TRY301  # as above
         if version in {_VERSION, _WITHOUT_CHECKSUMS}:
@@ -106,19 +106,19 @@ def read(directory: Path) -> Manifest | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     raise CheckpointError(
-        f"{path} has version {version!r}, and versions up to {_VERSION} are known here: load it with the release of "
-        "this package that wrote it, or a later one"
+        f"{path} has version {version!r}, and this release reads versions up to {_VERSION}: load it with the release "
+        "that wrote it, or a later one"
     )
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:
     tensors = {
-        str(name): TensorLayout(str(name), tuple(map(int, told["shape"])), str(told["dtype"]))
-        for name, told in content["tensors"].items()
+        str(name): TensorLayout(str(name), tuple(map(int, entry["shape"])), str(entry["dtype"]))
+        for name, entry in content["tensors"].items()
     }
     tied = {str(name): str(owner) for name, owner in content["tied"].items()}
     if not set(tied.values()) <= tensors.keys():
-        raise ValueError("its tied names point nowhere")
+        raise ValueError("its tied names refer to missing tensors")
     return Manifest(
         strategy=str(content["strategy"]),
         options=dict(content["options"]),
@@ -134,7 +134,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
 
 
 def files_of(directory: Path) -> dict[str, int]:
-    """Every file below a directory, and its size, as a manifest lists them."""
+    """Return all files in a directory tree with their sizes, as a manifest lists them."""
     return {
         str(Path(entry.path).relative_to(directory)): entry.stat(follow_symlinks=False).st_size
         for entry in sorted(listing.files_below(directory), key=lambda entry: entry.path)

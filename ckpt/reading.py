@@ -1,4 +1,4 @@
-"""How a checkpoint is read: one checkpoint, whole, whatever its name comes to mean meanwhile, and compared."""
+"""Reads a checkpoint: checks that it is complete, verifies it, and starts over if it is replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -24,49 +24,54 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A state as a checkpoint of ours has it."""
+    """The content of a checkpoint of this package."""
 
     tensors: dict[str, Any]
-    """By name; of tied ones the first."""
+    """The tensors by name, without those that are tied to others."""
     tied: dict[str, str]
-    """Names that share another tensor's memory, and its name."""
+    """The names that are tied to another tensor, and that tensor's name."""
     rest: Any
-    """The state without its tensors, as `ckpt.tree.nested` has it."""
+    """The state without its tensors, as `ckpt.tree.nested.flatten` returns it."""
 
 
 def created(name: str, options: dict[str, Any]) -> Strategy:
-    """The strategy of that name, ready to be used.
+    """Create a strategy that is ready to use.
 
     Raises:
-        CheckpointError: if there is none, an option is wrong, or a library is missing.
+        CheckpointError: if there is no such strategy, an option is wrong, or a library is missing.
     """
-    found = strategy.create(name, options)
-    found.prepare()
-    return found
+    chosen = strategy.create(name, options)
+    chosen.prepare()
+    return chosen
 
 
 def path_of(directory: Path | str) -> Path:
-    """A checkpoint's path, absolute, with the home directory for `~`.
+    """Return a checkpoint's absolute path, with `~` expanded.
 
     Raises:
-        CheckpointError: if there is no such user.
+        CheckpointError: if `~user` names an unknown user.
     """
     try:
         return Path(directory).expanduser().absolute()
-    except RuntimeError as error:  # `~` of a user that there is not
+    except RuntimeError as error:  # `~` of an unknown user
         raise CheckpointError(f"{directory}: {error}") from error
 
 
 def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
-    """What is done with a checkpoint's directory is done with one, whole: anew if it was replaced meanwhile.
+    """Run `work` on a checkpoint, again from the start if the checkpoint was replaced meanwhile.
 
-    `work` gets a path to read by, and the one for messages.
+    Args:
+        final: the checkpoint's path.
+        work: gets a path that refers to one checkpoint even if the name is given to another, and the path for messages.
+
+    Returns:
+        What `work` returned, all of it from one checkpoint.
 
     Raises:
-        CheckpointError: if there is no checkpoint, or the work failed and not because of a replacement.
+        CheckpointError: if there is no checkpoint, or `work` failed for another reason than a replacement.
     """
     if final.name.startswith(leftovers.PREFIX):
-        raise CheckpointError(f"{final} is what an unfinished save left, and no checkpoint")
+        raise CheckpointError(f"{final} was left by an unfinished save and is not a checkpoint")
     try:
         if final.is_file():
             return work(final, final)
@@ -81,7 +86,9 @@ def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
                     if directory.is_current:
                         raise CheckpointError(_message(directory, error)) from error
         except (FileNotFoundError, NotADirectoryError):
-            raise CheckpointError(f"{final} is no checkpoint: there is no such directory{_unfinished(final)}") from None
+            raise CheckpointError(
+                f"{final} is not a checkpoint: there is no such directory{_unfinished(final)}"
+            ) from None
         except OSError as error:
             raise CheckpointError(f"can't open {final}: {error}") from error
     raise CheckpointError(f"{final} was replaced {_MOST_REPLACEMENTS} times while it was being read")
@@ -97,16 +104,23 @@ def _unfinished(final: Path) -> str:
         left = [leftover.path.name for leftover in leftovers.of(final)]
     except OSError:
         return ""
-    return f"; an unfinished save of that name lies beside it ({left[0]})" if left else ""
+    return f"; an unfinished save of that name is next to it ({left[0]})" if left else ""
 
 
 def content_of(
     path: Path, known: Manifest, names: Collection[str] | None, options: dict[str, Any], *, verify: bool
 ) -> Content:
-    """What a checkpoint holds of the tensors of these names, with those that they are tied to; all for None.
+    """Load tensors of a checkpoint, with those that they are tied to.
+
+    Args:
+        path: of the checkpoint.
+        known: its manifest.
+        names: of the tensors; None for all.
+        options: of the strategy.
+        verify: compare each tensor's checksum with the manifest's.
 
     Raises:
-        CheckpointError: if it is incomplete (with what is missing) or damaged, or lacks a name.
+        CheckpointError: if the checkpoint lacks a name, is damaged, or incomplete; the message lists what is missing.
     """
     problems = known.problems(path)
     if problems:
@@ -120,7 +134,7 @@ def content_of(
         tensors = reader.load(path, wanted)
     elif known.checksums:
         tensors = reader.load_checked(path, wanted, checker(known.checksums, path))
-    else:  # a checkpoint of the first version, whose strategy may have checksums of its own
+    else:  # the first version had no checksums, but some strategies did
         own = {"verify": True} if hasattr(reader, "verify") else {}
         tensors = created(known.strategy, options | own).load(path, wanted)
     _compare(known, tensors, owners, path)
@@ -128,7 +142,7 @@ def content_of(
 
 
 def checker(checksums: Mapping[str, str], directory: Path) -> Callable[[str, Any], None]:
-    """What compares a tensor of a checkpoint with the checksum that was taken when it was saved."""
+    """Return a function that compares a loaded tensor with the checksum that was computed when it was saved."""
     from ckpt.state import checksums as computed
 
     def check(name: str, tensor: Any) -> None:
@@ -139,13 +153,13 @@ def checker(checksums: Mapping[str, str], directory: Path) -> Callable[[str, Any
 
 
 def _compare(known: Manifest, tensors: dict[str, Any], owners: set[str], final: Path) -> None:
-    """What was loaded must be what the checkpoint says it holds: files of two checkpoints can be mixed by hand."""
-    for each in known.tensors:
-        if each.name not in owners:
+    """Compare shapes and dtypes with the manifest's: somebody may have mixed the files of two checkpoints."""
+    for layout in known.tensors:
+        if layout.name not in owners:
             continue
-        tensor = tensors.get(each.name)
-        if tensor is None or (tuple(tensor.shape), dtypes.name_of(tensor)) != (each.shape, each.dtype):
-            found = "missing" if tensor is None else f"{dtypes.name_of(tensor)} {list(tensor.shape)}"
+        tensor = tensors.get(layout.name)
+        if tensor is None or (tuple(tensor.shape), dtypes.name_of(tensor)) != (layout.shape, layout.dtype):
+            actual = "missing" if tensor is None else f"{dtypes.name_of(tensor)} {list(tensor.shape)}"
             raise CheckpointError(
-                f"{final} is damaged: tensor {each.name!r} is {found}, expected {each.dtype} {list(each.shape)}"
+                f"{final} is damaged: tensor {layout.name!r} is {actual}, expected {layout.dtype} {list(layout.shape)}"
             )

@@ -1,7 +1,7 @@
-"""A few threads for work that waits for a disk, or computes without the interpreter's lock.
+"""Runs work that waits for a disk, or computes without the interpreter's lock, on several threads.
 
-A last save may come from `atexit`, or from a thread that outlives the main one, when a `ThreadPoolExecutor` takes no
-more work. Here threads are started as long as that is possible; after that, the caller does the work.
+A program's last save may run in `atexit`, or in a thread that outlives the main one, when a `ThreadPoolExecutor`
+accepts no more work. Here, threads are started while that is possible; after that, the caller's thread does the work.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _Result = TypeVar("_Result")
 
 
 def run(work: Callable[[threading.Event], None], threads: int) -> None:
-    """Call `work` on that many threads, and wait for all; the first error is raised.
+    """Call `work` on several threads, wait for all, and raise the first error.
 
     Args:
         work: gets an event that is set once a thread has failed, or the wait was interrupted: then it should return.
-        threads: at most so many.
+        threads: the number of threads, at most.
     """
     errors: list[BaseException] = []
     stop = threading.Event()
@@ -29,7 +29,7 @@ def run(work: Callable[[threading.Event], None], threads: int) -> None:
     def guarded() -> None:
         try:
             work(stop)
-        except BaseException as error:  # noqa: BLE001  # raised below, by the thread that waits
+        except BaseException as error:  # noqa: BLE001  # raised below, in the caller's thread
             errors.append(error)
             stop.set()
 
@@ -46,7 +46,7 @@ def run(work: Callable[[threading.Event], None], threads: int) -> None:
     try:
         for thread in started:
             thread.join()
-    except BaseException:  # an interrupt: nobody may use what the caller is about to close
+    except BaseException:  # an interrupt: no thread may use what the caller is about to close
         stop.set()
         for thread in started:
             thread.join()
@@ -56,7 +56,7 @@ def run(work: Callable[[threading.Event], None], threads: int) -> None:
 
 
 def over(items: Iterable[_Item], work: Callable[[_Item], _Result], threads: int) -> list[_Result]:
-    """Call `work` for each item, in order, on that many threads; an error ends it, and is raised.
+    """Call `work` for each item on several threads; the first error stops them, and is raised.
 
     Returns:
         The results, in the order of the items.
@@ -79,7 +79,7 @@ def over(items: Iterable[_Item], work: Callable[[_Item], _Result], threads: int)
 
 
 def is_ending() -> bool:
-    """Whether the interpreter is about to end: executors take no more work then, and say so."""
+    """Return whether the interpreter is shutting down: executors reject work then."""
     with ThreadPoolExecutor(1) as pool:
         try:
             pool.submit(int)
@@ -89,24 +89,24 @@ def is_ending() -> bool:
 
 
 def explained(text: str) -> str:
-    """An error's text, with the way out where a library's threads can't be started as the interpreter ends."""
+    """Return an error's message, with a remedy if a library's threads couldn't start during shutdown."""
     if "cannot schedule new futures after" not in text:
         return text
     return (
-        f"{text}. The interpreter is about to end, and this strategy's library can't start threads any more: save "
-        "earlier, or take a strategy that can, such as safetensors_direct"
+        f"{text}. The interpreter is shutting down, and this strategy's library can't start threads any more: save "
+        "earlier, or use a strategy that can, such as safetensors_direct"
     )
 
 
 class Beside:
-    """One thread beside the caller's, which does what it is given, in that order, until the context ends."""
+    """A background thread that does what is submitted, in order, until the context ends."""
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = threading.Thread(target=self._serve)
         try:
             self._thread.start()
-        except RuntimeError:  # as above
+        except RuntimeError:  # the interpreter is shutting down
             self._thread = None
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class Beside:
             self._thread.join()
 
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        """Have it done; without a thread, now."""
+        """Call `work` in the thread, or immediately if there is none, and return its future."""
         future: Future[_Result] = Future()
         if self._thread:
             self._waiting.put((future, lambda: work(*arguments)))
@@ -134,5 +134,5 @@ class Beside:
 def _fulfil(future: Future[_Result], work: Callable[[], _Result]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+    except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
         future.set_exception(error)

@@ -1,4 +1,4 @@
-"""How a checkpoint is written: beside its name, synced, compared where a library is silent, and only then published."""
+"""Writes a checkpoint: to a staging directory, synced, read back if its library hides errors, and then published."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ckpt.state.layout import TensorLayout
 from ckpt.strategy import Strategy
 from ckpt.threads import explained
 
-_NOT_OURS = "{} exists, and is no checkpoint of this package: give the checkpoint another name, or move it away"
+_NOT_OURS = "{} exists and is not a checkpoint of this package: give the checkpoint another name, or move it away"
 
 _READ_BACK_BYTES = 256 * 2**20
 
 
 def write(content: Content, final: Path, strategy: Strategy) -> None:
-    """Write a state as the checkpoint of that name, durably; an earlier one is replaced.
+    """Write a state durably as a checkpoint; an earlier checkpoint of the same name is replaced.
 
     Raises:
         CheckpointError: as `ckpt.save` does.
@@ -54,12 +54,12 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
             staging.publish()
     except CheckpointError as error:
         raise CheckpointError(explained(str(error))) from error
-    except Exception as error:  # a full disk, or whatever a library raises
+    except Exception as error:  # a full disk, or any error of a library
         raise CheckpointError(explained(f"can't save {final}: {type(error).__name__}: {error}")) from error
 
 
 def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mapping[str, str], directory: Path) -> None:
-    """Compare what lies there with what was saved, some tensors at a time."""
+    """Read a checkpoint back, some tensors at a time, and compare checksums."""
     batch: list[str] = []
     batch_bytes = 0
     for number, (name, tensor) in enumerate(tensors.items(), 1):
@@ -70,29 +70,29 @@ def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mappin
                 strategy.load_checked(directory, batch, checker(checksums, directory))
             except CheckpointError as error:
                 raise CheckpointError(
-                    f"what lies in {directory} is not what was written, and no error was reported: a quota, or a "
-                    f"network filesystem that lost it when a file was closed ({error})"
+                    f"the files in {directory} do not hold what was written, though no error was reported: a quota was "
+                    f"reached, or a network filesystem lost data when a file was closed ({error})"
                 ) from error
             batch, batch_bytes = [], 0
 
 
 def _sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
-    """The files of a checkpoint and their sizes: all that were written must be there."""
+    """Return the files of a checkpoint with their sizes; all written files must exist."""
     sizes = manifest.files_of(directory)
     lost = sorted({str(path.relative_to(directory)) for path in written} - sizes.keys())
     if lost:
         raise CheckpointError(
-            f"{lost[0]} was removed from {directory} while the checkpoint was being written, by another process: what "
-            "lay under its name lies there still"
+            f"{lost[0]} was removed from {directory} while the checkpoint was being written, by another process; an "
+            "earlier checkpoint of that name is unchanged"
         )
     return sizes
 
 
 def _replaceable(final: Path) -> Identity | None:
-    """The checkpoint that a save is to replace; None where nothing has the name.
+    """Return the identity of the checkpoint that a save replaces; None if the name is free.
 
     Raises:
-        CheckpointError: if something else than a checkpoint of ours, with nothing else in it, has the name.
+        CheckpointError: if the name belongs to anything but a checkpoint of this package without foreign files.
     """
     if not os.path.lexists(final):
         return None
@@ -108,7 +108,7 @@ def _require_ours(path: Path, _: Path) -> Identity | None:
     others = sorted(manifest.files_of(path).keys() - known.files.keys())
     if others:
         raise CheckpointError(
-            f"{path} holds files that the checkpoint did not write ({', '.join(others[:3])}), and replacing it would "
+            f"{path} holds files that don't belong to the checkpoint ({', '.join(others[:3])}), and replacing it would "
             "delete them: move them away, or give the new checkpoint another name"
         )
     return identity(path)

@@ -176,7 +176,7 @@ def test_a_file_that_is_lost_when_it_is_closed(final: Path, monkeypatch: pytest.
 
     ckpt.save(state_of(1), final, "safetensors_file")
     monkeypatch.setattr(safetensors.torch, "save_file", lossy)
-    with pytest.raises(ckpt.CheckpointError, match=r"is not what was written.*tensor 'w'"):
+    with pytest.raises(ckpt.CheckpointError, match=r"do not hold what was written.*tensor 'w'"):
         ckpt.save(state_of(2), final, "safetensors_file")
     assert step_of(final) == 1
     assert [final] == list(final.parent.iterdir())

@@ -57,7 +57,7 @@ def test_at_the_end(strategy: str, tmp_path: Path) -> None:
     words = last_words(strategy, tmp_path / "final")
     assert len(words) == 2
     for word in words:
-        assert word == "saved" or (strategy in CANNOT_AT_EXIT and "or take a strategy that can" in word)
+        assert word == "saved" or (strategy in CANNOT_AT_EXIT and "or use a strategy that can" in word)
 
 
 @pytest.mark.parametrize("name", ["hdf5", "safetensors_direct", "tensorstore_tuned", "torch_save"])

@@ -111,7 +111,7 @@ def test_a_removal(final: Path, meanwhile: Meanwhile) -> None:
     """Of a checkpoint that is removed while it is read, the load says that it is gone."""
     ckpt.save(state_of(1), final)
     meanwhile(lambda: shutil.rmtree(final))
-    with pytest.raises(CheckpointError, match=f"{final} is no checkpoint: there is no such directory"):
+    with pytest.raises(CheckpointError, match=f"{final} is not a checkpoint: there is no such directory"):
         ckpt.load(final)
 
 
