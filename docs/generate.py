@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -203,46 +203,54 @@ def _merged() -> str:
 # Strategies
 
 
-def _strategies() -> str:
-    from ckpt import strategy
-
-    known = [strategy.create(name) for name in strategy.names()]
-    overview = _table(
-        ("strategy", *(name.replace("_", " ") for name in _facts(known[0]))),
-        ((f"[`{created.name()}`](#{created.name()})", *_facts(created).values()) for created in known),
-    )
-    return "\n".join([f"## Overview\n\n{overview}", *map(_one_strategy, known)])
-
-
 _OVERVIEW = ("files", "synced", "checksum", "partial_load", "other_readers", "resharding")
 
 
-def _facts(created: Any, names: Iterable[str] = _OVERVIEW) -> dict[str, str]:
-    return {name: str(getattr(created.facts, name)) for name in names}
+def _strategies() -> str:
+    try:
+        registry = importlib.import_module("ckpt.registry")
+    except ImportError:
+        registry = importlib.import_module("ckpt.strategy")
+    known = [registry.create(name) for name in registry.names()]
+    rows = [[f"[`{_name(strategy)}`](#{_name(strategy)})", *map(_facts(strategy).get, _OVERVIEW)] for strategy in known]
+    overview = _table(("strategy", *(name.replace("_", " ") for name in _OVERVIEW)), rows)
+    return "\n".join([f"## Overview\n\n{overview}", *map(_one_strategy, known)])
 
 
-def _one_strategy(created: Any) -> str:
-    facts = _facts(created, [field.name for field in fields(created.facts)])
-    about = parse(inspect.getdoc(type(created)) or "")
-    meanings = {parameter.arg_name: _sentence(parameter.description) for parameter in about.params}
+def _name(strategy: Any) -> str:
+    return str(strategy.name() if callable(strategy.name) else strategy.name)
+
+
+def _facts(strategy: Any) -> dict[str, str]:
+    return dict(strategy.facts() if callable(strategy.facts) else asdict(strategy.facts))
+
+
+def _one_strategy(strategy: Any) -> str:
+    about = parse(inspect.getdoc(type(strategy)) or "")
+    meanings = {
+        parameter.arg_name: _sentence(parameter.description)
+        for cls in reversed(type(strategy).__mro__)  # options may be inherited
+        for parameter in parse(cls.__doc__ or "").params
+    }
+    properties = TypeAdapter(type(strategy)).json_schema().get("properties", {})
     options = _table(
         ("option", "type", "default", "meaning"),
         (
             (
                 f"`{field.name}`",
-                _type_of(TypeAdapter(type(created)).json_schema()["properties"][field.name], {}),
-                f"`{json.dumps(getattr(created, field.name))}`",
+                _type_of(properties[field.name], {}),
+                f"`{json.dumps(getattr(strategy, field.name))}`",
                 meanings.get(field.name, ""),
             )
-            for field in fields(created)
+            for field in fields(strategy)
         ),
     )
-    text = _sentence(f"{about.short_description or ''} {about.long_description or ''}")
+    facts = _table(("", ""), ((name.replace("_", " "), value) for name, value in _facts(strategy).items()))
     return (
-        f"## {created.name()}\n\n{text}\n\n"
-        f"{_table(('', ''), ((name.replace('_', ' '), value) for name, value in facts.items()))}\n"
-        + (f"{options}\n" if fields(created) else "This strategy has no options.\n\n")
-        + f"Installed by `pip install '.[{created.extra}]'`.\n"
+        f"## {_name(strategy)}\n\n{_sentence(about.short_description)} {_sentence(about.long_description)}".rstrip()
+        + f"\n\n{facts}\n"
+        + (f"{options}\n" if fields(strategy) else "This strategy has no options.\n\n")
+        + f"Installed by `pip install '.[{strategy.extra}]'`.\n"
     )
 
 
