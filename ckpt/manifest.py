@@ -60,7 +60,7 @@ class Manifest:
             "rest": self.rest,
             "files": self.files,
         }
-        durable.write_whole(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
+        durable.write_atomically(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
 
     def problems(self, directory: Path) -> list[str]:
         """Return messages about files that are missing or have another size; empty if the checkpoint is complete."""

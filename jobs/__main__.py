@@ -15,6 +15,7 @@ from cyclopts import App, Parameter
 
 from ckpt.cli import printable
 from ckpt.cli import run as run_command_line
+from ckpt.disk.durable import write_atomically
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
 from jobs import status as statuses
@@ -220,9 +221,7 @@ def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
         paths.logs.mkdir(parents=True, exist_ok=True)
         paths.slurm.mkdir(exist_ok=True)
         for path, content in ((paths.study_toml, source.read_text()), (paths.plan_json, plans.to_json(planned))):
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(content)
-            partial.replace(path)
+            write_atomically(path, content, sync=False)
     except OSError as error:
         raise StudyError(f"can't write to the results directory {paths.root}: {error}. Try --results DIR") from error
 

@@ -5,8 +5,6 @@ The order of the logs, and repeating it, change nothing.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import h5py
 from analysis.errors import ResultsError
 from analysis.logs import merged
 from analysis.logs.frames import Entry
-from jobs.timing_log import sealed
+from jobs.timing_log import sealed, write_atomically
 
 
 def write_merged(found: Sequence[Entry], output: Path) -> None:
@@ -25,24 +23,9 @@ def write_merged(found: Sequence[Entry], output: Path) -> None:
         ResultsError: if it can't be written.
     """
     try:
-        _write(found, output)
+        write_atomically(output, _image(found), sync=True, mode=0o644)
     except OSError as error:
         raise ResultsError(f"can't write {output}: {error}") from error
-
-
-def _write(found: Sequence[Entry], output: Path) -> None:
-    image = _image(found)
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent)
-    partial = Path(name)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
-            file.write(image)
-            file.flush()
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _image(found: Sequence[Entry]) -> bytes:

@@ -30,6 +30,7 @@ from analysis.tables.methods import all_tables
 from analysis.tables.render import no_formula
 from analysis.tables.table import Cell, Number, Table, printable
 from analysis.tables.targets_and_scales import across_tables
+from jobs.timing_log import write_atomically
 
 MOST_EMBEDDED_BYTES = 8_000_000
 """Of compressed samples: more would not pass as an attachment."""
@@ -106,11 +107,9 @@ def write(page: str, path: Path) -> None:
     Raises:
         ResultsError: if it can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, page, sync=False)
     except OSError as error:
         raise ResultsError(f"can't write {path}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,12 +77,32 @@ def _sync_chain(path: Path) -> None:
             _durable_entries.add(key)
 
 
-def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
-    """Write a small file that has its name only when it is whole; with `sync`, its data is on stable storage then."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    partial.rename(path)
+def write_atomically(path: Path, content: bytes | str, *, sync: bool, mode: int | None = None) -> None:
+    """Write a small file that appears under its name only when it is complete, and replaces an earlier one.
+
+    The content goes into a new file with a random name in the same directory, which is then renamed. After an error
+    nothing of it is left.
+
+    Args:
+        path: the file.
+        content: its bytes, or text to be encoded as UTF-8.
+        sync: bring the data to stable storage before the file gets its name. The directory's entry is the caller's.
+        mode: the permissions, whatever the umask; None for those of any new file.
+
+    Raises:
+        OSError: if it can't be written; an earlier file is untouched then.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            if sync:
+                os.fsync(descriptor)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -35,7 +35,7 @@ def write_group(directory: Path, layout: Layout) -> None:
     """List the tensors, in the order of the state."""
     names = [[tensor.name, tensor.dtype, tensor.owner] for tensor in layout]
     group = {"zarr_format": 3, "node_type": "group", "attributes": {_ATTRIBUTE: {"tensors": names}}}
-    durable.write_whole(directory / METADATA, json.dumps(group).encode(), sync=False)
+    durable.write_atomically(directory / METADATA, json.dumps(group).encode(), sync=False)
 
 
 def read_group(directory: Path) -> dict[str, Listed]:

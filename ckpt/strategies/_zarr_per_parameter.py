@@ -225,7 +225,7 @@ def write_metadata(directory: Path, layout: Layout) -> None:
         "params": entries,
     }
     # The one file that TensorStore does not write, and so does not sync.
-    durable.write_whole(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
+    durable.write_atomically(directory / _METADATA, json.dumps(metadata).encode(), sync=True)
 
 
 def read_metadata(directory: Path) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Orbax(Strategy):
             with ocp.Checkpointer(handler) as checkpointer:
                 checkpointer.save(directory.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
         names = {name: [dtypes.name_of(tensor), list(tensor.shape)] for name, tensor in state.items()}
-        durable.write_whole(directory / _NAMES, json.dumps(names).encode(), sync=False)
+        durable.write_atomically(directory / _NAMES, json.dumps(names).encode(), sync=False)
         # How orbax names its files, it keeps to itself.
         return [Path(entry.path) for entry in listing.files_below(directory)]
 

@@ -137,7 +137,7 @@ class SafetensorsDirect(Strategy):
         if len(groups) > 1:
             files = {path.name: group for path, group in zip(written, groups, strict=True)}
             written.append(directory / safetensors_files.INDEX)
-            durable.write_whole(written[-1], safetensors_files.index_bytes(files), sync=False)
+            durable.write_atomically(written[-1], safetensors_files.index_bytes(files), sync=False)
         sums |= {name: sums[owner] for name, (owner, _) in tied.items() if owner in sums}
         return written
 
@@ -213,7 +213,7 @@ class SafetensorsDirect(Strategy):
         if part.rank:
             return [path]
         index = safetensors_files.index_bytes(safetensors_files.files_together(part.partition))
-        durable.write_whole(directory / safetensors_files.INDEX, index, sync=False)
+        durable.write_atomically(directory / safetensors_files.INDEX, index, sync=False)
         return [path, directory / safetensors_files.INDEX]
 
     def load(self, directory: Path, names: Collection[str] | None = None) -> State:

@@ -228,7 +228,7 @@ def _errors_told(directory: Path) -> Iterator[None]:
 def _write_index(directory: Path, weight_map: Mapping[str, str], parameters: int, size_bytes: int, note: Note) -> None:
     metadata = {"total_parameters": parameters, "total_size": size_bytes, METADATA_KEY: note.to_json()}
     index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
-    durable.write_whole(directory / _INDEX, index.encode(), sync=False)
+    durable.write_atomically(directory / _INDEX, index.encode(), sync=False)
 
 
 def _open(path: Path) -> Any:

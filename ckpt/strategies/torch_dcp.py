@@ -117,7 +117,7 @@ class TorchDcp(Strategy):
                 complete = len(index["weight_map"]) == len(tensors)
                 files = {_INDEX, *index["weight_map"].values()}
                 index["metadata"][METADATA_KEY] = note.to_json()
-                durable.write_whole(directory / _INDEX, json.dumps(index).encode(), sync=False)
+                durable.write_atomically(directory / _INDEX, json.dumps(index).encode(), sync=False)
         if not complete:  # DCP itself does not look
             raise CheckpointError(_LOST_THREAD.format(directory))
         return [directory / file for file in files]

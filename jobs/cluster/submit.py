@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ckpt.disk.durable import write_atomically
 from jobs.cluster import slurm
 from jobs.cluster.processes import created_unix_s
 from jobs.errors import StudyError, SubmissionError
@@ -163,9 +164,7 @@ class Submitter:
             for (job, number), start in zip(sent, created, strict=True)
         ]
         everything = [asdict(each) for each in [*submissions(self._paths), *new]]
-        partial = self._paths.submissions_json.with_suffix(".partial")
-        partial.write_text(json.dumps(everything, indent=1) + "\n")
-        partial.replace(self._paths.submissions_json)
+        write_atomically(self._paths.submissions_json, json.dumps(everything, indent=1) + "\n", sync=False)
 
 
 def refuse_here(job: Job, cluster: ClusterName) -> None:

@@ -11,11 +11,11 @@ import random
 import secrets
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ckpt.disk.durable import write_atomically
 from ckpt.errors import LostRankError
 from ckpt.process_group.exchange import SECRET_BYTES, Exchange
 from ckpt.process_group.exchange_server import Server
@@ -50,7 +50,8 @@ def meet(path: Path, number: int, count: int, *, one_host: bool, timeout_s: floa
     host = "127.0.0.1" if one_host else _own_address()
     secret = secrets.token_bytes(SECRET_BYTES)
     server = Server(host, secret, count)
-    _leave(path, f"{host or socket.gethostname()} {server.port} {secret.hex()}\n")
+    address = f"{host or socket.gethostname()} {server.port} {secret.hex()}\n"
+    write_atomically(path, address, sync=False, mode=0o600)
     try:
         yield _join(path, number, timeout_s)
     finally:
@@ -64,18 +65,6 @@ def _own_address() -> str:
     except OSError:
         return ""
     return "" if address.startswith("127.") or address == "::1" or "%" in address else address
-
-
-def _leave(path: Path, content: str) -> None:
-    """Make the file, whole at once; its first name is new and random, and its mode 0600."""
-    descriptor, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path) -> tuple[str, int, bytes]:

@@ -34,11 +34,11 @@ from jobs.timing_log.schema import (
     check_job_id,
 )
 from jobs.timing_log.seal import sealed
-from jobs.timing_log.writing import TimingLog
+from jobs.timing_log.writing import TimingLog, write_atomically
 
 __all__ = [
     "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
     "SCHEMA_VERSION", "SKIPPED", "Bounds", "Ceiling", "DiskUse", "Header", "Progress", "Rank", "Sample", "TimingLog",
     "TimingLogError", "check_job_id", "check_kind", "header_of", "opened", "plain_fact", "read", "read_from",
-    "read_progress", "sealed",
+    "read_progress", "sealed", "write_atomically",
 ]  # fmt: skip

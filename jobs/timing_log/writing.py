@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,13 @@ from jobs.timing_log.seal import sealed
 
 _LONGEST_TEXT_BYTES = 60_000
 """An attribute in HDF5's classic format has at most 64 KiB, and a cluster may have a thousand mounts."""
+
+
+def write_atomically(path: Path, content: bytes | str, *, sync: bool, mode: int | None = None) -> None:
+    """Write a file as `ckpt.disk.durable.write_atomically` does, which only those import that write."""
+    from ckpt.disk import durable  # imports pydantic, which a laptop that reads logs needs not have
+
+    durable.write_atomically(path, content, sync=sync, mode=mode)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,18 +46,7 @@ class TimingLog:
         Raises:
             OSError: if the file can't be written; the old log is untouched then.
         """
-        image = self._image(path.name)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        partial = Path(name)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, no path
-                file.write(image)
-                file.flush()
-                os.fchmod(descriptor, 0o644)
-                os.fsync(descriptor)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, self._image(path.name), sync=True, mode=0o644)
 
     def _image(self, name: str) -> bytes:
         """The bytes of the file. HDF5 kills the process on a full disk, so it writes to memory only."""

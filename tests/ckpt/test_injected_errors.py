@@ -88,7 +88,7 @@ def final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def paths_of(final: Path, strategy: str) -> list[Path]:
     """What a save or a load touches."""
     staging = leftovers.new_path(final)
-    files = [*FILES[strategy], "checkpoint.json", "checkpoint.json.partial"]
+    files = [*FILES[strategy], "checkpoint.json", f".checkpoint.json.{TOKEN}.partial"]
     directories = [final, staging, staging / "first", staging / "second"]
     return [final.parent, *directories, *(directory / file for directory in directories[:2] for file in files)]
 
