@@ -188,8 +188,8 @@ def test_fraction_in_a_study(fraction: Any) -> None:
     assert 1 == TypeAdapter(StateSpec).validate_python({"model": "llama-15m", "fraction": 1}).fraction
 
 
-def test_the_documents_state() -> None:
-    """The first 100 tensors are the document's 2.73 GiB: the embedding and 11 layers."""
+def test_the_state_of_the_original_comparison() -> None:
+    """The first 100 tensors have 2.73 GiB, as in the original OpenLLaMA-3B comparison: the embedding and 11 layers."""
     layout = layout_of(StateSpec("openllama-3b", tensors=100))
     expected = {"tensors": 100, "parameters": 1_465_414_400, "bytes": 2_930_828_800}
     assert expected == sizes(layout)

@@ -1,4 +1,4 @@
-"""The document's strategies do what the document says, and what its settings really mean on disk."""
+"""The strategies of the original OpenLLaMA-3B comparison have its settings, which have the expected effects on disk."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def test_metadata_json(strategy: Strategy, state: State, tmp_path: Path) -> None
     ids=["torch_save", "basic", "t5x", "raw"],
 )
 def test_sizes(strategy: Strategy, share: float, write_config: Callable[..., str], tmp_path: Path) -> None:
-    """Values of bfloat16 precision in float16, as of a model trained in bfloat16, take the document's share of
-    their bytes: the compressors undo the cast to float32 and a little more.
+    """Values of bfloat16 precision in float16, as of a model trained in bfloat16, take the share of
+    their bytes that the original comparison reports: the compressors undo the cast to float32 and a little more.
     """
     model = write_config(vocab_size=1024, hidden_size=512, intermediate_size=1024, num_hidden_layers=1)
     spec = StateSpec(model, values="normal-bfloat16")
