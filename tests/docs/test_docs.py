@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -10,8 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import ckpt
 from jobs.plan import plan, study
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +136,15 @@ def test_generated_parts_are_current() -> None:
     assert len(pages) == 6
     stale = [by_path(path) for path, text in pages.items() if path.read_text() != text]
     assert [] == stale, "run make docs-reference and commit the pages"
+
+
+def test_manifest_has_the_documented_keys(tmp_path: Path) -> None:
+    """The reference lists the keys that `checkpoint.json` has, and no others."""
+    ckpt.save({"weight": torch.zeros(2)}, tmp_path / "checkpoint")
+    section = (ROOT / "docs/reference/checkpoint-format.md").read_text().split("## `checkpoint.json`")[1]
+    table = section.split("\n\n")[2]
+    manifest = json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == manifest.keys()
 
 
 def test_citation_names_this_release() -> None:
