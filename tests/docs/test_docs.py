@@ -16,6 +16,7 @@ import yaml
 
 import ckpt
 from jobs.plan import plan, study
+from support.logs import LogBuilder, job
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -128,6 +129,17 @@ def test_library_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert code
     for block in code:
         exec(compile(block, page, "exec"), names)  # what is tested
+
+
+def test_analysis_code_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Python block of the guide to comparing runs, and prints the median of a study's saves."""
+    monkeypatch.chdir(tmp_path)
+    LogBuilder(job("torch_save")).trial(save=1.25).write(tmp_path / "results" / "my-study" / "logs" / "a.h5")
+    (block,) = blocks(ROOT / "docs/guide/comparing.md", "python")
+    exec(compile(block, "comparing.md", "exec"), {})
+    assert "torch_save    1.25" in capsys.readouterr().out
 
 
 def test_generated_parts_are_current() -> None:

@@ -13,6 +13,7 @@ import torch
 
 import analysis
 import ckpt
+from support.logs import COMMIT_S, GIB, LogBuilder, job
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -76,18 +77,23 @@ def run(name: str, cwd: Path) -> Path:
     return cwd / "results" / name
 
 
-@pytest.mark.parametrize(("name", "count"), [("compare-strategies", 3), ("many-ranks", 2)])
+@pytest.mark.parametrize(("name", "count"), [("compare-strategies", 3), ("compare-targets", 4), ("many-ranks", 2)])
 def test_studies_run(name: str, count: int, tmp_path: Path) -> None:
     """Each study completes all of its jobs."""
     jobs = analysis.load_results(run(name, tmp_path)).jobs
     assert ["complete"] * count == list(jobs["status"])
 
 
-def test_merged_file_is_analysed(tmp_path: Path) -> None:
-    """The pandas example prints a row for each method on each target of a merged file, with its bandwidth."""
-    results = run("compare-targets", tmp_path)
-    command("-m", "analysis", "merge", results, "-o", "merged.h5", cwd=tmp_path)
+def test_pandas_example_gives_the_bandwidth_of_all_ranks(tmp_path: Path) -> None:
+    """From a merged file: bytes of all ranks, over the time from the first start to the last end; medians of trials."""
+    logs = tmp_path / "results" / "study" / "logs"
+    alone = LogBuilder(job("torch_save"))
+    for seconds in (2.0, 1.0, 9.0):
+        alone.trial(save=seconds)
+    alone.trial(save=100.0, warmup=True)
+    alone.write(logs / "alone.h5")
+    LogBuilder(job("torch_dcp", tasks=2)).trial(save=[1.0, 4.0 - COMMIT_S]).write(logs / "ranks.h5")
+    command("-m", "analysis", "merge", logs.parent, "-o", "merged.h5", cwd=tmp_path)
     rows = [line.split() for line in command(EXAMPLES / "analyse.py", "merged.h5", cwd=tmp_path).splitlines()[2:]]
-    assert ["safetensors_direct", "torch_save"] * 2 == [row[-3] for row in rows]
-    assert ["home", "scratch"] == [row[0] for row in rows[::2]]
-    assert all(float(row[-1]) > 0 for row in rows)
+    expected = [["torch_dcp", "4.0", f"{GIB / 4e9:.3f}"], ["torch_save", "2.0", f"{GIB / 2e9:.3f}"]]
+    assert expected == [row[-3:] for row in rows]
