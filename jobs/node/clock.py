@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ckpt.process_group.store_group import StoreGroup
 from jobs.node import received
@@ -58,3 +59,9 @@ def _round_trips(ranks: StoreGroup, clock: Clock) -> Iterator[tuple[float, float
         told = ranks.read([ranks.receive(0)], received.number)[0]
         answered = clock()
         yield (answered - asked) / 2, told - (asked + answered) / 2
+
+
+def describe_clock() -> dict[str, Any]:
+    """The clock that durations are taken with."""
+    info = time.get_clock_info("perf_counter")
+    return {"clock": info.implementation, "clock_resolution_s": info.resolution}

@@ -81,23 +81,27 @@ def dirty_bytes() -> Any:
 
 
 class Steal:
-    """The share of this machine's CPU time that a hypervisor gave to others, since this was made."""
+    """The fraction of this machine's CPU time that a hypervisor gave to others, since this was made."""
 
     def __init__(self) -> None:
-        self._before = _known(_cpu_ticks)
+        self._before = _known(_cpu_times)
 
     def share(self) -> Any:
         """From 0 to 1; or `unknown` with the reason."""
 
         def read() -> float:
-            ticks = [after - before for after, before in zip(_cpu_ticks(), self._before, strict=True)]
-            return float(ticks[7] / max(1, sum(ticks[:8])))  # user nice system idle iowait irq softirq steal
+            times = {name: after - self._before[name] for name, after in _cpu_times().items()}
+            return float(times["steal"] / max(0.01, sum(times.values())))
 
         return _known(read)
 
 
-def _cpu_ticks() -> list[int]:
-    return [int(value) for value in _text("/proc/stat").splitlines()[0].split()[1:]]
+def _cpu_times() -> dict[str, float]:
+    """The seconds of CPU time by kind; a guest's is in `user` and `nice` already."""
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    return {name: times[name] for name in ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")}
 
 
 def code_version() -> str:

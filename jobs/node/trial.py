@@ -1,4 +1,4 @@
-"""One trial: save, sync, commit, evict, load, verify. The only place with a clock, but for the ceiling's.
+"""One trial: save, sync, commit, evict, load, verify. The only module with a clock, apart from the ceiling's.
 
     one trial:   save ──────────────────► load, cold ► load, warm
                  │ call │ sync │ commit │
@@ -15,96 +15,49 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ckpt.disk import commit, direct_io, durable, listing, page_cache, writeback
 from ckpt.errors import LostRankError
-from ckpt.process_group.group import ProcessGroup
 from ckpt.state.compare import first_difference, mapped_file, poison
-from ckpt.state.layout import State, state_bytes
-from ckpt.state.sharding import Shard, tensors_of
+from ckpt.state.layout import State
 from jobs.node import received
-from jobs.node.crew import Crew, Parts
-from jobs.node.usage import Cost, collect
-from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample, TimingLog
-
-if TYPE_CHECKING:
-    from ckpt.strategy import Strategy
+from jobs.node.context import JobContext
+from jobs.node.recorder import DIFFERS, NOT_DURABLE, NOT_OWNED
+from jobs.node.subject import Subject
+from jobs.node.usage import ResourceUsage, measure_usage
+from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample
 
 COLD_BELOW = 0.01
-"""A load counts as cold if less than this share of the checkpoint's pages was cached before it."""
-
-_DIFFERS = "loaded state differs"
-_NOT_DURABLE = "not durable"
-_NOT_OWNED = "not in memory of its own"
-WRONG_ANSWERS = (_DIFFERS, _NOT_DURABLE, _NOT_OWNED)
-"""How the reasons of invalid samples begin that say what a strategy did wrong without failing."""
+"""A load counts as cold if less than this fraction of the checkpoint's pages was cached before it."""
 
 
 class TrialError(Exception):
     """A strategy failed in a trial; the samples are in the log, marked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is saved and loaded, and by whom, as one process sees it.
+@dataclass(slots=True)
+class _Save:
+    """One save, as this process measured it."""
 
-    Attributes:
-        state: what this process has in memory; empty in one that only loads.
-        expected: what it is to load; the state itself where that is its own.
-    """
-
-    strategy: Strategy
-    crew: Crew
-    parts: Parts
-    state: State
-    expected: State
-
-    def save(self, staging: Path) -> list[Path] | None:
-        """Write this process's part, and say which files it wrote; None for all that there are."""
-        if self.parts.alone:
-            self.strategy.save(self.state, staging)
-            return None
-        assert self.parts.saves is not None and self.crew.saving is not None  # noqa: PT018  # who calls this saves
-        names = [each.whole.name for each in self.parts.saves.owned]
-        own = {name: self.state[name] for name in names}
-        return self.strategy.save_together(own, staging, self.parts.saves, self.crew.saving)
-
-    def load(self, final: Path) -> State:
-        """Read this process's part."""
-        if self.parts.alone:
-            return self.strategy.load(final)
-        assert self.parts.loads is not None and self.crew.loading is not None  # noqa: PT018  # as above
-        return self.strategy.load_together(final, self.parts.loads, self.parts.saved, self.crew.loading)
-
-    def meet(self, group: ProcessGroup | None) -> None:
-        """Wait for all processes, outside the clock, so that all start at once."""
-        if self.strategy.uses_process_group and group is not None and group.size > 1:
-            group.init_torch_distributed()
-        self.crew.world.barrier()
-
-    @property
-    def saved_bytes(self) -> int:
-        """The logical size of what this process saves."""
-        return _size_bytes(self.parts.saves.owned) if self.parts.saves else 0
-
-    @property
-    def loaded_bytes(self) -> int:
-        """The logical size of what this process loads."""
-        return _size_bytes(self.parts.loads.held) if self.parts.loads else 0
+    times: list[float] = field(default_factory=list)
+    """Before the call, and after the call, the sync and the commit, as far as it got."""
+    files: list[Path] | None = None
+    """Those that this process wrote; None if it wrote all there are."""
+    usage: ResourceUsage = field(default_factory=ResourceUsage)
+    problem: str = ""
 
 
 class Trial:
-    """One trial of one strategy: what this process measures goes into its log."""
+    """One trial of one strategy on this process, with what it measured so far."""
 
-    def __init__(
-        self, number: int, subject: Subject, log: TimingLog, clock: Callable[[], float], *, warmup: bool
-    ) -> None:
-        self._number, self._subject = number, subject
-        self._log, self._clock, self._warmup = log, clock, warmup
+    def __init__(self, number: int, subject: Subject, context: JobContext, *, warmup: bool) -> None:
+        self.number = number
+        self.samples: list[Sample] = []
+        self.disk_use: DiskUse | None = None
+        """What the checkpoint took on disk; on the first process."""
+        self._subject, self._context, self._warmup = subject, context, warmup
 
     def save(self, final: Path) -> None:
         """Write a checkpoint until it is durable under its final name.
@@ -112,47 +65,42 @@ class Trial:
         Raises:
             TrialError: if the strategy failed, here or on another rank.
         """
-        crew = self._subject.crew
-        begun = commit.begin(final) if crew.leads else None
-        staging = Path(crew.here.broadcast(str(begun.path) if begun else None, received.text))
+        groups = self._context.groups
+        begun = commit.begin(final) if groups.is_leader else None
+        staging = Path(groups.checkpoint.broadcast(str(begun.path) if begun else None, received.text))
         try:
             with writeback.watched(staging) as descriptor:
-                self._save(final, staging, begun, descriptor)
+                save = self._save(staging, begun)
+                if self._subject.assignment.saves:
+                    self._record_save(save, final, staging, descriptor)
         finally:
             if begun:
                 begun.release()
+        if save.problem:
+            raise TrialError(save.problem)
+        self.disk_use = self._disk_use(final)
 
-    def _save(self, final: Path, staging: Path, begun: commit.Staging | None, descriptor: int) -> None:
-        subject, crew = self._subject, self._subject.crew
-        files: list[Path] | None = None
-        _have_memory(subject.saved_bytes)
-        subject.meet(crew.saving)
-        times: list[float] = []
-        problem = ""
-        with collect() as cost:
-            times.append(self._clock())
+    def _save(self, staging: Path, begun: commit.Staging | None) -> _Save:
+        subject, groups, clock = self._subject, self._context.groups, self._context.clock
+        save = _Save()
+        _prefault(subject.saved_bytes)
+        subject.wait_for_all(groups.writers)
+        with measure_usage() as save.usage:
+            save.times.append(clock())
             try:
-                if subject.parts.saves:
-                    files = subject.save(staging)
-                    times.append(self._clock())
-                    self._sync(staging, files)
-                    times.append(self._clock())
+                if subject.assignment.saves:
+                    save.files = subject.save(staging)
+                    save.times.append(clock())
+                    self._sync(staging, save.files)
+                    save.times.append(clock())
                 self._commit(begun)
             except LostRankError as error:
-                problem = str(error)
-            except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample tells it
-                problem = f"{type(error).__name__}: {error}"
-                crew.world.fail(problem)
-            times.append(self._clock())
-        if subject.parts.saves:
-            self._saved(final, staging, files, times, cost, problem, descriptor)
-        if problem:
-            raise TrialError(problem)
-        inventory = asdict(listing.inventory(final)) if crew.leads else None
-        columns = [column.name for column in fields(listing.Inventory)]
-        found = crew.world.read(crew.world.gather(inventory), received.counts(columns))
-        if found:
-            self._log.disk.append(DiskUse(trial=self._number, **_together([each for each in found if each])))
+                save.problem = str(error)
+            except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample has it
+                save.problem = f"{type(error).__name__}: {error}"
+                groups.world.fail(save.problem)
+            save.times.append(clock())
+        return save
 
     def _sync(self, staging: Path, files: list[Path] | None) -> None:
         """Bring what this process wrote to stable storage; directories that others write into too come later."""
@@ -162,53 +110,52 @@ class Trial:
             durable.sync_files(files)
 
     def _commit(self, begun: commit.Staging | None) -> None:
-        """Once everybody's files are on storage, and not before, the checkpoint gets its name."""
-        crew = self._subject.crew
-        crew.world.barrier()
+        """Give the checkpoint its name, once the files of all processes are on storage, and not before."""
+        world = self._context.groups.world
+        world.barrier()
         if begun:
-            if not self._subject.parts.alone:
+            if not self._subject.assignment.alone:
                 durable.flush(begun.path, files=False)
             begun.publish()
-        crew.world.barrier()
+        world.barrier()
 
-    def _saved(
-        self,
-        final: Path,
-        staging: Path,
-        files: list[Path] | None,
-        times: list[float],
-        cost: Cost,
-        problem: str,
-        descriptor: int,
-    ) -> None:
-        """Note what a save took, and look whether it is as durable as it should be."""
+    def _record_save(self, save: _Save, final: Path, staging: Path, descriptor: int) -> None:
+        """Record what a save took, and check that it is as durable as it should be."""
         size_bytes = self._subject.saved_bytes
         phases = [("call", "returned"), ("sync", "synced"), ("commit", "committed")]
-        for (phase, durability), start, end in zip(phases, times, times[1:], strict=False):
-            self._sample("save", phase, start, end, size_bytes, durability=durability, problem=problem)
-        dirty = None
-        if not problem and files is None:
+        for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
+            self._sample("save", phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
+        problem, dirty = save.problem, None
+        if not problem and save.files is None:
             dirty = page_cache.dirty_pages(final)
         elif not problem:
-            dirty = page_cache.dirty_pages_of([final / each.relative_to(staging) for each in files or []])
+            dirty = page_cache.dirty_pages_of([final / file.relative_to(staging) for file in save.files or []])
         if dirty:
-            problem = f"{_NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
+            problem = f"{NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
         if not problem:
             try:  # outside the clock: it syncs the whole filesystem, other programs' files too
                 writeback.raise_errors(descriptor)
             except OSError as error:
-                problem = f"{_NOT_DURABLE}: {error}"
+                problem = f"{NOT_DURABLE}: {error}"
+        start_s, end_s = save.times[0], save.times[-1]
         self._sample(
-            "save",
-            "total",
-            times[0],
-            times[-1],
-            size_bytes,
-            durability="committed",
-            cost=cost,
-            dirty=dirty,
-            problem=problem,
-        )
+            "save", "total", start_s, end_s, size_bytes,
+            durability="committed", usage=save.usage, dirty=dirty, problem=problem,
+        )  # fmt: skip
+
+    def _disk_use(self, final: Path) -> DiskUse | None:
+        """What the checkpoint took on disk, on all nodes together; None on all processes but the first."""
+        world = self._context.groups.world
+        inventory = asdict(listing.inventory(final)) if self._context.groups.is_leader else None
+        columns = [column.name for column in fields(listing.Inventory)]
+        inventories = [
+            counts for counts in world.read(world.gather(inventory), received.counts(columns)) if counts is not None
+        ]
+        if not inventories:
+            return None
+        sums = {key: sum(counts[key] for counts in inventories) for key in columns}
+        largest = max(counts["largest_file_bytes"] for counts in inventories)
+        return DiskUse(trial=self.number, **sums | {"largest_file_bytes": largest})
 
     def load(self, final: Path, *, cold: bool) -> None:
         """Read the checkpoint back, with the page cache emptied or as it is, and compare every bit.
@@ -216,117 +163,92 @@ class Trial:
         Raises:
             TrialError: if the strategy failed, here or on another rank.
         """
-        subject, crew = self._subject, self._subject.crew
-        dealt = crew.node.rank, crew.node.size
-        if cold:
-            page_cache.evict(final, dealt)
-            crew.node.barrier()
-        pages = crew.node.all_gather(page_cache.residency(final, dealt))
-        resident = page_cache.fraction(crew.node.read(pages, received.pair(received.count, received.number)))
-        # What this node never had is in none of its caches.
-        provable = not self._log.storage.get("cache_caveat") or self._log.header.read_shift
-        cache = ("cold" if resident < COLD_BELOW and provable else "cold-unproven") if cold else "warm"
+        subject, groups, clock = self._subject, self._context.groups, self._context.clock
+        resident, cache = self._page_cache(final, cold=cold)
         problem, loaded = "", {}
         gc.collect()
-        _have_memory(subject.loaded_bytes)
-        subject.meet(crew.loading)
-        if not subject.parts.loads:
+        _prefault(subject.loaded_bytes)
+        subject.wait_for_all(groups.loaders)
+        if not subject.assignment.loads:
             return
-        with collect() as cost:
-            start = self._clock()
+        with measure_usage() as usage:
+            start_s = clock()
             try:
                 loaded = subject.load(final)
             except LostRankError as error:
                 problem = str(error)
-            except Exception as error:  # noqa: BLE001  # as above
+            except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample has it
                 problem = f"{type(error).__name__}: {error}"
-                crew.world.fail(problem)
-            end = self._clock()
+                groups.world.fail(problem)
+            end_s = clock()
         wrong = "" if problem else self._verify(loaded)
         self._sample(
-            "load",
-            "total",
-            start,
-            end,
-            subject.loaded_bytes,
-            cache=cache,
-            load_number=0 if cold else 1,
-            resident=resident,
-            cost=cost,
-            problem=problem or wrong,
-        )
+            "load", "total", start_s, end_s, subject.loaded_bytes,
+            cache=cache, load_number=0 if cold else 1, resident=resident, usage=usage, problem=problem or wrong,
+        )  # fmt: skip
         if problem:
             raise TrialError(problem)
+
+    def _page_cache(self, final: Path, *, cold: bool) -> tuple[float, str]:
+        """Empty the page cache, if the load is to be cold; returns what fraction is cached, and what that proves."""
+        node = self._context.groups.node
+        worker = node.rank, node.size
+        if cold:
+            page_cache.evict(final, worker)
+            node.barrier()
+        pages = node.all_gather(page_cache.residency(final, worker))
+        resident = page_cache.fraction(node.read(pages, received.pair(received.count, received.number)))
+        if not cold:
+            return resident, "warm"
+        return resident, "cold" if resident < COLD_BELOW and self._context.cold_provable else "cold-unproven"
 
     def _verify(self, loaded: State) -> str:
         """What is wrong with a loaded state, empty if nothing; then poison it."""
         try:
             if _storages(self._subject.state) & _storages(loaded):
-                return f"{_DIFFERS}: it is the saved one itself, and nothing was read"
+                return f"{DIFFERS}: it is the saved one itself, and nothing was read"
             file = mapped_file(loaded)
             if file:
-                return f"{_NOT_OWNED}: it is mapped from {file}, which is read when somebody looks"
+                return f"{NOT_OWNED}: it is mapped from {file}, which is read when somebody looks"
             mismatch = first_difference(self._subject.expected, loaded)
             poison(loaded)
         except Exception as error:  # noqa: BLE001  # a strategy may return anything
-            return f"{_DIFFERS}: it is no dict of tensors ({type(error).__name__}: {error})"
-        return f"{_DIFFERS}: {mismatch}" if mismatch else ""
+            return f"{DIFFERS}: it is no dict of tensors ({type(error).__name__}: {error})"
+        return f"{DIFFERS}: {mismatch}" if mismatch else ""
 
     def _sample(
         self,
         operation: str,
         phase: str,
-        start: float,
-        end: float,
+        start_s: float,
+        end_s: float,
         size_bytes: int,
         *,
         durability: str = NOT_APPLICABLE,
         cache: str = NOT_APPLICABLE,
         load_number: int = -1,
         resident: float = math.nan,
-        cost: Cost | None = None,
+        usage: ResourceUsage | None = None,
         dirty: int | None = None,
         problem: str = "",
     ) -> None:
-        self._log.samples.append(
-            Sample(
-                trial=self._number,
-                warmup=self._warmup,
-                rank=self._subject.crew.place.number,
-                operation=operation,
-                phase=phase,
-                start_s=start,
-                duration_s=end - start,
-                state_bytes=size_bytes,
-                durability=durability,
-                cache=cache,
-                load_number=load_number,
-                resident_fraction=resident,
-                valid=not problem,
-                reason=problem,
-                dirty_pages=-1 if dirty is None else dirty,
-                **asdict(cost or Cost()),
-            )
-        )
+        sample = Sample(
+            trial=self.number, warmup=self._warmup, rank=self._context.groups.process.rank,
+            operation=operation, phase=phase, start_s=start_s, duration_s=end_s - start_s, state_bytes=size_bytes,
+            durability=durability, cache=cache, load_number=load_number, resident_fraction=resident,
+            valid=not problem, reason=problem, dirty_pages=-1 if dirty is None else dirty,
+            **asdict(usage or ResourceUsage()),
+        )  # fmt: skip
+        self.samples.append(sample)
 
 
-def _have_memory(size_bytes: int) -> None:
-    """Touch as much memory as the operation will want, and give it back.
+def _prefault(size_bytes: int) -> None:
+    """Touch as much memory as the operation needs, and free it.
 
-    A virtual machine's host takes memory back that has been free for a few seconds. To get it again can take longer
-    than the disk does, and whether it has to depends on what ran before, and not on the strategy.
+    Hypervisors reclaim idle guest memory. Getting it back can take longer than the I/O, and whether that happens
+    depends on what ran before, not on the strategy.
     """
     direct_io.populate(direct_io.aligned_buffer(max(1, size_bytes)))
-
-
-def _together(found: list[dict[str, int]]) -> dict[str, int]:
-    """What lies in several directories: on node-local targets each node has its own."""
-    counts = {key: sum(each[key] for each in found) for key in found[0]}
-    return counts | {"largest_file_bytes": max(each["largest_file_bytes"] for each in found)}
-
-
-def _size_bytes(share: tuple[Shard, ...]) -> int:
-    return state_bytes(tensors_of(share))
 
 
 def _storages(state: State) -> set[int]:

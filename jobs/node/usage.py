@@ -1,4 +1,4 @@
-"""What an operation costs beside time: CPU, memory, I/O, page faults. Collected outside its clock."""
+"""What an operation costs in addition to time: CPU, memory, I/O, page faults. Measured outside its clock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 UNKNOWN = -1
 
 
 @dataclass(slots=True)
-class Cost:
-    """Of this process, from just before an operation to just after it; NaN and -1 where it can't be known."""
+class ResourceUsage:
+    """What this process used, from just before an operation to just after it; NaN and -1 where it isn't known."""
 
     cpu_s: float = math.nan
     user_s: float = math.nan
@@ -32,40 +33,41 @@ class Cost:
 
 
 @contextmanager
-def collect() -> Iterator[Cost]:
-    """Collect what the work inside costs; the result is filled in when it has ended, however it ends."""
-    cost = Cost()
+def measure_usage() -> Iterator[ResourceUsage]:
+    """Measure what the body uses; the result is filled in when it has ended, however it ends."""
+    usage = ResourceUsage()
     io_before = _io()
     resident_before = _status_bytes("VmRSS")
     resettable = _reset_peak()
     before = resource.getrusage(resource.RUSAGE_SELF)
     try:
-        yield cost
+        yield usage
     finally:
         after = resource.getrusage(resource.RUSAGE_SELF)
-        cost.user_s = after.ru_utime - before.ru_utime
-        cost.system_s = after.ru_stime - before.ru_stime
-        cost.cpu_s = cost.user_s + cost.system_s
-        cost.minor_faults = after.ru_minflt - before.ru_minflt
-        cost.major_faults = after.ru_majflt - before.ru_majflt
+        usage.user_s = after.ru_utime - before.ru_utime
+        usage.system_s = after.ru_stime - before.ru_stime
+        usage.cpu_s = usage.user_s + usage.system_s
+        usage.minor_faults = after.ru_minflt - before.ru_minflt
+        usage.major_faults = after.ru_majflt - before.ru_majflt
         if resettable:
-            cost.peak_rss_bytes = _status_bytes("VmHWM")
-            cost.peak_extra_bytes = max(0, cost.peak_rss_bytes - resident_before)
+            usage.peak_rss_bytes = _status_bytes("VmHWM")
+            usage.peak_extra_bytes = max(0, usage.peak_rss_bytes - resident_before)
         io = _io()
         if io and io_before:
-            cost.device_read_bytes = io["read_bytes"] - io_before["read_bytes"]
-            cost.device_write_bytes = io["write_bytes"] - io_before["write_bytes"]
-            cost.read_calls = io["syscr"] - io_before["syscr"]
-            cost.write_calls = io["syscw"] - io_before["syscw"]
+            usage.device_read_bytes = io.read_bytes - io_before.read_bytes
+            usage.device_write_bytes = io.write_bytes - io_before.write_bytes
+            usage.read_calls = io.read_count - io_before.read_count
+            usage.write_calls = io.write_count - io_before.write_count
 
 
-def _io() -> dict[str, int]:
-    """This process's /proc/self/io; empty where the kernel doesn't keep it."""
+def _io() -> Any:
+    """This process's I/O counters; None where the kernel doesn't keep them."""
+    import psutil
+
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return {}
-    return {key: int(value) for key, value in (line.split(": ") for line in lines)}
+        return psutil.Process().io_counters()
+    except (psutil.Error, OSError, RuntimeError, NotImplementedError):
+        return None
 
 
 def _reset_peak() -> bool:

@@ -17,7 +17,7 @@ from ckpt.state.compare import first_difference
 from ckpt.state.layout import layout_of_state
 from ckpt.strategies import safetensors_direct
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
-from jobs.node.usage import collect
+from jobs.node.usage import measure_usage
 
 MIB = 2**20
 
@@ -62,7 +62,7 @@ def test_memory_of_a_save(state: dict[str, torch.Tensor], tmp_path: Path) -> Non
     strategy = SafetensorsDirect(threads=2, block_mib=1)
     strategy.save({"warm": torch.ones(1)}, tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with collect() as cost:
+    with measure_usage() as cost:
         strategy.save(state, tmp_path)
     if cost.peak_extra_bytes < 0:
         pytest.skip("the kernel doesn't let the peak of memory be reset here")

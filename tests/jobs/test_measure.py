@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,18 @@ import torch
 
 from ckpt.disk import commit, durable, listing, mounts, page_cache, writeback
 from ckpt.state.layout import State, TensorLayout
-from jobs.node import measure, trial, usage
-from jobs.node.crew import Crew, parts_of
-from jobs.node.measure import finished_trials, run_trials
-from jobs.node.trial import Subject, TrialError
-from jobs.plan.study import Trials
+from jobs.node import ceiling, trial, usage
+from jobs.node.ceiling import measure_ceiling
+from jobs.node.context import JobContext
+from jobs.node.groups import ProcessGroups
+from jobs.node.measure import run_trials
+from jobs.node.recorder import Progress, Recorder, finished_trials
+from jobs.node.subject import Subject
+from jobs.node.topology import assign
+from jobs.node.trial import TrialError
+from jobs.paths import StudyPaths
+from jobs.plan.plan import make_plan
+from jobs.plan.study import Trials, parse
 from jobs.timing_log import Header, Sample, TimingLog
 
 MIB = 2**20
@@ -66,6 +73,18 @@ class FakeStrategy:
         }
 
 
+class EventRecorder(Recorder):
+    """Tells `events` when the log would be written."""
+
+    def __init__(self, log: TimingLog, events: list[str]) -> None:
+        super().__init__(log, None)
+        self._events = events
+
+    def flush(self) -> None:
+        """Write nothing."""
+        self._events.append("log")
+
+
 @dataclass
 class Bench:
     """What a trial loop needs, and the loop."""
@@ -76,28 +95,44 @@ class Bench:
     log: TimingLog
     events: list[str] = field(default_factory=list)
     trials: Trials = field(default_factory=lambda: Trials(ceiling=False, repeats=1, warmups=0))
+    cold_provable: bool = True
 
     def __post_init__(self) -> None:
         self.clock = FakeClock(self.events)
         self.strategy: Any = FakeStrategy(self.clock, self.events)
+        self.recorder = EventRecorder(self.log, self.events)
 
     def run(self, **trials: Any) -> None:
         """Run the trials that are missing."""
         self.trials = self.trials.model_copy(update=trials)
-        run_trials(
-            self.subject(),
-            self.scratch,
-            self.trials,
-            self.log,
-            save_log=lambda: self.events.append("log"),
-            clock=self.clock,
+        progress = Progress.of(self.log, self.trials)
+        run_trials(self.subject(), self.scratch, self.context(), self.recorder, progress)
+
+    def measure_ceiling(self, clock: Any = None) -> None:
+        """Measure the ceiling once."""
+        context = replace(self.context(), clock=clock or self.clock)
+        measure_ceiling("before", self.subject(), self.scratch, context, self.recorder)
+
+    def context(self) -> JobContext:
+        """What the process knows of its job."""
+        content = {
+            "name": "s",
+            "strategies": ["torch_save"],
+            "state": {"model": "llama-15m"},
+            "targets": {"t": {"path": str(self.target)}},
+        }
+        study = parse(content, "study.toml").model_copy(update={"trials": self.trials})
+        clock: Any = self.clock
+        return JobContext(
+            study, make_plan(study).jobs[0], StudyPaths(self.target), ProcessGroups.alone(), clock, self.cold_provable
         )
 
     def subject(self) -> Subject:
         """What is saved and loaded, by this process alone."""
         layout = tuple(TensorLayout(name, tuple(each.shape), "float32") for name, each in self.state.items())
-        crew = Crew.alone()
-        return Subject(self.strategy, crew, parts_of(crew, layout, "dim0", 0, node_local=False), self.state, self.state)
+        groups = ProcessGroups.alone()
+        assignment = assign(groups.scale, groups.process, layout, "dim0", 0, node_local=False)
+        return Subject(self.strategy, groups, assignment, self.state, self.state)
 
     def samples(self, operation: str = "", phase: str = "") -> list[Sample]:
         """The samples of an operation and a phase."""
@@ -214,7 +249,7 @@ def test_warmups_come_first_and_stay(bench: Bench) -> None:
         (trial, 2, 2 * MIB) for trial in range(5)
     ]
     assert all(s.valid and not s.reason and s.state_bytes == 2 * MIB for s in bench.log.samples)
-    assert finished_trials(bench.log, bench.trials) == {2, 3, 4}
+    assert finished_trials(bench.log.samples, bench.trials) == {2, 3, 4}
 
 
 @pytest.mark.usefixtures("on_disk")
@@ -282,10 +317,10 @@ def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, mo
     assert {(1, "OSError: [Errno 28] No space left on device")} == {(s.trial, s.reason) for s in invalid}
     assert bench.events[-1] == "log"
     assert list(bench.scratch.iterdir()) == []
-    assert {0} == finished_trials(bench.log, bench.trials)
+    assert {0} == finished_trials(bench.log.samples, bench.trials)
 
     bench.run()
-    assert {0, 2, 3} == finished_trials(bench.log, bench.trials)
+    assert {0, 2, 3} == finished_trials(bench.log.samples, bench.trials)
 
 
 def _one_bit_wrong(state: State) -> Any:
@@ -317,7 +352,7 @@ def test_wrong_answer(spoil: Callable[[State], Any], told: str, bench: Bench) ->
     assert [s.valid for s in bench.samples("load")] == [False] * 4
     assert all(s.reason.startswith("loaded state differs: ") and told in s.reason for s in bench.samples("load"))
     assert all(s.valid for s in bench.samples("save"))
-    assert {0, 1} == finished_trials(bench.log, bench.trials)
+    assert {0, 1} == finished_trials(bench.log.samples, bench.trials)
 
 
 def test_recycled_memory_is_no_load(bench: Bench) -> None:
@@ -379,9 +414,9 @@ def test_an_interrupted_trial_is_not_finished(bench: Bench) -> None:
 
     assert bench.events[-1] == "log"
     assert list(bench.scratch.iterdir()) == []
-    assert {0} == finished_trials(bench.log, bench.trials)
+    assert {0} == finished_trials(bench.log.samples, bench.trials)
     bench.run()
-    assert {0, 2} == finished_trials(bench.log, bench.trials)
+    assert {0, 2} == finished_trials(bench.log.samples, bench.trials)
 
 
 def test_one_checkpoint_at_a_time(bench: Bench) -> None:
@@ -456,7 +491,7 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
         return bench.clock.now_s
 
     log = bench.log
-    measure.measure_ceiling("before", bench.subject(), bench.scratch, log, clock)
+    bench.measure_ceiling(clock)
 
     assert {dirty for dirty, _ in seen} <= {0, None}
     reads = [each for each in log.ceiling if each.operation == "read"]
@@ -476,7 +511,7 @@ def test_where_direct_io_is_refused_a_ceiling_is_measured_once(bench: Bench, mon
         return opened(path, flags, *arguments, **named)
 
     monkeypatch.setattr(os, "open", refuse)
-    measure.measure_ceiling("before", bench.subject(), bench.scratch, bench.log, bench.clock)
+    bench.measure_ceiling()
 
     found = [(each.operation, each.buffered, each.direct) for each in bench.log.ceiling]
     assert found == [("write", False, False), ("read", False, False), ("copy", False, False)]
@@ -542,7 +577,7 @@ def test_a_mapped_file_is_not_a_load(bench: Bench) -> None:
 
 def test_a_cache_that_nobody_can_look_into_proves_nothing(bench: Bench) -> None:
     """On Lustre and its like no load is called proven cold."""
-    bench.log.storage["cache_caveat"] = "caches elsewhere"
+    bench.cold_provable = False
     bench.run()
 
     assert bench.samples("load")[0].cache == "cold-unproven"
@@ -554,7 +589,7 @@ def test_a_target_that_refuses_the_ceiling_costs_no_trial(bench: Bench, monkeypa
     def refuse(*_: Any, **__: Any) -> bool:
         raise OSError(27, "File too large")
 
-    monkeypatch.setattr(measure.direct_io, "write_sequentially", refuse)
+    monkeypatch.setattr(ceiling.direct_io, "write_sequentially", refuse)
     bench.run(ceiling=True)
 
     assert bench.log.ceiling == []

@@ -35,5 +35,5 @@ def test_a_missing_fact_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "unknown (PackageNotFoundError" in json.loads(facts["packages"])["no-such-package"]
     assert not json.loads(facts["packages"])["numpy"].startswith("unknown")
-    checkout = (Path(provenance.__file__).parent.parent / ".git").exists()
+    checkout = (Path(provenance.__file__).parents[2] / ".git").exists()
     assert ("unknown commit" if checkout else "no git checkout") in facts["code_version"]

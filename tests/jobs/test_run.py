@@ -97,6 +97,17 @@ def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> 
         assert [target / "precious"] == list(target.iterdir())
 
 
+def test_loads_behind_a_hidden_cache_are_unproven(
+    tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the target has a cache that the kernel doesn't show, the log says so and calls no load proven cold."""
+    monkeypatch.setattr(mounts, "cache_caveat", lambda _: "caches elsewhere")
+    log = run_only(planned(tiny))
+
+    assert log.storage["cache_caveat"] == "caches elsewhere"
+    assert {s.cache for s in log.samples if s.operation == "load"} == {"cold-unproven", "warm"}
+
+
 def test_the_journal_has_a_line_for_each_trial(
     tiny: dict[str, Any], planned: Planned, capsys: pytest.CaptureFixture[str]
 ) -> None:

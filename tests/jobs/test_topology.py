@@ -20,7 +20,8 @@ from ckpt.state.sharding import tensors_of
 from jobs.errors import StudyError
 from jobs.node import clock as clocks
 from jobs.node.clock import Clock
-from jobs.node.crew import Crew, Place, assemble, parts_of, place_of
+from jobs.node.groups import connect
+from jobs.node.topology import Assignment, ProcessInfo, assign, process_info
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study
 from jobs.plan.plan import Job
@@ -68,19 +69,19 @@ def slurm(number: int, count: int, node: int) -> dict[str, str]:
     return {f"SLURM_{key}": str(value) for key, value in told.items()}
 
 
-def test_place() -> None:
+def test_process_info() -> None:
     """The environment of srun, or of submitit's local executor, says which process this is."""
-    assert Place(3, 4, 1, "17-3-1") == place_of(make_job(), slurm(3, 4, 1))
+    assert ProcessInfo(3, 4, 1, "17-3-1") == process_info(make_job(), slurm(3, 4, 1))
     local = {"GLOBALID": "1", "NTASKS": "2", "NODEID": "0", "JOB_ID": "99", "LOCALID": "1"}
-    found = place_of(make_job(1, 2), {f"SUBMITIT_LOCAL_{key}": value for key, value in local.items()})
-    assert Place(1, 2, 0, "local-99") == found
-    assert Place(0, 1, 0, "") == place_of(make_job(1, 1), slurm(3, 4, 1))
+    found = process_info(make_job(1, 2), {f"SUBMITIT_LOCAL_{key}": value for key, value in local.items()})
+    assert ProcessInfo(1, 2, 0, "local-99") == found
+    assert ProcessInfo(0, 1, 0, "") == process_info(make_job(1, 1), slurm(3, 4, 1))
 
 
 WRONG_STARTS: dict[str, tuple[Mapping[str, str], str]] = {
     "by hand": ({}, "takes 4 processes, 2 on each of 2 node(s), and was started as 1: start it by `srun --nodes=2"),
     "too few": (slurm(0, 2, 0), "was started as 2"),
-    "not node by node": (slurm(1, 4, 1), "process 1 runs on node 1, and processes are to be numbered node by node"),
+    "not node by node": (slurm(1, 4, 1), "process 1 runs on node 1, and processes must be numbered node by node"),
 }
 
 
@@ -88,21 +89,20 @@ WRONG_STARTS: dict[str, tuple[Mapping[str, str], str]] = {
 def test_a_wrong_start_is_told(environment: Mapping[str, str], told: str) -> None:
     """A job that wasn't started as it is planned says how to start it."""
     with pytest.raises(StudyError) as error:
-        place_of(make_job(), environment)
+        process_info(make_job(), environment)
     assert told in str(error.value)
 
 
-def crew_at(number: int, scale: Scale) -> Crew:
-    """What `parts_of` needs of a crew."""
-    alone = Crew.alone()
-    place = Place(number, scale.processes, number // scale.processes_per_node, "")
-    return Crew(scale, place, alone.world, alone.node, alone.here, alone.savers, alone.saving, alone.loading)
+def assigned(number: int, scale: Scale, read_shift: int = 0, *, node_local: bool = False) -> Assignment:
+    """What the process of that rank does."""
+    process = ProcessInfo(number, scale.processes, number // scale.processes_per_node, "")
+    return assign(scale, process, LAYOUT, "dim0", read_shift, node_local=node_local)
 
 
 def test_a_shift_reads_what_other_nodes_wrote() -> None:
     """With two ranks on each of three nodes and a shift of one, rank 4 loads the share of rank 0."""
     scale = Scale(3, 2, 6)
-    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 1, node_local=False) for number in range(6)]
+    found = [assigned(number, scale, 1) for number in range(6)]
 
     assert [0, 1, 2, 3, 4, 5] == [each.own.rank for each in found if each.own]
     assert [2, 3, 4, 5, 0, 1] == [each.loads.rank for each in found if each.loads]
@@ -112,7 +112,7 @@ def test_a_shift_reads_what_other_nodes_wrote() -> None:
 def test_other_ranks_load() -> None:
     """Four ranks save and six load: six processes, three to a node, of which two save."""
     scale = Scale(2, 2, 6)
-    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=False) for number in range(6)]
+    found = [assigned(number, scale) for number in range(6)]
 
     assert [0, 1, None, 2, 3, None] == [each.own and each.own.rank for each in found]
     assert [0, 1, 2, 3, 4, 5] == [each.loads and each.loads.rank for each in found]
@@ -123,7 +123,7 @@ def test_other_ranks_load() -> None:
 def test_on_node_local_targets_each_node_has_its_rows() -> None:
     """Ten rows on two nodes with two ranks each are 3, 3, 3 and 1: a node's checkpoint has 6, or 4."""
     scale = Scale(2, 2, 4)
-    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(4)]
+    found = [assigned(number, scale, node_local=True) for number in range(4)]
 
     assert [(6, 3), (6, 3), (4, 3), (4, 3)] == [each.saved.layout[0].shape for each in found]
     assert [3, 3, 3, 1] == [tensors_of(each.saves.owned)[0].shape[0] for each in found if each.saves]
@@ -136,10 +136,10 @@ def test_on_node_local_targets_each_node_has_its_rows() -> None:
 def test_one_rank_a_node_on_node_local_targets_is_alone() -> None:
     """Then a checkpoint has one writer and one reader, as if there were no other nodes."""
     scale = Scale(2, 1, 2)
-    found = [parts_of(crew_at(number, scale), LAYOUT, "dim0", 0, node_local=True) for number in range(2)]
+    found = [assigned(number, scale, node_local=True) for number in range(2)]
 
     assert [True, True] == [each.alone for each in found]
-    assert not parts_of(crew_at(0, scale), LAYOUT, "dim0", 0, node_local=False).alone
+    assert not assigned(0, scale).alone
 
 
 def test_processes_meet(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_processes_meet(tmp_path: Path) -> None:
     paths.slurm.mkdir()
 
     def one(number: int) -> list[Any]:
-        crew = assemble(job, paths, Place(number, 3, 0, "here"), node_local=False, timeout_s=30)
-        met = crew.world.all_gather(number)
-        crew.leave()
+        groups = connect(job, paths, ProcessInfo(number, 3, 0, "here"), node_local=False, timeout_s=30)
+        met = groups.world.all_gather(number)
+        groups.leave()
         return met
 
     with ThreadPoolExecutor(3) as pool:
@@ -166,7 +166,7 @@ def test_who_does_not_come_is_named(tmp_path: Path) -> None:
 
     def one(number: int) -> str:
         with pytest.raises(LostRankError) as error:
-            assemble(job, paths, Place(number, 3, 0, "here"), node_local=False, timeout_s=1)
+            connect(job, paths, ProcessInfo(number, 3, 0, "here"), node_local=False, timeout_s=1)
         return str(error.value)
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,0 +1,40 @@
+"""What a process knows of its job before it measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.node.clock import Clock
+from jobs.node.groups import ProcessGroups
+from jobs.paths import StudyPaths
+from jobs.plan.plan import Job
+from jobs.plan.study import Study, Target
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """One job, as one of its processes sees it.
+
+    Attributes:
+        job, study, paths: what it measures for which study, and where the results go.
+        groups: this process, and the groups that it is in.
+        clock: seconds since the job's zero, the same on all ranks.
+        cold_provable: whether this node's page cache shows all that a load may have been spared.
+    """
+
+    study: Study
+    job: Job
+    paths: StudyPaths
+    groups: ProcessGroups
+    clock: Clock
+    cold_provable: bool = False
+
+    @property
+    def target(self) -> Target:
+        """Where it writes to."""
+        return self.study.targets[self.job.target]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the job's log and journal."""
+        return self.groups.process.rank == 0
