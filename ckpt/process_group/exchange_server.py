@@ -1,4 +1,4 @@
-"""The process that holds the small values which others share: see `ckpt.process_group.exchange`."""
+"""The server of the key-value store that `ckpt.process_group.exchange` connects to."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckpt.process_group.exchange import (
+    AUTHENTICATION_S,
     CHALLENGE_BYTES,
     FAILURE,
     GONE,
     HEAD,
     HELLO,
     LONGEST_MESSAGE_BYTES,
-    PROOF_S,
     Line,
-    code_of,
+    hmac_of,
     lines,
 )
 
 _LONGEST_KEY = 1000
 _LONGEST_WAIT_S = 10**7
 
-_MOST_UNPROVEN = 128
-"""Beyond so many, the one that has waited longest is dropped: an honest one takes milliseconds."""
+_MOST_UNAUTHENTICATED = 128
+"""If there are more unauthenticated connections, the oldest is dropped: authentication takes milliseconds."""
 
 _TICK_S = 0.25
 _LOOK_S = 0.5
-"""How long those that wait go on after a failure: what they wait for may be on its way."""
+"""How long waits continue after a failure: the key may be set at any moment."""
 
 
 @dataclass(eq=False, slots=True)
 class _Peer:
-    """A connection, as the server sees it."""
+    """The server's side of a connection."""
 
     socket: socket.socket
     deadline: float
     challenge: bytes = field(default_factory=lambda: secrets.token_bytes(CHALLENGE_BYTES))
-    called: str = ""
+    description: str = ""
     number: int = -1
     incoming: bytearray = field(default_factory=bytearray)
     outgoing: bytearray = field(default_factory=bytearray)
@@ -55,7 +55,7 @@ class _Peer:
 
 @dataclass(eq=False, slots=True)
 class _Wait:
-    """A request that is answered when all keys are there, or at its end."""
+    """A request that is answered when all keys are set, or after its time limit."""
 
     peer: _Peer
     request: int
@@ -64,12 +64,12 @@ class _Wait:
 
 
 class Server:
-    """Holds the values, in a thread of this process.
+    """Serves the values in a thread of this process.
 
     Args:
-        host: the address to listen at; empty for all of this machine.
-        secret: what clients have to know.
-        size: how many there will be, numbered from 0.
+        host: the address to listen on; empty for all addresses of this machine.
+        secret: that clients must know.
+        size: the number of clients, which are numbered from 0.
     """
 
     def __init__(self, host: str, secret: bytes, size: int) -> None:
@@ -82,7 +82,7 @@ class Server:
         self._secret, self._size = secret, size
         self._values: dict[str, str] = {}
         self._peers: dict[int, _Peer] = {}
-        self._unproven: dict[_Peer, None] = {}
+        self._unauthenticated: dict[_Peer, None] = {}
         self._waits: dict[str, set[_Wait]] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -91,7 +91,7 @@ class Server:
     def _serve(self) -> None:
         try:
             self._serve_all()
-        finally:  # whoever waits notices
+        finally:  # clients that wait notice it
             for key in list(self._selector.get_map().values()):
                 if isinstance(key.fileobj, socket.socket):
                     key.fileobj.close()
@@ -99,7 +99,7 @@ class Server:
     def _serve_all(self) -> None:
         tick = 0.0
         while True:
-            busy = self._waits or self._unproven
+            busy = self._waits or self._unauthenticated
             for key, events in self._selector.select(_TICK_S if busy else None):
                 if key.data is None:
                     self._accept()
@@ -112,17 +112,17 @@ class Server:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # too many open files, or it's gone already
-            if self._unproven:
-                self._drop(next(iter(self._unproven)), "")
+        except OSError:  # too many open files, or the connection is closed already
+            if self._unauthenticated:
+                self._drop(next(iter(self._unauthenticated)), "")
             else:
                 time.sleep(0.01)
             return
-        if len(self._unproven) >= _MOST_UNPROVEN:
-            self._drop(next(iter(self._unproven)), "")
+        if len(self._unauthenticated) >= _MOST_UNAUTHENTICATED:
+            self._drop(next(iter(self._unauthenticated)), "")
         connection.setblocking(False)
-        peer = _Peer(connection, time.monotonic() + PROOF_S)
-        self._unproven[peer] = None
+        peer = _Peer(connection, time.monotonic() + AUTHENTICATION_S)
+        self._unauthenticated[peer] = None
         self._selector.register(connection, selectors.EVENT_READ, peer)
         try:
             self._send(peer, peer.challenge)
@@ -130,9 +130,9 @@ class Server:
             self._drop(peer, "")
 
     def _attend(self, peer: _Peer, events: int) -> None:
-        """Read what a peer sends, and send what is left for it; whatever it does wrong ends its connection alone."""
+        """Read from a peer and write what is left for it; an error of a peer ends only that peer's connection."""
         if peer.socket.fileno() < 0:
-            return  # dropped a moment ago
+            return  # dropped already
         try:
             if events & selectors.EVENT_WRITE:
                 self._send(peer, b"")
@@ -147,8 +147,8 @@ class Server:
             pass
         except OSError as error:
             self._drop(peer, f"its connection to rank 0 broke: {error}")
-        except Exception as error:  # noqa: BLE001  # whatever a peer sends: the server goes on
-            self._drop(peer, f"it sent what makes no sense ({type(error).__name__}: {str(error)[:200]})")
+        except Exception as error:  # noqa: BLE001  # no peer's message may end the server
+            self._drop(peer, f"it sent an invalid request ({type(error).__name__}: {str(error)[:200]})")
 
     def _read(self, peer: _Peer) -> None:
         if peer.up is None:
@@ -171,18 +171,18 @@ class Server:
 
     def _prove(self, peer: _Peer, hello: bytes) -> None:
         _, number, name, proof = HELLO.unpack(hello)
-        if not hmac.compare_digest(proof, code_of(self._secret, b"client", peer.challenge, hello[: -len(proof)])):
+        if not hmac.compare_digest(proof, hmac_of(self._secret, b"client", peer.challenge, hello[: -len(proof)])):
             raise ConnectionError("it doesn't know the secret")
         if number >= self._size:
             raise ConnectionError(f"there is no rank {number}")
         before = self._peers.pop(number, None)
-        if before:  # it gave up on that one, and tries again
+        if before:  # the client gave up on that connection and tries again
             before.leaves = True
             self._drop(before, "")
-        peer.number, peer.called = number, f"rank {number} ({name.rstrip(bytes(1)).decode(errors='replace')})"
-        del self._unproven[peer]
+        peer.number, peer.description = number, f"rank {number} ({name.rstrip(bytes(1)).decode(errors='replace')})"
+        del self._unauthenticated[peer]
         self._peers[number] = peer
-        self._send(peer, code_of(self._secret, b"server", peer.challenge, hello))
+        self._send(peer, hmac_of(self._secret, b"server", peer.challenge, hello))
         peer.up, peer.down = lines(self._secret, peer.challenge, hello)
 
     def _answer(self, peer: _Peer, request: int, value: Any) -> None:
@@ -200,7 +200,7 @@ class Server:
     def _drop(self, peer: _Peer, why: str) -> None:
         if peer.socket.fileno() < 0:
             return
-        self._unproven.pop(peer, None)
+        self._unauthenticated.pop(peer, None)
         with suppress(KeyError, ValueError):
             self._selector.unregister(peer.socket)
         peer.socket.close()
@@ -211,7 +211,7 @@ class Server:
         if peer.up is not None and not peer.leaves:
             self._put(f"{GONE}/{peer.number}", "")
             if FAILURE not in self._values:
-                self._put(FAILURE, json.dumps(f"{peer.called} is gone: {why}"))
+                self._put(FAILURE, json.dumps(f"{peer.description} is gone: {why}"))
 
     def _put(self, key: str, value: str) -> None:
         self._values[key] = value
@@ -242,12 +242,12 @@ class Server:
 
     def _end_what_is_over(self) -> None:
         now = time.monotonic()
-        for peer in [peer for peer in self._unproven if peer.deadline < now]:
+        for peer in [peer for peer in self._unauthenticated if peer.deadline < now]:
             self._drop(peer, "")
         for wait in {wait for waits in self._waits.values() for wait in waits if wait.end < now}:
             self._conclude(wait, False)
 
-    # What clients ask. An answer in a tuple goes out at once.
+    # The clients' requests. An answer in a tuple is sent at once.
 
     def _do_set(self, _peer: _Peer, _request: int, key: Any, value: Any) -> tuple[Any]:
         self._put(_key(key), _text(value))
@@ -289,11 +289,11 @@ class Server:
 
 def _key(value: Any) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST_KEY:
-        raise TypeError("a key is no short text")
+        raise TypeError(f"a key must be a text of at most {_LONGEST_KEY} characters")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("a value is no text")
+        raise TypeError("a value must be a text")
     return value
