@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ckpt.formats.filenames import from_filename, to_filename
+from ckpt.formats.filenames import to_filename
 
 NAMES = st.one_of(
     st.text(st.characters(exclude_categories=())),  # lone surrogates, too
@@ -32,6 +33,13 @@ def test_safe(name: str) -> None:
     cut = rf"{escaped}(%[0-9A-F]?)?%~[0-9a-f]{{64}}"
     assert re.fullmatch(f"%|{escaped}|{cut}", filename)
     assert len(filename + ".zarr") <= 255
+
+
+def from_filename(filename: str) -> str | None:
+    """The parameter name that `to_filename` was given, or None where it was cut."""
+    if re.search("%~[0-9a-f]{64}$", filename):
+        return None
+    return "" if filename == "%" else unquote_to_bytes(filename).decode("utf-8", "surrogatepass")
 
 
 @given(NAMES)
