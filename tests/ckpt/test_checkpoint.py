@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,27 +19,7 @@ from ckpt.disk import commit, listing
 from ckpt.errors import CheckpointError
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import create, names
-
-ROOM = str(Path(ckpt.__file__).parent)
-
-
-def some_state(step: int) -> dict[str, Any]:
-    """A small training state that differs in every part from that of another step."""
-    weight = torch.full((70, 3), float(step)).half()
-    return {
-        "model": {"embed": weight, "head": weight, "bias": torch.arange(5) + step},
-        "step": step,
-        "betas": (0.9, step),
-    }
-
-
-def step_of(state: dict[str, Any]) -> int:
-    """The step that a state is of, if all of it is of one."""
-    step = int(state["step"])
-    assert state["betas"] == (0.9, step)
-    assert torch.equal(state["model"]["embed"], torch.full((70, 3), float(step)).half())
-    assert torch.equal(state["model"]["bias"], torch.arange(5) + step)
-    return step
+from support.training_states import some_state, step_of
 
 
 def change_manifest(directory: Path, **changes: Any) -> None:
@@ -198,120 +171,6 @@ def test_a_full_disk(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
-class TestCrash:
-    """Killed at any instant, a save leaves the checkpoint of before, or the new one, never a mixture."""
-
-    @pytest.mark.parametrize("before", ["nothing", "a checkpoint", "what a killed save left"])
-    def test_at_every_line(self, before: str, final: Path, tmp_path: Path) -> None:
-        """The process ends, without a chance to clean up, at a line of this package that a save runs: at each line
-        before which something on disk has changed, and at the last one before the next change.
-        """
-
-        def save() -> None:
-            ckpt.save(some_state(2), final, "torch_save")
-
-        if before != "nothing":
-            ckpt.save(some_state(1), final, "torch_save")
-        if before == "what a killed save left":
-            lines = _lines_at_changes(save, final.parent)
-            ckpt.save(some_state(1), final, "torch_save")
-            assert _die_at(lines[len(lines) // 2], save)
-            assert len(list(final.parent.iterdir())) == 2
-        shutil.copytree(final.parent, tmp_path / "before")
-        lines = _lines_at_changes(save, final.parent)
-        assert len(lines) > 10
-        seen = set()
-        for line in lines:
-            shutil.rmtree(final.parent)
-            shutil.copytree(tmp_path / "before", final.parent)
-            assert _die_at(line, save)
-            seen.add(step_of(ckpt.load(final)) if final.exists() else 0)
-            assert sum(1 for path in final.parent.iterdir() if path != final) <= 1
-        assert seen == {0 if before == "nothing" else 1, 2}
-        assert not _die_at(10**9, save)  # which removes what the last one left
-        assert [final] == list(final.parent.iterdir())
-
-    def test_at_random_times(self, final: Path) -> None:
-        """A process that saves all the time is killed: what lies there loads, and is whole."""
-        code = (
-            "import sys, torch, ckpt\n"
-            "for step in range(10**6):\n"
-            "    ckpt.save({'w': torch.full((3000, 300), float(step)), 'step': step}, sys.argv[1])\n"
-            "    print(step, flush=True)\n"
-        )
-        for delay_s in (0.0, 0.01, 0.03):
-            process = subprocess.Popen([sys.executable, "-c", code, str(final)], stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            for _ in range(3):
-                process.stdout.readline()
-            time.sleep(delay_s)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-            state = ckpt.load(final, verify=True)
-            assert torch.equal(state["w"], torch.full((3000, 300), float(state["step"])))
-
-
-def _in_a_child(work: Callable[[], None], at_line: Callable[[int], None]) -> int:
-    """Do the work in a child process that calls `at_line` at each line of this package, with its number; returns its
-    exit code.
-    """
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        if not frame.f_code.co_filename.startswith(ROOM):
-            return None
-        if event == "line":
-            count += 1
-            at_line(count)
-        return trace
-
-    sys.settrace(trace)
-    try:
-        work()
-    except BaseException:  # noqa: BLE001  # the parent sees the code
-        os._exit(2)
-    os._exit(0)
-
-
-def _die_at(line: int, work: Callable[[], None]) -> bool:
-    """Do the work in a child process that ends at its n-th line; whether it got so far."""
-    code = _in_a_child(work, lambda number: os._exit(1) if number == line else None)
-    assert code in {0, 1}
-    return code == 1
-
-
-def _lines_at_changes(work: Callable[[], None], directory: Path) -> list[int]:
-    """The lines of the work before which something below the directory changed, and those before them."""
-    reading, writing = os.pipe()
-    last = b""
-
-    def note(line: int) -> None:
-        nonlocal last
-        if (now := _content(directory)) != last:
-            os.write(writing, f"{line - 1}\n{line}\n".encode())
-            last = now
-
-    assert _in_a_child(work, note) == 0
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        return sorted({max(int(line), 1) for line in file})
-
-
-def _content(directory: Path) -> bytes:
-    """Every name below a directory, with every byte of the files."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        with suppress(FileNotFoundError):  # whatever threads do meanwhile
-            content = path.read_bytes() if path.is_file() else b""
-            digest.update(f"{path} {len(content)} ".encode() + content)
-    return digest.digest()
-
-
 @pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_tuned", "torch_save"])
 def test_incomplete(strategy: str, final: Path, tmp_path: Path) -> None:
     """Whichever file is missing or cut, the load says which, with what was expected, and so does `inspect`."""

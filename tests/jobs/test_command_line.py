@@ -14,7 +14,8 @@ from pytest_regressions.file_regression import FileRegressionFixture
 from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study
-from jobs.timing_log import Header, TimingLog
+from jobs.timing_log import TimingLog
+from support.logs import header_of
 
 Planned = Callable[[Mapping[str, Any]], StudyPaths]
 
@@ -186,11 +187,7 @@ def test_status_of_an_unfinished_study(python: Any, tiny: dict[str, Any], planne
     never = python("-m", "jobs", "status", paths.root)
     jobs = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
     for job, status, error in [(jobs[0], "complete", ""), (jobs[1], "failed", "OSError: disk on fire")]:
-        header = Header(
-            study="tiny", job_id=job.id, strategy=job.strategy, label=job.label, strategy_options="{}",
-            strategy_facts="{}", target=job.target, round=job.round, nodes=1, tasks_per_node=1, trials_planned=2,
-            created_utc="", clock_zero_unix_s=0, status=status, error=error,
-        )  # fmt: skip
+        header = header_of(job, status=status, error=error)
         TimingLog(header=header).write(paths.log(job.id))
     paths.log(jobs[2].id).write_text("damaged")
     found = python("-m", "jobs", "status", paths.root)

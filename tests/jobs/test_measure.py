@@ -29,7 +29,8 @@ from jobs.node.trial import TrialError
 from jobs.paths import StudyPaths
 from jobs.plan.plan import make_plan
 from jobs.plan.study import Trials, parse
-from jobs.timing_log import Header, Sample, TimingLog
+from jobs.timing_log import Sample, TimingLog
+from support.logs import header_of, job
 
 MIB = 2**20
 
@@ -146,21 +147,7 @@ def bench(tmp_path: Path) -> Bench:
     scratch = target / "scratch"
     scratch.mkdir(parents=True)
     state = {"a": torch.arange(MIB / 4, dtype=torch.float32), "b": torch.ones(MIB // 4)}
-    header = Header(
-        study="s",
-        job_id="j",
-        strategy="fake",
-        label="fake",
-        strategy_options="{}",
-        strategy_facts="{}",
-        target="t",
-        round=1,
-        nodes=1,
-        tasks_per_node=1,
-        trials_planned=1,
-        created_utc="",
-        clock_zero_unix_s=0,
-    )
+    header = header_of(job("fake", "t"), study="s", trials_planned=1, status="running")
     return Bench(target, scratch, state, TimingLog(header=header, state={"state_bytes": 2 * MIB}))
 
 

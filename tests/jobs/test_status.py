@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from rich.console import Console
 from jobs import status, timing_log
 from jobs.plan import plan, study
 from jobs.status import Submission, Whereabouts
-from jobs.timing_log import Header, Sample, TimingLog
+from jobs.timing_log import TimingLog
+from support.logs import SAMPLE, header_of
 
 JOB = plan.make_plan(study.read(study.find("quick"))).jobs[0]
 SENT = Submission(JOB.id, "slurm", "17_0", 0.0, "2026-01-02T03:04:05+00:00", "0.1.0 0123abc")
@@ -20,16 +22,11 @@ GONE, WAITING, RUNNING = Whereabouts("gone"), Whereabouts("waiting", "Priority")
 
 def log(of: str, error: str = "") -> TimingLog:
     """A log with one finished trial of 3e9 bytes: saved in 6 s, loaded in 2 s."""
-    header = Header(
-        study="quick", job_id=JOB.id, strategy=JOB.strategy, label=JOB.label, strategy_options="{}",
-        strategy_facts="{}", target=JOB.target, round=1, nodes=1, tasks_per_node=1, trials_planned=2,
-        created_utc="", clock_zero_unix_s=0, status=of, error=error,
-    )  # fmt: skip
+    header = header_of(JOB, study="quick", status=of, error=error)
     samples = [
-        Sample(
-            trial=0, warmup=False, rank=0, operation=operation, phase="total", start_s=0, duration_s=seconds,
-            state_bytes=3_000_000_000, durability="n/a", cache="n/a", resident_fraction=0, cpu_s=0, peak_rss_bytes=0,
-            valid=True, reason="",
+        replace(
+            SAMPLE, operation=operation, duration_s=seconds, state_bytes=3_000_000_000, resident_fraction=0, cpu_s=0,
+            peak_rss_bytes=0,
         )
         for operation, seconds in [("save", 6), ("load", 2)]
     ]  # fmt: skip

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +22,7 @@ from jobs import timing_log
 from jobs.errors import TimingLogError
 from jobs.timing_log import DiskUse, Header, Sample, TimingLog, reading
 from jobs.timing_log.seal import sealed
-
-V1 = Path(__file__).parent / "data" / "v1.h5"
+from support.frozen_log import V1, exactly, version_1
 
 
 def reseal(path: Path) -> None:
@@ -35,71 +30,6 @@ def reseal(path: Path) -> None:
     content = path.read_bytes()
     if content.startswith(b"ckpt-study"):
         path.write_bytes(sealed(content[512:]))
-
-
-def version_1() -> TimingLog:
-    """What stands in `data/v1.h5`, which the writer of version 1 wrote."""
-    total = Sample(
-        trial=0,
-        warmup=True,
-        rank=0,
-        operation="save",
-        phase="total",
-        start_s=0.5,
-        duration_s=0.1,
-        state_bytes=2**40 + 1,
-        durability="committed",
-        cache="n/a",
-        resident_fraction=math.nan,
-        cpu_s=0.3,
-        peak_rss_bytes=3 * 2**30,
-        valid=True,
-        reason="",
-    )
-    call = replace(total, phase="call", durability="returned", cpu_s=math.nan, peak_rss_bytes=-1)
-    load = replace(
-        total, trial=1, warmup=False, operation="load", durability="n/a", cache="cold", resident_fraction=0.0
-    )
-    wrong = replace(load, cache="warm", resident_fraction=1.0, valid=False, reason="differs:\n“größer” — 3 bytes ✓")
-    return TimingLog(
-        header=Header(
-            study="frozen",
-            job_id="r01-torch_save-nvme-1x1",
-            strategy="torch_save",
-            label="torch_save",
-            strategy_options="{}",
-            strategy_facts='{"files": "1"}',
-            target="nvme",
-            round=1,
-            nodes=1,
-            tasks_per_node=1,
-            trials_planned=1,
-            created_utc="2026-01-02T03:04:05+00:00",
-            clock_zero_unix_s=1767323045.25,
-            status="complete",
-        ),
-        samples=[call, total, load, wrong],
-        disk=[
-            DiskUse(
-                trial=0,
-                file_count=2,
-                apparent_bytes=2**40 + 900,
-                allocated_bytes=2**40 + 4096,
-                small_file_count=1,
-                largest_file_bytes=2**40,
-            )
-        ],
-        state={"model": "frozen", "state_bytes": 2**40 + 1, "digest": "0123"},
-        storage={"filesystem": "ext4", "path": "/nvme/a b", "free_bytes": 5 * 2**40},
-        provenance={"host": "node1", "clock_resolution_s": 1e-9},
-    )
-
-
-def exactly(log: TimingLog) -> str:
-    """Everything in a log as text, so that a NaN equals itself and True isn't 1."""
-    return repr(
-        replace(log, **{name: dict(sorted(getattr(log, name).items())) for name in ("state", "storage", "provenance")})
-    )
 
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
@@ -321,6 +251,13 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
             timing_log.read(cut)
 
 
+@pytest.fixture(params=["with rows", "without rows"])
+def log(request: pytest.FixtureRequest) -> TimingLog:
+    """A log, and one of a job that has only begun."""
+    found = version_1()
+    return found if request.param == "with rows" else replace(found, samples=[], disk=[])
+
+
 @pytest.mark.parametrize("step", ["check_seal", "check_texts", "check_objects"])
 def test_a_log_that_is_replaced_while_it_is_read(
     step: str, log: TimingLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -340,82 +277,6 @@ def test_a_log_that_is_replaced_while_it_is_read(
     assert before == repr(timing_log.read(path))
     monkeypatch.undo()
     assert before != repr(timing_log.read(path))
-
-
-def test_every_column_is_described(tmp_path: Path) -> None:
-    """Every dataset has units and a long name, lies on a dimension scale, and quantities name their unit."""
-    units = {"_s": "s", "_bytes": "byte"}
-    version_1().write(tmp_path / "log.h5")
-    with h5py.File(tmp_path / "log.h5") as file:
-        columns = [column for group in ("samples", "disk") for column in file[group].values()]
-        assert {each.name for row in (Sample, DiskUse) for each in fields(row)} <= {
-            column.name.rpartition("/")[2] for column in columns
-        }
-        for column in columns:
-            name = column.name.rpartition("/")[2]
-            expected = next((unit for suffix, unit in units.items() if name.endswith(suffix)), "1")
-            assert expected == column.attrs["units"], name
-            assert len(column.attrs["long_name"]) > 5, name
-            assert column.is_scale or column.dims[0].keys(), name
-
-
-@pytest.fixture(params=["with rows", "without rows"])
-def log(request: pytest.FixtureRequest) -> TimingLog:
-    """A log, and one of a job that has only begun."""
-    found = version_1()
-    return found if request.param == "with rows" else replace(found, samples=[], disk=[])
-
-
-@pytest.mark.parametrize(("group", "rows"), [("samples", "samples"), ("disk", "disk")])
-def test_xarray_opens_a_table(group: str, rows: str, log: TimingLog, tmp_path: Path) -> None:
-    """Xarray opens a table without a warning: named dimensions, true booleans, text as text, equal values."""
-    path = tmp_path / "log.h5"
-    log.write(path)
-    expected = getattr(log, rows)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with xr.open_dataset(path, group=f"/{group}", engine="h5netcdf") as dataset:
-            dataset.load()
-
-    assert {"samples": ["sample"], "disk": ["disk_trial"]}[group] == list(dataset.sizes)
-    kinds = {"int": "i", "float": "f", "bool": "b", "str": "U"}
-    for each in fields(Sample if group == "samples" else DiskUse):
-        column = dataset[each.name]
-        if each.type == "str":
-            assert all(isinstance(value, str) for value in column.values.tolist())
-        else:
-            assert kinds[str(each.type)] == column.dtype.kind, each.name
-        np.testing.assert_array_equal([getattr(row, each.name) for row in expected], column.values)
-
-
-def test_xarray_opens_the_whole_file(log: TimingLog, tmp_path: Path) -> None:
-    """Xarray opens the file as a tree without a warning, with every group and every attribute."""
-    path = tmp_path / "log.h5"
-    log.write(path)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            tree.load()
-
-    assert {"/", "/samples", "/disk", "/ceiling", "/ranks", "/state", "/storage", "/provenance"} == set(tree.groups)
-    sizes = {name for group in tree.groups for name in tree[group].sizes}
-    assert {"sample", "disk_trial", "ceiling_row", "ranks_row"} == sizes
-    assert asdict(log.header) | {"schema": "ckpt-timing-log", "schema_version": 1} == tree.attrs
-    assert log.storage == tree["storage"].attrs
-
-
-def test_h5dump_prints_it(tmp_path: Path) -> None:
-    """`h5dump`, where it is installed, prints all of a log, booleans and units included; else nothing is tested."""
-    if shutil.which("h5dump") is None:
-        return
-    version_1().write(tmp_path / "log.h5")
-    printed = subprocess.run(["h5dump", tmp_path / "log.h5"], capture_output=True, text=True, check=True).stdout
-
-    assert [
-        each for each in ('"committed"', '"byte"', '"ckpt-timing-log"', "DIMENSION_LIST") if each not in printed
-    ] == []
 
 
 def test_reading_needs_neither_torch_nor_submitit() -> None:

@@ -25,8 +25,9 @@ from jobs.follow import follow
 from jobs.paths import StudyPaths
 from jobs.plan import plan
 from jobs.plan.plan import Plan
-from jobs.timing_log import Header, Sample, TimingLog, reading
+from jobs.timing_log import Sample, TimingLog, reading
 from jobs.timing_log.seal import sealed
+from support.logs import header_of, job
 
 _HOUR_S = 3600.0
 
@@ -57,11 +58,7 @@ def touched(below: Path) -> Iterator[list[str]]:
 
 def log_of(job_id: str, of: str, *, trials: int = 1, study: str = "tiny") -> TimingLog:
     """A log with so many finished trials of 3e9 bytes on two ranks: loaded in 2 s, the second rank a second later."""
-    header = Header(
-        study=study, job_id=job_id, strategy="torch_save", label="torch_save", strategy_options="{}",
-        strategy_facts="{}", target="here", round=1, nodes=1, tasks_per_node=1, trials_planned=2,
-        created_utc="", clock_zero_unix_s=0, status=of,
-    )  # fmt: skip
+    header = header_of(job("torch_save", "here"), study=study, job_id=job_id, status=of)
     samples = [
         Sample(
             trial=trial, warmup=False, rank=rank, operation=operation, phase=phase, start_s=rank, duration_s=2,
