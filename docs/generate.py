@@ -211,7 +211,8 @@ def _strategies() -> str:
         registry = importlib.import_module("ckpt.registry")
     except ImportError:
         registry = importlib.import_module("ckpt.strategy")
-    known = [registry.create(name) for name in registry.names()]
+    every = [registry.create(name) for name in registry.names()]
+    known = [strategy for strategy in every if type(strategy).__module__.startswith("ckpt.")]  # not of other packages
     rows = [[f"[`{_name(strategy)}`](#{_name(strategy)})", *map(_facts(strategy).get, _OVERVIEW)] for strategy in known]
     overview = _table(("strategy", *(name.replace("_", " ") for name in _OVERVIEW)), rows)
     return "\n".join([f"## Overview\n\n{overview}", *map(_one_strategy, known)])
