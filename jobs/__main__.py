@@ -18,18 +18,18 @@ from ckpt.cli import run as run_command_line
 from ckpt.disk.durable import write_atomically
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
+from jobs import plan_table, timing_log
 from jobs import status as statuses
-from jobs import timing_log
 from jobs.cluster import queue_state, slurm, submit
+from jobs.cluster.arrays import batches
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
 from jobs.node import targets
 from jobs.paths import StudyPaths, find_study
 from jobs.plan import plan as plans
-from jobs.plan import plan_table
-from jobs.plan import study as studies
+from jobs.plan import study_file
 from jobs.plan.plan import Plan
-from jobs.plan.plan_table import wide_console
+from jobs.plan_table import wide_console
 from jobs.selftest import study_text
 
 app = App(
@@ -57,7 +57,7 @@ DryRunOption = Annotated[bool, Parameter(help="show what would be done, and do n
 @app.command
 def plan(study: StudyArgument, *, ids: IdsOption = False) -> None:
     """Print the jobs of a study in the order of submission, and what they will take."""
-    planned = plans.make_plan(studies.read(studies.find(study)))
+    planned = plans.make_plan(study_file.read(study_file.find(study)))
     if ids:
         print("\n".join(f"{job.id} {job.nodes} {job.scale.processes_per_node}" for job in planned.jobs))
     else:
@@ -208,8 +208,8 @@ def _analyse(command: str, paths: StudyPaths) -> int:
 
 def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:
     """The study's files-to-be, its plan, and the file it is written in; nothing is made."""
-    source = studies.find(study)
-    planned = plans.make_plan(studies.read(source))
+    source = study_file.find(study)
+    planned = plans.make_plan(study_file.read(source))
     paths = StudyPaths((results.expanduser() / planned.study.name).absolute())
     if paths.plan_json.exists():
         _refuse_another_study(paths, planned)
@@ -240,7 +240,7 @@ def _prepare(
     if dry_run:
         wide_console().print(plan_table.table(planned))
         if chosen == "slurm":
-            for batch in plans.batches(planned.study, planned.jobs, slurm.largest_array()):
+            for batch in batches(planned.study, planned.jobs, slurm.largest_array()):
                 print(f"\n--- sbatch script of {len(batch.jobs)} jobs ({batch.why})")
                 print(submit.script(paths, planned, batch))
         print(f"would go to {chosen}, with results in {paths.root}")

@@ -22,11 +22,11 @@ from ckpt import strategy
 from ckpt.disk import mounts
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import slurm
+from jobs.cluster.arrays import Batch, batches
 from jobs.errors import StudyError, TargetError
 from jobs.node import targets
 from jobs.paths import StudyPaths
-from jobs.plan import plan as plans
-from jobs.plan.plan import Batch, Plan
+from jobs.plan.plan import Plan
 from jobs.plan.study import Slurm, Target
 
 _NETWORK_FILESYSTEMS = frozenset({
@@ -54,12 +54,12 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
             yield _target_here(name, target, *planned.largest(name))
         yield from _libraries({(job.strategy, json.dumps(job.options)) for job in planned.jobs})
         return
-    batches = plans.batches(planned.study, planned.jobs, slurm.largest_array())
+    arrays = batches(planned.study, planned.jobs, slurm.largest_array())
     partitions = _partitions()
-    for request in {batch.slurm.model_dump_json(): batch.slurm for batch in batches}.values():
+    for request in {batch.slurm.model_dump_json(): batch.slurm for batch in arrays}.values():
         yield from _request(request, partitions)
     yield _results(paths)
-    for batch in batches:
+    for batch in arrays:
         found = _test_only(paths, planned, batch)
         yield found
         if found.level == "ok":

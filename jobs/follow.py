@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from jobs import plan_table
 from jobs import status as statuses
 from jobs.cluster import submit
 from jobs.paths import StudyPaths
-from jobs.plan import plan_table
 from jobs.plan.plan import Plan
-from jobs.plan.plan_table import wide_console
+from jobs.plan_table import wide_console
 
 _POLL_S = 0.5
 _SLURM_POLL_S = 5.0

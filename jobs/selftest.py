@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jobs.plan.study import SHIPPED
+from jobs.plan.study_file import SHIPPED
 
 
 def study_text(target: Path) -> str:

@@ -67,7 +67,6 @@ FORBIDDEN_IMPORTS_LEFT: set[str] = set()
 LONG_MODULES_LEFT: set[str] = {
     "ckpt.strategies.safetensors_direct",
     "ckpt.strategy",
-    "jobs.plan.study",
 }
 LONG_FUNCTIONS_LEFT: set[str] = {
     "analysis.tables.targets_and_scales._of_targets",

@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 from ckpt.disk.durable import write_atomically
 from jobs.cluster import slurm
+from jobs.cluster.arrays import Batch, batches
 from jobs.cluster.processes import created_unix_s
 from jobs.errors import StudyError, SubmissionError
 from jobs.node.provenance import code_version
 from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
-from jobs.plan.plan import Batch, Job, Plan, batches
+from jobs.plan.plan import Job, Plan
 
 ClusterName = Literal["debug", "local", "slurm"]
 

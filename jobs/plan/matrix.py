@@ -57,13 +57,13 @@ def left_out(study: Study) -> list[str]:
     asked = dict.fromkeys(
         (scale, target.on_each_node) for name, target in study.targets.items() for scale in study.scales(name)
     )
-    reasons = {
-        f"{chosen.label} at {scale}: {_why_not(chosen, study, scale, on_each_node)}": None
-        for chosen in study.methods()
+    reasons = [
+        f"{method.label} at {scale}: {reason}"
+        for method in study.methods()
         for scale, on_each_node in asked
-        if _why_not(chosen, study, scale, on_each_node)
-    }
-    return list(reasons)
+        if (reason := _why_not(method, study, scale, on_each_node))
+    ]
+    return list(dict.fromkeys(reasons))
 
 
 def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,14 +13,8 @@ from ckpt.workload.spec import layout_of
 from jobs.errors import StudyError
 from jobs.plan import matrix
 from jobs.plan.scale import Scale
-from jobs.plan.study import Slurm, Study, parse
-
-_SLURM_DEFAULTS = Slurm(timeout_min=60, signal_delay_s=120)
-"""Where a study leaves it open. Two minutes before the time limit are enough to mark the log and to clean up."""
-
-_MANY_FILES = 100_000
-_CREATES_PER_S = 10_000
-"""Of a good metadata server; published rates lie between some thousand and some ten thousand."""
+from jobs.plan.study import Study
+from jobs.plan.study_file import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +107,6 @@ class Plan:
         """What the study asks for and can't be done, with the reason."""
         return self.study.dropped() + matrix.left_out(self.study)
 
-    def warnings(self) -> list[str]:
-        """What the metadata servers will suffer from."""
-        most = {
-            (job.label, str(job.scale), job.checkpoint_files, job.scale.ranks)
-            for job in self.jobs
-            if not self.study.targets[job.target].on_each_node
-        }
-        return [
-            f"{label} at {scale} makes up to {files:,} files for each checkpoint, {-(-files // ranks):,} a rank: "
-            f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
-            for label, scale, files, ranks in sorted(most)
-            if files >= _MANY_FILES
-        ]
-
     def _some_ids(self) -> str:
         shown = ", ".join(job.id for job in self.jobs[:5])
         return shown + (f" and {len(self.jobs) - 5} more" if len(self.jobs) > 5 else "")
@@ -176,57 +155,6 @@ def make_plan(study: Study) -> Plan:
 def job_id(number: int, label: str, target: str, scale: Scale) -> str:
     """A deterministic, readable id that is a file name: `r02-tensorstore_t5x-nvme-1x1`."""
     return re.sub(r"[^A-Za-z0-9_.+=-]", "_", f"r{number:02d}-{label}-{target}-{scale}")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Jobs that go to Slurm together, as one array, in the plan's order."""
-
-    jobs: tuple[Job, ...]
-    slurm: Slurm
-    """What each of them asks for; complete."""
-    one_at_a_time: bool
-    why: str
-    """Why one at a time, or why not."""
-
-
-def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> list[Batch]:
-    """The arrays that these jobs go out in: one for each different request, none larger than Slurm allows.
-
-    Jobs that share a filesystem would disturb each other's measurements, so they run one after the other.
-    Node-local targets on exclusive nodes share nothing, and their jobs run side by side.
-    """
-    requests = {job.id: _request(study, job) for job in jobs}
-    # Rounds stay one after the other, where not all jobs can go out as one array: drift would look like a difference.
-    several = len({repr(request) for request, apart in requests.values() if not apart}) > 1
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        request, apart = requests[job.id]
-        when = job.round if several and not apart else 0
-        groups.setdefault(f"{when:03d} {apart} {request.model_dump_json()}", []).append(job)
-    found = []
-    for members in groups.values():
-        request, apart = requests[members[0].id]
-        names = ", ".join(sorted({job.target for job in members}))
-        why = (
-            f"side by side: {names} is node-local, and each job has its node to itself"
-            if apart
-            else f"one after the other: jobs on {names} would disturb each other"
-        )
-        if not apart and all(study.targets[job.target].node_local for job in members):
-            why += " (node-local, but the nodes are shared: set `exclusive = true` to run them side by side)"
-        for start in range(0, len(members), largest_array):
-            part = tuple(members[start : start + largest_array])
-            found.append(Batch(part, request, one_at_a_time=not apart, why=why))
-    return found
-
-
-def _request(study: Study, job: Job) -> tuple[Slurm, bool]:
-    """What a job asks of Slurm, and whether it disturbs no other."""
-    target = study.targets[job.target]
-    scale = {"nodes": (job.nodes,), "tasks_per_node": (job.scale.processes_per_node,)}
-    request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS).model_copy(update=scale)
-    return request, target.on_each_node and bool(request.exclusive)
 
 
 def to_json(plan: Plan) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import tomllib
-from pathlib import Path
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -14,23 +12,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from ckpt import strategy
-from ckpt.errors import CheckpointError, UnknownStrategyError
+from ckpt.errors import ContradictionError, UnknownStrategyError
+from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
-from jobs.errors import StudyError
-from jobs.plan import axes
 from jobs.plan.scale import Scale
-
-_ROOM = Path(__file__).parent.parent
-# An installed wheel carries the profiles inside this package; a checkout has them in slurm/.
-_SITES_DIRECTORY = _ROOM / "sites" if (_ROOM / "sites").is_dir() else _ROOM.parent / "slurm" / "sites"
-
-SHIPPED = {file.stem: file for file in sorted((_ROOM / "studies").glob("*.toml"))}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
@@ -54,6 +44,16 @@ class Table(BaseModel):
     """A table of the study file: frozen, and no key that isn't known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One table over another: a key's value from above, tables within merged in the same way."""
+    both = {
+        key: merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 class Slurm(Table):
@@ -161,6 +161,38 @@ class StrategyChoice(Table):
     name: str
     options: dict[str, Any] = {}
 
+    @property
+    def methods(self) -> tuple[Strategy, ...]:
+        """The strategies, in the order of the lists, the first option changing slowest.
+
+        Raises:
+            UnknownStrategyError: if the strategy, an option or a value doesn't exist, or no combination is left.
+        """
+        return self._expanded[0]
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Why combinations of options were dropped that make no sense together."""
+        return self._expanded[1]
+
+    @cached_property
+    def _expanded(self) -> tuple[tuple[Strategy, ...], tuple[str, ...]]:
+        axes = {key: value for key, value in self.options.items() if isinstance(value, list)}
+        methods: list[Strategy] = []
+        dropped: list[str] = []
+        for values in itertools.product(*axes.values()):
+            try:
+                methods.append(strategy.create(self.name, self.options | dict(zip(axes, values, strict=True))))
+            except ContradictionError as error:
+                if not axes:
+                    raise
+                dropped.append(str(error))
+        if not methods:
+            empty = ", ".join(key for key, value in axes.items() if not value)
+            reasons = "; ".join(dropped) or f"an axis is empty ({empty})"
+            raise ContradictionError(f"strategy {self.name}: no combination of its options is left: {reasons}")
+        return tuple(methods), tuple(dropped)
+
 
 class Study(Table):
     """One comparison: states × strategies × targets × rounds."""
@@ -202,7 +234,7 @@ class Study(Table):
         labels = []
         for choice in found:
             try:
-                labels += [each.label for each in axes.expand(choice.name, choice.options)[0]]
+                labels += [method.label for method in choice.methods]
             except UnknownStrategyError as error:
                 raise ValueError(str(error)) from None
         twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -239,132 +271,10 @@ class Study(Table):
         pairs = dict.fromkeys(itertools.product(asked.nodes or (1,), asked.tasks_per_node or (1,)))
         return [Scale(node, task, self.trials.load_ranks or node * task) for node, task in pairs]
 
-    def methods(self) -> list[strategy.Strategy]:
-        """The strategies, each combination of options that is an axis by itself."""
-        return [each for choice in self.strategies for each in axes.expand(choice.name, choice.options)[0]]
+    def methods(self) -> list[Strategy]:
+        """The strategies with their options: each combination of options that are axes is a method."""
+        return [method for choice in self.strategies for method in choice.methods]
 
     def dropped(self) -> list[str]:
         """Why combinations of options are left out."""
-        return [each for choice in self.strategies for each in axes.expand(choice.name, choice.options)[1]]
-
-
-def find(name_or_path: str) -> Path:
-    """The file of a study: a path, or the name of a shipped one.
-
-    Raises:
-        StudyError: if it is neither.
-    """
-    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  # Path's own raises for an unknown user
-    if path.is_file():
-        return path
-    if name_or_path in SHIPPED:
-        return SHIPPED[name_or_path]
-    raise StudyError(
-        f"no study {name_or_path!r}: it is neither a file nor the name of a shipped study ({', '.join(SHIPPED)})"
-    )
-
-
-def read(path: Path) -> Study:
-    """Read and validate a study file.
-
-    Raises:
-        StudyError: naming the key, what was found, what is valid.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StudyError(f"can't read the study {path}: {error}") from error
-    if "site" in content:
-        content = _with_site(content, path)
-    targets = content.get("targets")
-    for target in targets.values() if isinstance(targets, dict) else ():
-        if isinstance(target, dict) and isinstance(target.get("path"), str):
-            target["path"] = _from_here(target["path"])
-    state = content.get("state")
-    if isinstance(state, dict) and isinstance(state.get("model"), str):
-        content["state"] = {**state, "model": _beside(path, state["model"])}
-    return parse(content, str(path))
-
-
-def sites() -> dict[str, Path]:
-    """The profiles of clusters that a study can name."""
-    return {file.stem: file for file in sorted(_SITES_DIRECTORY.glob("*.toml"))}
-
-
-def _with_site(content: dict[str, Any], where: Path) -> dict[str, Any]:
-    """A study over the profile of its site: the profile's `[slurm]`, and of its targets those that it names."""
-    known = sites()
-    if not isinstance(content["site"], str) or content["site"] not in known:
-        raise StudyError(f"{where}: site = {content['site']!r} is unknown; there are {', '.join(known) or 'none'}")
-    profile = tomllib.loads(known[content["site"]].read_text(encoding="utf-8"))
-    targets = content.get("targets")
-    named = targets if isinstance(targets, dict) else {}
-    profile["targets"] = {name: table for name, table in profile.get("targets", {}).items() if name in named}
-    return merged(profile, content)
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """One table over another: a key's value from above, tables within merged in the same way."""
-    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys() if _tables(below, above, key)}
-    return below | above | both
-
-
-def _tables(below: dict[str, Any], above: dict[str, Any], key: str) -> bool:
-    return isinstance(below[key], dict) and isinstance(above[key], dict)
-
-
-def parse(content: dict[str, Any], where: str) -> Study:
-    """Validate a study; `where` names it in messages.
-
-    Raises:
-        StudyError: naming the key, what was found, what is valid.
-    """
-    try:
-        return Study.model_validate(content)
-    except CheckpointError as error:
-        raise StudyError(f"{where}: {error}") from error
-    except ValidationError as error:
-        raise StudyError("\n".join(_problem(each, where) for each in error.errors())) from None
-
-
-def _from_here(path: str) -> str:
-    """A target's relative path is taken from the directory in which the command was typed."""
-    if path.startswith(("$", "~", "/")):
-        return path
-    return str(Path(str(Path.cwd()).replace("$", "$$")) / path)  # a `$` in a directory's name is no variable
-
-
-def _beside(study: Path, model: str) -> str:
-    """A model's relative path is taken from the study's directory."""
-    beside = study.parent / Path(model).expanduser()
-    return str(beside.resolve()) if beside.exists() else model
-
-
-def _problem(error: Any, where: str) -> str:
-    """One message for one of pydantic's errors: where, which key, what was found, what is valid."""
-    location = [str(part) for part in error["loc"] if part != "[key]"]
-    key = ".".join(location) or "the file"
-    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{where}: there is no key {key!r}. {_valid_keys(location[:-1])}"
-    if error["type"] == "missing":
-        return f"{where}: the key {key!r} is missing. {_valid_keys(location[:-1])}"
-    if error["type"] == "value_error":
-        return f"{where}: {key}: {error['ctx']['error']}"
-    message = str(error["msg"])
-    found = error["input"] if not isinstance(error["input"], dict) else "a table"
-    return f"{where}: {key} = {found!r}: {message[0].lower()}{message[1:]}"
-
-
-def _valid_keys(table: list[str]) -> str:
-    models: dict[str, Any] = {"targets": Target, "trials": Trials, "slurm": Slurm, "strategies": StrategyChoice}
-    if table and table[-1] == "slurm":
-        keys = list(Slurm.model_fields)
-    elif not table:
-        keys = list(Study.model_fields)
-    elif table[0] == "state":
-        keys = [name for name in StateSpec.__dataclass_fields__ if not name.startswith("_")]
-    elif table[0] in models:
-        keys = list(models[table[0]].model_fields)
-    else:
-        return ""
-    return f"Valid keys of {'.'.join(table) or 'a study'}: {', '.join(keys)}"
+        return [reason for choice in self.strategies for reason in choice.dropped]

@@ -15,7 +15,7 @@ from analysis.tables.render import Format
 from jobs import timing_log
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans
-from jobs.plan import study as studies
+from jobs.plan import study_file
 from support.logs import GB
 from support.models import write_config
 from support.studies import MakeStudy, Ranked, Show, StudyOnDisk, ranked_log
@@ -35,7 +35,7 @@ def make_study(tmp_path: Path) -> MakeStudy:
             "state": {"model": str(config)},
             "targets": {"disk": {"path": str(tmp_path)}},
         }
-        plan = plans.make_plan(studies.parse(content | keys, name))
+        plan = plans.make_plan(study_file.parse(content | keys, name))
         paths = StudyPaths((below or tmp_path / "results") / name)
         paths.logs.mkdir(parents=True)
         paths.plan_json.write_text(plans.to_json(plan))

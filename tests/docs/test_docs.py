@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import ckpt
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 from support.logs import LogBuilder, job
 
 ROOT = Path(__file__).parents[2]
@@ -104,19 +104,19 @@ def test_studies_can_be_planned(page: Path, tmp_path: Path) -> None:
     for number, text in enumerate(blocks(page, "toml")):
         path = tmp_path / f"{number}.toml"
         path.write_text(text)
-        assert plan.make_plan(study.read(path)).jobs
+        assert plan.make_plan(study_file.read(path)).jobs
 
 
 @pytest.mark.parametrize("path", FROZEN, ids=by_path)
 def test_frozen_studies_can_be_planned(path: Path) -> None:
     """The study files of published results stay valid."""
-    assert plan.make_plan(study.read(path)).jobs
+    assert plan.make_plan(study_file.read(path)).jobs
 
 
 def test_frozen_studies_have_the_published_jobs() -> None:
     """The frozen studies have as many jobs as the results' pages report."""
     published = {"2026-11-one-disk.toml": 48, "2026-11-ranks.toml": 54, "original-comparison.toml": 3}
-    planned = {path.name: len(plan.make_plan(study.read(path)).jobs) for path in FROZEN if path.name in published}
+    planned = {path.name: len(plan.make_plan(study_file.read(path)).jobs) for path in FROZEN if path.name in published}
     assert published == planned
 
 

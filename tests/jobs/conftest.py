@@ -15,7 +15,7 @@ import pytest
 
 import jobs
 from jobs.paths import StudyPaths
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 
 HERE = Path(__file__).parent
 ROOT = Path(jobs.__file__).parent.parent
@@ -99,7 +99,7 @@ def planned(tmp_path: Path) -> Callable[[Mapping[str, Any]], StudyPaths]:
         paths = StudyPaths(tmp_path / "results" / content["name"])
         paths.logs.mkdir(parents=True)
         paths.slurm.mkdir()
-        paths.plan_json.write_text(plan.to_json(plan.make_plan(study.parse(dict(content), "study.toml"))))
+        paths.plan_json.write_text(plan.to_json(plan.make_plan(study_file.parse(dict(content), "study.toml"))))
         return paths
 
     return make

@@ -8,29 +8,34 @@ import pytest
 
 from ckpt.errors import ContradictionError, UnknownStrategyError
 from jobs.errors import StudyError
-from jobs.plan import axes, plan, study
+from jobs.plan import plan, study_file
+from jobs.plan.study import StrategyChoice
 
 
 def test_every_combination() -> None:
     """The product of the lists, the first changing slowest; what is no list is the same in all."""
-    found, dropped = axes.expand("tensorstore_tuned", {"chunk_mib": [16, 32], "concurrency": [4, 8], "crc32c": True})
+    choice = StrategyChoice(
+        name="tensorstore_tuned", options={"chunk_mib": [16, 32], "concurrency": [4, 8], "crc32c": True}
+    )
+    found, dropped = choice.methods, choice.dropped
     assert [(16, 4), (16, 8), (32, 4), (32, 8)] == [
         (each.options["chunk_mib"], each.options["concurrency"]) for each in found
     ]
     assert all(each.options["crc32c"] for each in found)
-    assert dropped == []
+    assert dropped == ()
 
 
 def test_nonsense_is_dropped_and_told() -> None:
     """Combinations that make no sense together are left out, each with its reason; alone, they are a mistake."""
-    found, dropped = axes.expand("tensorstore_tuned", {"compression": ["none", "zstd"], "level": [1, 5]})
+    choice = StrategyChoice(name="tensorstore_tuned", options={"compression": ["none", "zstd"], "level": [1, 5]})
+    found, dropped = choice.methods, choice.dropped
     assert [("none", 1), ("zstd", 1), ("zstd", 5)] == [
         (each.options["compression"], each.options["level"]) for each in found
     ]
     assert len(dropped) == 1
     assert "level says nothing" in dropped[0]
     with pytest.raises(ContradictionError, match="level says nothing"):
-        axes.expand("tensorstore_tuned", {"level": 5})
+        _ = StrategyChoice(name="tensorstore_tuned", options={"level": 5}).methods
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def test_nonsense_is_dropped_and_told() -> None:
 def test_mistakes(options: dict[str, object], told: str) -> None:
     """An axis without a valid value, or with an invalid one, is refused."""
     with pytest.raises(UnknownStrategyError, match=told):
-        axes.expand("tensorstore_tuned", options)
+        _ = StrategyChoice(name="tensorstore_tuned", options=options).methods
 
 
 def test_in_a_study(tmp_path: Path) -> None:
@@ -55,7 +60,7 @@ def test_in_a_study(tmp_path: Path) -> None:
         'name = "sweep"\nstrategies = [{name = "tensorstore_tuned", compression = ["none", "zstd"], level = [1, 3]}]\n'
         '[state]\nmodel = "llama-15m"\n[targets.here]\npath = "."\n'
     )
-    planned = plan.make_plan(study.read(file))
+    planned = plan.make_plan(study_file.read(file))
     labels = ["", "+compression=zstd", "+compression=zstd+level=3"]
     assert {f"tensorstore_tuned{label}" for label in labels} == {job.label for job in planned.jobs}
     assert len(planned.study.dropped()) == 1
@@ -70,4 +75,4 @@ def test_twice_the_same(tmp_path: Path) -> None:
         '[state]\nmodel = "llama-15m"\n[targets.here]\npath = "."\n'
     )
     with pytest.raises(StudyError, match="tensorstore_tuned stands there more than once"):
-        study.read(file)
+        study_file.read(file)

@@ -13,7 +13,7 @@ from pytest_regressions.file_regression import FileRegressionFixture
 
 from jobs import timing_log
 from jobs.paths import StudyPaths
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 from jobs.timing_log import TimingLog
 from support.logs import header_of
 
@@ -226,4 +226,4 @@ def test_hostile_paths(python: Any, tiny: dict[str, Any], weird_path: Path) -> N
     assert (str(target), str(model)) == (log.storage["path"], log.state["model"])
     assert all(s.valid for s in log.samples)
     assert list(target.iterdir()) == []
-    assert study.read(weird_path / "results" / "tiny" / "study.toml").name == "tiny"
+    assert study_file.read(weird_path / "results" / "tiny" / "study.toml").name == "tiny"

@@ -28,7 +28,8 @@ from jobs.node.topology import assign
 from jobs.node.trial import TrialError
 from jobs.paths import StudyPaths
 from jobs.plan.plan import make_plan
-from jobs.plan.study import Trials, parse
+from jobs.plan.study import Trials
+from jobs.plan.study_file import parse
 from jobs.timing_log import Sample, TimingLog
 from support.logs import header_of, job
 

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.cluster.arrays import batches
 from jobs.cluster.submit import Submission, submissions
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 from jobs.plan.study import Study
+from jobs.plan_table import warnings
 
 CHOICES = {
     "torch_save": "torch_save",
@@ -39,7 +41,7 @@ def small_study(**changed: Any) -> Study:
         "strategies": ["torch_save", "tensorstore_basic", "tensorstore_t5x"],
         "targets": {"nvme": {"path": "/nvme"}, "lustre": {"path": "$SCRATCH"}, "nfs": {}},
     }
-    return study.parse(content | changed, "study.toml")
+    return study_file.parse(content | changed, "study.toml")
 
 
 names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,20}\Z")
@@ -166,7 +168,7 @@ def test_bytes_and_files_of_the_quick_study() -> None:
     """What the first ten tensors of OpenLLaMA-3B take, counted by hand."""
     embedding, attention, feed_forward, norm = 32_000 * 3200, 3200 * 3200, 8640 * 3200, 3200
     parameters = embedding + 4 * attention + 3 * feed_forward + 2 * norm  # the first 10 in state_dict order
-    jobs = {job.strategy: job for job in plan.make_plan(study.read(study.find("quick"))).jobs}
+    jobs = {job.strategy: job for job in plan.make_plan(study_file.read(study_file.find("quick"))).jobs}
 
     assert {2 * parameters} == {job.state_bytes for job in jobs.values()} == {452_620_800}
     assert jobs["torch_save"].checkpoint_files == 1
@@ -250,7 +252,7 @@ def test_a_job_at_several_scales_is_found_by_its_scale() -> None:
 def test_rounds_stay_apart_where_scales_differ() -> None:
     """Jobs that disturb each other go out round by round, each scale in an array of its own; others all at once."""
     planned = plan.make_plan(scaled_study(rounds=3))
-    found = plan.batches(planned.study, planned.jobs)
+    found = batches(planned.study, planned.jobs)
 
     apart = [batch for batch in found if not batch.one_at_a_time]
     assert {((1,), (2,)), ((2,), (2,))} == {(batch.slurm.nodes, batch.slurm.tasks_per_node) for batch in found}
@@ -267,7 +269,7 @@ def test_more_processes_where_more_ranks_load() -> None:
     slurm = {"nodes": 2, "tasks_per_node": 2}
     planned = plan.make_plan(small_study(strategies=strategies, targets=targets, slurm=slurm, trials={"load_ranks": 8}))
 
-    (batch,) = plan.batches(planned.study, planned.jobs)
+    (batch,) = batches(planned.study, planned.jobs)
     assert ["r01-tensorstore_tuned-lustre-2x2"] == [job.id for job in planned.jobs]
     assert ((2,), (4,)) == (batch.slurm.nodes, batch.slurm.tasks_per_node)
     assert ["torch_save at 2x2: it can't load on 8 ranks what 4 saved"] == planned.left_out()
@@ -317,8 +319,8 @@ def test_half_a_thousand_ranks_with_the_training_state_of_the_largest_model() ->
     assert chunks + 4 * tensors + 1 == jobs["tensorstore_t5x"].checkpoint_files
     # Chunks of 64 x 64: as many in a rank's rows as whole chunks cover them, or a divisor of its rows.
     assert jobs["tensorstore_basic"].checkpoint_files > 100 * jobs["tensorstore_t5x"].checkpoint_files
-    assert ["tensorstore_basic", "tensorstore_t5x"] == [text.split()[0] for text in planned.warnings()]
-    assert "4,557 a rank" in planned.warnings()[1]
+    assert ["tensorstore_basic", "tensorstore_t5x"] == [text.split()[0] for text in warnings(planned)]
+    assert "4,557 a rank" in warnings(planned)[1]
 
 
 def test_a_node_has_its_part_on_node_local_targets() -> None:

@@ -17,7 +17,7 @@ from jobs.node.run import run_job
 from jobs.node.trial import Trial
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans
-from jobs.plan import study as studies
+from jobs.plan import study_file
 from jobs.selftest import study_text
 from support.logs import GIB, LogBuilder, job
 
@@ -27,7 +27,7 @@ def selftest(tmp_path: Path) -> Callable[[], list[Verdict]]:
     """Run the shipped study's jobs in this process, with shorter sleeps and fewer trials, and judge them."""
 
     def run() -> list[Verdict]:
-        content = tomllib.loads(studies.SHIPPED["selftest"].read_text())
+        content = tomllib.loads(study_file.SHIPPED["selftest"].read_text())
         for strategy in content["strategies"]:
             if "sleep_s" in strategy:
                 strategy["sleep_s"] *= 0.4
@@ -35,7 +35,7 @@ def selftest(tmp_path: Path) -> Callable[[], list[Verdict]]:
         target = tmp_path / "target"
         target.mkdir()
         content["targets"]["here"]["path"] = str(target)
-        planned = plans.make_plan(studies.parse(content, "selftest.toml"))
+        planned = plans.make_plan(study_file.parse(content, "selftest.toml"))
         paths = StudyPaths(tmp_path / "results")
         paths.logs.mkdir(parents=True)
         paths.plan_json.write_text(plans.to_json(planned))
@@ -52,7 +52,7 @@ def test_the_study_on_a_named_target(tmp_path: Path) -> None:
     source, target = tmp_path / "selftest.toml", tmp_path / 'a "quoted" \\ path, größer'
     source.write_text(study_text(target), encoding="utf-8")
 
-    asked, shipped = studies.read(source), studies.read(studies.SHIPPED["selftest"])
+    asked, shipped = study_file.read(source), study_file.read(study_file.SHIPPED["selftest"])
 
     assert asked.targets["here"].path == str(target)
     assert asked.name.startswith("selftest-2")

@@ -12,7 +12,7 @@ from ckpt import strategy
 from ckpt.errors import CheckpointError
 from jobs.errors import StudyError
 from jobs.node import targets
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 
 GOOD = {
     "top": 'name = "tiny"\nstrategies = ["torch_save"]',
@@ -160,7 +160,7 @@ def test_wrong_study(changed: dict[str, str], told: list[str], tmp_path: Path) -
     path = write(tmp_path, **changed)
 
     with pytest.raises(StudyError) as caught:
-        study.read(path)
+        study_file.read(path)
 
     message = str(caught.value)
     assert [each for each in [str(path), *told] if each not in message] == [], message
@@ -172,7 +172,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, top="strategies = []", rest="[trials]\nrepeat = 3\nwarmups = -1")
 
     with pytest.raises(StudyError) as caught:
-        study.read(path)
+        study_file.read(path)
 
     lines = str(caught.value).splitlines()
     mistakes = ("'name'", "strategies: ", "trials.warmups = -1", "'trials.repeat'")
@@ -191,7 +191,7 @@ def test_unreadable_file(content: bytes, told: str, tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(StudyError) as caught:
-        study.read(path)
+        study_file.read(path)
 
     assert str(path) in str(caught.value)
     assert told in str(caught.value)
@@ -200,9 +200,9 @@ def test_unreadable_file(content: bytes, told: str, tmp_path: Path) -> None:
 def test_missing_file_lists_shipped_studies() -> None:
     """A study that is neither a file nor shipped is told with the names of the shipped ones."""
     with pytest.raises(StudyError) as caught:
-        study.find("quik")
+        study_file.find("quik")
 
-    assert [each for each in ["'quik'", *study.SHIPPED] if each not in str(caught.value)] == []
+    assert [each for each in ["'quik'", *study_file.SHIPPED] if each not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_missing_file_lists_shipped_studies() -> None:
 )
 def test_state_that_does_not_exist(state: str, told: list[str], tmp_path: Path) -> None:
     """A model that nobody knows, or more tensors than it has, is told when the study is planned."""
-    valid = study.read(write(tmp_path, state=f"[state]\n{state}"))
+    valid = study_file.read(write(tmp_path, state=f"[state]\n{state}"))
 
     with pytest.raises(CheckpointError) as caught:
         plan.make_plan(valid)
@@ -242,15 +242,15 @@ def test_state_that_does_not_exist(state: str, told: list[str], tmp_path: Path) 
 )
 def test_strategies_as_strings_and_tables(found: str, labels: list[str], tmp_path: Path) -> None:
     """A strategy is a name, or a table of its name and options; one strategy may come with several options."""
-    read = study.read(write(tmp_path, top=f'name = "tiny"\nstrategies = {found}'))
+    read = study_file.read(write(tmp_path, top=f'name = "tiny"\nstrategies = {found}'))
 
     assert labels == [each.label for each in read.methods()]
 
 
-@pytest.mark.parametrize("name", study.SHIPPED)
+@pytest.mark.parametrize("name", study_file.SHIPPED)
 def test_shipped_study(name: str) -> None:
     """Every shipped study has the name of its file, is valid, and can be planned without torch or a cluster."""
-    read = study.read(study.find(name))
+    read = study_file.read(study_file.find(name))
 
     assert name == read.name
     assert len(plan.make_plan(read).jobs) >= len(read.strategies)
@@ -273,7 +273,7 @@ def test_relative_target(path: str, expected: str, tmp_path: Path, monkeypatch: 
     cwd.mkdir()
     monkeypatch.chdir(cwd)
 
-    read = study.read(write(tmp_path, targets=f'[targets.here]\npath = "{path}"'))
+    read = study_file.read(write(tmp_path, targets=f'[targets.here]\npath = "{path}"'))
 
     assert expected.replace("elsewhere", str(cwd)) == read.targets["here"].path
 
@@ -284,7 +284,7 @@ def test_relative_target_below_a_dollar(tmp_path: Path, monkeypatch: pytest.Monk
     cwd.mkdir()
     monkeypatch.chdir(cwd)
 
-    read = study.read(write(tmp_path))
+    read = study_file.read(write(tmp_path))
 
     assert cwd == targets.resolve("here", read.targets["here"], os.environ)
 
@@ -293,14 +293,14 @@ def test_model_beside_the_study(tmp_path: Path, model: Path, monkeypatch: pytest
     """A model's relative path is taken from the study's directory, wherever the command is typed."""
     monkeypatch.chdir("/")
 
-    read = study.read(write(tmp_path, state=f'[state]\nmodel = "{model.relative_to(tmp_path)}"'))
+    read = study_file.read(write(tmp_path, state=f'[state]\nmodel = "{model.relative_to(tmp_path)}"'))
 
     assert str(model) == read.state.model
 
 
 def test_a_study_is_frozen(tmp_path: Path) -> None:
     """Nothing changes a study that was validated."""
-    read: Any = study.read(write(tmp_path))
+    read: Any = study_file.read(write(tmp_path))
 
     with pytest.raises(ValueError, match="frozen"):
         read.rounds = 7

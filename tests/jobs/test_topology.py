@@ -23,7 +23,7 @@ from jobs.node.clock import Clock
 from jobs.node.groups import connect
 from jobs.node.topology import Assignment, ProcessInfo, assign, process_info
 from jobs.paths import StudyPaths
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 from jobs.plan.plan import Job
 from jobs.plan.scale import Scale
 
@@ -60,7 +60,7 @@ def make_job(nodes: int = 2, tasks_per_node: int = 2, **trials: Any) -> Job:
         "trials": trials,
         "slurm": {"nodes": nodes, "tasks_per_node": tasks_per_node},
     }
-    return plan.make_plan(study.parse(content, "study.toml")).jobs[0]
+    return plan.make_plan(study_file.parse(content, "study.toml")).jobs[0]
 
 
 def slurm(number: int, count: int, node: int) -> dict[str, str]:

@@ -12,12 +12,13 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from jobs.cluster import submit
+from jobs.cluster.arrays import batches
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
-from jobs.plan import plan, study
+from jobs.plan import plan, study_file
 from jobs.plan.study import Slurm, Study
 
-SITES = study.sites()
+SITES = study_file.sites()
 TARGETS = {site: list(tomllib.loads(file.read_text("utf-8"))["targets"]) for site, file in SITES.items()}
 CELLS = [pytest.param(site, target, id=f"{site}-{target}") for site in SITES for target in TARGETS[site]]
 
@@ -42,7 +43,7 @@ def write(tmp_path: Path, targets: str, slurm: str = "", site: str | None = None
 def script(of: Study) -> str:
     """The script of a study's only array, the same wherever Python is installed."""
     planned = plan.make_plan(of)
-    (batch,) = plan.batches(of, planned.jobs)
+    (batch,) = batches(of, planned.jobs)
     text = submit.script(StudyPaths(Path("/results/demo")), planned, batch)
     return text.replace(shlex.quote(sys.executable), "PYTHON")
 
@@ -55,7 +56,7 @@ def comment(lines: list[str]) -> str:
 @pytest.mark.parametrize("site", SITES)
 def test_every_target_of_a_site_can_be_named(site: str, tmp_path: Path) -> None:
     """A study that names the site and its targets, and nothing else, can be planned."""
-    read = study.read(write(tmp_path, "\n".join(f"{name} = {{}}" for name in TARGETS[site]), site=site))
+    read = study_file.read(write(tmp_path, "\n".join(f"{name} = {{}}" for name in TARGETS[site]), site=site))
 
     jobs = plan.make_plan(read).jobs
     assert set(TARGETS[site]) == {job.target for job in jobs}
@@ -103,7 +104,7 @@ def test_a_profile_charges_nobody(site: str) -> None:
 @pytest.mark.parametrize(("site", "target"), CELLS)
 def test_script_of(site: str, target: str, tmp_path: Path, file_regression: FileRegressionFixture) -> None:
     """What sbatch gets for a study of that site and target."""
-    read = study.read(write(tmp_path, f"{target} = {{}}", site=site))
+    read = study_file.read(write(tmp_path, f"{target} = {{}}", site=site))
 
     file_regression.check(script(read), encoding="utf-8", extension=".sbatch")
 
@@ -136,7 +137,7 @@ def test_script_with_every_key(tmp_path: Path, file_regression: FileRegressionFi
         signal_delay_s = 300
         array_parallelism = 1
     """
-    read = study.read(write(tmp_path, 'lustre = { path = "$SCRATCH", filesystem = "lustre" }', asked))
+    read = study_file.read(write(tmp_path, 'lustre = { path = "$SCRATCH", filesystem = "lustre" }', asked))
 
     assert set(Slurm.model_fields) == read.slurm.model_fields_set
     file_regression.check(script(read), encoding="utf-8", extension=".sbatch")
@@ -152,7 +153,7 @@ DIRECTIVES = [
 def of_a_burst_buffer(tmp_path: Path, setup: list[str]) -> Study:
     """A study that brings its burst buffer along."""
     slurm = f'setup = {setup}\nadditional_parameters = {{ bbf = "/home/me/burst buffer.conf", switches = "1@10" }}'
-    return study.read(write(tmp_path, 'burst = { path = "$DW_JOB_STRIPED" }', slurm))
+    return study_file.read(write(tmp_path, 'burst = { path = "$DW_JOB_STRIPED" }', slurm))
 
 
 def test_script_with_a_burst_buffer(tmp_path: Path, file_regression: FileRegressionFixture) -> None:
@@ -177,7 +178,7 @@ def test_a_burst_buffer_named_after_a_command(tmp_path: Path) -> None:
 def test_the_study_goes_before_its_site(tmp_path: Path) -> None:
     """What a study says counts, and what it leaves open comes from the profile: for all jobs, and for a target."""
     targets = 'lustre = { path = "/lustre/orion/abc123/proj-shared" }'
-    read = study.read(write(tmp_path, targets, 'account = "ABC123"\ntimeout_min = 110', site="frontier"))
+    read = study_file.read(write(tmp_path, targets, 'account = "ABC123"\ntimeout_min = 110', site="frontier"))
 
     assert (
         read.slurm.account, read.slurm.timeout_min, read.slurm.partition, read.slurm.exclusive,
@@ -189,7 +190,7 @@ def test_the_study_goes_before_its_site(tmp_path: Path) -> None:
 
 def test_a_request_for_a_target_keeps_what_the_site_needs_there(tmp_path: Path) -> None:
     """More time for Frontier's NVMe doesn't take away the constraint without which there is none."""
-    read = study.read(write(tmp_path, "nvme = { slurm = { timeout_min = 100 } }", site="frontier"))
+    read = study_file.read(write(tmp_path, "nvme = { slurm = { timeout_min = 100 } }", site="frontier"))
 
     text = script(read)
     assert "#SBATCH --time=100\n" in text
@@ -209,7 +210,7 @@ def test_an_unknown_key_is_told_with_the_valid_ones(targets: str, slurm: str, ke
     path = write(tmp_path, targets, slurm, site="perlmutter")
 
     with pytest.raises(StudyError) as caught:
-        study.read(path)
+        study_file.read(path)
 
     assert f"{path}: there is no key {key!r}. Valid keys" in str(caught.value)
     listed = str(caught.value).rpartition(": ")[2].split(", ")
@@ -221,7 +222,7 @@ def test_an_unknown_site_is_told_with_the_known_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "lustre = {}", site="perlmuter")
 
     with pytest.raises(StudyError) as caught:
-        study.read(path)
+        study_file.read(path)
 
     assert str(caught.value).startswith(f"{path}: site = 'perlmuter' is unknown")
     assert {"alliance", "devcluster", "frontier", "generic-lustre", "perlmutter"} == SITES.keys()

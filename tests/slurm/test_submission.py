@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from analysis.logs.load import load_results
-from jobs.plan import study as studies
+from jobs.plan import study_file
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -27,7 +27,7 @@ def test_the_quick_study_runs_on_two_targets_and_through_plain_sbatch(cluster: A
 
     With a smaller model: `make demo` saves the whole one, and Slurm's part is the same.
     """
-    text = studies.SHIPPED["quick"].read_text()
+    text = study_file.SHIPPED["quick"].read_text()
     path = tmp_path / "quick.toml"
     for shipped, small in [
         ('name = "quick"', 'name = "quick"\nsite = "devcluster"'),
@@ -38,7 +38,7 @@ def test_the_quick_study_runs_on_two_targets_and_through_plain_sbatch(cluster: A
         assert shipped in text
         text = text.replace(shipped, small)
     path.write_text(text)
-    assert studies.read(path).targets.keys() == {"nvme", "shared"}
+    assert study_file.read(path).targets.keys() == {"nvme", "shared"}
 
     # One by hand, without submitit …
     output = tmp_path / "job.out"

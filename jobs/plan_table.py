@@ -8,7 +8,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.plan.plan import Job, Plan, batches
+from jobs.cluster.arrays import batches
+from jobs.plan.plan import Job, Plan
+
+_MANY_FILES = 100_000
+_CREATES_PER_S = 10_000
+"""Of a good metadata server; published rates lie between some thousand and some ten thousand."""
 
 
 def table(planned: Plan) -> RenderableType:
@@ -54,9 +59,24 @@ def _row(job: Job) -> dict[str, str]:
 
 
 def notes(planned: Plan) -> RenderableType:
-    """What was asked for and is left out, and what will hurt."""
+    """What the study asks for and is left out, and what the metadata servers will suffer from."""
     left_out = [Text(f"left out: {reason}") for reason in planned.left_out()]
-    return Group(*left_out, *(Text(f"warning: {each}", style="yellow") for each in planned.warnings()))
+    return Group(*left_out, *(Text(f"warning: {warning}", style="yellow") for warning in warnings(planned)))
+
+
+def warnings(planned: Plan) -> list[str]:
+    """What the metadata servers will suffer from."""
+    most = {
+        (job.label, str(job.scale), job.checkpoint_files, job.scale.ranks)
+        for job in planned.jobs
+        if not planned.study.targets[job.target].on_each_node
+    }
+    return [
+        f"{label} at {scale} makes up to {files:,} files for each checkpoint, {-(-files // ranks):,} a rank: "
+        f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
+        for label, scale, files, ranks in sorted(most)
+        if files >= _MANY_FILES
+    ]
 
 
 def wide_console() -> Console:
