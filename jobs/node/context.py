@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckpt.strategy import Strategy
 from jobs.node.clock import Clock
 from jobs.node.groups import ProcessGroups
 from jobs.paths import StudyPaths
@@ -16,7 +17,9 @@ class JobContext:
     """One job, as one of its processes sees it.
 
     Attributes:
-        job, study, paths: what it measures for which study, and where the results go.
+        study, job: what is asked for.
+        method: the job's strategy with its options.
+        paths: where the results go.
         groups: this process, and the groups that it is in.
         clock: seconds since the job's zero, the same on all ranks.
         cold_provable: whether this node's page cache shows all that a load may have been spared.
@@ -24,6 +27,7 @@ class JobContext:
 
     study: Study
     job: Job
+    method: Strategy
     paths: StudyPaths
     groups: ProcessGroups
     clock: Clock

@@ -68,7 +68,8 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
     study, job = planned.study, planned.job(job_id)
     process = process_info(job, os.environ)
-    log, clock = _open_log(paths, study, job, process)
+    method = strategy.create(job.strategy, job.options)
+    log, clock = _open_log(paths, study, job, method, process)
     if log.header.status == COMPLETE:
         journal(job.id, "complete already")
         return COMPLETE
@@ -82,7 +83,7 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
             node_local = study.targets[job.target].on_each_node
             limit_s = study.trials.rank_timeout_s
             groups = connect(job, paths, process, node_local=node_local, timeout_s=limit_s)
-            _measure(JobContext(study, job, paths, groups, clock), recorder, progress, submitted_version)
+            _measure(JobContext(study, job, method, paths, groups, clock), recorder, progress, submitted_version)
         ending = _Ending(COMPLETE)
     except MissingLibraryError as error:
         ending = _Ending(SKIPPED if error.optional else FAILED, str(error))
@@ -147,7 +148,9 @@ def _record_loss_of_the_first(paths: StudyPaths, job: Job, process: ProcessInfo,
         turn.unlink(missing_ok=True)
 
 
-def _open_log(paths: StudyPaths, study: Study, job: Job, process: ProcessInfo) -> tuple[TimingLog, Clock]:
+def _open_log(
+    paths: StudyPaths, study: Study, job: Job, method: Strategy, process: ProcessInfo
+) -> tuple[TimingLog, Clock]:
     """A new log, or the job's earlier one with the trials that it holds; only the first rank continues that one."""
     path = paths.log(job.id)
     try:
@@ -161,11 +164,10 @@ def _open_log(paths: StudyPaths, study: Study, job: Job, process: ProcessInfo) -
         if process.rank == 0 or log.header.status == COMPLETE:
             return log, Clock(log.header.clock_zero_unix_s)
     clock = Clock()
-    return _new_log(study, job, clock), clock
+    return _new_log(study, job, method, clock), clock
 
 
-def _new_log(study: Study, job: Job, clock: Clock) -> TimingLog:
-    chosen = strategy.create(job.strategy, job.options)
+def _new_log(study: Study, job: Job, method: Strategy, clock: Clock) -> TimingLog:
     return TimingLog(
         header=Header(
             study=study.name,
@@ -173,7 +175,7 @@ def _new_log(study: Study, job: Job, clock: Clock) -> TimingLog:
             strategy=job.strategy,
             label=job.label,
             strategy_options=json.dumps(job.options, sort_keys=True),
-            strategy_facts=json.dumps(asdict(chosen.facts)),
+            strategy_facts=json.dumps(asdict(method.facts)),
             target=job.target,
             round=job.round,
             nodes=job.nodes,
@@ -203,12 +205,11 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
     # What this node never had is in none of its caches.
     context = replace(context, cold_provable=bool(not storage["cache_caveat"] or study.trials.read_shift))
     targets.check(job.target, target, directory, job.directory_bytes, job.directory_files)
-    method = strategy.create(job.strategy, job.options)
-    method.prepare()
+    context.method.prepare()
     recorder.ranks(_ranks(context))
     if context.is_first:
         journal(job.id, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
-    subject = _subject(context, method, recorder, progress)
+    subject = _subject(context, recorder, progress)
     own = targets.scratch(directory, job, context.paths.root, on_each_node=target.on_each_node)
     with context.groups.shared(own) as scratch:
         if context.is_first:
@@ -231,7 +232,7 @@ def _ranks(context: JobContext) -> list[Rank]:
     return world.read(world.gather(asdict(mine)), received.row(Rank))
 
 
-def _subject(context: JobContext, method: Strategy, recorder: Recorder, progress: Progress) -> Subject:
+def _subject(context: JobContext, recorder: Recorder, progress: Progress) -> Subject:
     """Build what this process saves and loads, and describe the whole state."""
     from ckpt.workload import building
     from jobs.node.subject import Subject
@@ -254,4 +255,4 @@ def _subject(context: JobContext, method: Strategy, recorder: Recorder, progress
             recorder.state(described)
     own = assignment.loads_its_own or not assignment.source
     expected = state if own else building.build(spec, assignment.source)
-    return Subject(method, groups, assignment, state, expected)
+    return Subject(context.method, groups, assignment, state, expected)

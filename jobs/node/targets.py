@@ -1,4 +1,4 @@
-"""Where a target's data goes on this node, and whether it can: resolved, checked, made and removed again."""
+"""The directory of a target on this node: resolved, checked, and with a scratch directory made and removed in it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import glob
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from string import Template
 
 from ckpt.disk import mounts
 from jobs.errors import TargetError
@@ -26,7 +26,7 @@ _SPARE_SHARE = 0.05
 
 
 def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
-    """The directory that a target means here.
+    """The directory of a target on this node.
 
     Raises:
         TargetError: if a variable isn't set, or nothing names a directory; the message lists what was tried.
@@ -40,23 +40,14 @@ def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
             f"{where} has no path, and neither {' nor '.join('$' + v for v in _FALLBACKS)} is set here: "
             f"write `path = ...` below [targets.{name}]"
         )
-    unset: list[str] = []
-
-    def value(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        variable = match[1] or match[2]
-        if not environment.get(variable):
-            unset.append(variable)
-        return environment.get(variable, "")
-
-    text = re.sub(r"\$(?:\$|(\w+)|\{(\w+)\})", value, target.path)
+    template = Template(target.path)
+    unset = [variable for variable in template.get_identifiers() if not environment.get(variable)]
     if unset:
         raise TargetError(
             f"{where}: path = {target.path!r}, but {', '.join('$' + v for v in unset)} is not set here: "
             "set it, or write the directory itself"
         )
-    return Path(text).expanduser().absolute()
+    return Path(template.safe_substitute(environment)).expanduser().absolute()
 
 
 def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_files: int) -> None:
@@ -108,14 +99,14 @@ def scratch(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> 
         note = left / _OWNER_NOTE
         if note.is_file() and note.read_text() == owner:
             shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
+    own = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
     try:
-        (made / _OWNER_NOTE).write_text(owner)
-        checkpoints = made / "checkpoints"
+        (own / _OWNER_NOTE).write_text(owner)
+        checkpoints = own / "checkpoints"
         checkpoints.mkdir()
         yield checkpoints
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
+        shutil.rmtree(own, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
         raise
     else:
-        shutil.rmtree(made)
+        shutil.rmtree(own)

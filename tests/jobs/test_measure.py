@@ -125,9 +125,8 @@ class Bench:
         }
         study = parse(content, "study.toml").model_copy(update={"trials": self.trials})
         clock: Any = self.clock
-        return JobContext(
-            study, make_plan(study).jobs[0], StudyPaths(self.target), ProcessGroups.alone(), clock, self.cold_provable
-        )
+        job, paths = make_plan(study).jobs[0], StudyPaths(self.target)
+        return JobContext(study, job, self.strategy, paths, ProcessGroups.alone(), clock, self.cold_provable)
 
     def subject(self) -> Subject:
         """What is saved and loaded, by this process alone."""
