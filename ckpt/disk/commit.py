@@ -1,13 +1,13 @@
-"""How a checkpoint becomes visible: written beside its final name, synced, renamed — whole or not at all.
+"""Commits a checkpoint: it is written beside its final name, synced and renamed, and so appears whole or not at all.
 
     with begin(final) as staging:             # an empty directory beside `final`
         strategy.save(state, staging.path)
         staging.flush()                       # files and directories on stable storage
         staging.publish()                     # rename, and sync the parent: from here on it is a checkpoint
 
-With `replaces`, the rename exchanges the new checkpoint and the old one in a single step: the final name never goes
-without, and of several savers of one name the first to publish wins. A directory whose name begins with `.partial-` is
-never a checkpoint.
+With `replaces`, the rename exchanges the new checkpoint and the old one in a single step: the final name always has a
+checkpoint, and of several saves to one name the first to publish wins. A directory whose name begins with `.partial-`
+is never a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from ckpt.disk.pinned import Identity, identity
 from ckpt.errors import CheckpointError
 
 _MOST_ATTEMPTS = 20
-"""Another save may take a new directory for one that was left, until it is locked."""
+"""Until a new directory is locked, another save may remove it as a leftover."""
 
 _PATIENCE_S = 10
-"""How long to wait for another save that is publishing under the same name: that takes it two calls."""
+"""How long to wait for another save that is publishing under the same name, which takes two system calls."""
 
 
 def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
     """Make an empty directory beside `final`, on the same filesystem, to write into.
 
-    What killed saves of the same name left is removed, where it is certain that none of them still writes.
+    Directories that interrupted saves of the same name left are removed if they are certainly unused.
 
     Args:
         final: the checkpoint's name.
-        replaces: the directory that has the name now, and is to be replaced; None for a name that is free.
+        replaces: the directory that has the name now and is to be replaced; None if the name is free.
 
     Raises:
-        CheckpointError: if something has the final name already, unless that is to be replaced and can be; and if no
-            directory can be made there.
+        CheckpointError: if the name is taken by anything else, if a replacement isn't possible on this filesystem, or
+            if no directory can be made there.
     """
     if os.path.lexists(final) and replaces is None:
         raise CheckpointError(
@@ -70,19 +70,19 @@ def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
 
 
 def _new(final: Path, replaces: Identity | None) -> Staging:
-    """Make a directory, and lock it: who finds it unlocked knows that it was left."""
+    """Make a directory, and lock it: an unlocked directory is known to be a leftover."""
     for _ in range(_MOST_ATTEMPTS):
         path = leftovers.new_path(final)
         path.mkdir()  # with the permissions of any new directory: mkdtemp's would hide the checkpoint from its group
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # taken for a leftover before it was locked
+        except FileNotFoundError:  # removed as a leftover before it was locked
             continue
         staging = Staging(path, final, replaces, descriptor)
         if leftovers.lock(descriptor) is not Lock.HELD and identity(path) == staging.identity:
             return staging
         os.close(descriptor)
-    raise OSError(errno.EAGAIN, f"{_MOST_ATTEMPTS} new directories were taken away by other saves")
+    raise OSError(errno.EAGAIN, f"{_MOST_ATTEMPTS} new directories were removed by other saves")
 
 
 class Staging:
@@ -107,20 +107,20 @@ class Staging:
         self.discard()
 
     def flush(self, *, files: bool = True) -> None:
-        """Bring everything to stable storage: the files (unless they are there already) and the directories.
+        """Bring everything to stable storage: the files, unless they are there already, and the directories.
 
         Raises:
-            OSError: if the kernel reports that something could not be written, of this directory or of its filesystem
-                since `begin`.
+            OSError: if the kernel reports that something in this directory, or in its filesystem since `begin`, could
+                not be written.
         """
         durable.flush(self.path, files=files)
         writeback.raise_errors(self._descriptor)
 
     def publish(self) -> None:
-        """Give the flushed directory its final name, and make the name durable; what it replaces lies in `path` then.
+        """Give the flushed directory its final name durably; `path` then has what it replaced.
 
         Raises:
-            CheckpointError: if another save was faster, or the name can't be given, with what lies there now.
+            CheckpointError: if another save was faster, or the rename fails; the message names what has the name now.
         """
         if identity(self.path) != self.identity:
             raise CheckpointError(f"{self.path} was removed while it was being written: {self.final} is as it was")
@@ -130,7 +130,7 @@ class Staging:
             else:
                 self._exchange(self._replaced)
         except OSError as error:
-            if identity(self.final) != self.identity:  # some network filesystems report a failure of what was done
+            if identity(self.final) != self.identity:  # some network filesystems report an error although it succeeded
                 raise CheckpointError(
                     f"can't rename {self.path} to {self.final}, which is as it was: {error}"
                 ) from error
@@ -155,22 +155,22 @@ class Staging:
                 _exchange(self.path, self.final)
                 if identity(self.path) == replaced:
                     return
-                _exchange(self.path, self.final)  # where locks don't reach the other save's host
+                _exchange(self.path, self.final)  # the locks don't reach the other save's host
         raise CheckpointError(
             f"{self.final} was replaced by another save meanwhile, which is what lies there: what this one wrote is "
             "removed. Let one process save under a name"
         )
 
     def release(self) -> None:
-        """No longer write into the directory."""
+        """Give up the lock on the directory."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def discard(self) -> None:
-        """Remove what lies in `path`: what an unpublished save wrote, or what a published one replaced.
+        """Remove the directory at `path`: what an unpublished save wrote, or what a published one replaced.
 
-        What was replaced stays for as long as the exchange isn't durable: a power cut could take it back.
+        What was replaced is kept as long as the exchange isn't durable: a power cut could undo it.
         """
         self.release()
         if self._replaced is not None and identity(self.path) == self._replaced and not self._is_durable:
@@ -178,11 +178,11 @@ class Staging:
                 durable.fsync_path(self.final.parent)
             except OSError:
                 return
-        shutil.rmtree(self.path, ignore_errors=True)  # what can't be removed, the next save tries again
+        shutil.rmtree(self.path, ignore_errors=True)  # the next save tries again to remove the rest
 
 
 def _rename(staging: Path, final: Path) -> None:
-    """Rename, where nothing has the final name: a plain rename would replace an empty directory."""
+    """Rename if the final name is free: a plain rename would replace an empty directory."""
     try:
         _renameat2(staging, final, _RENAME_NOREPLACE)
     except FileExistsError:
@@ -200,10 +200,10 @@ def _rename(staging: Path, final: Path) -> None:
 
 @contextmanager
 def _locked(final: Path) -> Iterator[None]:
-    """Hold the lock of the checkpoint that is to be replaced, so that one save at a time replaces it.
+    """Lock the checkpoint that is to be replaced, so that one save at a time replaces it.
 
     Raises:
-        CheckpointError: if another save doesn't give it back.
+        CheckpointError: if another save doesn't release the lock.
     """
     descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -220,7 +220,7 @@ def _locked(final: Path) -> Iterator[None]:
 
 
 def _try_exchange(staging: Path) -> None:
-    """Find out before anything is written whether two directories can be exchanged here."""
+    """Find out whether two directories can be exchanged here, before anything is written."""
     first, second = staging / "first", staging / "second"
     first.mkdir()
     second.mkdir()

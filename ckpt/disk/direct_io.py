@@ -1,7 +1,7 @@
 """Direct I/O at the disk's speed from Python: aligned buffers, a few threads, requests of several MiB.
 
 `os.pwrite` and `os.preadv` release the interpreter's lock while the kernel works, so a few threads keep a disk busy.
-Where a filesystem refuses `O_DIRECT`, a file goes through the page cache, and `DirectFile.direct` tells.
+Where a filesystem refuses `O_DIRECT`, a file goes through the page cache, and `DirectFile.direct` is False.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from ckpt.threads import over, run
 T = TypeVar("T")
 
 ALIGNMENT = 4096
-"""Of addresses, offsets and sizes. Most devices want 512; a page satisfies older network filesystems too."""
+"""The alignment of addresses, offsets and sizes. Most devices need 512; older network filesystems need a page."""
 
 BLOCK_BYTES = 8 * 2**20
 _COPY_BYTES = 64 * 2**20
-_POPULATE_BYTES = 4 * 2**20
+_PREFAULT_BYTES = 4 * 2**20
 
 THREADS = 4
 """On one disk two threads with 8 MiB each reached its limit; arrays of disks take more."""
 
 
 def round_up(size_bytes: int) -> int:
-    """The next multiple of the alignment."""
+    """Round up to a multiple of the alignment."""
     return -(-size_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def aligned_buffer(size_bytes: int) -> mmap.mmap:
-    """Zeroed memory at a page boundary, in huge pages where the kernel has them."""
+    """Allocate zeroed memory at a page boundary, in huge pages if the kernel has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
-def populate(memory: mmap.mmap) -> None:
-    """Let the kernel clear the pages of new memory, so that who reads into it need not wait for that.
+def prefault(memory: mmap.mmap) -> None:
+    """Let the kernel allocate and clear the pages of new memory, so that a read into it needn't wait for that.
 
-    Meant for a thread beside those that read. Before Linux 5.14 it does nothing.
+    Call it from a thread of its own. Before Linux 5.14 it does nothing.
     """
     view = ctypes.c_char.from_buffer(memory)
     address = ctypes.addressof(view)
-    for offset in range(0, len(memory), _POPULATE_BYTES):
-        length = min(_POPULATE_BYTES, len(memory) - offset)
+    for offset in range(0, len(memory), _PREFAULT_BYTES):
+        length = min(_PREFAULT_BYTES, len(memory) - offset)
         if _libc.madvise(ctypes.c_void_p(address + offset), ctypes.c_size_t(length), _MADV_POPULATE_WRITE):
             break
 
 
 class DirectFile:
-    """A file past the page cache; through it, where the filesystem refuses that when it is opened, or later.
+    """A file that is read and written past the page cache; or through it, if the filesystem refuses that at any time.
 
-    Offsets, lengths and addresses have to be aligned: offsets and lengths to `ALIGNMENT`, addresses to
-    `memory_alignment`. Only a read at the file's end may return less.
+    Offsets and lengths must be aligned to `ALIGNMENT`, addresses to `memory_alignment`. Only a read at the file's end
+    may return less.
     """
 
     def __init__(self, path: Path, flags: int, *, direct: bool = True) -> None:
@@ -85,18 +85,18 @@ class DirectFile:
         os.close(self.descriptor)
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of it at that place of the file."""
+        """Write all of the data at that offset."""
         done = 0
         while done < len(data):
-            part, place = data[done:], offset + done
-            done += self._or_through_the_cache(lambda: os.pwrite(self.descriptor, part, place))  # noqa: B023  # called at once
+            part, at = data[done:], offset + done
+            done += self._or_through_the_cache(lambda: os.pwrite(self.descriptor, part, at))  # noqa: B023  # called at once
 
     def read(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer from that place of the file; returns how much there was."""
+        """Fill the buffer from that offset; returns the number of bytes that the file had."""
         done = 0
         while done < len(buffer):
-            part, place = buffer[done:], offset + done
-            got = self._or_through_the_cache(lambda: os.preadv(self.descriptor, [part], place))  # noqa: B023  # called at once
+            part, at = buffer[done:], offset + done
+            got = self._or_through_the_cache(lambda: os.preadv(self.descriptor, [part], at))  # noqa: B023  # called at once
             if not got:
                 break
             done += got
@@ -105,7 +105,7 @@ class DirectFile:
         return done
 
     def _or_through_the_cache(self, work: Callable[[], int]) -> int:
-        """Some filesystems take `O_DIRECT` when they open a file, and refuse the first request."""
+        """Call, and again without `O_DIRECT`: some filesystems accept it for `open`, and refuse the first request."""
         try:
             return work()
         except OSError as error:
@@ -118,9 +118,9 @@ class DirectFile:
 
 
 def preallocate(descriptor: int, size_bytes: int) -> None:
-    """Reserve a file's blocks, so that writing does not search for them; where that is not supported, do nothing.
+    """Reserve a file's blocks, so that writes don't search for them; does nothing if that isn't supported.
 
-    Not `os.posix_fallocate`: where the filesystem can't, the C library writes the whole file instead.
+    `os.posix_fallocate` would write the whole file then.
     """
     _libc.fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size_bytes))
 
@@ -135,7 +135,7 @@ def in_blocks(
 ) -> None:
     """Call `work(block, buffer)` for each block, in order, from a few threads, each with an aligned buffer of its own.
 
-    The buffers hold `content` at first. The first error ends it, and is raised.
+    The buffers hold `content` at first. The first error ends all threads, and is raised.
     """
     waiting = iter(blocks)
     lock = threading.Lock()
@@ -154,12 +154,12 @@ def in_blocks(
 
 
 def write_sequentially(path: Path, size_bytes: int, *, direct: bool = True) -> bool:
-    """Write a new file of that size (rounded up to the alignment), no two pages alike, and sync it.
+    """Write a new file in which no two pages are equal, and sync it.
 
     Args:
-        path: of the file.
-        size_bytes: its size.
-        direct: past the page cache, where the filesystem allows that; else through it.
+        path: the file.
+        size_bytes: its size, which is rounded up to the alignment.
+        direct: write past the page cache if the filesystem allows that; else through it.
 
     Returns:
         Whether it was written with direct I/O.
@@ -178,7 +178,7 @@ def write_sequentially(path: Path, size_bytes: int, *, direct: bool = True) -> b
 
 
 def read_sequentially(path: Path, *, direct: bool = True) -> bool:
-    """Read a whole file into memory, block by block, and forget it: past the page cache, or through it.
+    """Read a whole file into memory block by block, past the page cache or through it, and discard it.
 
     Returns:
         Whether it was read with direct I/O.
@@ -220,13 +220,13 @@ def _copy_buffers() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stamp(buffer: mmap.mmap, number: int) -> None:
-    """Make every page of a block unlike any other, so that no filesystem may store it once for many."""
+    """Make every page of a block unique, so that no filesystem deduplicates it."""
     for page in range(0, len(buffer), ALIGNMENT):
         buffer[page : page + 8] = (number + page).to_bytes(8, "little")
 
 
 def _memory_alignment(descriptor: int) -> int:
-    """What direct I/O on an open file asks of addresses: by statx(2) since Linux 6.1, else a page."""
+    """The alignment of addresses that direct I/O on an open file needs: from statx(2) since Linux 6.1, else a page."""
     answer = ctypes.create_string_buffer(256)
     failed = _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer)
     (known,) = struct.unpack_from("I", answer, 0)

@@ -31,7 +31,7 @@ def sync_files(paths: Sequence[Path | str]) -> None:
     """Bring files to stable storage, several at a time.
 
     Raises:
-        OSError: as above.
+        OSError: if the kernel reports that something could not be written.
     """
     over(paths, fsync_path, min(_SYNC_THREADS, len(paths)))
 
@@ -46,10 +46,10 @@ def fsync_path(path: Path | str) -> None:
 
 
 def make_directories(path: Path) -> None:
-    """Make a directory and those above it where they are missing, and sync the entries that lead to it.
+    """Make a directory and its missing parents, and sync the entries that lead to it.
 
-    Whoever made a directory may not have synced its entry: a power cut would take it, and all that it holds. So the
-    chain is synced up to the mount point, and no entry twice in one process.
+    The program that made a parent may not have synced its entry: after a power cut it could be lost with everything
+    in it. So all entries up to the mount point are synced, each once per process.
 
     Raises:
         OSError: if a directory can't be made, or one that was made can't be synced.
@@ -62,7 +62,7 @@ def make_directories(path: Path) -> None:
 
 
 _durable_entries: set[tuple[str, int]] = set()
-"""The directories whose way from the mount point this process has synced: their paths and inodes."""
+"""The paths and inodes of directories whose entries this process has synced, up to the mount point."""
 
 
 def _sync_chain(path: Path) -> None:
@@ -72,7 +72,7 @@ def _sync_chain(path: Path) -> None:
         at_mount_point = directory.parent == directory or directory.parent.stat().st_dev != device
         if key in _durable_entries or at_mount_point:
             return
-        with suppress(OSError):  # one above that may not be opened: it is its owner's to sync
+        with suppress(OSError):  # a parent that this user may not open
             fsync_path(directory.parent)
             _durable_entries.add(key)
 

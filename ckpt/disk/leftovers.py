@@ -1,12 +1,12 @@
-"""What killed saves left: directories beside a checkpoint's name, whose process holds a lock for as long as it writes.
+"""Directories that interrupted saves left beside a checkpoint. A save locks its own for as long as it writes there.
 
     .partial-latest@node17-job4711.0-5f2b9c0d1e3a4b68
-             │      │      │         └ drawn anew for every save
-             │      │      └ the Slurm job and how often it was restarted, where there is one
+             │      │      │         └ random, new for every save
+             │      │      └ the Slurm job and its number of restarts, if there is one
              │      └ the host
              └ the checkpoint's name, or its beginning
 
-One is removed only when it is certain that nobody writes there.
+A directory is removed only if it is certain that no process writes there.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NAME = re.compile(
     r"\.partial-(?P<checkpoint>.*)@(?P<host>[^@]+?)(?:-job(?P<job>\d+)\.(?P<restarts>\d+))?-[0-9a-f]{16}", re.DOTALL
 )
 _EARLIER_NAME = re.compile(r"\.partial-(?P<checkpoint>.*)-[0-9a-f]{16}", re.DOTALL)
-"""As the first releases wrote it: where the host begins, nobody can tell."""
+"""As the first releases wrote it: where the host's name begins is ambiguous."""
 
 _ONE_KERNEL = frozenset({
     "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
 })  # fmt: skip
-"""Filesystems that one kernel mounts at a time: a lock that it grants is everybody's."""
+"""Filesystems that one kernel mounts at a time: its locks hold for all processes."""
 
 _ALL_HOSTS = frozenset({"ceph", "gfs2", "ocfs2"})
 """Filesystems on which flock(2) locks hold on all hosts."""
@@ -56,7 +56,7 @@ class Use(Enum):
 
 
 class Lock(Enum):
-    """What came of an attempt to lock a directory."""
+    """The result of an attempt to lock a directory."""
 
     TAKEN = "taken"
     HELD = "held by another process"
@@ -71,14 +71,14 @@ class Leftover:
     checkpoint: str
     """The checkpoint's name, or its beginning."""
     host: str
-    """Empty where the name doesn't tell."""
+    """Empty if the name doesn't have it."""
     job: str
     """The Slurm job; empty if there was none."""
     restarts: int
 
 
 def new_path(final: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """A path for a new staging directory of that checkpoint, which nobody has had before."""
+    """Choose a unique path for a new staging directory of a checkpoint."""
     job = environment.get("SLURM_JOB_ID", "")
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
     slurm = f"-job{job}.{restarts}" if job.isdecimal() and restarts.isdecimal() else ""
@@ -86,7 +86,7 @@ def new_path(final: Path, environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def of(final: Path) -> Iterator[Leftover]:
-    """The staging directories beside a checkpoint's name, in use or not."""
+    """List the staging directories of a checkpoint, in use or not."""
     beginning = _beginning(final)
     for leftover in in_directory(final.parent):
         earlier = not leftover.host and leftover.checkpoint.startswith(f"{beginning}-")
@@ -95,7 +95,7 @@ def of(final: Path) -> Iterator[Leftover]:
 
 
 def in_directory(directory: Path) -> Iterator[Leftover]:
-    """The staging directories of all checkpoints in a directory, in use or not."""
+    """List the staging directories of all checkpoints in a directory, in use or not."""
     with os.scandir(directory) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_directory(entry)]
     for name in sorted(names):
@@ -108,16 +108,16 @@ def in_directory(directory: Path) -> Iterator[Leftover]:
 
 
 def sweep(final: Path) -> None:
-    """Remove what killed saves of a checkpoint left, on any host, where that is certain."""
+    """Remove the directories that interrupted saves of a checkpoint left, on any host, if they are certainly unused."""
     for leftover in of(final):
         remove(leftover)
 
 
 def remove(leftover: Leftover, *, unknown: bool = False) -> bool:
-    """Remove a staging directory that a save left; `unknown` includes those whose use can't be known.
+    """Remove a staging directory that a save left; with `unknown`, also one whose use is unknown.
 
     Returns:
-        Whether it is gone. One that is being written stays, always.
+        Whether it was removed. One that is being written never is.
     """
     with _probed(leftover) as probe:
         if probe.use is not Use.LEFT and not (unknown and probe.use is Use.UNKNOWN):
@@ -132,20 +132,20 @@ def remove(leftover: Leftover, *, unknown: bool = False) -> bool:
 
 
 def use_of(leftover: Leftover) -> Use:
-    """Whether a save still writes there."""
+    """Find out whether a save still writes into a staging directory."""
     with _probed(leftover) as probe:
         return probe.use
 
 
 class _probed:  # noqa: N801  # used as a context manager only
-    """Holds the lock of a staging directory, if it can be had, for as long as its use is to stay as it is."""
+    """Locks a staging directory, if possible, so that its use doesn't change in the meantime."""
 
     def __init__(self, leftover: Leftover) -> None:
         self.use = Use.WRITING
         self._descriptor = -1
         try:
             self._descriptor = os.open(leftover.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # its own process was faster, or it isn't ours to look at
+        except OSError:  # its process removed it, or it belongs to another user
             return
         self.use = _use(leftover, lock(self._descriptor))
 
@@ -177,7 +177,7 @@ def _use(leftover: Leftover, answer: Lock) -> Use:
 
 
 def _is_of_an_earlier_start(leftover: Leftover, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether it is from before this Slurm job was requeued: Slurm ends every process of a job first."""
+    """Whether it is from before this Slurm job was requeued, which ends all of the job's processes first."""
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
     return (
         bool(leftover.job)
@@ -207,5 +207,5 @@ def _host() -> str:
 
 
 def _cut(text: str, most_bytes: int) -> str:
-    """The beginning of a text that has at most that many bytes."""
+    """Cut a text to at most that many bytes."""
     return os.fsencode(text)[:most_bytes].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""The files below a directory, listed, counted and weighed."""
+"""Lists, counts and measures the files below a directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALL_FILE_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a checkpoint left on disk."""
+    """The files of a checkpoint on disk."""
 
     file_count: int
     apparent_bytes: int
@@ -21,11 +21,11 @@ class Inventory:
     small_file_count: int
     largest_file_bytes: int
     directory_count: int
-    """The checkpoint's own included."""
+    """Includes the checkpoint's own."""
 
 
 def files_below(directory: Path) -> Iterator[os.DirEntry[str]]:
-    """Every regular file below a directory, depth first; links are not followed."""
+    """Yield every regular file below a directory, depth first; links are not followed."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -35,7 +35,7 @@ def files_below(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def inventory(directory: Path) -> Inventory:
-    """Count and weigh the files below a directory, or one file."""
+    """Count and measure the files below a directory, or one file."""
     directories = sum(1 for _ in os.walk(directory))
     count = apparent = allocated = small = largest = 0
     entries = files_below(directory) if directory.is_dir() else [directory]

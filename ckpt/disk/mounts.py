@@ -1,4 +1,4 @@
-"""The filesystem that holds a path: its kind, its room, and whether its caches can be seen from here."""
+"""The filesystem that holds a path: its type, its free space, and whether its caches can be observed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OWN_CACHES = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3", "wekafs",
     "zfs",
 })  # fmt: skip
-"""Filesystems whose data may lie in a cache that isn't the kernel's page cache."""
+"""Filesystems that may cache data outside the kernel's page cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """The filesystem that holds a path; `unknown` where findmnt can't tell."""
+    """The filesystem that holds a path; all `unknown` if findmnt fails."""
 
     filesystem: str
     source: str
@@ -28,12 +28,12 @@ class Mount:
 
     @property
     def in_memory(self) -> bool:
-        """Whether its files are memory: no disk to measure."""
+        """Whether its files are in memory only."""
         return self.filesystem in MEMORY_FILESYSTEMS
 
 
 def existing_parent(path: Path) -> Path:
-    """The path itself, or the nearest directory above it that exists."""
+    """Return the path itself, or the nearest directory above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -41,24 +41,24 @@ def existing_parent(path: Path) -> Path:
 
 
 def mount_of(path: Path) -> Mount:
-    """The mount that holds a path (or its nearest existing parent)."""
+    """Find the mount that holds a path, or its nearest existing parent."""
     command = ["findmnt", "--json", "--target", str(existing_parent(path))]
     command += ["--output", "FSTYPE,SOURCE,OPTIONS,TARGET"]
     try:
         answer = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout
-        found = json.loads(answer)["filesystems"][0]
+        mount = json.loads(answer)["filesystems"][0]
     except (OSError, subprocess.SubprocessError, ValueError, LookupError):
         return Mount("unknown", "unknown", "unknown", "unknown")
-    return Mount(found["fstype"], found["source"], found["options"], found["target"])
+    return Mount(mount["fstype"], mount["source"], mount["options"], mount["target"])
 
 
 def free_bytes(path: Path) -> int:
-    """What an unprivileged user may still write there."""
+    """The space that an unprivileged user may still fill."""
     return shutil.disk_usage(existing_parent(path)).free
 
 
 def cache_caveat(mount: Mount) -> str:
-    """Why a cold load can't be proven on this filesystem, and what to do; empty where it can."""
+    """Why a cold load can't be proven on this filesystem, and what to do about it; empty if it can."""
     if mount.filesystem in _OWN_CACHES or mount.filesystem.startswith("fuse"):
         return (
             f"{mount.filesystem} caches outside this kernel's page cache (in its client or its servers), where nobody "

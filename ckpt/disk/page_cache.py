@@ -1,4 +1,4 @@
-"""What of a checkpoint lies in this machine's page cache: resident pages, dirty pages, and how to evict them."""
+"""The pages of a checkpoint in this machine's page cache: how many are resident or dirty, and how to evict them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _PAGE_BYTES = mmap.PAGESIZE
 
 _CACHESTAT = 451  # the system call's number on every architecture; Linux 6.5 and later
 
-Dealt = tuple[int, int]
-"""Which of a machine's processes this is, and how many share the work of looking at every file."""
+Worker = tuple[int, int]
+"""The number of this process, from 0, and how many processes of a machine divide the files among them."""
 
 
-def evict(directory: Path, dealt: Dealt = (0, 1)) -> None:
+def evict(directory: Path, worker: Worker = (0, 1)) -> None:
     """Ask the kernel to drop the cached pages of every file below.
 
-    Only clean pages go, so `flush` first; and nothing is promised, so measure `resident_fraction` after.
+    Only clean pages are dropped, so call `flush` first. The kernel may keep pages, so measure `residency` afterwards.
     """
-    for entry in _dealt_files(directory, dealt):
+    for entry in _assigned_files(directory, worker):
         evict_file(entry.path)
 
 
 def evict_file(path: Path | str) -> None:
-    """The same for one file."""
+    """Ask the kernel to drop the cached pages of one file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -39,58 +39,58 @@ def evict_file(path: Path | str) -> None:
 
 
 def resident_fraction(directory: Path) -> float:
-    """The share of the files' pages that lie in this machine's page cache: 0 is cold, 1 is warm, NaN unknown."""
+    """The fraction of the files' pages that are in this machine's page cache: 0 is cold, 1 warm, NaN unknown."""
     return fraction([residency(directory)])
 
 
-def residency(directory: Path, dealt: Dealt = (0, 1)) -> tuple[int, float]:
-    """The pages of the files, and how many of them lie in this machine's page cache; NaN unknown."""
-    found = [_resident_pages(entry.path) for entry in _dealt_files(directory, dealt)]
-    return sum(pages for pages, _ in found), sum(resident for _, resident in found)
+def residency(directory: Path, worker: Worker = (0, 1)) -> tuple[int, float]:
+    """The number of the files' pages, and how many of them are in this machine's page cache; NaN if unknown."""
+    counts = [_resident_pages(entry.path) for entry in _assigned_files(directory, worker)]
+    return sum(pages for pages, _ in counts), sum(resident for _, resident in counts)
 
 
-def fraction(found: Iterable[tuple[int, float]]) -> float:
-    """The resident share of several processes' files together."""
-    pages, resident = (sum(each) for each in zip(*found, strict=True))
+def fraction(counts: Iterable[tuple[int, float]]) -> float:
+    """The resident fraction of all pages, from the counts of several processes."""
+    pages, resident = (sum(numbers) for numbers in zip(*counts, strict=True))
     return resident / pages if pages else 0.0
 
 
-def _dealt_files(directory: Path, dealt: Dealt) -> Iterator[os.DirEntry[str]]:
-    """Those of the files below that are this process's to look at."""
-    mine, processes = dealt
+def _assigned_files(directory: Path, worker: Worker) -> Iterator[os.DirEntry[str]]:
+    """Yield the files that are assigned to this process."""
+    number, count = worker
     for entry in files_below(directory):
-        if zlib.crc32(os.fsencode(entry.path)) % processes == mine:
+        if zlib.crc32(os.fsencode(entry.path)) % count == number:
             yield entry
 
 
 def resident_fraction_of(path: Path) -> float:
-    """The same for one file."""
+    """The fraction of one file's pages that are in this machine's page cache."""
     pages, resident = _resident_pages(path)
     return resident / pages if pages else 0.0
 
 
 def _resident_pages(path: Path | str) -> tuple[int, float]:
-    """A file's pages, and how many of them are cached; NaN where the kernel won't tell."""
+    """The number of a file's pages, and how many of them are cached; NaN if unknown."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size_bytes = os.fstat(descriptor).st_size
         if not size_bytes:
             return 0, 0
-        found = _cachestat(descriptor)
-        if found is None:
-            found = _mincore(descriptor, size_bytes)
+        cached = _cachestat(descriptor)
+        if cached is None:
+            cached = _mincore(descriptor, size_bytes)
     finally:
         os.close(descriptor)
-    return -(-size_bytes // _PAGE_BYTES), float("nan") if found is None else found
+    return -(-size_bytes // _PAGE_BYTES), float("nan") if cached is None else cached
 
 
 def dirty_pages(directory: Path) -> int | None:
-    """Pages of the files below that are not on storage yet; None where the kernel can't tell (before Linux 6.5)."""
+    """Count the pages of the files below that aren't on storage yet; None before Linux 6.5."""
     return dirty_pages_of([entry.path for entry in files_below(directory)])
 
 
 def dirty_pages_of(paths: Iterable[Path | str]) -> int | None:
-    """The same for some files."""
+    """Count the pages of some files that aren't on storage yet; None before Linux 6.5."""
     dirty = 0
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -115,7 +115,7 @@ class _PageCounts:
 
 
 def _cachestat_counts(descriptor: int) -> _PageCounts | None:
-    """The pages of an open file by cachestat(2); None where the kernel lacks it."""
+    """Count an open file's pages with cachestat(2); None if the kernel lacks it."""
     whole_file = (ctypes.c_uint64 * 2)(0, 0)  # offset, length: 0 means to the end
     counts = (ctypes.c_uint64 * 5)()  # cached, dirty, under writeback, evicted, recently evicted
     failed = _libc.syscall(_CACHESTAT, descriptor, ctypes.byref(whole_file), ctypes.byref(counts), 0)
@@ -123,13 +123,13 @@ def _cachestat_counts(descriptor: int) -> _PageCounts | None:
 
 
 def _cachestat(descriptor: int) -> int | None:
-    """Cached pages of an open file by cachestat(2); None where the kernel lacks it."""
+    """Count an open file's cached pages with cachestat(2); None if the kernel lacks it."""
     counts = _cachestat_counts(descriptor)
     return None if counts is None else counts.cached
 
 
 def _mincore(descriptor: int, size_bytes: int) -> int | None:
-    """Cached pages of an open file by mincore(2); None where the kernel won't tell."""
+    """Count an open file's cached pages with mincore(2); None if that fails."""
     _libc.mmap.restype = ctypes.c_void_p
     address = _libc.mmap(
         None, ctypes.c_size_t(size_bytes), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0)

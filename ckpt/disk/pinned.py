@@ -1,4 +1,4 @@
-"""One directory for as long as it is read, whatever its name comes to mean meanwhile.
+"""Holds a directory open while it is read, even if its name is given to another directory.
 
 A checkpoint may be replaced while it is being read: the name then belongs to another directory, and the files of this
 one are removed. Paths below `/proc/self/fd/N` lead to the directory that was opened, and to no other.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Identity = tuple[int, int]
-"""A file's or a directory's device and inode: what it is, whatever it is called."""
+"""The device and inode of a file or a directory, which don't depend on its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Pinned:
 
     name: Path
     path: Path
-    """Leads to the directory, whatever `name` comes to mean."""
+    """Leads to the directory, even if `name` no longer does."""
     identity: Identity
 
     @property
@@ -31,7 +31,7 @@ class Pinned:
         return identity(self.name) == self.identity
 
     def named(self, text: str) -> str:
-        """A message about the path as one about the name."""
+        """Replace the path in a message by the name."""
         return text.replace(str(self.path), str(self.name))
 
 
@@ -47,14 +47,14 @@ def pinned(name: Path) -> Iterator[Pinned]:
         status = os.fstat(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}")
         own = status.st_dev, status.st_ino
-        # Without /proc there is no such path: the name has to do, and a replacement shows in `is_current`.
+        # Without /proc there is no such path: then use the name; `is_current` tells of a replacement.
         yield Pinned(name, path if identity(path) == own else name, own)
     finally:
         os.close(descriptor)
 
 
 def identity(path: Path | int) -> Identity | None:
-    """What a path, or a descriptor, leads to; None if that is nothing."""
+    """The identity of what a path or a descriptor leads to; None if there is nothing."""
     try:
         status = os.fstat(path) if isinstance(path, int) else path.stat()
     except OSError:

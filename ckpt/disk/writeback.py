@@ -1,7 +1,7 @@
-"""Write errors that reach nobody: the kernel wrote a closed file back, failed, and forgot the file.
+"""Write errors that no program gets: the kernel failed to write a closed file back, and forgot the file.
 
-Whoever opens such a file anew and syncs it gets no error. The filesystem itself remembers one, for every descriptor
-that was opened before: syncfs(2) reports it since Linux 5.8.
+A program that opens such a file again and syncs it gets no error. The filesystem remembers one for every descriptor
+that was open at the time: syncfs(2) reports it since Linux 5.8.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @contextmanager
 def watched(directory: Path) -> Iterator[int]:
-    """A descriptor, opened before anything is written, to ask for errors with `raise_errors`."""
+    """Open a descriptor before anything is written, for `raise_errors`."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield descriptor
@@ -24,9 +24,9 @@ def watched(directory: Path) -> Iterator[int]:
 
 
 def raise_errors(descriptor: int) -> None:
-    """Sync the filesystem of a descriptor, and raise what it could not write since that was opened.
+    """Sync the filesystem of a descriptor, and raise an error if it failed to write since the descriptor was opened.
 
-    The error may be about another program's file: the kernel keeps no record of whose it was.
+    The error may be about another program's file: the kernel doesn't record which.
 
     Raises:
         OSError: the error.

@@ -101,8 +101,8 @@ def read(path: Path, entries: Sequence[Entry], data_start: int, threads: int, ch
     starts = [target.start for target in filled]
     ends = [target.end for target in filled]
     cached = page_cache.resident_fraction_of(path) > _RESIDENT_ENOUGH
-    with DirectFile(path, os.O_RDONLY, direct=not cached) as file, Beside() as populating, Beside() as checking:
-        populating.submit(memory.populate, [target.tensor for target in filled])
+    with DirectFile(path, os.O_RDONLY, direct=not cached) as file, Beside() as prefaulting, Beside() as checking:
+        prefaulting.submit(memory.prefault, [target.tensor for target in filled])
         checks = _Checks(check, checking)
 
         def read_block(offset: int, buffer: mmap.mmap) -> None:

@@ -22,7 +22,7 @@ ALIGNMENT = 64
 """The alignment of the first element in bytes, as torch has it: a cache line, and the widest vector."""
 
 _HUGE_PAGE_BYTES = 2 * 2**20
-_POPULATE_BYTES = 4 * 2**20
+_PREFAULT_BYTES = 4 * 2**20
 
 
 def empty(layout: TensorLayout) -> torch.Tensor:
@@ -47,15 +47,15 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
-def populate(tensors: Iterable[torch.Tensor]) -> None:
+def prefault(tensors: Iterable[torch.Tensor]) -> None:
     """Prefault the pages of new tensors, so that reading into them doesn't wait for the kernel to clear pages.
 
     Call it in a thread of its own while others read. Does nothing before Linux 5.14.
     """
     for tensor in tensors:
         address, size_bytes = _pages(tensor)
-        for offset in range(0, size_bytes, _POPULATE_BYTES):
-            length = min(_POPULATE_BYTES, size_bytes - offset)
+        for offset in range(0, size_bytes, _PREFAULT_BYTES):
+            length = min(_PREFAULT_BYTES, size_bytes - offset)
             if _libc.madvise(ctypes.c_void_p(address + offset), ctypes.c_size_t(length), _MADV_POPULATE_WRITE):
                 return
 

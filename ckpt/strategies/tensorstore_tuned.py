@@ -205,7 +205,7 @@ class TensorstoreTuned(Strategy):
             layouts = [TensorLayout(name, tuple(store.shape), listed[name].dtype) for name, store in stores.items()]
             state = {layout.name: memory.empty(layout) for layout in layouts}
             with Beside() as beside:
-                beside.submit(memory.populate, state.values())
+                beside.submit(memory.prefault, state.values())
                 finished(
                     ts.array(_as_stored(state[name], store.dtype.numpy_dtype)).write(store)
                     for name, store in stores.items()

@@ -248,7 +248,7 @@ def _prefault(size_bytes: int) -> None:
     Hypervisors reclaim idle guest memory. Getting it back can take longer than the I/O, and whether that happens
     depends on what ran before, not on the strategy.
     """
-    direct_io.populate(direct_io.aligned_buffer(max(1, size_bytes)))
+    direct_io.prefault(direct_io.aligned_buffer(max(1, size_bytes)))
 
 
 def _storages(state: State) -> set[int]:
