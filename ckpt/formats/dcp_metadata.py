@@ -1,4 +1,4 @@
-"""What DCP's `.metadata` says, read without running it, and held against itself before anything is loaded by it."""
+"""Reads DCP's `.metadata` without running code, and checks that it is consistent before anything is loaded by it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = ".metadata"
 
 _DCP = "torch.distributed.checkpoint"
 _DEEPEST = 200
-"""Deeper states come back flat."""
+"""Deeper states are loaded flat."""
 
 _HARMLESS = {
     f"{_DCP}.metadata": {
@@ -36,17 +36,17 @@ _HARMLESS = {
 
 
 class _HarmlessUnpickler(pickle.Unpickler):
-    """DCP's metadata is a pickle that DCP reads with no check; this one makes nothing but what it should hold."""
+    """Creates only objects of the classes that DCP's metadata consist of; DCP itself unpickles anything."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class of a name, of those that can do no harm."""
+        """Find a class, if it is harmless."""
         if name not in _HARMLESS.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint should")
         return super().find_class(module, name)
 
 
 def read(directory: Path) -> Metadata:
-    """The metadata, whose tensors are covered by their chunks.
+    """Read the metadata, and check that each tensor is covered by its chunks.
 
     Raises:
         CheckpointError: if a file outside the directory is named, or a tensor's chunks aren't all of it.
@@ -59,7 +59,7 @@ def read(directory: Path) -> Metadata:
         metadata = _HarmlessUnpickler(file).load()
     if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
         raise CheckpointError(f"{path} is damaged: it holds no metadata of torch.distributed.checkpoint")
-    outside = [each.relative_path for each in metadata.storage_data.values() if "/" in each.relative_path]
+    outside = [info.relative_path for info in metadata.storage_data.values() if "/" in info.relative_path]
     if outside:
         raise CheckpointError(f"{path} names a file outside its directory: {outside[0]!r}")
     for key, tensor in tensors_of(metadata).items():
@@ -68,21 +68,22 @@ def read(directory: Path) -> Metadata:
             math.prod(chunk.sizes) and MetadataIndex(key, chunk.offsets) not in metadata.storage_data
             for chunk in tensor.chunks
         ):
-            problem = "in no file is one of its chunks"
+            problem = "one of its chunks is in no file"
         if problem:
             raise CheckpointError(f"{path} is damaged: tensor {key!r}: {problem}")
     return metadata
 
 
 def tensors_of(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
-    """The tensors by key; the other entries are plain values."""
+    """List the tensors by key; the other entries are plain values."""
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    return {key: each for key, each in metadata.state_dict_metadata.items() if isinstance(each, TensorStorageMetadata)}
+    entries = metadata.state_dict_metadata.items()
+    return {key: entry for key, entry in entries if isinstance(entry, TensorStorageMetadata)}
 
 
 def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The plain values by key, and why the others can't be read: each is a `torch.save` archive of its own.
+    """Read the plain values, each a `torch.save` archive; returns them, and why others can't be read, by key.
 
     Raises:
         OSError: if a file can't be read.
@@ -90,17 +91,17 @@ def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict
     values: dict[str, Any] = {}
     unread: dict[str, str] = {}
     tensors = tensors_of(metadata)
-    places = {index.fqn: place for index, place in metadata.storage_data.items() if index.fqn not in tensors}
+    stored = {index.fqn: info for index, info in metadata.storage_data.items() if index.fqn not in tensors}
     for key in metadata.state_dict_metadata:
         if key in tensors:
             continue
-        place = places.get(key)
-        if place is None or place.transform_descriptors:
-            unread[key] = "it is in no file" if place is None else f"it is packed by {place.transform_descriptors}"
+        info = stored.get(key)
+        if info is None or info.transform_descriptors:
+            unread[key] = "it is in no file" if info is None else f"it is packed by {info.transform_descriptors}"
             continue
-        with (directory / place.relative_path).open("rb") as file:
-            file.seek(place.offset)
-            content = io.BytesIO(file.read(place.length))
+        with (directory / info.relative_path).open("rb") as file:
+            file.seek(info.offset)
+            content = io.BytesIO(file.read(info.length))
         try:
             values[key] = torch_files.read(content)
         except CheckpointError as error:
@@ -109,9 +110,9 @@ def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict
 
 
 def nested(flat: Mapping[str, Any], metadata: Metadata) -> Any:
-    """The state as it was saved: DCP flattens nested dicts and lists, and keeps each key's path. Flat where it didn't.
+    """Rebuild the nested state from DCP's flat one and the path that it stored of each key; flat if it stored none.
 
-    What wasn't read of a list has None in its place.
+    Elements of a list that weren't read are None.
     """
     paths = metadata.planner_data
     if not isinstance(paths, dict) or not flat.keys() <= paths.keys():
@@ -133,18 +134,18 @@ def nested(flat: Mapping[str, Any], metadata: Metadata) -> Any:
 
 
 class _Branch(dict[Any, Any]):
-    """A dict or a list of the state, and none of its values."""
+    """A dict or a list of the state, as opposed to a value that is a dict."""
 
 
 def _containers(branch: _Branch, most: int) -> Any:
-    inside = {step: _containers(each, most) if isinstance(each, _Branch) else each for step, each in branch.items()}
-    if not all(type(step) is int and 0 <= step < most for step in inside):  # the steps into a dict are texts
+    inside = {step: _containers(node, most) if isinstance(node, _Branch) else node for step, node in branch.items()}
+    if not all(type(step) is int and 0 <= step < most for step in inside):  # the steps into a dict are strings
         return inside
     return [inside.get(number) for number in range(1 + max(inside))] if inside else {}
 
 
 def _problem(tensor: TensorStorageMetadata) -> str:
-    """Why the chunks aren't the whole tensor; empty if they are: each inside it, no two overlap, nothing is left."""
+    """Why the chunks don't make up the tensor: one is outside, two overlap, or some are missing; empty if they do."""
     shape = tuple(tensor.size)
     boxes = []
     for chunk in tensor.chunks:
@@ -163,7 +164,7 @@ def _problem(tensor: TensorStorageMetadata) -> str:
 
 
 def _overlap(boxes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
-    """Whether two boxes share an element: compared are those that meet along the dimension with the most starts."""
+    """Whether two boxes share an element; compares those that meet in the dimension with the most starts."""
     if len(boxes) < 2 or not boxes[0][0]:
         return len(boxes) > 1
     dimension = max(range(len(boxes[0][0])), key=lambda number: len({start[number] for start, _ in boxes}))

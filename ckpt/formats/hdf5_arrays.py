@@ -1,6 +1,6 @@
 """HDF5 files of any program: every dataset of numbers is a tensor, named by its path.
 
-HDF5 can show other files' contents as a file's own, and load code for a filter: such a file is refused.
+HDF5 can present other files' contents as a file's own, and load code for a filter: such a file is refused.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
-"""Those that HDF5 and h5py bring: deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf."""
+"""The filters that HDF5 and h5py have built in: deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """What a file has.
+    """The arrays in a file.
 
     Attributes:
-        datasets: by path.
-        same_as: of the paths that lead to a dataset that an earlier one leads to, that one.
-        left_out: paths that lead to no numbers, or to another path.
+        datasets: every dataset of numbers, by path.
+        same_as: for a path to a dataset that has an earlier path, the earlier path.
+        left_out: paths to anything else, and soft links.
     """
 
     datasets: dict[str, h5py.Dataset]
@@ -46,53 +46,53 @@ class Arrays:
 
     @property
     def layout(self) -> Layout:
-        """The tensors."""
+        """The datasets as tensors."""
         return tuple(
-            TensorLayout(name, tuple(each.shape), each.dtype.name, self.same_as.get(name))
-            for name, each in self.datasets.items()
+            TensorLayout(name, tuple(dataset.shape), dataset.dtype.name, self.same_as.get(name))
+            for name, dataset in self.datasets.items()
         )
 
 
 @contextmanager
 def arrays_of(path: Path) -> Iterator[Arrays]:
-    """Look at all groups of a file.
+    """Open a file, and find its arrays in all groups.
 
     Raises:
-        CheckpointError: if it is damaged, or shows what lies in another file.
+        CheckpointError: if it is damaged, or presents data of another file.
     """
     with opened(path) as file:
-        found = Arrays({}, {}, [])
-        _collect(file, path, found)
-        yield found
+        arrays = Arrays({}, {}, [])
+        _collect(file, path, arrays)
+        yield arrays
 
 
 def load(path: Path, names: Collection[str] | None) -> tuple[State, list[str]]:
-    """The tensors of these names, or all, and the paths that were left out."""
-    with arrays_of(path) as found:
+    """Load the tensors of these names, or all; returns them, and the paths that were left out."""
+    with arrays_of(path) as arrays:
         state: State = {}
-        chosen = select(found.datasets, names, path)
+        chosen = select(arrays.datasets, names, path)
         for name in chosen:
-            owner = found.same_as.get(name, name)
-            state[name] = state[owner] if owner in state else _read(found.datasets[name])
-        return state, found.left_out
+            owner = arrays.same_as.get(name, name)
+            state[name] = state[owner] if owner in state else _read(arrays.datasets[name])
+        return state, arrays.left_out
 
 
 def require_plain(dataset: h5py.Dataset, where: str) -> None:
-    """Refuse a dataset whose bytes lie in another file, or go through a filter that HDF5 would have to look for.
+    """Check that a dataset is stored in its own file, and needs no filter that HDF5 would have to load.
 
     Raises:
-        CheckpointError: then.
+        CheckpointError: if it isn't, or does.
     """
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
-    strange = [name.decode(errors="replace") or str(code) for code, _, _, name in filters if code not in _FILTERS]
+    unknown = [name.decode(errors="replace") or str(code) for code, _, _, name in filters if code not in _FILTERS]
     if dataset.external or dataset.is_virtual:
-        raise CheckpointError(f"{where}: {dataset.name} shows what lies in other files, which is not followed")
-    if strange:
-        raise CheckpointError(f"{where}: {dataset.name} needs the filter {strange[0]}, which is not loaded")
+        raise CheckpointError(f"{where}: {dataset.name} shows data of other files, which is not followed")
+    if unknown:
+        raise CheckpointError(f"{where}: {dataset.name} needs the filter {unknown[0]}, which is not loaded")
 
 
-def _collect(file: h5py.File, path: Path, found: Arrays) -> None:
+def _collect(file: h5py.File, path: Path, arrays: Arrays) -> None:
     import h5py
 
     first: dict[Any, str] = {}
@@ -105,7 +105,7 @@ def _collect(file: h5py.File, path: Path, found: Arrays) -> None:
             if isinstance(link, h5py.ExternalLink):
                 raise CheckpointError(f"{path}: {name} is a link to another file, which is not followed")
             if not isinstance(link, h5py.HardLink):
-                found.left_out.append(name)
+                arrays.left_out.append(name)
                 continue
             item = group[key]
             if isinstance(item, h5py.Group) and _address(item) not in seen:
@@ -114,11 +114,11 @@ def _collect(file: h5py.File, path: Path, found: Arrays) -> None:
             elif isinstance(item, h5py.Dataset) and item.shape is not None and _is_number(item.dtype):
                 require_plain(item, str(path))
                 owner = first.setdefault(_address(item), name)
-                found.datasets[name] = item
+                arrays.datasets[name] = item
                 if owner != name:
-                    found.same_as[name] = owner
+                    arrays.same_as[name] = owner
             else:
-                found.left_out.append(name)
+                arrays.left_out.append(name)
 
 
 def _address(item: h5py.HLObject) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def _read(dataset: h5py.Dataset) -> Any:
 
     try:
         tensor = torch.empty(tuple(dataset.shape), dtype=getattr(torch, dataset.dtype.name))
-    except RuntimeError as error:  # more than there is
+    except RuntimeError as error:  # more than the machine has
         raise MemoryError(f"{dataset.name} has {list(dataset.shape)} elements") from error
     if tensor.numel():
         dataset.read_direct(tensor.numpy())

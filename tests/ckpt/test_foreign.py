@@ -104,7 +104,7 @@ def test_files_that_name_classes(tmp_path: Path, zipped: bool) -> None:
 
     torch.save({"w": torch.ones(2), "trap": Trap()}, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        CheckpointError, match="which can't be read without running what the file says; nothing was run"
+        CheckpointError, match="which can't be read without running code that the file names; none was run"
     ):
         ckpt.load(tmp_path / "m.ckpt")
     assert not sprung.exists()
