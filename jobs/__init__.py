@@ -1,1 +1,1 @@
-"""What runs where: a study becomes a plan, a plan becomes jobs, a job leaves a timing log."""
+"""Runs studies: makes a plan of a study's file, submits its jobs, and writes a timing log for each."""

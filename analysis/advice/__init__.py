@@ -1,1 +1,1 @@
-"""What to do about it: checkpoint intervals, a recommendation, a projection to other sizes."""
+"""Advice: checkpoint intervals, a recommended strategy, and projections to other sizes."""

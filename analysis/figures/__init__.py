@@ -1,1 +1,1 @@
-"""What was measured as figures."""
+"""Figures of the measurements."""

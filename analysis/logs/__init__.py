@@ -1,1 +1,1 @@
-"""Timing logs to frames: reading, merging, and many ranks' samples to one operation."""
+"""Reads timing logs into frames, merges them, and folds the samples of many ranks into operations."""

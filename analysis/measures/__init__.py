@@ -1,1 +1,1 @@
-"""Frames to what each method measured: settings, statistics, differences and caveats."""
+"""Computes what each method measured from frames: settings, statistics, differences and caveats."""

@@ -1,1 +1,1 @@
-"""Everything on one page that opens anywhere."""
+"""The report: one HTML page with all tables and figures, which needs no other file."""

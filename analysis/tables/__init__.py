@@ -1,1 +1,1 @@
-"""What was measured as tables, and the formats that they are written in."""
+"""Tables of the measurements, and the formats in which they are written."""

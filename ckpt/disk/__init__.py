@@ -1,1 +1,1 @@
-"""What a directory lies on: mounts, page cache, direct I/O, durable files, and the commit of a checkpoint."""
+"""Files on disk: mounts, the page cache, direct I/O, durable files, and the commit of a checkpoint."""

@@ -1,1 +1,1 @@
-"""What files look like, whoever writes them: safetensors, HDF5, zarr, DCP."""
+"""File formats, independent of the strategies that use them: safetensors, HDF5, zarr, DCP."""

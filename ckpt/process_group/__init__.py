@@ -1,1 +1,1 @@
-"""The ranks that act together: who waits for whom, and how a lost rank is noticed."""
+"""Groups of processes that save and load together, and that notice lost ranks."""

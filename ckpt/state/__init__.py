@@ -1,1 +1,1 @@
-"""What a state is: named tensors, their layout, dtypes and ties, and how ranks share them. Torch is imported lazily."""
+"""The state of a model: named tensors, their layout, dtypes and ties, and their partition over ranks."""

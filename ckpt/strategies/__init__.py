@@ -1,1 +1,1 @@
-"""One file per strategy. A module whose name begins with `_` is shared by several and is none itself."""
+"""The strategies, one per module. Modules whose names begin with `_` are shared, and define none."""

@@ -1,1 +1,1 @@
-"""Nested states: a training loop's containers, tensors and plain values to named tensors and JSON, and back."""
+"""Nested states: converts a training loop's state to named tensors and JSON, and back."""

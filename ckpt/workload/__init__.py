@@ -1,1 +1,1 @@
-"""What a study saves: models, the layout of their states, seeded values and real weights."""
+"""The states that studies save: models, their layouts, seeded values and real weights."""

@@ -1,1 +1,1 @@
-"""Where jobs go: Slurm, or processes on this machine; how they are submitted, and what the queue says of them."""
+"""Submits jobs to Slurm, or runs them as processes on this machine, and reads their state in the queue."""

@@ -1,1 +1,1 @@
-"""What runs on the nodes: a job, its processes, its trials, and what it records."""
+"""Runs a job on its nodes: processes, trials, and the records of what was measured."""

@@ -1,1 +1,1 @@
-"""What a study asks for: its file, validated, and the list of jobs that it makes. Pure but for reading the file."""
+"""Plans a study: reads and validates its file, and makes the list of its jobs."""
