@@ -16,11 +16,12 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ckpt import checkpoint, strategy
+from ckpt import checkpoint, registry
 from ckpt.cli import run
 from ckpt.disk import leftovers, listing
 from ckpt.errors import CheckpointError
 from ckpt.reading import path_of
+from ckpt.strategy import Strategy
 from ckpt.workload.spec import DType, StateSpec
 
 app = App(name="python -m ckpt", help="How a model's state is written and read back.", version_flags=[])
@@ -40,14 +41,14 @@ def show_strategies(name: str = "") -> None:
         name: a strategy.
     """
     if name:
-        _show_strategy(strategy.create(name))
+        _show_strategy(registry.create(name))
         return
     for matrix in _MATRICES:
         table = Table(show_lines=True)
         for heading in ("strategy", *matrix):
             table.add_column(heading.replace("_", " "), overflow="fold", no_wrap=heading == "strategy")
-        for created in map(strategy.create, strategy.names()):
-            table.add_row(Text(created.name()), *(Text(getattr(created.facts, fact)) for fact in matrix))
+        for strategy in map(registry.create, registry.names()):
+            table.add_row(Text(strategy.name), *(Text(strategy.facts()[fact]) for fact in matrix))
         Console().print(table)
     print("More of one, with its options: python -m ckpt strategies NAME")
 
@@ -167,19 +168,21 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
     return 1 if left else 0
 
 
-def _show_strategy(created: strategy.Strategy) -> None:
+def _show_strategy(strategy: Strategy) -> None:
     table = Table(show_header=False, show_lines=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for field in fields(strategy.Facts):
-        table.add_row(field.name.replace("_", " "), Text(getattr(created.facts, field.name)))
-    options = "\n".join(f"{field.name} = {getattr(created, field.name)!r} ({field.type})" for field in fields(created))
+    for key, fact in strategy.facts().items():
+        table.add_row(key.replace("_", " "), Text(fact))
+    options = "\n".join(
+        f"{field.name} = {getattr(strategy, field.name)!r} ({field.type})" for field in fields(strategy)
+    )
     table.add_row("options", Text(options or "none"))
-    table.add_row("installed by", Text(f"pip install '.[{created.extra}]'"))
+    table.add_row("installed by", Text(f"pip install '.[{strategy.extra}]'"))
     console = Console()
-    console.print(Text(created.name(), style="bold"))
+    console.print(Text(strategy.name, style="bold"))
     console.print(table)
-    print(getdoc(type(created)))
+    print(getdoc(type(strategy)))
 
 
 def _show_inspection(directory: Path, found: checkpoint.Inspection) -> None:

@@ -1,5 +1,8 @@
 """The errors of this package. Their messages are written for the person who reads them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CheckpointError(Exception):
     """Raised if a state can't be built, or a checkpoint can't be written or read."""
@@ -27,3 +30,14 @@ class ContradictionError(UnknownStrategyError):
 
 class LostRankError(Exception):
     """Raised if a rank that others wait for failed or did not answer; the message names it."""
+
+
+@contextmanager
+def wrapped(message: str) -> Iterator[None]:
+    """Raise whatever a library raises as a CheckpointError that begins with this message."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{message}: {type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.errors import CheckpointError
 from ckpt.formats import shard_files
 from ckpt.state.layout import Layout
@@ -76,7 +76,7 @@ def _strategy(name: str, path: Path, files: Iterable[str] = ()) -> Reader:
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:
-    created = strategy.create(name, options)
+    created = registry.create(name, options)
     created.prepare()
     return created
 
@@ -137,7 +137,7 @@ def _dcp(path: Path) -> Reader | None:
         why = next(iter(unread.values()), "")
         return state, f"{listed(unread)}: {why}" if unread else ""
 
-    return Reader("torch_dcp", frozenset(), load, lambda: _create("torch_dcp", {}).describe(path))
+    return Reader("torch_dcp", frozenset(), load, lambda: _create("torch_dcp", {}).inspect(path))
 
 
 def _zarr(path: Path) -> Reader | None:
@@ -219,7 +219,7 @@ def _torch(path: Path) -> Reader:
 
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
         created = _create("torch_save", options)
-        state = read(mmap=False) if created.weights_only else created.load_file(path)
+        state = read(mmap=False) if created.weights_only else created.read_rank(path, None)
         if names is None:
             return state, ""
         from ckpt.tree import nested

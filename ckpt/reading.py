@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.disk import leftovers
 from ckpt.disk.pinned import Pinned, pinned
 from ckpt.errors import CheckpointError
@@ -40,7 +40,7 @@ def created(name: str, options: dict[str, Any]) -> Strategy:
     Raises:
         CheckpointError: if there is no such strategy, an option is wrong, or a library is missing.
     """
-    chosen = strategy.create(name, options)
+    chosen = registry.create(name, options)
     chosen.prepare()
     return chosen
 

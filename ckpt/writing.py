@@ -39,7 +39,7 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
         with commit.begin(final, replaces=replaces) as staging:
             written, checksums = strategy.save_checked(tensors, staging.path)
             Manifest(
-                strategy=strategy.name(),
+                strategy=strategy.name,
                 options=strategy.options,
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                 tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
@@ -48,8 +48,8 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
                 rest=content.rest,
                 files=_sizes_of(written, staging.path),
             ).write(staging.path)
-            staging.flush(files=not strategy.syncs_files)
-            if not strategy.reports_close:
+            staging.flush(files=not strategy.capabilities.syncs_files)
+            if not strategy.capabilities.reports_close_errors:
                 _read_back(strategy, tensors, checksums, staging.path)
             staging.publish()
     except CheckpointError as error:

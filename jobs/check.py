@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.disk import mounts
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import slurm
@@ -80,7 +80,7 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
 def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
     for name, options in sorted(chosen):
         try:
-            strategy.create(name, json.loads(options)).prepare()
+            registry.create(name, json.loads(options)).prepare()
         except MissingLibraryError as error:
             remedy = "install it in the environment that jobs run in"
             if error.optional:

@@ -1,7 +1,7 @@
-"""An array that several ranks write together: chunks that agree with who holds which rows, and the places they have.
+"""Chunks of an array, and of one that several ranks write together.
 
 Boundaries between ranks and between chunks are multiples of `Partition.rows_per_rank`: no chunk has two writers.
-One process is a partition with one rank, whose chunks are those that the strategy wants.
+A single process is a partition of one rank, whose chunks are those that the strategy chooses.
 """
 
 from __future__ import annotations
@@ -10,57 +10,56 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ckpt.state.layout import TensorLayout, layout_of_state
-from ckpt.state.sharding import Partition, RankShards, Shard, rows_of
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Partition, Shard, rows_of
 
-if TYPE_CHECKING:
-    from ckpt.state.layout import State
+MIB = 2**20
 
 RANKS = "one array per parameter, each rank writing chunks of its own"
-"""What is said of the strategies that do so."""
+"""How the strategies with an array per parameter describe what several ranks write."""
 
 
-def alone(state: State) -> RankShards:
-    """The part of one process that saves a state by itself."""
-    return RankShards(Partition.of(layout_of_state(state), "replicated", 1), 0)
-
-
-def is_cut(tensor: TensorLayout, partition: Partition) -> bool:
-    """Whether several ranks have rows of it."""
+def is_split(tensor: TensorLayout, partition: Partition) -> bool:
+    """Whether several ranks have rows of a tensor."""
     return partition.rows_per_rank(tensor) < rows_of(tensor)
 
 
 def for_ranks(
     choose: Callable[[tuple[int, ...]], Sequence[int]], tensor: TensorLayout, partition: Partition
 ) -> list[int]:
-    """The shape of the chunks: what is chosen for the tensor; where it is cut, for a step of it, and a divisor of that.
+    """The shape of a tensor's chunks: of a split tensor, the rows of a chunk divide those of each rank.
 
     Args:
-        choose: gives the shape of the chunks of an array of some shape.
+        choose: returns the shape of the chunks for the shape of an array.
         tensor: one of the partition's layout.
-        partition: who holds which rows.
+        partition: which rank holds which rows.
     """
-    if not is_cut(tensor, partition):
+    if not is_split(tensor, partition):
         return list(choose(tensor.shape))
-    step = partition.rows_per_rank(tensor)
-    first, *others = choose((step, *tensor.shape[1:]))
-    return [nearest_divisor(step, first), *others]
+    rows = partition.rows_per_rank(tensor)
+    first, *others = choose((rows, *tensor.shape[1:]))
+    return [nearest_divisor(rows, first), *others]
+
+
+@cache
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors, in ascending order."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return tuple(sorted({*small, *(number // divisor for divisor in small)}))
 
 
 @cache
 def nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor that differs least from what is wanted, as a ratio; the smaller one of two."""
-    small = [part for part in range(1, math.isqrt(number) + 1) if number % part == 0]
-    divisors = {*small, *(number // part for part in small)}
-    return min(sorted(divisors), key=lambda part: max(part, wanted) / min(part, wanted))
+    """The divisor whose ratio to the wanted number is closest to 1; the smaller one of two."""
+    return min(divisors(number), key=lambda divisor: max(divisor, wanted) / min(divisor, wanted))
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[int]:
-    """Split along the first dimension that has to be split, so that a chunk is one piece of the tensor's memory.
+    """Split along the first dimension that has to be split, so that a chunk is contiguous in the tensor's memory.
 
-    Where a divisor of the dimension serves nearly as well as the largest part, it is taken: no chunk is padded then.
+    A divisor of the dimension is preferred if it is at least half of the largest possible part: it needs no padding.
     """
     chunk = [max(1, size) for size in shape]
     for axis, size in enumerate(chunk):
@@ -71,14 +70,23 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[
         if most < 1:
             chunk[axis] = 1
             continue
-        divisors = (part for part in range(most, most // 2, -1) if size % part == 0)
-        chunk[axis] = next(divisors, -(-size // -(-size // most)))
+        whole_parts = (part for part in range(most, most // 2, -1) if size % part == 0)
+        chunk[axis] = next(whole_parts, -(-size // -(-size // most)))
         break
     return chunk
 
 
+def row_chunks(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[int]:
+    """Split the first dimension into equal parts of at most that many bytes, or of one row if a row has more."""
+    chunk = [max(1, size) for size in shape]
+    if shape and 0 not in shape:
+        parts = -(-math.prod(shape) * itemsize // most_bytes)
+        chunk[0] = -(-shape[0] // min(parts, shape[0]))
+    return chunk
+
+
 def shard_shape(shape: tuple[int, ...], chunk: Sequence[int], itemsize: int, most_bytes: int) -> list[int]:
-    """As many chunks as have that many bytes, but one at least, along the dimension that is split."""
+    """As many chunks as fit into that many bytes, but at least one, along the dimension that is split."""
     shard = list(chunk)
     for axis, (size, part) in enumerate(zip(shape, chunk, strict=True)):
         if part < size:
@@ -87,24 +95,24 @@ def shard_shape(shape: tuple[int, ...], chunk: Sequence[int], itemsize: int, mos
     return shard
 
 
-def count(shape: Collection[int], part: Collection[int]) -> int:
-    """How many parts of that shape cover a shape."""
-    return math.prod(-(-size // each) for size, each in zip(shape, part, strict=True))
+def chunk_count(shape: Collection[int], chunk: Collection[int]) -> int:
+    """The number of chunks of an array."""
+    return math.prod(-(-size // part) for size, part in zip(shape, chunk, strict=True))
 
 
-def places(each: Shard, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """Where in the array's grid the chunks lie that hold these rows, as their names have it."""
-    numbers = [range(-(-size // part)) for size, part in zip(each.whole.shape, chunk, strict=True)]
-    if numbers:
-        numbers[0] = range(each.start // chunk[0], -(-each.stop // chunk[0]))
-    return product(*(map(str, among) for among in numbers))
+def chunk_indices(shard: Shard, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    """The indices of the chunks that have rows of a shard, as texts: file names consist of them."""
+    ranges = [range(-(-size // part)) for size, part in zip(shard.whole.shape, chunk, strict=True)]
+    if ranges:
+        ranges[0] = range(shard.start // chunk[0], -(-shard.stop // chunk[0]))
+    return product(*(map(str, indices) for indices in ranges))
 
 
-def opening(each: Shard) -> dict[str, Any]:
-    """How TensorStore opens an array to write these rows: who has the first makes it, nobody waits for that."""
-    return {"create": True} if each.start == 0 else {"open": True, "assume_metadata": True}
+def open_mode(shard: Shard) -> dict[str, Any]:
+    """TensorStore's arguments to open an array for a shard: the rank with the first rows creates it, no rank waits."""
+    return {"create": True} if shard.start == 0 else {"open": True, "assume_metadata": True}
 
 
-def rows_in(store: Any, each: Shard | None) -> Any:
-    """These rows of an array, or all."""
-    return store if each is None or each.is_whole else store[each.start : each.stop]
+def rows_in(store: Any, shard: Shard | None) -> Any:
+    """The rows of a shard in a stored array; the whole array for None."""
+    return store if shard is None or shard.is_whole else store[shard.start : shard.stop]

@@ -31,3 +31,9 @@ def to_filename(name: str) -> str:
         digest = hashlib.sha256(encoded.encode()).hexdigest()
         return encoded[: _LONGEST_BYTES - len(_HASH_MARK) - len(digest)] + _HASH_MARK + digest
     return encoded
+
+
+def of_rank(filename: str, rank: int, count: int) -> str:
+    """The name of one rank's file or directory among several: `state.h5` becomes `state-00000-of-00002.h5`."""
+    stem, dot, suffix = filename.partition(".")
+    return filename if count == 1 else f"{stem}-{rank:05d}-of-{count:05d}{dot}{suffix}"

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckpt.errors import CheckpointError
+from ckpt.state import dtypes, memory
+from ckpt.state.layout import TensorLayout
 from ckpt.threads import is_ending
 
 if TYPE_CHECKING:
     import h5py
+    import torch
 
 
 class _AtTheEnd:
@@ -75,6 +78,24 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # h5py raises one of many kinds
         raise CheckpointError(f"can't read {path}: {type(error).__name__}: {error}") from error
+
+
+def read_dataset(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.Tensor:
+    """Read a dataset, or some of its rows, into a new tensor."""
+    shape = dataset.shape
+    if rows != ():
+        assert isinstance(rows, slice)
+        shape = (rows.stop - rows.start, *shape[1:])
+    tensor = memory.empty(TensorLayout("", shape, dataset.attrs["dtype"]))
+    if tensor.numel():
+        array = dtypes.to_numpy(tensor).view(dataset.dtype)
+        if not shape:
+            array[()] = dataset[()]
+        elif rows == ():
+            dataset.read_direct(array)
+        else:
+            dataset.read_direct(array, np.s_[rows])
+    return tensor
 
 
 class _PatientFile(io.FileIO):

@@ -12,7 +12,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_header, shard_files
 from ckpt.formats.safetensors_header import Header
 from ckpt.state.layout import TensorLayout
-from ckpt.state.sharding import Fragment, Partition, RankShards
+from ckpt.state.sharding import Fragment, Partition, Shard
 
 FILE = "model.safetensors"
 
@@ -99,9 +99,9 @@ def _only(path: Path) -> Path:
     return path / files[0]
 
 
-def files_with(directory: Path, part: RankShards, saved: Partition) -> dict[Path, list[Fragment]]:
+def files_with(directory: Path, shards: Sequence[Shard], saved: Partition) -> dict[Path, list[Fragment]]:
     """The files that hold what a rank wants, and what of each."""
-    fragments = saved.fragments(part.held)
+    fragments = saved.fragments(shards)
     if saved.count > 1:
         files = {directory / shard_name(rank, saved.count): found for rank, found in fragments.items()}
         for path in (directory / INDEX, *files):

@@ -1,6 +1,6 @@
 """Tensors joined from fragments in several files, and errors about a file that is missing or another checkpoint's.
 
-The files of a checkpoint that many ranks wrote can be mixed with those of another one by hand, or lost.
+Files of a checkpoint that many ranks wrote can get lost, or be mixed with those of another one.
 """
 
 from __future__ import annotations
@@ -19,48 +19,49 @@ if TYPE_CHECKING:
     from ckpt.state.layout import State
 
 
-def join(share: tuple[Shard, ...], fragments: Mapping[str, Sequence[torch.Tensor]]) -> State:
-    """A share's tensors, in its order, from their fragments in the order of the rows; tied ones as one tensor."""
+def join(shards: Iterable[Shard], parts: Mapping[str, Sequence[torch.Tensor]]) -> State:
+    """Join the parts of each shard, which are in the order of its rows; tied tensors become one."""
     import torch
 
-    whole = {
-        name: memory.own(found[0] if len(found) == 1 else torch.cat(list(found))) for name, found in fragments.items()
+    joined = {
+        name: memory.own(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)))
+        for name, tensors in parts.items()
     }
-    return {each.whole.name: whole[each.whole.owner] for each in share}
+    return {shard.whole.name: joined[shard.whole.owner] for shard in shards}
 
 
 def select(known: Iterable[str], names: Collection[str] | None, directory: Path) -> list[str]:
-    """Which of the known tensors to load, in their order: those of these names, or all.
+    """Select the known tensors of these names, in the known order; all for None.
 
     Raises:
         CheckpointError: if a name isn't known.
     """
-    found = list(known)
+    listed = list(known)
     if names is None:
-        return found
+        return listed
     names = set(names)
-    missing = sorted(names - set(found))
+    missing = sorted(names - set(listed))
     if missing:
         shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CheckpointError(f"{directory} has no tensor {shown}: `python -m ckpt inspect` lists those it has")
-    return [name for name in found if name in names]
+    return [name for name in listed if name in names]
 
 
 def require(path: Path) -> None:
-    """Make sure that a file of a checkpoint is there.
+    """Check that a file of a checkpoint exists.
 
     Raises:
-        CheckpointError: if it isn't.
+        CheckpointError: if it doesn't.
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no complete checkpoint: it lacks {path.name}")
 
 
 def refuse_shards(shard_mib: int, partition: Partition) -> None:
-    """Each of several ranks writes one file, whatever its size.
+    """Check that `shard_mib` isn't given for several ranks, each of which writes one file of any size.
 
     Raises:
-        CheckpointError: if it should write more.
+        CheckpointError: if it is.
     """
     if shard_mib and partition.count > 1:
         raise CheckpointError(
@@ -69,23 +70,23 @@ def refuse_shards(shard_mib: int, partition: Partition) -> None:
         )
 
 
-def rows_told(saved: Shard) -> tuple[int, int] | None:
-    """What a file says of a part of a tensor: its first row, and how many the tensor has; nothing of a whole one."""
+def row_range(saved: Shard) -> tuple[int, int] | None:
+    """A shard's first row, and the number of rows of its tensor, as a file stores them; None for a whole tensor."""
     return None if saved.is_whole else (saved.start, rows_of(saved.whole))
 
 
 def compare(path: Path, fragment: Fragment, shape: Sequence[int], dtype: str, rows: Sequence[int] | None) -> None:
-    """What a file holds must be what a rank of this partition saved.
+    """Check that a file holds what a rank of the partition saved.
 
     Raises:
         CheckpointError: if it holds something else.
     """
     expected = fragment.saved.layout
-    found = (tuple(shape), dtype, tuple(rows) if rows else None)
-    if found != (expected.shape, expected.dtype, rows_told(fragment.saved)):
-        told = f" from row {rows[0]} of {rows[1]}" if rows else ""
+    stored = (tuple(shape), dtype, tuple(rows) if rows else None)
+    if stored != (expected.shape, expected.dtype, row_range(fragment.saved)):
+        part = f" from row {rows[0]} of {rows[1]}" if rows else ""
         raise CheckpointError(
-            f"{path} belongs to another checkpoint: of tensor {expected.name!r} it holds {dtype} {list(shape)}{told}, "
+            f"{path} belongs to another checkpoint: of tensor {expected.name!r} it holds {dtype} {list(shape)}{part}, "
             f"expected {expected.dtype} {list(expected.shape)}, rows {fragment.saved.start} to {fragment.saved.stop} "
             f"of {rows_of(fragment.saved.whole)}"
         )

@@ -1,4 +1,4 @@
-"""Waiting for TensorStore, where everything is started before anything is waited for."""
+"""Waiting for several TensorStore operations that were all started before."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def finished(futures: Iterable[Any]) -> list[Any]:
-    """The results of all, or the first error once none is at work any more."""
+def wait_all(futures: Iterable[Any]) -> list[Any]:
+    """Return the results of all futures, or raise the first error once all have ended."""
     started = list(futures)
     for future in started:
         future.exception()

@@ -12,7 +12,7 @@ import numpy as np
 
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
-from ckpt.formats.tensorstore_futures import finished
+from ckpt.formats.tensorstore_futures import wait_all
 from ckpt.state import dtypes
 from ckpt.state.layout import Layout, TensorLayout
 
@@ -82,7 +82,7 @@ def load(directory: Path, names: Collection[str] | None) -> tuple[State, list[st
     chosen = select([each.name for each in known], names, directory)
     context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
     try:
-        stores = finished(ts.open(_spec(directory, name), open=True, read=True, context=context) for name in chosen)
+        stores = wait_all(ts.open(_spec(directory, name), open=True, read=True, context=context) for name in chosen)
         return {name: _owned(store.read().result()) for name, store in zip(chosen, stores, strict=True)}, left_out
     except Exception as error:  # TensorStore raises one of many kinds
         raise CheckpointError(f"can't read the arrays of {directory}: {error}") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckpt.disk import durable, page_cache
 from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
-from ckpt.formats.chunks import places
+from ckpt.formats.chunks import chunk_indices
 from ckpt.state.layout import Layout
 from ckpt.state.sharding import Shard
 
@@ -63,23 +64,23 @@ def path_of(directory: Path, name: str) -> Path:
     return directory / (filename.replace(".", "%2E") if filename == METADATA else filename)
 
 
-def chunk_name(place: tuple[str, ...]) -> str:
+def chunk_name(index: tuple[str, ...]) -> str:
     """The name of a chunk's file: all lie in the array's directory."""
-    return ".".join(("c", *place))
+    return ".".join(("c", *index))
 
 
-def is_cached(directory: Path, share: tuple[Shard, ...]) -> bool:
+def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
     """Whether the first chunk of a rank's largest tensor is in the page cache, which stands for the others there.
 
     All ranks look at once, and a parallel filesystem shouldn't have to open every file for each of them.
     """
-    largest = max(share, key=lambda each: each.layout.size_bytes, default=None)
+    largest = max(shards, key=lambda shard: shard.layout.size_bytes, default=None)
     if largest is None or not largest.layout.size_bytes:
         return True
     array = path_of(directory, largest.whole.owner)
     try:
         grid = json.loads((array / METADATA).read_text())["chunk_grid"]
-        place = next(places(largest, grid["configuration"]["chunk_shape"]))
-        return page_cache.resident_fraction_of(array / chunk_name(place)) > RESIDENT_ENOUGH
+        index = next(chunk_indices(largest, grid["configuration"]["chunk_shape"]))
+        return page_cache.resident_fraction_of(array / chunk_name(index)) > RESIDENT_ENOUGH
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration):
         return True  # whatever is wrong, the load says

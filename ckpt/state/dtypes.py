@@ -33,8 +33,8 @@ BYTES_PER_ELEMENT = {
 }
 """Bytes per element of every dtype that a checkpoint may hold, by torch's name."""
 
-# numpy knows these dtypes only through ml_dtypes; torch converts them as integers of the same bits.
-_BITS_OF = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+AS_UNSIGNED = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+"""The dtypes that numpy knows only through ml_dtypes, and the unsigned integers that have their bits."""
 
 
 def name_of(tensor: torch.Tensor) -> str:
@@ -68,7 +68,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def is_bits(name: str) -> bool:
     """Return whether numpy knows the dtype of that name only through ml_dtypes."""
-    return name in _BITS_OF
+    return name in AS_UNSIGNED
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -118,8 +118,8 @@ def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
     array = np.asarray(array, order="C")  # unlike ascontiguousarray, this keeps a 0-d array 0-d
     name = array.dtype.name
-    if name in _BITS_OF:
-        return torch.from_numpy(array.view(_BITS_OF[name])).view(getattr(torch, name))
+    if name in AS_UNSIGNED:
+        return torch.from_numpy(array.view(AS_UNSIGNED[name])).view(getattr(torch, name))
     return torch.from_numpy(array)
 
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
@@ -83,6 +83,11 @@ class Partition:
         """Partition the whole state over all ranks."""
         return cls(tensors, sharding, ranks, 0, ranks)
 
+    @classmethod
+    def single(cls, tensors: Layout) -> Partition:
+        """The partition of one process, which is one rank that holds everything."""
+        return cls.of(tensors, "replicated", 1)
+
     def subset(self, first: int, count: int) -> Partition:
         """The partition over `count` ranks, starting at `first`."""
         if self.sharding == "replicated":  # every range of ranks has everything
@@ -131,6 +136,15 @@ class Partition:
         if self.sharding == "replicated":
             return tuple(Shard(tensor, 0, rows_of(tensor)) for tensor in self.layout)
         return self.owned(rank)
+
+    def shards(self, wanted: Mapping[str, Shard | None] | None) -> list[Shard]:
+        """Turn names with their rows, or None for the whole tensor, into shards; all tensors for None.
+
+        Raises:
+            KeyError: if the partition has no tensor of a name.
+        """
+        whole = {tensor.name: Shard(tensor, 0, rows_of(tensor)) for tensor in self.layout}
+        return [shard or whole[name] for name, shard in (whole if wanted is None else wanted).items()]
 
     def fragments(self, shards: Iterable[Shard]) -> dict[int, list[Fragment]]:
         """Find the wanted shards in what these ranks saved: fragments by rank, in the order of their rows.
@@ -207,6 +221,11 @@ class RankShards:
     partition: Partition
     rank: int
 
+    @classmethod
+    def single(cls, tensors: Layout) -> RankShards:
+        """Everything, in the partition of one process."""
+        return cls(Partition.single(tensors), 0)
+
     @cached_property
     def owned(self) -> tuple[Shard, ...]:
         """The shards that it saves."""
@@ -216,6 +235,11 @@ class RankShards:
     def held(self) -> tuple[Shard, ...]:
         """The shards that it has in memory and loads."""
         return self.partition.held(self.rank)
+
+    @cached_property
+    def wanted(self) -> dict[str, Shard]:
+        """The shards that it loads, by the names of their tensors."""
+        return {shard.whole.name: shard for shard in self.held}
 
 
 def rows_of(tensor: TensorLayout) -> int:

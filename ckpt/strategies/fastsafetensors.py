@@ -1,4 +1,4 @@
-"""fastsafetensors on the CPU: safetensors' own file, read by a pool of threads.
+"""fastsafetensors on the CPU: a safetensors file, read by a pool of threads.
 
 Its own saver writes through a mapping of a sparse file, where a full disk or quota kills the process, so it isn't used.
 """
@@ -13,9 +13,9 @@ from pydantic import Field
 
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
-from ckpt.state.sharding import Partition, RankShards
+from ckpt.state.sharding import Partition
 from ckpt.strategies.safetensors_file import SafetensorsFile
-from ckpt.strategy import Facts
+from ckpt.strategy import Capabilities, Description, Wanted
 
 if TYPE_CHECKING:
     import torch
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fastsafetensors(SafetensorsFile):
-    """The file of `safetensors_file`, and a load into one buffer, out of which all tensors are copied.
+    """Writes the file of `safetensors_file`; loads into one buffer, from which all tensors are copied.
 
     Attributes:
-        thread_count: of the threads that read.
+        thread_count: threads that read.
     """
 
     thread_count: Annotated[int, Field(ge=1)] = 16
+
+    name: ClassVar[str] = "fastsafetensors"
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch", "fastsafetensors")
 
@@ -40,27 +42,30 @@ class Fastsafetensors(SafetensorsFile):
     as_pairs: ClassVar[tuple[str, ...]] = ("complex64", "complex128")
 
     @property
-    def facts(self) -> Facts:
-        """Those of the file, but for the threads that read it."""
+    def capabilities(self) -> Capabilities:
+        """The reader reads whole tensors, no rows."""
+        return replace(super().capabilities, can_reshard=False)
+
+    def describe(self) -> Description:
+        """Describe the file, and the threads that read it."""
         return replace(
-            super().facts,
+            super().describe(),
             concurrency=f"one thread on save, {self.thread_count} on load",
             dtype_on_disk="as in the state; complex as pairs",
             best_for="Loading weights onto GPUs",
-            resharding="as many ranks as saved",
         )
 
-    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:
-        """Read the files that have what is wanted: the reader reads whole tensors, and no rows."""
-        if saved.sharding != "replicated":
-            self.refuse_resharding(part, saved)
-        return super().load_together(directory, part, saved, ranks)
+    def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
+        """Read the files that have the wanted tensors."""
+        if stored is not None and stored.sharding != "replicated":
+            self.refuse_resharding(stored, group)
+        return super().read(directory, wanted, stored, group)
 
-    def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these keys of one file; the others are left out where they lie between."""
+    def read_file(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
+        """Read the tensors of these keys from one file, and skip those between them."""
         from fastsafetensors import SafeTensorsFileLoader
 
-        path.open("rb").close()  # it says "No such file" of one that may not be read
+        path.open("rb").close()  # the library reports an unreadable file as missing
         loader = SafeTensorsFileLoader(None, "cpu", nogds=True, set_numa=False, max_threads=self.thread_count)
         try:
             wanted = set(keys)

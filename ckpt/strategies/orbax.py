@@ -12,9 +12,10 @@ from ckpt.disk import durable, listing
 from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.formats.shard_files import select
+from ckpt.single_process import SingleProcessStrategy
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout
-from ckpt.strategy import Facts, Footprint, Strategy
+from ckpt.strategy import Capabilities, Description, Footprint, Syncs
 
 if TYPE_CHECKING:
     from ckpt.state.layout import State
@@ -25,34 +26,33 @@ _STATE = "state"  # one level down, where no name of a tensor meets one of orbax
 
 
 @dataclass(frozen=True)
-class Orbax(Strategy):
+class Orbax(SingleProcessStrategy):
     """`PyTreeCheckpointHandler` behind the synchronous `Checkpointer`.
 
-    Orbax refuses tensors without elements: they stand in `names.json`, as does the order of all.
+    Orbax refuses tensors without elements: `names.json` has their dtypes and shapes, and the order of all tensors.
 
     Attributes:
-        ocdbt: write one database instead of a directory per array.
-        compression: zstd.
+        ocdbt: write one database instead of a directory for each array.
+        compression: compress with zstd.
     """
 
     ocdbt: bool = True
     compression: bool = True
 
+    name: ClassVar[str] = "orbax"
+
     requires: ClassVar[tuple[str, ...]] = ("torch", "orbax.checkpoint", "jax", "ml_dtypes")
 
     extra: ClassVar[str] = "peers"
 
-    def prepare(self) -> None:
-        """Import, and let JAX look for its devices."""
-        super().prepare()
-        import jax
-
-        jax.local_devices()
-
     @property
-    def facts(self) -> Facts:
-        """What it does."""
-        return Facts(
+    def capabilities(self) -> Capabilities:
+        """TensorStore syncs the files that it writes; orbax doesn't sync the metadata that it writes itself."""
+        return Capabilities(syncs=Syncs.SOME_FILES, atomic_files=True)
+
+    def describe(self) -> Description:
+        """Describe the arrays, in a database or in directories."""
+        return Description(
             files="a few, 1 per 2 GiB, 1" if self.ocdbt else "2 per parameter, 4",
             format="zarr v2 arrays in an OCDBT database" if self.ocdbt else "zarr v2, one array per parameter",
             chunks="none",
@@ -60,23 +60,25 @@ class Orbax(Strategy):
             concurrency="all parameters at once, file_io_concurrency 128",
             dtype_on_disk="as in the state",
             order_of_writes="all parameters at once",
-            # TensorStore syncs what it writes; orbax doesn't sync the metadata that it writes itself.
-            synced="some files",
-            atomic="each file",
-            checksum="none",
-            partial_load="by tensor",
             other_readers="orbax, TensorStore",
             best_for="JAX",
         )
 
-    def footprint(self, layout: Layout) -> Footprint:
-        """Each tensor as often as it has names, as if nothing compressed; files for each, whatever orbax packs."""
+    def prepare(self) -> None:
+        """Import the libraries, and let JAX initialise its devices."""
+        super().prepare()
+        import jax
+
+        jax.local_devices()
+
+    def rank_footprint(self, layout: Layout) -> Footprint:
+        """Count each name of a tied tensor, uncompressed, and files for each, whatever orbax packs."""
         size_bytes = sum(tensor.size_bytes + tensor.size_bytes // 1000 + 8192 for tensor in layout)
         size_bytes += sum(8 * len(json.dumps(tensor.name)) for tensor in layout)
         return Footprint(3 * len(layout) + 16, size_bytes + 2**17)
 
-    def save(self, state: State, directory: Path) -> list[Path]:
-        """Write the tree into a directory of its own, which orbax renames when it is whole; then the names."""
+    def write_rank(self, state: State, path: Path) -> list[Path]:
+        """Write the tree into a subdirectory, which orbax renames once it is complete; then the names."""
         import orbax.checkpoint as ocp
 
         tree = {
@@ -85,21 +87,21 @@ class Orbax(Strategy):
         if tree:
             handler = ocp.PyTreeCheckpointHandler(use_ocdbt=self.ocdbt, use_compression=self.compression)
             with ocp.Checkpointer(handler) as checkpointer:
-                checkpointer.save(directory.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
+                checkpointer.save(path.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
         names = {name: [dtypes.name_of(tensor), list(tensor.shape)] for name, tensor in state.items()}
-        durable.write_atomically(directory / _NAMES, json.dumps(names).encode(), sync=False)
-        # How orbax names its files, it keeps to itself.
-        return [Path(entry.path) for entry in listing.files_below(directory)]
+        durable.write_atomically(path / _NAMES, json.dumps(names).encode(), sync=False)
+        # Orbax doesn't document the names of its files.
+        return [Path(entry.path) for entry in listing.files_below(path)]
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def read_rank(self, path: Path, names: Collection[str] | None) -> State:
         """Restore the tree, or a part of it, as numpy arrays."""
         import torch
 
         try:
-            known = json.loads((directory / _NAMES).read_text())
-            chosen = select(known, names, directory)
+            known = json.loads((path / _NAMES).read_text())
+            chosen = select(known, names, path)
             files = {name: filenames.to_filename(name) for name in chosen if 0 not in known[name][1]}
-            tree = _restore(directory.absolute() / _TREE, list(files.values())) if files else {}
+            tree = _restore(path.absolute() / _TREE, list(files.values())) if files else {}
             return {
                 name: memory.own(dtypes.to_torch(tree.pop(files[name])))
                 if name in files
@@ -107,11 +109,11 @@ class Orbax(Strategy):
                 for name in chosen
             }
         except FileNotFoundError as error:
-            raise CheckpointError(f"{directory} is no complete checkpoint: {error}") from error
+            raise CheckpointError(f"{path} is no complete checkpoint: {error}") from error
         except CheckpointError:
             raise
         except Exception as error:  # orbax raises one of many kinds
-            raise CheckpointError(f"can't restore {directory}: {type(error).__name__}: {error}") from error
+            raise CheckpointError(f"can't restore {path}: {type(error).__name__}: {error}") from error
 
 
 def _restore(path: Path, keys: list[str]) -> dict[str, Any]:

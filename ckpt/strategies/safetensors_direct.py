@@ -35,7 +35,16 @@ from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums, dtypes, memory, ties
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
 from ckpt.state.sharding import Fragment, Partition, RankShards
-from ckpt.strategy import CheckTensor, Facts, Footprint, Strategy
+from ckpt.strategy import (
+    Capabilities,
+    Checksum,
+    CheckTensor,
+    Description,
+    Footprint,
+    Strategy,
+    Wanted,
+    sum_over_ranks,
+)
 from ckpt.threads import Beside
 
 if TYPE_CHECKING:
@@ -63,17 +72,24 @@ class SafetensorsDirect(Strategy):
     threads: Annotated[int, Field(ge=1, le=64)] = 8
     block_mib: Annotated[int, Field(ge=1, le=256)] = 4
 
+    name: ClassVar[str] = "safetensors_direct"
+
     requires: ClassVar[tuple[str, ...]] = ("torch", "ml_dtypes", "xxhash")
 
     @property
     def contradiction(self) -> str:
         """Nothing to compare without checksums."""
-        return "verify = true has nothing to compare where checksum = false" if self.verify > self.checksum else ""
+        return "verify = true has nothing to compare with checksum = false" if self.verify and not self.checksum else ""
 
     @property
-    def facts(self) -> Facts:
-        """What it does."""
-        return Facts(
+    def capabilities(self) -> Capabilities:
+        """A file gets its name before its data."""
+        checksum = Checksum.WRITTEN if self.checksum else Checksum.NONE
+        return Capabilities(can_reshard=True, checksum=Checksum.VERIFIED if self.verify else checksum)
+
+    def describe(self) -> Description:
+        """Describe the file, or the shards and their index."""
+        return Description(
             files=f"1 per {self.shard_mib} MiB, 1" if self.shard_mib else "1",
             format="safetensors, its data where torch has it in a page",
             chunks="none",
@@ -81,34 +97,53 @@ class SafetensorsDirect(Strategy):
             concurrency=f"{self.threads} threads with {self.block_mib} MiB each",
             dtype_on_disk="as in the state",
             order_of_writes="by offset, all tensors in flight",
-            synced="no",
-            atomic="no",
-            checksum="verified" if self.verify else "written, not verified" if self.checksum else "none",
-            partial_load="by tensor",
             other_readers="safetensors, transformers",
             best_for="Speed, in a format that everybody reads",
             ranks="a file for each rank, an index",
-            resharding="any number of ranks",
         )
 
-    def footprint(self, layout: Layout) -> Footprint:
-        """The bytes of the state, a header for each file, and an index where there are several."""
-        own = [tensor for tensor in layout if tensor.same_as is None]
-        count = sum(1 for _ in safetensors_files.shards(own, self.shard_mib * 2**20))
+    def footprint(self, partition: Partition) -> Footprint:
+        """A file for each rank, and the index."""
+        shard_files.refuse_shards(self.shard_mib, partition)
+        files = sum_over_ranks(partition, self._process_footprint)
+        if partition.count == 1:
+            return files
         return Footprint(
-            count + (count > 1), state_bytes(layout) + safetensors_header.footprint_bytes(layout, count + (count > 1))
+            files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(partition.layout, 1)
         )
 
-    def contents(self, directory: Path) -> Layout | None:
-        """What the headers say."""
-        headers = headers_of(directory).values()
-        own = {entry.layout.name: entry.layout for header in headers for entry in header.entries}
-        tied = [(name, owner) for header in headers for name, (owner, _) in header.tied.items()]
-        return (*own.values(), *(replace(own[owner], name=name, same_as=owner) for name, owner in tied))
+    def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
+        """Write a file, and on the first rank the index, which follows from the partition."""
+        if shards.partition.count == 1:
+            return self._save(state, directory, {})
+        shard_files.refuse_shards(self.shard_mib, shards.partition)
+        place_of = {name: place for place, name in enumerate(state)}
+        own = [each for each in shards.owned if each.whole.same_as is None]
+        tied = {
+            each.whole.name: (each.whole.same_as, place_of[each.whole.name])
+            for each in shards.owned
+            if each.whole.same_as is not None
+        }
+        places = safetensors_header.place([each.layout for each in own])
+        entries = [replace(entry, rows=shard_files.row_range(each)) for entry, each in zip(places, own, strict=True)]
+        path = directory / safetensors_files.shard_name(shards.rank, shards.partition.count)
+        self._save_file(path, entries, tied, state)
+        if shards.rank:
+            return [path]
+        index = safetensors_files.index_bytes(safetensors_files.files_together(shards.partition))
+        durable.write_atomically(directory / safetensors_files.INDEX, index, sync=False)
+        return [path, directory / safetensors_files.INDEX]
 
-    def save(self, state: State, directory: Path) -> list[Path]:
-        """Write all blocks of each file, then its header."""
-        return self._save(state, directory, {})
+    def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
+        """Read whole files, or the pages that have the wanted rows."""
+        if stored is None or stored.count == group.size == 1:
+            return self._load(directory, wanted, None)
+        shards = stored.shards(wanted)
+        parts: dict[str, list[torch.Tensor]] = {}
+        for path, fragments in files_with(directory, shards, stored).items():
+            for fragment, tensor in zip(fragments, self._read_fragments(path, fragments), strict=True):
+                parts.setdefault(fragment.wanted.whole.name, []).append(tensor)
+        return shard_files.join(shards, parts)
 
     def save_checked(self, state: State, directory: Path) -> tuple[list[Path], dict[str, str]]:
         """The same; the checksums are those that the headers keep."""
@@ -117,6 +152,25 @@ class SafetensorsDirect(Strategy):
         sums: dict[str, str] = {}
         files = self._save(state, directory, sums)
         return files, sums
+
+    def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
+        """The same; each tensor is checked as soon as it is there, while others are being read."""
+        return self._load(directory, names, check)
+
+    def contents(self, directory: Path) -> Layout | None:
+        """What the headers say."""
+        headers = headers_of(directory).values()
+        own = {entry.layout.name: entry.layout for header in headers for entry in header.entries}
+        tied = [(name, owner) for header in headers for name, (owner, _) in header.tied.items()]
+        return (*own.values(), *(replace(own[owner], name=name, same_as=owner) for name, owner in tied))
+
+    def _process_footprint(self, layout: Layout) -> Footprint:
+        """The bytes of the state, a header for each file, and an index where there are several."""
+        own = [tensor for tensor in layout if tensor.same_as is None]
+        count = sum(1 for _ in safetensors_files.shards(own, self.shard_mib * 2**20))
+        return Footprint(
+            count + (count > 1), state_bytes(layout) + safetensors_header.footprint_bytes(layout, count + (count > 1))
+        )
 
     def _save(self, state: State, directory: Path, sums: dict[str, str]) -> list[Path]:
         tied = ties.tied(state)
@@ -184,46 +238,6 @@ class SafetensorsDirect(Strategy):
             os.ftruncate(file.descriptor, data_start + data_bytes)
         return entries
 
-    def footprint_together(self, partition: Partition) -> Footprint:
-        """A file for each rank, and the index."""
-        shard_files.refuse_shards(self.shard_mib, partition)
-        files = super().footprint_together(partition)
-        if partition.count == 1:
-            return files
-        return Footprint(
-            files.file_count + 1, files.size_bytes + safetensors_header.footprint_bytes(partition.layout, 1)
-        )
-
-    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
-        """Write a file, and on the first rank the index, which follows from the partition."""
-        if part.partition.count == 1:
-            return self.save(state, directory)
-        shard_files.refuse_shards(self.shard_mib, part.partition)
-        place_of = {name: place for place, name in enumerate(state)}
-        own = [each for each in part.owned if each.whole.same_as is None]
-        tied = {
-            each.whole.name: (each.whole.same_as, place_of[each.whole.name])
-            for each in part.owned
-            if each.whole.same_as is not None
-        }
-        places = safetensors_header.place([each.layout for each in own])
-        entries = [replace(entry, rows=shard_files.rows_told(each)) for entry, each in zip(places, own, strict=True)]
-        path = directory / safetensors_files.shard_name(part.rank, part.partition.count)
-        self._save_file(path, entries, tied, state)
-        if part.rank:
-            return [path]
-        index = safetensors_files.index_bytes(safetensors_files.files_together(part.partition))
-        durable.write_atomically(directory / safetensors_files.INDEX, index, sync=False)
-        return [path, directory / safetensors_files.INDEX]
-
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
-        """Read whole files, or the pages that hold the tensors of these names."""
-        return self._load(directory, names, None)
-
-    def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
-        """The same; each tensor is checked as soon as it is there, while others are being read."""
-        return self._load(directory, names, check)
-
     def _load(self, directory: Path, names: Collection[str] | None, check: CheckTensor | None) -> State:
         headers = headers_of(directory)
         order = safetensors_header.in_order(headers.values())
@@ -236,14 +250,6 @@ class SafetensorsDirect(Strategy):
             wanted = [entry for entry in header.entries if entry.layout.name in owners]
             state |= self._read(path, wanted, header.data_start, check)
         return {name: state[owner_of[name]] for name in chosen}
-
-    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
-        """Read the wanted rows of each file that has some of them."""
-        found: dict[str, list[torch.Tensor]] = {}
-        for path, fragments in files_with(directory, part, saved).items():
-            for fragment, tensor in zip(fragments, self._read_fragments(path, fragments), strict=True):
-                found.setdefault(fragment.wanted.whole.name, []).append(tensor)
-        return shard_files.join(part.held, found)
 
     def _read_fragments(self, path: Path, fragments: Sequence[Fragment]) -> Iterator[torch.Tensor]:
         """The wanted rows of one file's tensors; to verify a checksum, all of its rows are read."""

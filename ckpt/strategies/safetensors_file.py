@@ -25,8 +25,8 @@ from ckpt.process_group.group import ProcessGroup
 from ckpt.state import memory
 from ckpt.state.dtypes import name_of
 from ckpt.state.layout import Layout, layout_of_state, parameters, state_bytes
-from ckpt.state.sharding import Fragment, Partition, RankShards
-from ckpt.strategy import Facts, Footprint, Strategy
+from ckpt.state.sharding import Fragment, Partition, RankShards, Shard
+from ckpt.strategy import Capabilities, Description, Footprint, Strategy, Wanted, sum_over_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +48,21 @@ class SafetensorsFile(Strategy):
 
     shard_mib: Annotated[int, Field(ge=0)] = 0
 
-    requires: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch")
+    name: ClassVar[str] = "safetensors_file"
 
-    reports_close: ClassVar[bool] = False  # Rust closes a file that goes out of scope, and ignores errors
+    requires: ClassVar[tuple[str, ...]] = ("torch", "safetensors.torch")
 
     as_pairs: ClassVar[tuple[str, ...]] = ("complex128",)
     """The dtypes that the format has no name for."""
 
     @property
-    def facts(self) -> Facts:
-        """What it does."""
-        return Facts(
+    def capabilities(self) -> Capabilities:
+        """Rust closes a file that goes out of scope, and ignores errors."""
+        return Capabilities(can_reshard=True, atomic_files=True, reports_close_errors=False)
+
+    def describe(self) -> Description:
+        """Describe the file, or the shards and their index."""
+        return Description(
             files="1 per shard, 1" if self.shard_mib else "1",
             format="safetensors: a JSON header and raw tensors",
             chunks="none",
@@ -66,24 +70,63 @@ class SafetensorsFile(Strategy):
             concurrency="one thread",
             dtype_on_disk="as in the state; complex128 as pairs of float64",
             order_of_writes="one call for each shard" if self.shard_mib else "one call for the whole state",
-            synced="no",
-            atomic="each file",
-            checksum="none",
-            partial_load="by tensor",
             other_readers="safetensors, transformers, vLLM",
             best_for="Sharing weights",
             ranks="a file for each rank, an index",
-            resharding="any number of ranks",
         )
 
-    def footprint(self, layout: Layout) -> Footprint:
+    def footprint(self, partition: Partition) -> Footprint:
+        """A file for each rank, and the index."""
+        shard_files.refuse_shards(self.shard_mib, partition)
+        files = sum_over_ranks(partition, self._process_footprint)
+        if partition.count == 1:
+            return files
+        index_bytes = sum(256 + names_bytes(tensor) for tensor in partition.layout) + 4096
+        return Footprint(files.file_count + 1, files.size_bytes + index_bytes)
+
+    def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
+        """Write a file, and on the first rank the index, which follows from the partition."""
+        if shards.partition.count == 1:
+            return self._write_single(state, directory)
+        shard_files.refuse_shards(self.shard_mib, shards.partition)
+        from safetensors.torch import save_file
+
+        layout = shards.partition.layout
+        note = note_of(layout, self.as_pairs)
+        told = {note.key_of[each.whole.name]: shard_files.row_range(each) for each in shards.owned}
+        metadata = {"format": "pt"}
+        if any(told.values()):
+            metadata[safetensors_header.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
+        path = directory / safetensors_files.shard_name(shards.rank, shards.partition.count)
+        save_file(pack(state, note), path, metadata)
+        if shards.rank:
+            return [path]
+        files = safetensors_files.files_together(shards.partition)
+        weight_map = {note.key_of[each.name]: file for file, tensors in files.items() for each in tensors}
+        _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
+        return [path, directory / _INDEX]
+
+    def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
+        """Read the wanted rows of each file that has some of them."""
+        if stored is None or stored.count == group.size == 1:
+            return self._read_tensors(directory, wanted)
+        shards = stored.shards(wanted)
+        note = note_of(stored.layout, self.as_pairs)
+        parts: dict[str, list[torch.Tensor]] = {}
+        with _errors_told(directory):
+            for path, fragments in _files_of(directory, shards, stored, note).items():
+                for fragment, tensor in zip(fragments, self._read_fragments(path, fragments, note), strict=True):
+                    parts.setdefault(fragment.wanted.whole.name, []).append(tensor)
+        return shard_files.join(shards, parts)
+
+    def _process_footprint(self, layout: Layout) -> Footprint:
         """A file per shard, and an index if there are several: the bytes of the state, and headers."""
         sizes = {tensor.name: tensor.size_bytes for tensor in layout if tensor.same_as is None}
         shards = len(self._shards(sizes))
         headers = sum(256 + names_bytes(tensor) for tensor in layout) + 4096 * (shards + 1)
         return Footprint(shards + (shards > 1), state_bytes(layout) + headers)
 
-    def save(self, state: State, directory: Path) -> list[Path]:
+    def _write_single(self, state: State, directory: Path) -> list[Path]:
         """Write one shard after the other, then the index."""
         from safetensors.torch import save_file
 
@@ -102,7 +145,7 @@ class SafetensorsFile(Strategy):
         _write_index(directory, weight_map, parameters, sum(tensor.nbytes for tensor in tensors.values()), note)
         return [directory / file for file in {*weight_map.values(), _INDEX}]
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
+    def _read_tensors(self, directory: Path, names: Collection[str] | None) -> State:
         """Read each tensor into memory of its own; not through a mapping, whose bytes would be copied once more."""
         with _errors_told(directory):
             file_of, note = _read_index(directory)
@@ -112,51 +155,10 @@ class SafetensorsFile(Strategy):
                 keys_in.setdefault(file_of[key], []).append(key)
             tensors: dict[str, torch.Tensor] = {}
             for file, keys in keys_in.items():
-                tensors |= self.read((directory if directory.is_dir() else directory.parent) / file, keys)
+                tensors |= self.read_file((directory if directory.is_dir() else directory.parent) / file, keys)
             return note.restore(tensors, chosen)
 
-    def footprint_together(self, partition: Partition) -> Footprint:
-        """A file for each rank, and the index."""
-        shard_files.refuse_shards(self.shard_mib, partition)
-        files = super().footprint_together(partition)
-        if partition.count == 1:
-            return files
-        index_bytes = sum(256 + names_bytes(tensor) for tensor in partition.layout) + 4096
-        return Footprint(files.file_count + 1, files.size_bytes + index_bytes)
-
-    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
-        """Write a file, and on the first rank the index, which follows from the partition."""
-        if part.partition.count == 1:
-            return self.save(state, directory)
-        shard_files.refuse_shards(self.shard_mib, part.partition)
-        from safetensors.torch import save_file
-
-        layout = part.partition.layout
-        note = note_of(layout, self.as_pairs)
-        told = {note.key_of[each.whole.name]: shard_files.rows_told(each) for each in part.owned}
-        metadata = {"format": "pt"}
-        if any(told.values()):
-            metadata[safetensors_header.ROWS] = json.dumps({key: rows for key, rows in told.items() if rows})
-        path = directory / safetensors_files.shard_name(part.rank, part.partition.count)
-        save_file(pack(state, note), path, metadata)
-        if part.rank:
-            return [path]
-        files = safetensors_files.files_together(part.partition)
-        weight_map = {note.key_of[each.name]: file for file, tensors in files.items() for each in tensors}
-        _write_index(directory, weight_map, parameters(layout), state_bytes(layout), note)
-        return [path, directory / _INDEX]
-
-    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # nobody is waited for
-        """Read the wanted rows of each file that has some of them."""
-        note = note_of(saved.layout, self.as_pairs)
-        found: dict[str, list[torch.Tensor]] = {}
-        with _errors_told(directory):
-            for path, fragments in _files_of(directory, part, saved, note).items():
-                for fragment, tensor in zip(fragments, self._read_fragments(path, fragments, note), strict=True):
-                    found.setdefault(fragment.wanted.whole.name, []).append(tensor)
-        return shard_files.join(part.held, found)
-
-    def read(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
+    def read_file(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
         """The tensors of these keys of one file."""
         with _open(path) as opened:
             return {key: memory.own(opened.get_tensor(key)) for key in keys}
@@ -176,7 +178,7 @@ class SafetensorsFile(Strategy):
                 if not fragment.is_all
             }
             shapes = {key: held[key].get_shape() for key in keys}
-        tensors = cut | self.read(path, [key for key in keys if key not in cut])
+        tensors = cut | self.read_file(path, [key for key in keys if key not in cut])
         for key, fragment in zip(keys, fragments, strict=True):
             tensor = note.value(key, tensors[key])
             shape = shapes[key][:-1] if key in note.pairs else shapes[key]
@@ -202,9 +204,9 @@ class SafetensorsFile(Strategy):
         return [*shards, current] if current or not shards else shards
 
 
-def _files_of(directory: Path, part: RankShards, saved: Partition, note: Note) -> dict[Path, list[Fragment]]:
+def _files_of(directory: Path, shards: Sequence[Shard], saved: Partition, note: Note) -> dict[Path, list[Fragment]]:
     """The files that hold what a rank wants, and what of each."""
-    fragments = saved.fragments(part.held)
+    fragments = saved.fragments(shards)
     if saved.count > 1:
         shard_files.require(directory / _INDEX)
         return {directory / safetensors_files.shard_name(rank, saved.count): found for rank, found in fragments.items()}

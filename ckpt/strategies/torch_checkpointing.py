@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckpt.errors import CheckpointError
+from ckpt.single_process import SingleProcessStrategy
 from ckpt.state.layout import Layout
 from ckpt.state.ties import owning
 from ckpt.strategies.torch_save import TorchSave
-from ckpt.strategy import Facts, Footprint, Strategy
+from ckpt.strategy import Capabilities, Checksum, Description, Footprint
 
 if TYPE_CHECKING:
     from ckpt.state.layout import State
@@ -21,7 +22,7 @@ _FILE = f"{_ITEM}_0.pt"  # the item's key and the rank
 
 
 @dataclass(frozen=True)
-class TorchCheckpointing(Strategy):
+class TorchCheckpointing(SingleProcessStrategy):
     """`CheckpointManager` with a synchronous save.
 
     Direct I/O, its default, is off: `torch.save` writes at any offset, which ext4 and XFS refuse, so that a save fails.
@@ -32,14 +33,20 @@ class TorchCheckpointing(Strategy):
 
     mmap: bool = True
 
+    name: ClassVar[str] = "torch_checkpointing"
+
     requires: ClassVar[tuple[str, ...]] = ("torch", "torch_checkpointing")
 
     extra: ClassVar[str] = "peers"
 
     @property
-    def facts(self) -> Facts:
-        """What it does."""
-        return Facts(
+    def capabilities(self) -> Capabilities:
+        """Checksums are torch.save's; the library reads whole items only."""
+        return Capabilities(partial_load=False, checksum=Checksum.WRITTEN)
+
+    def describe(self) -> Description:
+        """Describe torch.save's zip archive."""
+        return Description(
             files="1",
             format="zip of raw tensors, and a pickle",
             chunks="none",
@@ -47,42 +54,38 @@ class TorchCheckpointing(Strategy):
             concurrency=f"one thread on save, {8 if self.mmap else 1} on load",
             dtype_on_disk="as in the state",
             order_of_writes="one call for the whole state",
-            synced="no",
-            atomic="no",
-            checksum="written, not verified",
-            partial_load="no",
             other_readers="torch.load",
             best_for="Training with PyTorch, asynchronously",
         )
 
-    def footprint(self, layout: Layout) -> Footprint:
-        """That of `torch.save`."""
-        return TorchSave().footprint(layout)
+    def rank_footprint(self, layout: Layout) -> Footprint:
+        """Count as `torch_save` does."""
+        return TorchSave().rank_footprint(layout)
 
-    def save(self, state: State, directory: Path) -> list[Path]:
+    def write_rank(self, state: State, path: Path) -> list[Path]:
         """Write the item in place: there are no other ranks to wait for."""
         manager = self._manager()
         try:
-            manager.save(str(directory), {_ITEM: owning(state)})
+            manager.save(str(path), {_ITEM: owning(state)})
         finally:
             manager.close()
-        return [directory / _FILE]
+        return [path / _FILE]
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
-        """Read the item, after a look at what its pickle names: the library would run anything."""
-        path = directory / _FILE
+    def read_rank(self, path: Path, names: Collection[str] | None) -> State:
+        """Read the item, after checking what its pickle names: the library would run anything."""
+        file = path / _FILE
         if names is not None:
-            raise CheckpointError(f"{directory} can only be read as a whole: torch_checkpointing reads whole items")
-        if not path.exists():
-            raise CheckpointError(f"{directory} is no complete checkpoint: it has no {_FILE}")
+            raise CheckpointError(f"{path} can only be read as a whole: torch_checkpointing reads whole items")
+        if not file.exists():
+            raise CheckpointError(f"{path} is no complete checkpoint: it has no {_FILE}")
         manager = self._manager()
         try:
-            _check(path)
-            state: State = manager.load(directory, into={_ITEM: None})[_ITEM]
+            _check(file)
+            state: State = manager.load(path, into={_ITEM: None})[_ITEM]
         except CheckpointError:
             raise
         except Exception as error:  # torch raises one of many kinds
-            raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
+            raise CheckpointError(f"can't load {file}: {type(error).__name__}: {error}") from error
         finally:
             manager.close()
         return state

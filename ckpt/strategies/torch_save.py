@@ -1,32 +1,29 @@
-"""`torch.save` of the whole state dict: one call, one file; with several ranks, of each one's."""
+"""`torch.save` of the whole state dict: one call, one file; one file per rank where several write."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
-from ckpt.process_group.group import ProcessGroup
+from ckpt.single_process import SingleProcessStrategy
 from ckpt.state.layout import Layout, state_bytes
-from ckpt.state.sharding import Partition, RankShards
 from ckpt.state.ties import identity, owning
-from ckpt.strategy import Facts, Footprint, Strategy
+from ckpt.strategy import Capabilities, Checksum, Description, Footprint
 
 if TYPE_CHECKING:
     from ckpt.state.layout import State
 
-_FILE = "state.pth"
-
 
 @dataclass(frozen=True)
-class TorchSave(Strategy):
-    """PyTorch's own format: a zip archive, stored, with a pickle that names the tensors.
+class TorchSave(SingleProcessStrategy):
+    """PyTorch's own format: an uncompressed zip archive, with a pickle that names the tensors.
 
     Attributes:
-        crc: whether the archive's CRC-32s are computed; PyTorch never looks at them.
+        crc: compute the archive's CRC-32s, which PyTorch never compares.
         mmap: load through a mapping of the file, and copy every tensor out of it.
         weights_only: unpickle only tensors and plain containers. False runs whatever the file says: only for a study,
             which loads what it has just written itself.
@@ -36,10 +33,18 @@ class TorchSave(Strategy):
     mmap: bool = False
     weights_only: bool = True
 
+    name: ClassVar[str] = "torch_save"
+
+    rank_file: ClassVar[str] = "state.pth"
+
     @property
-    def facts(self) -> Facts:
-        """What it does."""
-        return Facts(
+    def capabilities(self) -> Capabilities:
+        """PyTorch computes checksums and ignores them."""
+        return Capabilities(checksum=Checksum.WRITTEN if self.crc else Checksum.NONE)
+
+    def describe(self) -> Description:
+        """Describe the zip archive."""
+        return Description(
             files="1",
             format="zip of raw tensors, and a pickle",
             chunks="none",
@@ -47,50 +52,18 @@ class TorchSave(Strategy):
             concurrency="one thread",
             dtype_on_disk="as in the state",
             order_of_writes="one call for the whole state",
-            synced="no",
-            atomic="no",
-            checksum="written, not verified" if self.crc else "none",
-            partial_load="by tensor",
             other_readers="torch.load",
             best_for="Speed, simplicity",
             ranks="a file for each rank",
         )
 
-    def footprint(self, layout: Layout) -> Footprint:
-        """One file: the bytes of the state, and up to 64 of padding and 512 of records for each tensor."""
+    def rank_footprint(self, layout: Layout) -> Footprint:
+        """Count one file: the bytes of the state, and up to 64 of padding and 512 of records for each tensor."""
         names = sum(4 * len(tensor.name) for tensor in layout)
         return Footprint(1, state_bytes(layout) + 640 * len(layout) + names + 8192)
 
-    def save(self, state: State, directory: Path) -> list[Path]:
+    def write_rank(self, state: State, path: Path) -> list[Path]:
         """Write everything in one call."""
-        self._write(state, directory / _FILE)
-        return [directory / _FILE]
-
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:
-        """Read everything in one call; a part is copied out of a mapping."""
-        return self._read(directory / _FILE, names)
-
-    def load_file(self, path: Path) -> State:
-        """Read a file of any name in one call."""
-        return self._read(path)
-
-    def save_together(self, state: State, directory: Path, part: RankShards, ranks: ProcessGroup) -> list[Path]:  # noqa: ARG002  # nobody is waited for
-        """Write a file of its own."""
-        path = directory / _file(part.rank, part.partition.count)
-        self._write(state, path)
-        return [path]
-
-    def load_together(self, directory: Path, part: RankShards, saved: Partition, ranks: ProcessGroup) -> State:  # noqa: ARG002  # as above
-        """Read its own file; of a replicated state, all files."""
-        if saved.sharding != "replicated":
-            self.refuse_resharding(part, saved)
-            return self._read(directory / _file(part.rank, saved.count))
-        found: State = {}
-        for rank in range(saved.count):
-            found |= self._read(directory / _file(rank, saved.count))
-        return {each.whole.name: found[each.whole.name] for each in part.held}
-
-    def _write(self, state: State, path: Path) -> None:
         import torch
 
         before = torch.serialization.get_crc32_options()
@@ -99,8 +72,10 @@ class TorchSave(Strategy):
             torch.save(owning(state), path)
         finally:
             torch.serialization.set_crc32_options(before)
+        return [path]
 
-    def _read(self, path: Path, names: Collection[str] | None = None) -> State:
+    def read_rank(self, path: Path, names: Collection[str] | None) -> State:
+        """Read everything in one call; a part is copied out of a mapping."""
         import torch
 
         mmap = self.mmap or names is not None
@@ -112,15 +87,11 @@ class TorchSave(Strategy):
             raise CheckpointError(f"can't load {path}: {type(error).__name__}: {error}") from error
         if not mmap:
             return state
-        owned: dict[tuple[object, ...], torch.Tensor] = {}  # tied tensors are copied once
+        copies: dict[tuple[object, ...], torch.Tensor] = {}  # tied tensors are copied once
         part: State = {}
         for name in select(state, names, path.parent):
             tensor = state[name]
-            if identity(tensor) not in owned:
-                owned[identity(tensor)] = tensor.clone()
-            part[name] = owned[identity(tensor)]
+            if identity(tensor) not in copies:
+                copies[identity(tensor)] = tensor.clone()
+            part[name] = copies[identity(tensor)]
         return part
-
-
-def _file(rank: int, size: int) -> str:
-    return _FILE if size == 1 else f"state-{rank:05d}-of-{size:05d}.pth"

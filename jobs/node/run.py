@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.errors import MissingLibraryError
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.strategy import Strategy
@@ -68,7 +68,7 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
     study, job = planned.study, planned.job(job_id)
     process = process_info(job, os.environ)
-    method = strategy.create(job.strategy, job.options)
+    method = registry.create(job.strategy, job.options)
     log, clock = _open_log(paths, study, job, method, process)
     if log.header.status == COMPLETE:
         journal(job.id, "complete already")
@@ -175,7 +175,7 @@ def _new_log(study: Study, job: Job, method: Strategy, clock: Clock) -> TimingLo
             strategy=job.strategy,
             label=job.label,
             strategy_options=json.dumps(job.options, sort_keys=True),
-            strategy_facts=json.dumps(asdict(method.facts)),
+            strategy_facts=json.dumps(method.facts()),
             target=job.target,
             round=job.round,
             nodes=job.nodes,

@@ -31,27 +31,28 @@ class Subject:
     state: State
     expected: State
 
-    def save(self, staging: Path) -> list[Path] | None:
-        """Write this process's shards; returns the files that it wrote, or None if it wrote all there are."""
-        if self.assignment.alone:
-            self.strategy.save(self.state, staging)
-            return None
+    def save(self, staging: Path) -> list[Path]:
+        """Write this process's shards; returns the files that it wrote."""
         assert self.assignment.saves is not None and self.groups.writers is not None  # noqa: PT018  # the caller saves
-        own = {shard.whole.name: self.state[shard.whole.name] for shard in self.assignment.saves.owned}
-        return self.strategy.save_together(own, staging, self.assignment.saves, self.groups.writers)
+        owned = {shard.whole.name: self.state[shard.whole.name] for shard in self.assignment.saves.owned}
+        return self.strategy.write(owned, staging, self.assignment.saves, self.groups.writers)
 
     def load(self, final: Path) -> State:
         """Read what this process has to load."""
-        if self.assignment.alone:
-            return self.strategy.load(final)
         assert self.assignment.loads is not None and self.groups.loaders is not None  # noqa: PT018  # the caller loads
-        return self.strategy.load_together(final, self.assignment.loads, self.assignment.saved, self.groups.loaders)
+        wanted, saved = self.assignment.loads.wanted, self.assignment.saved
+        return self.strategy.read(final, wanted, saved, self.groups.loaders)
 
     def wait_for_all(self, group: ProcessGroup | None) -> None:
         """Wait for all processes, outside the clock, so that all start at once."""
-        if self.strategy.uses_process_group and group is not None and group.size > 1:
+        if self.strategy.capabilities.needs_process_group and group is not None and group.size > 1:
             group.init_torch_distributed()
         self.groups.world.barrier()
+
+    @property
+    def writes_alone(self) -> bool:
+        """Whether no other process writes into the checkpoint's directory."""
+        return self.groups.writers is not None and self.groups.writers.size == 1
 
     @property
     def saved_bytes(self) -> int:

@@ -82,11 +82,6 @@ class Assignment:
         """Whether it loads what it has in memory."""
         return self.own == self.source
 
-    @property
-    def alone(self) -> bool:
-        """Whether a checkpoint is saved and loaded by one process, as if there were no others."""
-        return self.saved.count == 1 and self.loads is not None and self.loads.partition == self.saved
-
 
 def assign(
     scale: Scale, process: ProcessInfo, tensors: Layout, sharding: Sharding, read_shift: int, *, node_local: bool

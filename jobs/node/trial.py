@@ -43,8 +43,8 @@ class _Save:
 
     times: list[float] = field(default_factory=list)
     """Before the call, and after the call, the sync and the commit, as far as it got."""
-    files: list[Path] | None = None
-    """Those that this process wrote; None if it wrote all there are."""
+    files: list[Path] = field(default_factory=list)
+    """Those that this process wrote."""
     usage: ResourceUsage = field(default_factory=ResourceUsage)
     problem: str = ""
 
@@ -102,11 +102,12 @@ class Trial:
             save.times.append(clock())
         return save
 
-    def _sync(self, staging: Path, files: list[Path] | None) -> None:
+    def _sync(self, staging: Path, files: list[Path]) -> None:
         """Bring what this process wrote to stable storage; directories that others write into too come later."""
-        if files is None:
-            durable.flush(staging, files=not self._subject.strategy.syncs_files)
-        elif not self._subject.strategy.syncs_files:
+        syncs_files = self._subject.strategy.capabilities.syncs_files
+        if self._subject.writes_alone:
+            durable.flush(staging, files=not syncs_files)
+        elif not syncs_files:
             durable.sync_files(files)
 
     def _commit(self, begun: commit.Staging | None) -> None:
@@ -114,7 +115,7 @@ class Trial:
         world = self._context.groups.world
         world.barrier()
         if begun:
-            if not self._subject.assignment.alone:
+            if not self._subject.writes_alone:
                 durable.flush(begun.path, files=False)
             begun.publish()
         world.barrier()
@@ -126,10 +127,10 @@ class Trial:
         for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
             self._sample("save", phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
         problem, dirty = save.problem, None
-        if not problem and save.files is None:
+        if not problem and self._subject.writes_alone:
             dirty = page_cache.dirty_pages(final)
         elif not problem:
-            dirty = page_cache.dirty_pages_of([final / file.relative_to(staging) for file in save.files or []])
+            dirty = page_cache.dirty_pages_of([final / file.relative_to(staging) for file in save.files])
         if dirty:
             problem = f"{NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
         if not problem:

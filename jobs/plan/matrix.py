@@ -69,14 +69,13 @@ def left_out(study: Study) -> list[str]:
 def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -> str:
     """Why a strategy can't do what a study asks for at a scale; empty if it can."""
     reshards = scale.reshards and study.state.sharding != "replicated"
-    if reshards and chosen.facts.resharding != "any number of ranks":
+    if reshards and not chosen.capabilities.can_reshard:
         return f"it can't load on {scale.load_ranks} ranks what {scale.ranks} saved"
-    together = scale.tasks_per_node if on_each_node else scale.ranks
-    if together > 1:
-        try:
-            chosen.footprint_together(Partition.of(_SOMETHING, study.state.sharding, together))
-        except CheckpointError as error:
-            return str(error)
+    ranks = scale.tasks_per_node if on_each_node else scale.ranks
+    try:
+        chosen.footprint(Partition.of(_SOMETHING, study.state.sharding, ranks))
+    except CheckpointError as error:
+        return str(error)
     return ""
 
 
@@ -85,10 +84,7 @@ def _footprints(chosen: Strategy, directories: Sequence[Partition]) -> Iterator[
     known: dict[Layout, Footprint] = {}
     for partition in directories:
         if partition.layout not in known:
-            alone = partition.count == 1
-            known[partition.layout] = (
-                chosen.footprint(partition.layout) if alone else chosen.footprint_together(partition)
-            )
+            known[partition.layout] = chosen.footprint(partition)
         yield known[partition.layout]
 
 

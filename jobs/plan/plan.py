@@ -133,7 +133,7 @@ def make_plan(study: Study) -> Plan:
                     id=job_id(number, cell.strategy.label, cell.target, cell.scale),
                     order=len(jobs),
                     round=number,
-                    strategy=cell.strategy.name(),
+                    strategy=cell.strategy.name,
                     options=cell.strategy.options,
                     label=cell.strategy.label,
                     target=cell.target,

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.errors import ContradictionError, UnknownStrategyError
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
@@ -182,7 +182,7 @@ class StrategyChoice(Table):
         dropped: list[str] = []
         for values in itertools.product(*axes.values()):
             try:
-                methods.append(strategy.create(self.name, self.options | dict(zip(axes, values, strict=True))))
+                methods.append(registry.create(self.name, self.options | dict(zip(axes, values, strict=True))))
             except ContradictionError as error:
                 if not axes:
                     raise
@@ -230,7 +230,7 @@ class Study(Table):
     @classmethod
     def _known_and_different(cls, found: tuple[StrategyChoice, ...]) -> tuple[StrategyChoice, ...]:
         if not found:
-            raise ValueError(f"names no strategy; there are {', '.join(strategy.names())}")
+            raise ValueError(f"names no strategy; there are {', '.join(registry.names())}")
         labels = []
         for choice in found:
             try:

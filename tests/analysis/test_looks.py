@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.figures.styles import ALL, COLOURS, looks, wrapped
-from ckpt.strategy import names
+from ckpt.registry import names
 
 labels = st.lists(st.text(min_size=1, max_size=40), max_size=60)
 

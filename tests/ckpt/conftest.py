@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.process_group.group import SingleProcess
+from ckpt.registry import create, names
 from ckpt.state.compare import first_difference
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
-from ckpt.strategy import Strategy, create, names
+from ckpt.strategy import Strategy
+from support.groups import UnaskedGroup
 
 FreshPython = Callable[..., str]
 WriteConfig = Callable[..., str]
@@ -87,14 +88,17 @@ class Together:
     def save(self, strategy: Strategy, directory: Path, partition: Partition) -> list[list[Path]]:
         """Every rank's save; returns the files of each."""
         parts = [RankShards(partition, rank) for rank in range(partition.count)]
-        return [strategy.save_together(self.share(part.owned), directory, part, SingleProcess()) for part in parts]
+        return [
+            strategy.write(self.share(part.owned), directory, part, UnaskedGroup(part.rank, partition.count))
+            for part in parts
+        ]
 
     def load(self, strategy: Strategy, directory: Path, saved: Partition, count: int) -> None:
         """Every rank's load, by so many ranks, compared with the state."""
         partition = Partition.of(saved.tensors, saved.sharding, count)
         for rank in range(count):
             part = RankShards(partition, rank)
-            loaded = strategy.load_together(directory, part, saved, SingleProcess())
+            loaded = strategy.read(directory, part.wanted, saved, UnaskedGroup(rank, count))
             assert first_difference(self.share(part.held), loaded) is None
 
 

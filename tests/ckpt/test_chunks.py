@@ -6,7 +6,6 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt.disk import listing
-from ckpt.formats.chunks import alone, chunk_shape, count, for_ranks, nearest_divisor, places, shard_shape
-from ckpt.process_group.group import ProcessGroup, SingleProcess
+from ckpt.formats.chunks import chunk_count, chunk_indices, chunk_shape, for_ranks, nearest_divisor, shard_shape
+from ckpt.process_group.group import SingleProcess
 from ckpt.process_group.store_group import StoreGroup
-from ckpt.state.layout import State, TensorLayout
+from ckpt.registry import create
+from ckpt.state.layout import State, TensorLayout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
-from ckpt.strategy import Strategy, create
+from ckpt.strategy import Strategy
+from support.groups import UnaskedGroup
 
 ARRAYS = pytest.mark.parametrize(
     "name", ["tensorstore_basic", "tensorstore_t5x", "tensorstore_t5x_real", "tensorstore_tuned", "zarr_python"]
@@ -68,8 +69,8 @@ def test_no_chunk_has_two_writers(shape: tuple[int, ...], ranks: int, most_bytes
     partition = Partition.of((TensorLayout("w", shape, "uint8"),), "dim0", ranks)
     (tensor,) = partition.layout
     chunk = for_ranks(lambda shape: chunk_shape(shape, 1, most_bytes), tensor, partition)
-    found = [place for rank in range(ranks) for each in partition.owned(rank) for place in places(each, chunk)]
-    assert len(set(found)) == len(found) == count(shape, chunk)
+    found = [place for rank in range(ranks) for each in partition.owned(rank) for place in chunk_indices(each, chunk)]
+    assert len(set(found)) == len(found) == chunk_count(shape, chunk)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple), st.integers(1, 20), st.integers(1, 5000))
@@ -101,15 +102,16 @@ def test_shards() -> None:
         (Shard(TensorLayout("w", (10, 3), "uint8"), 4, 10), [4, 2], [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]),
     ],
 )
-def test_places(each: Shard, chunk: list[int], expected: list[tuple[str, ...]]) -> None:
+def test_chunk_indices(each: Shard, chunk: list[int], expected: list[tuple[str, ...]]) -> None:
     """The chunks of some rows, by their numbers along each dimension."""
-    assert expected == list(places(each, chunk))
+    assert expected == list(chunk_indices(each, chunk))
 
 
-def test_alone() -> None:
-    """One process has everything, in its order, and knows what is tied."""
+def test_a_single_process() -> None:
+    """A single process owns everything, in the state's order, and knows what is tied."""
     weight = torch.ones(2, 3)
-    part = alone({"b": weight, "a": torch.zeros((), dtype=torch.bfloat16), "tied": weight})
+    state = {"b": weight, "a": torch.zeros((), dtype=torch.bfloat16), "tied": weight}
+    part = RankShards.single(layout_of_state(state))
     expected = (
         TensorLayout("b", (2, 3), "float32"),
         TensorLayout("a", (), "bfloat16"),
@@ -148,40 +150,17 @@ def strategy_of(name: str) -> Strategy:
 
 @ARRAYS
 def test_one_rank_writes_what_one_process_writes(name: str, tmp_path: Path) -> None:
-    """A rank without others saves the same files with the same content as `save`."""
+    """A rank without others, however its state is partitioned, writes the same files as a single process."""
     strategy = strategy_of(name)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
     strategy.save(values(), first)
     part = RankShards(Partition.of(LAYOUT, "dim0", 1), 0)
-    files = strategy.save_together(values(), second, part, SingleProcess())
+    files = strategy.write(values(), second, part, SingleProcess())
     assert files_in(first) == files_in(second)
     assert sorted(files_in(second)) == sorted(str(file.relative_to(second)) for file in files)
-    assert strategy.footprint(LAYOUT) == strategy.footprint_together(part.partition)
-
-
-class Others(ProcessGroup):
-    """Stands in for ranks that are there and never asked: whoever asks fails the test."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Nobody should."""
-        raise AssertionError(f"rank {self.rank} waits for the others, with {value}")
-
-    def gather(self, value: Any) -> list[Any]:
-        """Nobody should."""
-        raise AssertionError(f"rank {self.rank} waits for the others, with {value}")
-
-    def fail(self, reason: str) -> None:
-        """Nobody should."""
-        raise AssertionError(reason)
-
-    def init_torch_distributed(self) -> None:
-        """Nobody should."""
-        raise AssertionError("no process group is needed")
+    assert strategy.footprint(Partition.single(LAYOUT)) == strategy.footprint(part.partition)
 
 
 @ARRAYS
@@ -196,11 +175,11 @@ def test_no_rank_waits(name: str, tmp_path: Path) -> None:
         for each in part.owned:
             if each.whole.shape:
                 share[each.whole.name] = state[each.whole.name][each.start : each.stop]
-        strategy.save_together(share, tmp_path, part, Others(rank, 4))
+        strategy.write(share, tmp_path, part, UnaskedGroup(rank, 4))
     loaded = strategy.load(tmp_path)
     assert list(state) == list(loaded)
     assert all(torch.equal(state[tensor], loaded[tensor]) for tensor in state)
-    assert strategy.footprint_together(partition).file_count == listing.inventory(tmp_path).file_count
+    assert strategy.footprint(partition).file_count == listing.inventory(tmp_path).file_count
 
 
 @pytest.mark.parametrize(("nan_on", "stored"), [(None, "<f4"), (0, "<f2"), (1, "<f2"), (2, "<f2")])
@@ -218,7 +197,7 @@ def test_a_nan_on_one_rank(nan_on: int | None, stored: str, tmp_path: Path) -> N
         part = RankShards(partition, rank)
         share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.owned}
         ranks = StoreGroup(store, [(each, "host") for each in range(3)], rank, 60, "all")
-        strategy.save_together(share, tmp_path, part, ranks)
+        strategy.write(share, tmp_path, part, ranks)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(save, range(3)))

@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from ckpt.strategy import create, names
+from ckpt.registry import create, names
 from support.command_lines import run_module
 
 
@@ -48,7 +47,7 @@ def test_one_strategy(name: str) -> None:
     assert done.returncode == 0
     created = create(name)
     words = " ".join(done.stdout.replace("│", " ").split())
-    assert all(" ".join(fact.split()) in words for fact in asdict(created.facts).values())
+    assert all(" ".join(fact.split()) in words for fact in created.facts().values())
     assert all(f"{option} = " in words for option in created.options)
 
 
@@ -124,11 +123,12 @@ def test_light_imports(fresh_python: Callable[..., str]) -> None:
         "tensors = {'ckpt.state.compare', 'ckpt.formats.dcp_planners', *workload, *trees}\n"
         "modules = {module.name for module in pkgutil.walk_packages(ckpt.__path__, 'ckpt.')} - tensors\n"
         "for module in modules: importlib.import_module(module)\n"
-        "from ckpt.workload import spec; from ckpt import strategy\n"
+        "from ckpt.workload import spec; from ckpt import registry; from ckpt.state.sharding import Partition\n"
         "known = spec.layout_of(spec.StateSpec('openllama-3b'))\n"
-        "for name in strategy.names():\n"
-        "    created = strategy.create(name)\n"
-        "    assert created.facts and created.label and created.footprint(known).file_count\n"
+        "for name in registry.names():\n"
+        "    created = registry.create(name)\n"
+        "    assert created.facts() and created.label\n"
+        "    assert created.footprint(Partition.single(known)).file_count\n"
         "print(*sorted(modules))\n"
         "print(*{'torch', 'tensorstore', 'transformers', 'submitit', 'jobs', 'analysis'} & sys.modules.keys())\n"
     )
@@ -141,10 +141,10 @@ def test_a_library_that_is_missing(fresh_python: Callable[..., str]) -> None:
     """A strategy whose library is not installed says which one, and what to do, before anything is measured."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from ckpt import strategy\n"
-        "for name in strategy.names():\n"
-        "    try: strategy.create(name).prepare()\n"
-        "    except strategy.CheckpointError as error: print(error)\n"
+        "from ckpt import registry; from ckpt.errors import CheckpointError\n"
+        "for name in registry.names():\n"
+        "    try: registry.create(name).prepare()\n"
+        "    except CheckpointError as error: print(error)\n"
     )
     told = fresh_python(code).splitlines()
     assert len(names()) == len(told)

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from ckpt.strategy import Strategy, create, names
+from ckpt.registry import create, names
+from ckpt.strategy import Strategy, Syncs
 
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names()] + [
     ("tensorstore_basic", {"compressor": "none"}),
@@ -40,7 +41,7 @@ from pathlib import Path
 import torch
 import ckpt
 from ckpt.disk import commit
-from ckpt import strategy
+from ckpt import registry
 
 strategies, root = json.loads(sys.argv[1]), Path(sys.argv[2])
 state = {"a.b": torch.randn(130, 3).half(), "c": torch.randn(5), "empty": torch.empty(0, 2), "0-d": torch.tensor(1.0)}
@@ -69,9 +70,9 @@ def checkpoint(label, save, syncs_files):
         mark(label, "published")
 
 for name, options in strategies:
-    chosen = strategy.create(name, options)
+    chosen = registry.create(name, options)
     chosen.prepare()
-    checkpoint(chosen.label, lambda directory: chosen.save(state, directory), chosen.syncs_files)
+    checkpoint(chosen.label, lambda directory: chosen.save(state, directory), chosen.capabilities.syncs_files)
 checkpoint("plain files", write_files, False)
 
 final = root / "replacing" / "final"
@@ -343,20 +344,20 @@ class TestDurability:
 
 @pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
 def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[str, Traced]) -> None:
-    """A strategy that claims to sync its files has synced each when `save` returns, and says so in its facts; one
-    that claims some has left others, or a part of them; one that claims none has synced none, or the claim would be
+    """A strategy that claims to sync its files has synced each when `save` returns; one that
+    claims some has left others, or a part of them; one that claims none has synced none, or the claim would be
     missing.
     """
     strategy = create(name, options)
     found = traced[strategy.label]
     files = {str(path.relative_to(found.final)) for path in found.final.rglob("*") if path.is_file()}
     unsynced = found.unsynced_files_when_saved
-    assert strategy.syncs_files == (strategy.facts.synced == "files")
-    if strategy.facts.synced == "some files":
+    syncs = strategy.capabilities.syncs
+    if syncs is Syncs.SOME_FILES:
         assert set() < unsynced <= files
         assert found.files_synced_once
     else:
-        assert (set() if strategy.syncs_files else files) == unsynced
+        assert (set() if syncs is Syncs.ALL_FILES else files) == unsynced
 
 
 @pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
@@ -365,5 +366,4 @@ def test_who_writes_aside(name: str, options: dict[str, Any], traced: dict[str, 
     place.
     """
     strategy = create(name, options)
-    atomic = "no" if traced[strategy.label].created_as else "each file"
-    assert atomic == strategy.facts.atomic
+    assert strategy.capabilities.atomic_files == (not traced[strategy.label].created_as)

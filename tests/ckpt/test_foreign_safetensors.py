@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 import ckpt
 from ckpt import CheckpointError, CheckpointWarning
 from ckpt.formats import safetensors_files, safetensors_header
+from ckpt.registry import create
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from ckpt.strategies.safetensors_file import SafetensorsFile
-from ckpt.strategy import create
 
 STRATEGIES = ["safetensors_direct", "safetensors_file"]
 

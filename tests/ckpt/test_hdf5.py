@@ -29,7 +29,7 @@ def test_every_kind_of_tensor(together: Any, strategy: Hdf5, sharding: Sharding,
     partition = together.partition(sharding, ranks)
     files = [file for each in together.save(strategy, tmp_path, partition) for file in each]
     assert sorted(files) == sorted(tmp_path.iterdir())
-    planned, found = strategy.footprint_together(partition), listing.inventory(tmp_path)
+    planned, found = strategy.footprint(partition), listing.inventory(tmp_path)
     assert planned.file_count == found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     together.load(strategy, tmp_path, partition, ranks)
@@ -83,10 +83,10 @@ def test_a_loss_is_no_zeros(together: Any, sharding: Sharding, damage: str, tmp_
             assert together.state["3.bool"][7:14].any()
             assert not file["3.bool"][7:14].any()
     with pytest.raises(CheckpointError, match=path.name):
-        Hdf5().load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        Hdf5().read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
     with pytest.raises(CheckpointError, match=r"state-00001-of-00005|state\.h5"):
         Hdf5().load(tmp_path)
-    Hdf5().load_together(tmp_path, RankShards(partition, 2), partition, SingleProcess())
+    Hdf5().read(tmp_path, RankShards(partition, 2).wanted, partition, SingleProcess())
 
 
 def test_the_joint_file_is_part_of_it(together: Any, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_joint_file_is_part_of_it(together: Any, tmp_path: Path) -> None:
     together.save(Hdf5(), tmp_path, partition)
     (tmp_path / "state.h5").unlink()
     with pytest.raises(CheckpointError, match=r"it lacks state\.h5"):
-        Hdf5().load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        Hdf5().read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
 
 
 def test_a_file_with_other_rows(tmp_path: Path, together: Any) -> None:
@@ -104,4 +104,4 @@ def test_a_file_with_other_rows(tmp_path: Path, together: Any) -> None:
     together.save(Hdf5(), tmp_path, partition)
     (tmp_path / "state-00001-of-00005.h5").write_bytes((tmp_path / "state-00003-of-00005.h5").read_bytes())
     with pytest.raises(CheckpointError, match="belongs to another checkpoint: of tensor"):
-        Hdf5().load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        Hdf5().read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())

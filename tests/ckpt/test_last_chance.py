@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt.strategy import create, names
+from ckpt.registry import create, names
 
 CANNOT_AT_EXIT = {"orbax", "torch_checkpointing", "zarr_python"}
 """Strategies whose libraries start threads by `concurrent.futures`, which takes none when the interpreter ends."""

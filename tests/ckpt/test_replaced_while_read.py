@@ -17,7 +17,7 @@ import torch
 import ckpt
 from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
-from ckpt.strategy import create
+from ckpt.registry import create
 
 RACE_S = float(os.environ.get("CKPT_RACE_S", "1"))
 """How long each strategy's race of two processes lasts."""
@@ -151,7 +151,7 @@ def test_a_race(strategy: str, final: Path, saver: subprocess.Popen[str]) -> Non
     end = time.monotonic() + RACE_S
     while time.monotonic() < end or loads < 3:
         whole = ckpt.load(final)
-        some = ckpt.load(final, ["w", "b"]) if create(strategy).facts.partial_load == "by tensor" else whole
+        some = ckpt.load(final, ["w", "b"]) if create(strategy).capabilities.partial_load else whole
         assert len(steps_in(whole)) == 1
         assert len({*some["w"].tolist(), *some["b"].tolist()}) == 1
         seen |= steps_in(whole)

@@ -15,10 +15,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
+from ckpt.registry import create
 from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Sharding
-from ckpt.strategy import Strategy, create
+from ckpt.strategy import Strategy
 
 INDEX = "model.safetensors.index.json"
 
@@ -39,7 +40,7 @@ def model_on(ranks: int, sharding: Sharding, strategy: Strategy, directory: Path
     for rank in range(ranks):
         part = RankShards(partition, rank)
         share = {each.whole.name: state[each.whole.name][each.start : each.stop] for each in part.owned}
-        strategy.save_together(share, directory, part, SingleProcess())
+        strategy.write(share, directory, part, SingleProcess())
     model.config.save_pretrained(directory)
     return model
 
@@ -91,7 +92,7 @@ def test_every_kind_of_tensor(
     partition = together.partition(sharding, ranks)
     files = [file for each in together.save(strategy, tmp_path, partition) for file in each]
     assert sorted(files) == sorted(path for path in tmp_path.iterdir() if path.is_file())
-    planned, found = strategy.footprint_together(partition), listing.inventory(tmp_path)
+    planned, found = strategy.footprint(partition), listing.inventory(tmp_path)
     assert planned.file_count == found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     together.load(strategy, tmp_path, partition, ranks)
@@ -137,12 +138,12 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     """A rank that wants a tenth of the rows reads hardly more than a tenth of the bytes."""
     state = {"a": torch.arange(10 * 2**20, dtype=torch.int32).reshape(10, -1)}
     partition = Partition.of(layout_of_state(state), "dim0", 1)
-    create("safetensors_file").save_together(state, tmp_path, RankShards(partition, 0), SingleProcess())
+    create("safetensors_file").write(state, tmp_path, RankShards(partition, 0), SingleProcess())
     wanted = RankShards(Partition.of(partition.tensors, "dim0", 10), 3)
     before = read_bytes()
-    create("safetensors_direct").load_together(tmp_path, wanted, partition, SingleProcess())
+    create("safetensors_direct").read(tmp_path, wanted.wanted, partition, SingleProcess())
     assert 4 * 2**20 <= read_bytes() - before < 6 * 2**20
-    mapped = create("safetensors_file").load_together(tmp_path, wanted, partition, SingleProcess())
+    mapped = create("safetensors_file").read(tmp_path, wanted.wanted, partition, SingleProcess())
     assert 4 * 2**20 == mapped["a"].untyped_storage().nbytes()
     assert not compare.mapped_file(mapped)  # it was read through a mapping, and is in memory now
 
@@ -162,7 +163,7 @@ def test_a_file_that_is_missing(
     together.save(strategy, tmp_path, partition)
     (tmp_path / file).unlink()
     with pytest.raises(CheckpointError, match=f"no complete checkpoint: it lacks {file}"):
-        strategy.load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
 
 
 def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Pat
     together.save(strategy, tmp_path, partition)
     shutil.copy(tmp_path / "model-00001-of-00005.safetensors", tmp_path / "model-00002-of-00005.safetensors")
     with pytest.raises(CheckpointError, match=r"belongs to another checkpoint: of tensor .* it holds .* expected"):
-        strategy.load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
 
 
 def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_shards_are_for_one_rank(together: Any, name: str, tmp_path: Path) -> No
     """Several ranks write a file each: an option that asks for more is refused, already when a study is planned."""
     strategy, partition = create(name, {"shard_mib": 1}), together.partition("dim0", 2)
     with pytest.raises(CheckpointError, match="leave shard_mib out"):
-        strategy.footprint_together(partition)
+        strategy.footprint(partition)
     with pytest.raises(CheckpointError, match="leave shard_mib out"):
         together.save(strategy, tmp_path, partition)
     together.save(strategy, tmp_path, together.partition("dim0", 1))
@@ -200,7 +201,7 @@ def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     """A flipped bit in one rank's rows is found by who verifies, also by a rank that wants other rows of that file."""
     partition = Partition.of((TensorLayout("a", (4, 1000), "float32"),), "dim0", 2)
     for rank in range(2):
-        create("safetensors_direct").save_together(
+        create("safetensors_direct").write(
             {"a": torch.zeros(2, 1000)}, tmp_path, RankShards(partition, rank), SingleProcess()
         )
     path = tmp_path / "model-00002-of-00002.safetensors"
@@ -209,6 +210,6 @@ def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     path.write_bytes(content)
     four = Partition.of(partition.tensors, "dim0", 4)
     strategy = create("safetensors_direct", {"verify": True})
-    strategy.load_together(tmp_path, RankShards(four, 1), partition, SingleProcess())
+    strategy.read(tmp_path, RankShards(four, 1).wanted, partition, SingleProcess())
     with pytest.raises(CheckpointError, match="'a' is not what was written"):
-        strategy.load_together(tmp_path, RankShards(four, 2), partition, SingleProcess())
+        strategy.read(tmp_path, RankShards(four, 2).wanted, partition, SingleProcess())

@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError, ContradictionError, UnknownStrategyError
 from ckpt.formats import safetensors_files
+from ckpt.registry import create, names, strategy_class
 from ckpt.state import compare
 from ckpt.state.dtypes import BYTES_PER_ELEMENT
 from ckpt.state.layout import Layout, State, TensorLayout
+from ckpt.state.sharding import Partition
 from ckpt.strategies import (
     hdf5,
     safetensors_file,
@@ -36,7 +38,7 @@ from ckpt.strategies import (
     tensorstore_tuned,
     zarr_python,
 )
-from ckpt.strategy import Strategy, create, names, strategy_class
+from ckpt.strategy import Checksum, Strategy
 from ckpt.workload import building
 
 # One test runs under several classes: hypothesis wants to hear that this is meant.
@@ -247,7 +249,7 @@ def skip_unless_installed(strategy: Strategy) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            why = f"{strategy.name()} needs {module}, which isn't installed ({error}): pip install '.[peers]'"
+            why = f"{strategy.name} needs {module}, which isn't installed ({error}): pip install '.[peers]'"
             if os.environ.get("CKPT_REQUIRE_ALL"):
                 pytest.fail(why)
             pytest.skip(why)
@@ -305,7 +307,7 @@ class StrategyContract:
     @given(drawn=state_dicts(views=False))
     def test_footprint_is_an_upper_bound(self, strategy: Strategy, tmp_path: Path, drawn: State) -> None:
         """No checkpoint has more files or bytes than planned for a state that owns its memory."""
-        planned = strategy.footprint(layout_of(drawn))
+        planned = strategy.footprint(Partition.single(layout_of(drawn)))
         with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
             strategy.save(drawn, Path(directory))
             found = listing.inventory(Path(directory))
@@ -316,13 +318,19 @@ class StrategyContract:
         """Names take room, too, and beyond ASCII more than a byte for a letter."""
         drawn = {"😀" * 400 + str(number): torch.ones(1) for number in range(10)}
         strategy.save(drawn, tmp_path)
-        assert strategy.footprint(layout_of(drawn)).size_bytes >= listing.inventory(tmp_path).apparent_bytes
+        assert (
+            strategy.footprint(Partition.single(layout_of(drawn))).size_bytes
+            >= listing.inventory(tmp_path).apparent_bytes
+        )
 
     def test_footprint_counts_files(self, strategy: Strategy, state: State, checkpoint: Path) -> None:
         """The planned number of files is the number of files, chunks of zeros and tied tensors included."""
         if not self.exact_file_count:
             pytest.skip("this strategy's library decides about its files: the bound is tested, not the number")
-        assert strategy.footprint(layout_of(state)).file_count == listing.inventory(checkpoint).file_count
+        assert (
+            strategy.footprint(Partition.single(layout_of(state))).file_count
+            == listing.inventory(checkpoint).file_count
+        )
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
     def test_every_value_of_a_narrow_float(self, strategy: Strategy, tmp_path: Path, dtype: str) -> None:
@@ -337,10 +345,10 @@ class StrategyContract:
     def test_load_in_a_new_process(self, state: State, checkpoint: Path, fresh_python: Callable[..., str]) -> None:
         """What another process loads has the same digest: nothing depends on the process that saved."""
         code = (
-            "import json, sys; from pathlib import Path; from ckpt import strategy\n"
+            "import json, sys; from pathlib import Path; from ckpt import registry\n"
             "from ckpt.workload import building\n"
             "name, options, directory = sys.argv[1:]\n"
-            "print(building.digest(strategy.create(name, json.loads(options)).load(Path(directory))))"
+            "print(building.digest(registry.create(name, json.loads(options)).load(Path(directory))))"
         )
         found = fresh_python(code, self.name, json.dumps(self.options), str(checkpoint))
         assert building.digest(state) == found.strip()
@@ -424,7 +432,7 @@ class StrategyContract:
         has only the whole.
         """
         chosen = ["zeros", "head", "layer.bfloat16.weight"]
-        if strategy.facts.partial_load == "no":
+        if not strategy.capabilities.partial_load:
             with pytest.raises(CheckpointError, match="whole"):
                 strategy.load(checkpoint, chosen)
             return
@@ -436,7 +444,7 @@ class StrategyContract:
 
     def test_part_is_read_alone(self, strategy: Strategy, tmp_path: Path) -> None:
         """A part is read without the rest: of ten equal tensors, one takes less than a third of the bytes."""
-        if strategy.facts.partial_load == "no":
+        if not strategy.capabilities.partial_load:
             pytest.skip("this strategy has only the whole: what it says when asked for a part is tested")
         strategy.save({str(number): torch.rand(512, 512) for number in range(10)}, tmp_path)
         strategy.load(tmp_path)  # whatever is read once, the first time
@@ -458,7 +466,7 @@ class StrategyContract:
             (byte,) = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 1]))
-        if strategy.facts.checksum == "verified":
+        if strategy.capabilities.checksum is Checksum.VERIFIED:
             with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
                 strategy.load(tmp_path)
         else:
@@ -466,7 +474,7 @@ class StrategyContract:
 
     def test_other_readers(self, strategy: Strategy, tmp_path: Path) -> None:
         """Somebody else reads what it wrote, where it says so, and only there."""
-        if strategy.facts.other_readers == "none":
+        if strategy.describe().other_readers == "none":
             assert self.name not in READERS
             return
         written = {"a.b": torch.randn(130, 5), "c": torch.arange(7, dtype=torch.int32)}
@@ -486,9 +494,9 @@ class StrategyContract:
         """A write that fails, as on a full disk, is an error to catch: neither silence nor a killed process."""
         skip_unless_installed(create(self.name, self.options))
         code = (
-            "import json, resource, sys; from pathlib import Path; import torch; from ckpt import strategy\n"
+            "import json, resource, sys; from pathlib import Path; import torch; from ckpt import registry\n"
             "name, options, directory = sys.argv[1:]\n"
-            "chosen = strategy.create(name, json.loads(options))\n"
+            "chosen = registry.create(name, json.loads(options))\n"
             "chosen.prepare()\n"
             "state = {str(number): torch.rand(512, 512) for number in range(4)}\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
@@ -499,12 +507,12 @@ class StrategyContract:
 
     def test_facts(self, strategy: Strategy) -> None:
         """A user finds one line about everything that the table of strategies shows."""
-        for field in fields(strategy.facts):
-            assert re.fullmatch(r"\S(.*\S)?", getattr(strategy.facts, field.name)), field.name
+        for key, fact in strategy.facts().items():
+            assert re.fullmatch(r"\S(.*\S)?", fact), key
 
     def test_facts_about_files(self, strategy: Strategy, checkpoint: Path) -> None:
         """A strategy that claims one file writes one file, and no other claims so."""
-        assert (strategy.facts.files == "1") == (listing.inventory(checkpoint).file_count == 1)
+        assert (strategy.describe().files == "1") == (listing.inventory(checkpoint).file_count == 1)
 
     def test_label(self, strategy: Strategy) -> None:
         """The label is the name and the options that differ from the default: two strategies never share one."""
@@ -659,7 +667,7 @@ class TestTensorstoreTunedSharded(StrategyContract):
         monkeypatch.setattr(
             tensorstore_tuned, "chunk_shape", lambda shape, itemsize, _: chunk_shape(shape, itemsize, 400)
         )
-        monkeypatch.setattr(tensorstore_tuned, "_MIB", 1000)
+        monkeypatch.setattr(tensorstore_tuned, "MIB", 1000)
 
 
 class TestTensorstoreT5xReal(StrategyContract):
@@ -693,7 +701,7 @@ class TestTensorstoreOcdbtManyFiles(StrategyContract):
 
     @pytest.fixture(autouse=True)
     def _small_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tensorstore_ocdbt, "_MIB", 4000)
+        monkeypatch.setattr(tensorstore_ocdbt, "MIB", 4000)
 
 
 class TestHdf5(StrategyContract):
@@ -709,7 +717,7 @@ class TestHdf5Chunked(StrategyContract):
 
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hdf5, "_MIB", 4000)
+        monkeypatch.setattr(hdf5, "MIB", 4000)
 
 
 @ORBAX_LEAVES_EARLY
@@ -743,7 +751,7 @@ class TestZarrPythonUncompressed(StrategyContract):
 
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(zarr_python, "_MIB", 60)
+        monkeypatch.setattr(zarr_python, "MIB", 60)
 
 
 class TestFastsafetensors(StrategyContract):

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 import ckpt
 from ckpt.errors import CheckpointError
+from ckpt.registry import create, names
 from ckpt.state import dtypes, ties
-from ckpt.strategy import create, names
 from ckpt.tree import nested
 
 

@@ -25,7 +25,7 @@ def save_together(values: torch.Tensor, partition: Partition, directory: Path) -
         part = RankShards(partition, rank)
         state = {each.whole.name: values[each.start : each.stop] for each in part.owned}
         ranks = StoreGroup(store, members, rank, 60, "all")
-        return TensorstoreOcdbt().save_together(state, directory, part, ranks)
+        return TensorstoreOcdbt().write(state, directory, part, ranks)
 
     with ThreadPoolExecutor(partition.count) as pool:
         return list(pool.map(save, range(partition.count)))

@@ -30,10 +30,11 @@ from ckpt.disk import listing
 from ckpt.errors import CheckpointError, MissingLibraryError
 from ckpt.process_group.group import ProcessGroup
 from ckpt.process_group.store_group import StoreGroup
+from ckpt.registry import create, names
 from ckpt.state.layout import State, TensorLayout
 from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 from ckpt.strategies import tensorstore_ocdbt
-from ckpt.strategy import Strategy, create, names
+from ckpt.strategy import Strategy
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "torch_save": [{"mmap": True}],
@@ -50,13 +51,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 """The options that change what several ranks write, besides the defaults."""
 
 SMALL: dict[str, tuple[tuple[str, Any], ...]] = {
-    "hdf5": (("_MIB", 60),),
+    "hdf5": (("MIB", 60),),
     "tensorstore_basic": (("_LARGEST_SIDE", 3),),
     "tensorstore_t5x": (("_TARGET_CHUNK_BYTES", 60),),
     "tensorstore_t5x_real": (("_TARGET_CHUNK_BYTES", 60),),
-    "tensorstore_tuned": (("_MIB", 1),),
-    "tensorstore_ocdbt": (("_MIB", 1), ("_CONFIG", {**tensorstore_ocdbt._CONFIG, "max_inline_value_bytes": 10})),
-    "zarr_python": (("_MIB", 1),),
+    "tensorstore_tuned": (("MIB", 1),),
+    "tensorstore_ocdbt": (("MIB", 1), ("_CONFIG", {**tensorstore_ocdbt._CONFIG, "max_inline_value_bytes": 10})),
+    "zarr_python": (("MIB", 1),),
 }
 """Constants of the modules, made so small that the tests' tensors have several chunks."""
 
@@ -144,7 +145,7 @@ class Save:
         part = RankShards(self.partition, ranks.rank)
         state = share_of(self.partition, part.owned)
         before = exact(state)
-        files = self.strategy.save_together(state, self.directory, part, ranks)
+        files = self.strategy.write(state, self.directory, part, ranks)
         assert before == exact(state)
         return [str(file.relative_to(self.directory)) for file in files]
 
@@ -162,7 +163,7 @@ class Load:
     def __call__(self, ranks: ProcessGroup) -> Exact:
         """Load, and tell everything."""
         part = RankShards(self.partition, (ranks.rank + self.shift) % ranks.size)
-        return exact(self.strategy.load_together(self.directory, part, self.saved, ranks))
+        return exact(self.strategy.read(self.directory, part.wanted, self.saved, ranks))
 
     def expected(self) -> list[Exact]:
         """What the ranks must load."""
@@ -178,7 +179,7 @@ Run = Callable[[Work, int], list[Any]]
 def outcome(work: Work, ranks: StoreGroup) -> Any:
     """What a rank's work returned, or the error it ended with, which the others are told."""
     try:
-        if work.strategy.uses_process_group and ranks.size > 1:
+        if work.strategy.capabilities.needs_process_group and ranks.size > 1:
             ranks.init_torch_distributed()
         return work(ranks)
     except Exception as error:  # noqa: BLE001  # every test says which it expects
@@ -248,7 +249,7 @@ def serve(rank: int, port: int) -> None:
         turns[count] += 1
         name = f"turn {turns[count]} of {count}"  # the same for all that take part, and for nothing else
         ranks = StoreGroup(dist.PrefixStore(name, store), members(count), rank, TIMEOUT_S, name)
-        with small_pieces(work.strategy.name()):
+        with small_pieces(work.strategy.name):
             work.strategy.prepare()
             pickle.dump(outcome(work, ranks), answers)
         answers.flush()
@@ -286,7 +287,7 @@ def strategy(name: str, options: dict[str, Any]) -> Iterator[Strategy]:
 
 def in_processes(strategy: Strategy) -> bool:
     """Whether threads won't do as its ranks."""
-    return strategy.uses_process_group or strategy.name() in IN_PROCESSES
+    return strategy.capabilities.needs_process_group or strategy.name in IN_PROCESSES
 
 
 @pytest.fixture
@@ -327,7 +328,7 @@ def test_round_trip(strategy: Strategy, run: Run, sharding: Sharding, count: int
     directory = tmp_path / "checkpoint"
     files = saved_by(run, strategy, directory, partition)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(partition), listing.inventory(directory)
+    planned, found = strategy.footprint(partition), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     for shift in {0, 1 % count}:
@@ -346,7 +347,7 @@ def test_other_numbers_of_ranks(strategy: Strategy, run: Run, before: int, after
     saved_by(run, strategy, directory, saved)
     load = Load(strategy, directory, Partition.of(TENSORS, "dim0", after), saved)
     found = run(load, after)
-    if strategy.facts.resharding == "any number of ranks" or after == before:
+    if strategy.capabilities.can_reshard or after == before:
         assert load.expected() == found
         return
     for error in found:
@@ -358,7 +359,7 @@ def test_other_numbers_of_ranks(strategy: Strategy, run: Run, before: int, after
 def test_whole_tensors_elsewhere(strategy: Strategy, run: Run, tmp_path: Path) -> None:
     """What ranks that hold everything saved, any number loads; and dealt tensors, where the strategy can reshard."""
     for sharding, before, after in (("replicated", 3, 2), ("tensors", 2, 3)):
-        if sharding == "tensors" and strategy.facts.resharding != "any number of ranks":
+        if sharding == "tensors" and not strategy.capabilities.can_reshard:
             continue
         directory = tmp_path / sharding
         saved = Partition.of(TENSORS, sharding, before)  # type: ignore[arg-type]
@@ -375,7 +376,7 @@ def test_a_node_by_itself(strategy: Strategy, run: Run, sharding: Sharding, tmp_
     directory = tmp_path / "checkpoint"
     files = saved_by(run, strategy, directory, partition)
     assert below(directory) == sorted(file for each in files for file in each)
-    planned, found = strategy.footprint_together(partition), listing.inventory(directory)
+    planned, found = strategy.footprint(partition), listing.inventory(directory)
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     load = Load(strategy, directory, partition, partition)
@@ -457,7 +458,7 @@ def test_planning_is_fast(strategy: Strategy) -> None:
         return rows(*arguments)
 
     with mock.patch.object(Partition, "_rows", count):
-        planned = strategy.footprint_together(partition)
+        planned = strategy.footprint(partition)
     assert planned.size_bytes >= sum(tensor.size_bytes for tensor in partition.tensors)
     assert looked_at <= 20 * len(partition.tensors)
 

@@ -100,7 +100,7 @@ part = RankShards(Partition.of(layout, "dim0", size), rank)
 own = {each.whole.name: state[each.whole.name][each.start : each.stop] if each.whole.shape else state["b"]
        for each in part.owned}
 try:
-    print(sorted(path.name for path in TorchDcp().save_together(own, directory, part, ranks)))
+    print(sorted(path.name for path in TorchDcp().write(own, directory, part, ranks)))
 except CheckpointError as error:
     print("caught", error)
 os._exit(0) if lost >= 0 else dist.destroy_process_group()
@@ -134,7 +134,7 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path) -> None:
         dcp.load(theirs, checkpoint_id=directory, no_dist=True)
     assert compare.first_difference(STATE, theirs) is None
     saved, alone = Partition.of(layout(), "dim0", 3), Partition.of(layout(), "dim0", 1)
-    loaded = TorchDcp().load_together(directory, RankShards(alone, 0), saved, SingleProcess())
+    loaded = TorchDcp().read(directory, RankShards(alone, 0).wanted, saved, SingleProcess())
     assert compare.first_difference(STATE, loaded) is None
 
 
@@ -154,29 +154,29 @@ def test_metadata_of_another_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"'a' is float32 \[10, 7\] in the checkpoint, expected float32 \[11, 7\]"
     ):
-        TorchDcp().load_together(directory, RankShards(other, 0), saved, SingleProcess())
+        TorchDcp().read(directory, RankShards(other, 0).wanted, saved, SingleProcess())
     with (directory / ".metadata").open("rb") as file:
         metadata = pickle.load(file)
     del metadata.state_dict_metadata["a"].chunks[1]
     (directory / ".metadata").write_bytes(pickle.dumps(metadata))
     with pytest.raises(CheckpointError, match="tensor 'a': its chunks have 35 elements, expected 70"):
-        TorchDcp().load_together(directory, wanted, saved, SingleProcess())
+        TorchDcp().read(directory, wanted.wanted, saved, SingleProcess())
     (directory / ".metadata").unlink()
     with pytest.raises(CheckpointError, match=r"it has neither \.metadata"):
-        TorchDcp().load_together(directory, wanted, saved, SingleProcess())
+        TorchDcp().read(directory, wanted.wanted, saved, SingleProcess())
 
 
 def test_safetensors_are_for_one_rank(tmp_path: Path) -> None:
     """DCP writes no index of what several ranks save as safetensors: that is refused when it is planned, and said."""
     strategy = TorchDcp(serialization="safetensors")
-    assert strategy.facts.ranks == "one rank only"
+    assert strategy.describe().ranks == "one rank only"
     with pytest.raises(CheckpointError, match="take serialization = torch_save, or one rank"):
-        strategy.footprint_together(Partition.of(layout(), "dim0", 2))
+        strategy.footprint(Partition.of(layout(), "dim0", 2))
     partition = Partition.of(layout(), "dim0", 1)
-    strategy.save_together(STATE, tmp_path, RankShards(partition, 0), SingleProcess())
+    strategy.write(STATE, tmp_path, RankShards(partition, 0), SingleProcess())
     assert (
         compare.first_difference(
-            STATE, strategy.load_together(tmp_path, RankShards(partition, 0), partition, SingleProcess())
+            STATE, strategy.read(tmp_path, RankShards(partition, 0).wanted, partition, SingleProcess())
         )
         is None
     )

@@ -10,9 +10,9 @@ import torch
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
-from ckpt.process_group.group import SingleProcess
 from ckpt.state.sharding import Partition, RankShards, Sharding
 from ckpt.strategies.torch_save import TorchSave
+from support.groups import UnaskedGroup
 
 
 @pytest.mark.parametrize("sharding", ["dim0", "tensors", "replicated"])
@@ -38,10 +38,9 @@ def test_another_number_of_ranks(together: Any, tmp_path: Path) -> None:
     together.save(TorchSave(), tmp_path, saved)
     together.load(TorchSave(), tmp_path, saved, 2)
     sharded = Partition.of(saved.tensors, "dim0", 3)
+    wanted = RankShards(Partition.of(saved.tensors, "dim0", 2), 0).wanted
     with pytest.raises(CheckpointError, match="what 3 ranks saved on 3 ranks only, not on 2: leave `load_ranks` out"):
-        TorchSave().load_together(
-            tmp_path, RankShards(Partition.of(saved.tensors, "dim0", 2), 0), sharded, SingleProcess()
-        )
+        TorchSave().read(tmp_path, wanted, sharded, UnaskedGroup(0, 2))
 
 
 def test_a_file_that_is_missing(together: Any, tmp_path: Path) -> None:
@@ -50,4 +49,4 @@ def test_a_file_that_is_missing(together: Any, tmp_path: Path) -> None:
     together.save(TorchSave(), tmp_path, partition)
     (tmp_path / "state-00001-of-00003.pth").unlink()
     with pytest.raises(CheckpointError, match=r"it has no state-00001-of-00003\.pth"):
-        TorchSave().load_together(tmp_path, RankShards(partition, 1), partition, SingleProcess())
+        TorchSave().read(tmp_path, RankShards(partition, 1).wanted, partition, UnaskedGroup(1, 3))

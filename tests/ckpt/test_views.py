@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import ckpt
 from ckpt.errors import CheckpointError
-from ckpt.strategy import create, names
+from ckpt.registry import create, names
 from ckpt.tree import nested
 
 BIG = 1_000_000

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from ckpt.disk import commit, durable, listing, mounts, page_cache, writeback
 from ckpt.state.layout import State, TensorLayout
+from ckpt.strategy import Capabilities, Syncs
 from jobs.node import ceiling, trial, usage
 from jobs.node.ceiling import measure_ceiling
 from jobs.node.context import JobContext
@@ -51,11 +52,18 @@ class FakeClock:
 class FakeStrategy:
     """One file per tensor, written and read with plain file operations; tells `events` what it is asked for."""
 
-    syncs_files = False
-    uses_process_group = False
+    capabilities = Capabilities()
 
     def __init__(self, clock: FakeClock, events: list[str]) -> None:
         self._clock, self._events = clock, events
+
+    def write(self, state: State, directory: Path, *_: Any) -> list[Path]:
+        """Save: the tests' state has one shard."""
+        return self.save(state, directory)
+
+    def read(self, directory: Path, *_: Any) -> State:
+        """Load: the tests' state has one shard."""
+        return self.load(directory)
 
     def save(self, state: State, directory: Path) -> list[Path]:
         """Write the files; takes 3 s."""
@@ -65,7 +73,7 @@ class FakeStrategy:
             (directory / name).write_bytes(tensor.numpy().tobytes())
         return [directory / name for name in state]
 
-    def load(self, directory: Path, names: Collection[str] | None = None) -> State:  # noqa: ARG002  # the whole is asked for
+    def load(self, directory: Path) -> State:
         """Read them into new memory; takes 5 s."""
         self._events.append("load")
         self._clock.now_s += 5
@@ -220,7 +228,7 @@ def test_a_strategy_that_syncs_its_files_is_not_synced_again(bench: Bench, monke
     real = durable.flush
     monkeypatch.setattr(durable, "flush", lambda path, *, files: (synced.append(files), real(path, files=files)))
     bench.run()
-    bench.strategy.syncs_files = True
+    bench.strategy.capabilities = Capabilities(syncs=Syncs.ALL_FILES)
     bench.run(repeats=2)
 
     assert synced == [True, False]
@@ -535,7 +543,7 @@ def test_a_write_error_that_reaches_no_file_makes_a_save_invalid(bench: Bench, m
 
 def test_files_that_are_not_on_storage_make_a_save_invalid(bench: Bench) -> None:
     """A strategy that says that it has synced its files, and has not."""
-    bench.strategy.syncs_files = True
+    bench.strategy.capabilities = Capabilities(syncs=Syncs.ALL_FILES)
     bench.run()
 
     (total,) = bench.samples("save", "total")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.errors import CheckpointError
 from jobs.errors import StudyError
 from jobs.node import targets
@@ -42,7 +42,7 @@ WRONG = {
     "missing table": ({"state": ""}, ["'state'", "missing", "targets"]),
     "missing model": ({"state": "[state]\ntensors = 3"}, ["'state.model'", "missing", "tensors"]),
     "no target": ({"targets": "[targets]"}, ["targets", "at least 1"]),
-    "no strategy": ({"top": 'name = "tiny"\nstrategies = []'}, ["strategies", "names no strategy", *strategy.names()]),
+    "no strategy": ({"top": 'name = "tiny"\nstrategies = []'}, ["strategies", "names no strategy", *registry.names()]),
     "string for a number": ({"rest": '[trials]\nrepeats = "many"'}, ["trials.repeats", "'many'", "integer"]),
     "fraction for an integer": (
         {"state": '[state]\nmodel = "openllama-3b"\ntensors = 1.5'},
@@ -107,7 +107,7 @@ WRONG = {
     ),
     "unknown strategy": (
         {"top": 'name = "tiny"\nstrategies = ["torch_sav"]'},
-        ["strategies", "'torch_sav'", *strategy.names()],
+        ["strategies", "'torch_sav'", *registry.names()],
     ),
     "unknown option": (
         {"top": 'name = "tiny"\nstrategies = [{name = "tensorstore_basic", chunk = 64}]'},

@@ -117,7 +117,6 @@ def test_other_ranks_load() -> None:
     assert [0, 1, None, 2, 3, None] == [each.own and each.own.rank for each in found]
     assert [0, 1, 2, 3, 4, 5] == [each.loads and each.loads.rank for each in found]
     assert {(4, 6)} == {(each.saved.count, each.loads.partition.count) for each in found if each.loads}
-    assert {False} == {each.alone for each in found}
 
 
 def test_on_node_local_targets_each_node_has_its_rows() -> None:
@@ -133,13 +132,14 @@ def test_on_node_local_targets_each_node_has_its_rows() -> None:
     assert {True} == {each.loads_its_own for each in found}
 
 
-def test_one_rank_a_node_on_node_local_targets_is_alone() -> None:
+def test_one_rank_a_node_on_node_local_targets() -> None:
     """Then a checkpoint has one writer and one reader, as if there were no other nodes."""
     scale = Scale(2, 1, 2)
     found = [assigned(number, scale, node_local=True) for number in range(2)]
 
-    assert [True, True] == [each.alone for each in found]
-    assert not assigned(0, scale).alone
+    assert [1, 1] == [each.saved.count for each in found]
+    assert [each.saved for each in found] == [each.loads.partition for each in found if each.loads]
+    assert assigned(0, scale).saved.count == 2
 
 
 def test_processes_meet(tmp_path: Path) -> None:

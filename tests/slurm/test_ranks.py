@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ckpt import strategy
+from ckpt import registry
 from ckpt.errors import MissingLibraryError
 from jobs import timing_log
 from jobs.timing_log import TimingLog
@@ -54,13 +54,13 @@ def assert_every_rank_measured(log: TimingLog, ranks: int, trials: int) -> None:
 def test_every_strategy_on_two_nodes_with_two_ranks_each(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """Four ranks save one checkpoint together on a shared target, and each loads its part, bit for bit."""
     names = []
-    for name in strategy.names():
+    for name in registry.names():
         try:
-            strategy.create(name).prepare()
+            registry.create(name).prepare()
         except MissingLibraryError:
             continue
         names.append(name)
-    assert not os.environ.get("CKPT_REQUIRE_ALL") or names == strategy.names()
+    assert not os.environ.get("CKPT_REQUIRE_ALL") or names == registry.names()
     study = write_study(
         "together", strategies=str(names).replace("'", '"'), repeats=1, warmups=0,
         slurm="nodes = 2\ntasks_per_node = 2",
