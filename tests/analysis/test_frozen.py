@@ -1,0 +1,43 @@
+"""Logs and merged files of earlier releases: they load, and give the tables that they gave then.
+
+`data/` has what the release before the rooms were sorted wrote, and the tables that it printed: `ranks.h5` is the log
+of a job of two ranks with cold and warm loads, `merged-v2.h5` holds eight logs of one or two ranks. `merged-v1.h5` is
+from an older release. Where tables are laid out anew on purpose, their text here follows; the CSV holds every number.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import analysis
+
+DATA = Path(__file__).parent / "data"
+ROOT = Path(analysis.__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["ranks.txt", "merged-v1.txt", "merged-v2.txt", "merged-v2.csv"])
+def test_tables_of_an_earlier_release(name: str) -> None:
+    """`python -m analysis table` prints for an earlier release's file what that release printed."""
+    style = "csv" if name.endswith(".csv") else "text"
+    file = (DATA / name).with_suffix(".h5")
+    command = [sys.executable, "-m", "analysis", "table", str(file), "--format", style]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
+
+    assert printed.stdout == (DATA / name).read_text(encoding="utf-8")
+
+
+def test_loads_of_an_earlier_release_are_numbered() -> None:
+    """Its logs have no `load_number`: on each rank the cold load is 0 and the warm one 1."""
+    samples = analysis.load_results(DATA / "ranks.h5").samples
+    loads = samples[samples["operation"] == "load"]
+
+    assert len(loads) == 3 * 2 * 2
+    assert (loads["load_number"] == (loads["cache"] == "warm")).all()
+    assert set(loads["rank"]) == {0, 1}
