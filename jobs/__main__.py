@@ -22,6 +22,8 @@ from jobs import plan_table, timing_log
 from jobs import status as statuses
 from jobs.cluster import queue_state, slurm, submit
 from jobs.cluster.arrays import batches
+from jobs.cluster.local import ClusterName, default_cluster, refuse_here
+from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
 from jobs.node import targets
@@ -43,7 +45,7 @@ ResultsOption = Annotated[
     Path, Parameter(name="--results", help="the directory in which the study gets a directory of its own")
 ]
 ClusterOption = Annotated[
-    submit.ClusterName | None,
+    ClusterName | None,
     Parameter(
         name="--cluster",
         help="debug (in this process), local (on this machine), slurm; by default slurm where there is one",
@@ -87,7 +89,7 @@ def run(
 def check(study: StudyArgument, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
     """Check the study, the cluster and the targets before any node-hour is spent. Exit code 1 if there is a problem."""
     paths, planned, _ = _read_study(study, results)
-    findings = list(preflight.findings(paths, planned, cluster or submit.default_cluster()))
+    findings = list(preflight.findings(paths, planned, cluster or default_cluster()))
     print(preflight.shown(findings))
     return 1 if any(finding.level == "problem" for finding in findings) else 0
 
@@ -129,7 +131,7 @@ def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] 
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=1))
     elif watch and console.is_terminal:
-        found = follow(console, paths, planned, None)
+        found = follow(console, paths, planned)
         console.print(statuses.table(found))
     else:
         console.print(statuses.table(found))
@@ -143,7 +145,7 @@ def cancel(results: Path) -> None:
     Args:
         results: a study's directory, or one that holds a single study.
     """
-    ended = queue_state.cancel(submit.submissions(find_study(results)))
+    ended = queue_state.cancel(submissions(find_study(results)))
     print(f"cancelled: {', '.join(ended)}" if ended else "no job of this study is waiting or running")
 
 
@@ -227,16 +229,16 @@ def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
 
 
 def _prepare(
-    study: str, results: Path, cluster: submit.ClusterName | None, *, dry_run: bool
-) -> tuple[StudyPaths, Plan, submit.ClusterName] | None:
+    study: str, results: Path, cluster: ClusterName | None, *, dry_run: bool
+) -> tuple[StudyPaths, Plan, ClusterName] | None:
     """Everything that can be found wrong before anything is started or made; then the study's directory."""
     paths, planned, source = _read_study(study, results)
-    chosen = cluster or submit.default_cluster()
+    chosen = cluster or default_cluster()
     if chosen != "slurm":
         for name, target in planned.study.targets.items():
             targets.check(name, target, targets.resolve(name, target, os.environ), *planned.largest(name))
         for job in planned.jobs:
-            submit.refuse_here(job, chosen)
+            refuse_here(job, chosen)
     if dry_run:
         wide_console().print(plan_table.table(planned))
         if chosen == "slurm":

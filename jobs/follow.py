@@ -13,6 +13,7 @@ from rich.text import Text
 from jobs import plan_table
 from jobs import status as statuses
 from jobs.cluster import submit
+from jobs.cluster.local import ClusterName, LocalRunner, run_in_this_process
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
 from jobs.plan_table import wide_console
@@ -33,7 +34,7 @@ _LOG_LAG_S = 10
 """How long a job that ended may take until its log is visible here, before it counts as lost."""
 
 
-def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterName, *, wait: bool) -> int:
+def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *, wait: bool) -> int:
     """Submit the jobs that are missing and follow them until they have ended; on Slurm only if asked to wait.
 
     Returns:
@@ -44,63 +45,70 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: submit.ClusterN
     console = wide_console()
     console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
     console.print(plan_table.notes(planned))
-    submitter = submit.Submitter(paths, planned, cluster)
-    submitter.submit(to_send)
-    if cluster == "slurm" and not wait:
-        console.print(Text(f"submitted; follow them with: python -m jobs status {paths.root}"))
-        return 0
+    if cluster == "slurm":
+        submit.submit(paths, planned, to_send)
+        if not wait:
+            console.print(Text(f"submitted; follow them with: python -m jobs status {paths.root}"))
+            return 0
     try:
-        found = follow(console, paths, planned, submitter)
+        if cluster == "local":
+            with LocalRunner(paths, planned, to_send) as runner:
+                jobs = follow(console, paths, planned, has_ended=runner.has_ended, sleep=runner.wait)
+        else:
+            if cluster == "debug":
+                run_in_this_process(paths, planned, to_send)
+            jobs = follow(console, paths, planned)
     except KeyboardInterrupt:
         left = "queued jobs stay" if cluster == "slurm" else "the running job is interrupted too, and marks its log"
         again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study goes on"
         console.print(Text(f"stopped: {left}. {again}"))
         raise
-    console.print(statuses.table(found))
-    return 1 if any(each.state not in statuses.GOOD for each in found) else 0
+    console.print(statuses.table(jobs))
+    return 1 if any(job.state not in statuses.GOOD for job in jobs) else 0
 
 
 def follow(
     console: Console,
     paths: StudyPaths,
     planned: Plan,
-    submitter: submit.Submitter | None,
     *,
+    has_ended: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[statuses.JobStatus]:
-    """Start what has to be started here and show all jobs until they have ended.
+    """Show all jobs until they have ended; a terminal gets a table that changes, anything else a line per change.
 
-    A terminal gets a table that changes, anything else a line for each change.
+    Args:
+        console: where they are shown.
+        paths: of the study.
+        planned: the jobs.
+        has_ended: whether whatever starts jobs has started the last one, and it has ended.
+        clock: the time, in s.
+        sleep: waits that many seconds, or until `has_ended` may have changed.
     """
     shown: list[statuses.JobStatus] = []
     watch = statuses.Watch(paths, planned)
-    look_at_s = changed_s = active_s = clock()
+    changed_s = active_s = clock()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            more = submitter.advance() if submitter else False
-            if more and submitter and clock() < look_at_s:  # a job has ended here, and the next one has started
-                submitter.wait(look_at_s - clock())
-                continue
+            more = not has_ended()
             cost = _Cost(watch)
-            found = watch.look()
-            if found != shown:
-                _show(console, live, shown, found)
-                shown, changed_s = found, clock()
-            states = {each.state for each in found}
+            jobs = watch.look()
+            if jobs != shown:
+                _show(console, live, shown, jobs)
+                shown, changed_s = jobs, clock()
+            states = {job.state for job in jobs}
             if more or states & statuses.ON_THEIR_WAY:
                 active_s = clock()
             # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
             elif "lost" not in states or clock() - active_s >= _LOG_LAG_S:
                 watch = statuses.Watch(paths, planned)  # so as to miss nothing
-                found = watch.look()
-                _show(console, live, shown, found)
-                if not {each.state for each in found} & statuses.ON_THEIR_WAY:
-                    return found
-                shown = found
-            pause_s = cost.pause_s(_SLURM_POLL_S if watch.on_slurm else _POLL_S, clock() - changed_s)
-            look_at_s = clock() + pause_s
-            (submitter.wait if submitter else sleep)(pause_s)
+                jobs = watch.look()
+                _show(console, live, shown, jobs)
+                if not {job.state for job in jobs} & statuses.ON_THEIR_WAY:
+                    return jobs
+                shown = jobs
+            sleep(cost.pause_s(_SLURM_POLL_S if watch.on_slurm else _POLL_S, clock() - changed_s))
 
 
 class _Cost:
@@ -132,12 +140,12 @@ def _cpu_s() -> float:
 
 
 def _show(
-    console: Console, live: Live, before: Sequence[statuses.JobStatus], found: Sequence[statuses.JobStatus]
+    console: Console, live: Live, before: Sequence[statuses.JobStatus], jobs: Sequence[statuses.JobStatus]
 ) -> None:
     if console.is_terminal:
-        live.update(statuses.table(found, most_rows=max(5, console.height - 4)), refresh=True)
+        live.update(statuses.table(jobs, most_rows=max(5, console.height - 4)), refresh=True)
         return
-    known = {each.job_id: (each.state, each.trials_done) for each in before}
-    for each in found:
-        if known.get(each.job_id, ("not submitted", 0)) != (each.state, each.trials_done):
-            console.print(Text(f"{each.job_id}: {each.state}, trial {each.trials_done} of {each.trials}"))
+    known = {job.job_id: (job.state, job.trials_done) for job in before}
+    for job in jobs:
+        if known.get(job.job_id, ("not submitted", 0)) != (job.state, job.trials_done):
+            console.print(Text(f"{job.job_id}: {job.state}, trial {job.trials_done} of {job.trials}"))

@@ -61,6 +61,11 @@ class StudyPaths:
         return self.slurm / "submissions.json"
 
     @property
+    def submissions_lock(self) -> Path:
+        """Locked by a process that changes the list of submissions."""
+        return self.slurm / "submissions.lock"
+
+    @property
     def report(self) -> Path:
         """Tables, figures, the merged file."""
         return self.root / "report"

@@ -19,7 +19,7 @@ from ckpt.cli import printable
 from jobs import timing_log
 from jobs.cluster import queue_state, slurm
 from jobs.cluster.queue_state import Whereabouts
-from jobs.cluster.submit import Submission, submissions
+from jobs.cluster.submissions import Submission, submissions
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
 from jobs.timing_log import Progress, TimingLogError, file_checks

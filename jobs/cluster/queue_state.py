@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jobs.cluster import processes, slurm
-from jobs.cluster.submit import Submission
+from jobs.cluster.submissions import Submission
 from jobs.errors import StudyError
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cluster.arrays import batches
-from jobs.cluster.submit import Submission, submissions
+from jobs.cluster.submissions import Submission, submissions
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study_file

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jobs import status, timing_log
 from jobs.cluster.processes import created_unix_s
-from jobs.cluster.submit import Submission
+from jobs.cluster.submissions import Submission
 from jobs.errors import TimingLogError
 from jobs.follow import follow
 from jobs.paths import StudyPaths
@@ -208,7 +208,7 @@ def test_looks_in_an_hour(watched: Callable[..., Watched]) -> None:
         }
     )
     with touched(study.paths.root) as opened:
-        found = follow(Console(file=told, width=200), study.paths, study.plan, None, clock=clock, sleep=clock.sleep)
+        found = follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
 
     assert states(found) == [("complete", 1), ("complete", 3)]
     assert _HOUR_S <= clock.now_s <= _HOUR_S + 30

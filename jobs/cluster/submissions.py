@@ -1,0 +1,83 @@
+"""Which job went out when, to which cluster, under which number: the list in a study's directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ckpt.disk.durable import write_atomically
+from jobs.cluster.processes import created_unix_s
+from jobs.errors import StudyError
+from jobs.paths import StudyPaths
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """That a job went out: when, to which cluster, under which number."""
+
+    job_id: str
+    cluster: str
+    scheduler_id: str
+    """Slurm's job id (`17_3` in an array), or a process id."""
+    process_created_unix_s: float
+    """When that process started, since process ids are used again; 0 for Slurm."""
+    submitted_utc: str
+    code_version: str
+
+
+def submissions(paths: StudyPaths) -> list[Submission]:
+    """Every submission of a study so far, oldest first."""
+    if not paths.submissions_json.exists():
+        return []
+    try:
+        return [_submission(facts) for facts in json.loads(paths.submissions_json.read_text())]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StudyError(
+            f"{paths.submissions_json} is damaged ({error}): move it away; the jobs' logs show what is done"
+        ) from error
+
+
+def _submission(facts: dict[str, Any]) -> Submission:
+    """A submission as a file describes it; its number becomes part of file names, and an argument of scancel."""
+    sent = Submission(**facts)
+    if not re.fullmatch(r"(DEBUG_)?\d+(_\d+)?", sent.scheduler_id):
+        raise ValueError(f"the scheduler's number of a job is {sent.scheduler_id!r:.80}")
+    if sent.cluster == "local" and not sent.scheduler_id.isdigit():
+        raise ValueError(f"the process of a job is {sent.scheduler_id!r:.80}")
+    if not isinstance(sent.job_id, str) or not isinstance(sent.process_created_unix_s, float | int):
+        raise TypeError(f"the job {sent.job_id!r:.80} started at {sent.process_created_unix_s!r:.80}")
+    return sent
+
+
+def record(paths: StudyPaths, cluster: str, sent: Sequence[tuple[str, str]], version: str) -> None:
+    """Add jobs that have just gone out to the list; several processes may do that at once.
+
+    Args:
+        paths: of the study.
+        cluster: that they went to.
+        sent: the jobs' ids, and their numbers there.
+        version: of the code that submitted them.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    new = [
+        Submission(job_id, cluster, number, created_unix_s(int(number)) if cluster == "local" else 0.0, now, version)
+        for job_id, number in sent
+    ]
+    with _locked(paths):
+        everything = [asdict(submission) for submission in [*submissions(paths), *new]]
+        write_atomically(paths.submissions_json, json.dumps(everything, indent=1) + "\n", sync=False)
+
+
+@contextlib.contextmanager
+def _locked(paths: StudyPaths) -> Iterator[None]:
+    """Keep other processes from changing the list meanwhile."""
+    with paths.submissions_lock.open("w") as file:
+        with contextlib.suppress(OSError):  # some shared filesystems are mounted without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
