@@ -15,28 +15,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5s, h5t
 from numpy.typing import NDArray
 
 from jobs import timing_log
-from jobs.timing_log import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    Ceiling,
-    DiskUse,
-    Header,
-    Rank,
-    Sample,
-    TimingLog,
-    TimingLogError,
-    check_kind,
-)
-
-TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
-
-ATTRIBUTES = ("state", "storage", "provenance")
+from jobs.timing_log import TABLES, Header, LogColumns, TimingLogError
 
 KINDS = {name: {each.name: str(each.type) for each in fields(row)} for name, row in TABLES.items()}
 """The columns of each table and their types: int, float, bool or str."""
@@ -52,16 +35,7 @@ DEFAULTS = {
 }
 """What stands for the columns that an older log lacks."""
 
-_LATER = {"ceiling", "ranks"}
-"""Logs were without a ceiling once, and of a single process."""
-
 _HEADER = [each.name for each in fields(Header)]
-_HEADER_DEFAULTS = {each.name: each.default for each in fields(Header) if each.default is not MISSING}
-
-_TEXT = h5t.py_create(h5py.string_dtype())
-_PLAIN: dict[type, type] = {h5t.TypeIntegerID: np.int64, h5t.TypeFloatID: np.float64}
-_PLAIN_TYPES = {np.int64: h5t.NATIVE_INT64, np.float64: h5t.NATIVE_DOUBLE}
-_MEMORY = {"str": (object, _TEXT), "float": (np.float64, h5t.NATIVE_DOUBLE)}
 _CHUNK = 64
 
 Whole = NDArray[np.int64]
@@ -105,11 +79,7 @@ def read(path: Path) -> Log:
     Raises:
         TimingLogError: if the file can't be opened, is no timing log, or has an unknown version.
     """
-    try:
-        with timing_log.opened(path) as file:
-            return _quickly(file)
-    except TimingLogError:
-        return of(timing_log.read(path))  # slower, knows every version and every message
+    return packed(timing_log.read_columns(path))
 
 
 def read_many(paths: Sequence[Path], workers: int = 1) -> Iterator[Log | TimingLogError]:
@@ -146,19 +116,14 @@ def _read_chunk(paths: Sequence[Path]) -> list[Log | TimingLogError]:
     return found
 
 
-def of(log: TimingLog) -> Log:
-    """A log that is held as records, as columns."""
-    tables = {}
-    for name in TABLES:
-        rows = getattr(log, name)
-        columns = {column: [getattr(row, column) for row in rows] for column in KINDS[name]}
-        tables[name] = _packed(name, columns, len(rows))
-    return Log(log.header, tables, {name: getattr(log, name) for name in ATTRIBUTES})
+def packed(log: LogColumns) -> Log:
+    """A log with its tables as `Rows`."""
+    return Log(log.header, {name: _packed(name, log.tables[name]) for name in TABLES}, log.attributes)
 
 
 def empty(name: str) -> Rows:
     """A table without rows."""
-    return _packed(name, dict.fromkeys(KINDS[name], ()), 0)
+    return _packed(name, dict.fromkeys(KINDS[name], ()))
 
 
 def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
@@ -195,8 +160,8 @@ def rows_of(name: str, whole: Whole, floats: Floats, vocabulary: Sequence[str]) 
     return Rows(packed, floats.copy(), tuple(words[place] for place in order))
 
 
-def _packed(name: str, columns: dict[str, Any], length: int) -> Rows:
-    kinds = KINDS[name]
+def _packed(name: str, columns: dict[str, Any]) -> Rows:
+    kinds, length = KINDS[name], len(next(iter(columns.values())))
     texts = [columns[column] for column in WHOLE[name] if kinds[column] == "str"]
     words = sorted({word for column in texts for word in column})
     place = {word: number for number, word in enumerate(words)}
@@ -207,61 +172,3 @@ def _packed(name: str, columns: dict[str, Any], length: int) -> Rows:
     for number, column in enumerate(FLOATS[name]):
         floats[number] = columns[column]
     return Rows(whole, floats, tuple(words))
-
-
-def _quickly(file: h5py.File) -> Log:
-    """Read by HDF5's own calls: h5py's objects would take longer to make than the data to read."""
-    root = file.id
-    header = _attributes(h5g.open(root, b"/"))
-    if header.pop("schema") != SCHEMA or header.pop("schema_version") != SCHEMA_VERSION:
-        raise ValueError
-    tables = {
-        name: _table(h5g.open(root, name.encode()), name) for name in TABLES if name in file or name not in _LATER
-    }
-    attributes = {name: dict(sorted(_attributes(h5g.open(root, name.encode())).items())) for name in ATTRIBUTES}
-    absent = {name: empty(name) for name in TABLES if name not in tables}
-    known = _HEADER_DEFAULTS | header
-    return Log(timing_log.header_of({name: known[name] for name in _HEADER}), tables | absent, attributes)
-
-
-def _table(group: Any, name: str) -> Rows:
-    columns: dict[str, Any] = {}
-    length = -1
-    for column, kind in KINDS[name].items():
-        try:
-            dataset = h5d.open(group, column.encode())
-        except KeyError:
-            columns[column] = [DEFAULTS[name][column]] * length  # a log of before that column
-            continue
-        check_kind(dataset, kind, column)
-        shape = dataset.shape
-        if len(shape) != 1 or length not in {-1, shape[0]}:
-            raise ValueError
-        length = shape[0]
-        dtype, memory = _MEMORY.get(kind, (np.int64, h5t.NATIVE_INT64))
-        values = np.empty(length, dtype)
-        if length:
-            dataset.read(h5s.ALL, h5s.ALL, values, memory)
-        columns[column] = [value.decode() for value in values] if kind == "str" else values
-    return _packed(name, columns, length)
-
-
-def _attributes(group: Any) -> dict[str, Any]:
-    names: list[bytes] = []
-    h5a.iterate(group, names.append)  # opening them by number would sort all of them each time
-    found = {}
-    for name in names:
-        attribute = h5a.open(group, name)
-        if attribute.get_space().get_simple_extent_type() != h5s.SCALAR:
-            raise ValueError  # the slow way has the message
-        kind = attribute.get_type()
-        if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-            text: Any = np.empty((), object)
-            attribute.read(text, _TEXT)
-            found[name.decode()] = text[()].decode()
-        else:
-            plain: Any = _PLAIN.get(type(kind))
-            value = np.empty((), plain or attribute.dtype)
-            attribute.read(value, _PLAIN_TYPES.get(plain))
-            found[name.decode()] = timing_log.plain_fact(value.item())
-    return found

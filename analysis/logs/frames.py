@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.logs import columns, plausible
-from analysis.logs.columns import KINDS, TABLES, Log
-from jobs.timing_log import Header
+from analysis.logs.columns import KINDS, Log
+from jobs.timing_log import TABLES, Header
 
 _SHARED = ["study", "job_id", "label", "target", "round", "nodes", "tasks_per_node"]
 """The attributes of the job that every row repeats."""

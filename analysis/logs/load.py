@@ -166,8 +166,7 @@ def _planned(job: dict[str, Any]) -> dict[str, Any]:
 def _from_file(path: Path) -> Iterator[Entry]:
     try:
         with timing_log.opened(path, MERGED) as file:
-            schema = file.attrs.get("schema")
-            is_merged = isinstance(schema, str) and schema == merged.SCHEMA
+            is_merged = file.attributes.get("schema") == merged.SCHEMA
             jobs = list(merged.read(file, path)) if is_merged else []
     except TimingLogError as error:
         what = f"{path} is neither a timing log nor a merged file ({error.__cause__})" if error.__cause__ else error

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from analysis.errors import ResultsError
 from analysis.logs import columns
-from analysis.logs.columns import ATTRIBUTES, FLOATS, KINDS, TABLES, TEXTS, WHOLE, Log
+from analysis.logs.columns import FLOATS, KINDS, TEXTS, WHOLE, Log
 from jobs import timing_log
-from jobs.timing_log import Header, check_kind
+from jobs.timing_log import ATTRIBUTES, TABLES, Group, Header
 
 SCHEMA = "ckpt-timing-logs"
 VERSION = 2
@@ -34,7 +34,7 @@ VERSION = 2
 _JOB = ("study", "job_id", "status", "error")
 
 
-def read(file: h5py.File, path: Path) -> Iterator[tuple[dict[str, Any], Log | None]]:
+def read(file: Group, path: Path) -> Iterator[tuple[dict[str, Any], Log | None]]:
     """Each job: what is said of it (study, job_id, status, error, planned), and its log, if it left one.
 
     Args:
@@ -45,15 +45,19 @@ def read(file: h5py.File, path: Path) -> Iterator[tuple[dict[str, Any], Log | No
         ResultsError: if the file has an unknown version.
         ValueError, TypeError, LookupError, TimingLogError: if its content isn't what `write` makes.
     """
-    version = file.attrs.get("schema_version")
-    version = int(version) if isinstance(version, np.integer) else version
-    if isinstance(version, int) and version == VERSION:
+    version = file.attributes.get("schema_version")
+    if version == VERSION:
         yield from _read_columns(file)
-    elif isinstance(version, int) and version == 1:
-        for group in (job for study in file["jobs"].values() for job in study.values()):
-            told = {key: group.attrs[key] for key in _JOB} | {"planned": json.loads(group.attrs["planned"])}
-            log = timing_log.read_from(group["log"], f"{path}:{group.name}") if "log" in group else None
-            yield _checked(told), columns.of(log) if log is not None else None
+    elif version == 1:
+        for study, jobs in file.group("jobs").groups.items():
+            for name, job in jobs.groups.items():
+                facts = job.attributes
+                log = job.groups.get("log")
+                where = f"{path}:/jobs/{study}/{name}"
+                yield (
+                    _checked({key: facts[key] for key in _JOB} | {"planned": json.loads(facts["planned"])}),
+                    columns.packed(timing_log.columns_of(log, where)) if log is not None else None,
+                )
     else:
         raise ResultsError(f"{path} has version {version} of the merged file; {VERSION} is known here")
 
@@ -64,12 +68,12 @@ def _checked(told: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _read_columns(file: h5py.File) -> Iterator[tuple[dict[str, Any], Log | None]]:
-    told = {key: _texts(file["jobs"], key) for key in (*_JOB, "planned")}
-    logged = _numbers(file["jobs"], "logged").astype(bool)
-    tables = {name: _Table(file[name], name, len(logged)) for name in TABLES if name in file}
-    absent = {name: columns.empty(name) for name in TABLES if name not in file}  # of before that table
-    attributes = _attributes(file["attributes"], len(logged))
+def _read_columns(file: Group) -> Iterator[tuple[dict[str, Any], Log | None]]:
+    told = {key: _texts(file.group("jobs"), key) for key in (*_JOB, "planned")}
+    logged = _numbers(file.group("jobs"), "logged").astype(bool)
+    tables = {name: _Table(file.group(name), name, len(logged)) for name in TABLES if name in file.groups}
+    absent = {name: columns.empty(name) for name in TABLES if name not in file.groups}  # of before that table
+    attributes = _attributes(file.group("attributes"), len(logged))
     if any(len(values) != len(logged) for values in told.values()):
         raise ValueError("the columns of its 'jobs' differ in length")
     for job in range(len(logged)):
@@ -89,7 +93,7 @@ _HEADER = {each.name for each in fields(Header)}
 class _Table:
     """One table of all jobs, from which each job's rows are cut."""
 
-    def __init__(self, group: h5py.Group, name: str, jobs: int) -> None:
+    def __init__(self, group: Group, name: str, jobs: int) -> None:
         self._name = name
         job = _numbers(group, "job")
         if len(job) and (job[0] < 0 or job[-1] >= jobs or (np.diff(job) < 0).any()):
@@ -97,10 +101,10 @@ class _Table:
         self._starts = np.searchsorted(job, np.arange(jobs + 1))
         self._whole = np.empty((len(WHOLE[name]), len(job)), np.int64)
         self._floats = np.empty((len(FLOATS[name]), len(job)))
-        self._words: list[str] = _values(group, "words")
+        self._words: list[str] = group.values("words", "str")
         for array, names in ((self._whole, WHOLE[name]), (self._floats, FLOATS[name])):
             for row, column in zip(array, names, strict=True):
-                if column not in group:
+                if column not in group.columns:
                     row[:] = columns.DEFAULTS[name][column]
                 else:
                     row[:] = _numbers(group, column, len(job), "float" if names is FLOATS[name] else "int")
@@ -111,7 +115,7 @@ class _Table:
         return columns.rows_of(self._name, self._whole[:, start:end], self._floats[:, start:end], self._words)
 
 
-def _attributes(group: h5py.Group, jobs: int) -> list[dict[str, dict[str, Any]]]:
+def _attributes(group: Group, jobs: int) -> list[dict[str, dict[str, Any]]]:
     found: list[dict[str, dict[str, Any]]] = [{} for _ in range(jobs)]
     told = _numbers(group, "job")
     if len(told) and (told.min() < 0 or told.max() >= jobs):
@@ -123,8 +127,8 @@ def _attributes(group: h5py.Group, jobs: int) -> list[dict[str, dict[str, Any]]]
     return found
 
 
-def _texts(group: h5py.Group, column: str) -> list[str]:
-    words, places = _values(group, f"{column}_values"), _numbers(group, column)
+def _texts(group: Group, column: str) -> list[str]:
+    words, places = group.values(f"{column}_values", "str"), _numbers(group, column)
     _check_places(places, words, column)
     return [words[place] for place in places.tolist()]
 
@@ -134,15 +138,8 @@ def _check_places(places: NDArray[Any], words: Sequence[str], name: str) -> None
         raise ValueError(f"a text of its {name!r} is in no list")
 
 
-def _values(group: h5py.Group, column: str) -> list[str]:
-    check_kind(group[column].id, "str", column)
-    values: list[str] = group[column].asstr()[()].tolist()
-    return values
-
-
-def _numbers(group: h5py.Group, column: str, length: int | None = None, kind: str = "int") -> NDArray[Any]:
-    check_kind(group[column].id, kind, column)
-    values: NDArray[Any] = group[column][()]
+def _numbers(group: Group, column: str, length: int | None = None, kind: str = "int") -> NDArray[Any]:
+    values: NDArray[Any] = group.values(column, kind)
     if length not in {None, len(values)}:
         raise ValueError(f"its column {column!r} is of another length than others")
     return values

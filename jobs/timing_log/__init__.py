@@ -13,10 +13,21 @@ The format's history:
 """
 
 from jobs.errors import TimingLogError
-from jobs.timing_log.file_checks import LOG, MERGED, Bounds, check_kind
+from jobs.timing_log.file_checks import LOG, MERGED, Bounds
+from jobs.timing_log.objects import Group
 from jobs.timing_log.progress import Progress
-from jobs.timing_log.reading import header_of, opened, plain_fact, read, read_from, read_progress
+from jobs.timing_log.reading import (
+    LogColumns,
+    columns_of,
+    header_of,
+    opened,
+    plain_fact,
+    read,
+    read_columns,
+    read_progress,
+)
 from jobs.timing_log.schema import (
+    ATTRIBUTES,
     COMPLETE,
     FAILED,
     GOOD,
@@ -26,6 +37,7 @@ from jobs.timing_log.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     SKIPPED,
+    TABLES,
     Ceiling,
     DiskUse,
     Header,
@@ -37,8 +49,8 @@ from jobs.timing_log.seal import sealed
 from jobs.timing_log.writing import TimingLog, write_atomically
 
 __all__ = [
-    "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
-    "SCHEMA_VERSION", "SKIPPED", "Bounds", "Ceiling", "DiskUse", "Header", "Progress", "Rank", "Sample", "TimingLog",
-    "TimingLogError", "check_job_id", "check_kind", "header_of", "opened", "plain_fact", "read", "read_from",
-    "read_progress", "sealed", "write_atomically",
+    "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
+    "SCHEMA_VERSION", "SKIPPED", "TABLES", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "LogColumns",
+    "Progress", "Rank", "Sample", "TimingLog", "TimingLogError", "check_job_id", "columns_of", "header_of", "opened",
+    "plain_fact", "read", "read_columns", "read_progress", "sealed", "write_atomically",
 ]  # fmt: skip

@@ -97,6 +97,11 @@ class Rank:
     clock_uncertainty_s: float = _column("s", "how far its clock may be from the first rank's, at most")
 
 
+TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
+ATTRIBUTES = ("state", "storage", "provenance")
+"""The groups that hold attributes only."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Header:
     """The attributes of the root group."""

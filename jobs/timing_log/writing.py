@@ -11,7 +11,7 @@ import numpy as np
 
 from jobs.timing_log import progress
 from jobs.timing_log.progress import Progress
-from jobs.timing_log.schema import SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample
+from jobs.timing_log.schema import ATTRIBUTES, SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample
 from jobs.timing_log.seal import sealed
 
 _LONGEST_TEXT_BYTES = 60_000
@@ -69,7 +69,7 @@ class TimingLog:
         _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
         _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
         _write_rows(group.create_group("ranks"), "ranks_row", Rank, self.ranks)
-        for name in ("state", "storage", "provenance"):
+        for name in ATTRIBUTES:
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():
                 attributes[key] = _storable(value)

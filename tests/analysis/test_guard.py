@@ -12,7 +12,6 @@ from analysis.logs import columns
 from analysis.logs.frames import frames
 from analysis.logs.load import entries, load_results
 from analysis.measures.comparison import compare
-from jobs import timing_log
 from support.logs import amended
 from support.notes import noted
 from support.studies import MakeStudy, Show
@@ -99,7 +98,7 @@ def test_a_thousand_damaged_logs_crash_nothing(seed: int, make_study: MakeStudy)
         with noted(f"seed {seed}, accident {number}"):
             path.write_bytes(damaged(content, chance))
             broken, good = entries(study.root)
-            assert (broken.log is None) or (repr(broken.log) == repr(columns.of(timing_log.read(path))))
+            assert (broken.log is None) or (repr(broken.log) == repr(columns.read(path)))
             assert good.log is not None
             if broken.log is None:
                 assert broken.status == "unreadable"

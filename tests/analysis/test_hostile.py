@@ -61,6 +61,12 @@ def external_storage(file: h5py.File, other: Path) -> None:
     replaced(file["samples"], "reason", shape=(1,), dtype=f"S{len(SECRET)}", external=[(other, 0, len(SECRET))])
 
 
+def external_numbers(file: h5py.File, other: Path) -> None:
+    """A column of our numbers' type and length whose bytes lie in another file."""
+    length = len(file["samples/trial"])
+    replaced(file["samples"], "duration_s", shape=(length,), dtype="<f8", external=[(other, 0, 8 * length)])
+
+
 def virtual(file: h5py.File, other: Path) -> None:
     """A column that is a view of another file's."""
     layout = h5py.VirtualLayout((3,), "<f8")
@@ -176,6 +182,7 @@ LOGS: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "external group": (external_group, "'/state' is a link to elsewhere"),
     "soft link": (soft_link, "'/samples/duration_s' is a link to elsewhere"),
     "external storage": (external_storage, "'/samples/reason' is stored in another file"),
+    "external numbers": (external_numbers, "'/samples/duration_s' is stored in another file"),
     "virtual": (virtual, "'/samples/duration_s' is a view of other datasets"),
     "gzip": (filtered("duration_s", compression="gzip"), "'/samples/duration_s' lies in chunks"),
     "checksums": (filtered("duration_s", fletcher32=True), "'/samples/duration_s' lies in chunks"),
@@ -203,6 +210,7 @@ LOGS: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "nodes is a float": (attribute("/", "nodes", 1.5), "'nodes' is '1.5', and no int"),
     "nodes is a list": (attribute("/", "nodes", [1, 2]), "'nodes' is '[1, 2]', and no int"),
     "label is a number": (attribute("/", "label", 1), "'label' is '1', and no str"),
+    "texts in the state": (attribute("state", "digest", ["a", "b"]), "neither a number nor a text"),
     "an array in the state": (attribute("state", "digest", [1, 2]), "neither a number nor a text"),
     "nothing in the state": (attribute("state", "digest", h5py.Empty("f")), "damaged timing log"),
     "no state": (without("state"), "damaged timing log"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import xarray
@@ -17,6 +18,7 @@ import xarray
 import analysis
 from analysis.errors import ResultsError
 from analysis.logs import columns
+from analysis.logs.columns import FLOATS, TEXTS, WHOLE
 from analysis.logs.load import entries, load_results
 from analysis.logs.merge import write_merged
 from jobs import timing_log
@@ -354,14 +356,22 @@ def test_load_numbers(three_methods: StudyOnDisk) -> None:
     assert by_cache[False] == {"cold": [7], "n/a": [-1], "warm": [7]}
 
 
-def test_columns_are_the_records(three_methods: StudyOnDisk) -> None:
-    """What is read quickly is what is read carefully: of a log as it is written now, and of the first version."""
+def test_columns_are_what_h5py_reads(three_methods: StudyOnDisk) -> None:
+    """Every column and attribute has h5py's values, in a log as it is written now and in one of the first version."""
     frozen = Path(analysis.__file__).parents[1] / "tests" / "jobs" / "data" / "v1.h5"
     for path in (frozen, *three_methods.paths.logs.glob("*.h5")):
+        log = columns.read(path)
         with h5py.File(path) as file:
-            quick = columns._quickly(file)
-
-        assert repr(columns.of(timing_log.read(path))) == repr(quick)
+            for name in file.keys() & log.tables.keys():
+                rows = log.tables[name]
+                texts = [WHOLE[name][row] for row in TEXTS[name]]
+                for values, column in zip([*rows.whole, *rows.floats], WHOLE[name] + FLOATS[name], strict=True):
+                    if column in file[name]:
+                        expected = file[name][column].asstr()[()] if column in texts else file[name][column][()]
+                        read = [rows.words[code] for code in values] if column in texts else values
+                        np.testing.assert_array_equal(expected, read)
+            for name, attributes in log.attributes.items():
+                assert dict(sorted(file[name].attrs.items())) == attributes
 
 
 def test_processes_read_what_one_reads(three_methods: StudyOnDisk) -> None:
