@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,23 +207,15 @@ _OVERVIEW = ("files", "synced", "checksum", "partial_load", "other_readers", "re
 
 
 def _strategies() -> str:
-    try:
-        registry = importlib.import_module("ckpt.registry")
-    except ImportError:
-        registry = importlib.import_module("ckpt.strategy")
+    from ckpt import registry
+
     every = [registry.create(name) for name in registry.names()]
     known = [strategy for strategy in every if type(strategy).__module__.startswith("ckpt.")]  # not of other packages
-    rows = [[f"[`{_name(strategy)}`](#{_name(strategy)})", *map(_facts(strategy).get, _OVERVIEW)] for strategy in known]
+    rows = [
+        [f"[`{strategy.name}`](#{strategy.name})", *map(strategy.facts().__getitem__, _OVERVIEW)] for strategy in known
+    ]
     overview = _table(("strategy", *(name.replace("_", " ") for name in _OVERVIEW)), rows)
     return "\n".join([f"## Overview\n\n{overview}", *map(_one_strategy, known)])
-
-
-def _name(strategy: Any) -> str:
-    return str(strategy.name() if callable(strategy.name) else strategy.name)
-
-
-def _facts(strategy: Any) -> dict[str, str]:
-    return dict(strategy.facts() if callable(strategy.facts) else asdict(strategy.facts))
 
 
 def _one_strategy(strategy: Any) -> str:
@@ -246,9 +238,9 @@ def _one_strategy(strategy: Any) -> str:
             for field in fields(strategy)
         ),
     )
-    facts = _table(("", ""), ((name.replace("_", " "), value) for name, value in _facts(strategy).items()))
+    facts = _table(("", ""), ((name.replace("_", " "), value) for name, value in strategy.facts().items()))
     return (
-        f"## {_name(strategy)}\n\n{_sentence(about.short_description)} {_sentence(about.long_description)}".rstrip()
+        f"## {strategy.name}\n\n{_sentence(about.short_description)} {_sentence(about.long_description)}".rstrip()
         + f"\n\n{facts}\n"
         + (f"{options}\n" if fields(strategy) else "This strategy has no options.\n\n")
         + f"Installed by `pip install '.[{strategy.extra}]'`.\n"

@@ -101,7 +101,8 @@ def test_make_targets_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=by_path)
 def test_studies_can_be_planned(page: Path, tmp_path: Path) -> None:
     """Each study in a code block is valid, and has jobs."""
-    for number, text in enumerate(blocks(page, "toml")):
+    studies = [text for text in blocks(page, "toml") if "strategies = [" in text]
+    for number, text in enumerate(studies):
         path = tmp_path / f"{number}.toml"
         path.write_text(text)
         assert plan.make_plan(study_file.read(path)).jobs
