@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from rich import box
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -29,13 +30,18 @@ app = App(name="python -m ckpt", help="How a model's state is written and read b
 StrategyOption = Annotated[str, Parameter(name="--strategy")]
 OptionOption = Annotated[list[str] | None, Parameter(name="--option", negative="")]
 
-_MATRICES = (("files", "synced", "atomic", "checksum", "partial_load", "other_readers"), ("ranks", "resharding"))
-"""The facts that the overview shows, of one rank and of several; all of them stand on a strategy's own page."""
+_OVERVIEW = {
+    "Files": ("files", "other_readers"),
+    "Saves": ("synced", "atomic", "checksum"),
+    "Loads": ("partial_load", "resharding"),
+    "Several ranks": ("ranks",),
+}
+"""The facts in the overview, by table: each table fits 80 columns. `strategies NAME` shows all facts."""
 
 
 @app.command(name="strategies")
 def show_strategies(name: str = "") -> None:
-    """Print what the strategies promise, side by side; or all that is known of one.
+    """Print the strategies' properties side by side, or all properties of one strategy.
 
     Args:
         name: a strategy.
@@ -43,14 +49,16 @@ def show_strategies(name: str = "") -> None:
     if name:
         _show_strategy(registry.create(name))
         return
-    for matrix in _MATRICES:
-        table = Table(show_lines=True)
-        for heading in ("strategy", *matrix):
-            table.add_column(heading.replace("_", " "), overflow="fold", no_wrap=heading == "strategy")
-        for strategy in map(registry.create, registry.names()):
-            table.add_row(Text(strategy.name), *(Text(strategy.facts()[fact]) for fact in matrix))
-        Console().print(table)
-    print("More of one, with its options: python -m ckpt strategies NAME")
+    facts_of = {strategy: registry.create(strategy).facts() for strategy in registry.names()}
+    for title, keys in _OVERVIEW.items():
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("strategy", no_wrap=True)
+        for key in keys:
+            table.add_column(key.replace("_", " "), overflow="fold")
+        for strategy, facts in facts_of.items():
+            table.add_row(strategy, *(Text(facts[key]) for key in keys))
+        Console().print(Text(title, style="bold"), table, "", sep="\n")
+    print("All properties and options of one strategy: python -m ckpt strategies NAME")
 
 
 @app.command
@@ -169,7 +177,7 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
 
 
 def _show_strategy(strategy: Strategy) -> None:
-    table = Table(show_header=False, show_lines=True)
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for key, fact in strategy.facts().items():
@@ -182,7 +190,7 @@ def _show_strategy(strategy: Strategy) -> None:
     console = Console()
     console.print(Text(strategy.name, style="bold"))
     console.print(table)
-    print(getdoc(type(strategy)))
+    console.print("", Text(getdoc(type(strategy)) or ""), sep="\n")
 
 
 def _show_inspection(directory: Path, found: checkpoint.Inspection) -> None:

@@ -21,7 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_module("ckpt", *arguments)
 
 
-def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_alone(*arguments: str, columns: int = 120) -> subprocess.CompletedProcess[str]:
     """Run it in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ckpt", *arguments],
@@ -29,14 +29,18 @@ def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         encoding="utf-8",
-        env=os.environ | {"COLUMNS": "120", "PYTHONUTF8": "1"},
+        env=os.environ | {"COLUMNS": str(columns), "PYTHONUTF8": "1"},
     )
 
 
-def test_strategies(file_regression: FileRegressionFixture) -> None:
-    """Every strategy has a row with what it promises."""
-    done = run_alone("strategies")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_strategies(columns: int, file_regression: FileRegressionFixture) -> None:
+    """Every strategy has a row in each table; the tables fit the terminal, and no word is broken."""
+    done = run_alone("strategies", columns=columns)
     assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    readers = {word for name in names() for word in create(name).facts()["other_readers"].split()}
+    assert readers | {*names(), "checksum"} <= set(done.stdout.split())
     file_regression.check(done.stdout, encoding="utf-8")
 
 
