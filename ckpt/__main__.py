@@ -1,4 +1,4 @@
-"""`python -m ckpt`: the strategies, and checkpoints by hand: save, load, inspect, convert."""
+"""`python -m ckpt`: lists strategies; saves, loads, inspects and converts checkpoints; removes leftovers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ckpt.reading import path_of
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import DType, StateSpec
 
-app = App(name="python -m ckpt", help="How a model's state is written and read back.", version_flags=[])
+app = App(name="python -m ckpt", help="Write a model's state and read it back.", version_flags=[])
 
 StrategyOption = Annotated[str, Parameter(name="--strategy")]
 OptionOption = Annotated[list[str] | None, Parameter(name="--option", negative="")]
@@ -71,14 +71,14 @@ def save(
     tensors: int | None = None,
     dtype: DType | None = None,
 ) -> None:
-    """Save a model's state: real weights, or seeded values in a real model's shapes.
+    """Save a model's state: real weights, or seeded values with a real model's shapes.
 
     Args:
-        model: a preset, the path of a config.json, or of a Hugging Face directory (then its weights).
+        model: a preset, the path of a config.json, or of a Hugging Face directory with weights.
         directory: the checkpoint's name; an earlier checkpoint of that name is replaced.
-        strategy_name: how.
+        strategy_name: how to save it.
         option: of the strategy, as KEY=VALUE; may be repeated.
-        tensors: only the first so many.
+        tensors: save only this number of the model's first tensors.
         dtype: of floating-point tensors.
     """
     options = _options(option)
@@ -93,12 +93,12 @@ def save(
 
 @app.command
 def load(directory: Path, names: Sequence[str] = (), *, option: OptionOption = None) -> None:
-    """Load a checkpoint, or some of its tensors, and print the digest of what was loaded.
+    """Load a checkpoint, or some of its tensors, and print the digest of the loaded tensors.
 
     Args:
         directory: the checkpoint.
-        names: of tensors; none for all.
-        option: of the strategy, as KEY=VALUE: `--option threads=4`; `--option verify=false` compares no checksums.
+        names: of the tensors to load; all by default.
+        option: of the strategy, as KEY=VALUE: `--option threads=4`; `--option verify=false` skips the checksums.
     """
     options = _options(option)
     with _busy(f"loading {directory}"):
@@ -111,18 +111,18 @@ def load(directory: Path, names: Sequence[str] = (), *, option: OptionOption = N
 
 @app.command
 def inspect(directory: Path, *, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
-    """Print what is known of a checkpoint without reading its data. Exit code 1 if it is incomplete.
+    """Print the facts about a checkpoint without reading its data. Exit code 1 if it is incomplete.
 
     Args:
         directory: the checkpoint.
-        as_json: for scripts.
+        as_json: print JSON, for scripts.
     """
-    found = checkpoint.inspect(directory)
+    inspection = checkpoint.inspect(directory)
     if as_json:
-        print(json.dumps(asdict(found), indent=1))
+        print(json.dumps(asdict(inspection), indent=1))
     else:
-        _show_inspection(directory, found)
-    return 1 if found.problems else 0
+        _show_inspection(directory, inspection)
+    return 1 if inspection.problems else 0
 
 
 @app.command
@@ -133,7 +133,7 @@ def convert(
     strategy_name: StrategyOption = checkpoint.DEFAULT,
     option: OptionOption = None,
 ) -> None:
-    """Load a checkpoint, of this package or of another program, and save it in another way.
+    """Load a checkpoint of this package or of another program, and save it with another strategy.
 
     Args:
         source: a checkpoint.
@@ -148,13 +148,13 @@ def convert(
 
 @app.command(name="leftovers")
 def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = False) -> int:
-    """List what killed saves left in a directory, and remove it on request. Exit code 1 if something is left.
+    """List what killed saves left in a directory, and remove it on request. Exit code 1 if anything is left.
 
     Args:
-        directory: where checkpoints lie.
-        remove: remove what no save writes any more.
-        unknown: with `--remove`, also what a save on another host might still write, as locks don't reach there: make
-            sure that no job does.
+        directory: the directory that holds checkpoints.
+        remove: remove the leftovers that no save is writing any more.
+        unknown: with `--remove`, also remove those that a save on another host might still be writing, since locks
+            aren't visible across hosts: make sure that no job is.
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("directory", "host", "job", "GB", "use"):
@@ -168,11 +168,11 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
         outcome = "removed" if removed else use.value
         table.add_row(Text(leftover.path.name), Text(leftover.host or "unknown"), leftover.job, size, outcome)
     if not table.row_count:
-        print(f"{directory}: no save left anything")
+        print(f"{directory}: no leftovers of saves")
         return 0
     Console(highlight=False).print(table)
     if left and not remove:
-        print(f"To remove what was left: python -m ckpt leftovers {directory} --remove")
+        print(f"To remove the leftovers: python -m ckpt leftovers {directory} --remove")
     return 1 if left else 0
 
 
@@ -193,28 +193,28 @@ def _show_strategy(strategy: Strategy) -> None:
     console.print("", Text(getdoc(type(strategy)) or ""), sep="\n")
 
 
-def _show_inspection(directory: Path, found: checkpoint.Inspection) -> None:
+def _show_inspection(directory: Path, inspection: checkpoint.Inspection) -> None:
     console = Console(highlight=False)
-    if found.tensors is not None:
+    if inspection.tensors is not None:
         table = Table(box=None, pad_edge=False)
         for heading in ("tensor", "dtype", "shape", "MB"):
             table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
-        for each in found.tensors:
-            size = f"= {each.same_as}" if each.same_as is not None else f"{each.size_bytes / 1e6:,.3f}"
-            table.add_row(Text(each.name), each.dtype, str(list(each.shape)), Text(size))
+        for tensor in inspection.tensors:
+            size = f"= {tensor.same_as}" if tensor.same_as is not None else f"{tensor.size_bytes / 1e6:,.3f}"
+            table.add_row(Text(tensor.name), tensor.dtype, str(list(tensor.shape)), Text(size))
         console.print(table)
-    count = "tensors unknown before a load" if found.tensors is None else f"{len(found.tensors)} tensors"
-    written = f"written {found.created_utc}" if found.created_utc else "written by another program"
+    tensors = "tensors unknown before a load" if inspection.tensors is None else f"{len(inspection.tensors)} tensors"
+    written = f"written {inspection.created_utc}" if inspection.created_utc else "written by another program"
     console.print(Text(
-        f"{directory}: {found.strategy}, {count}, {found.plain_values} plain values, {found.files.file_count:,} files, "
-        f"{found.files.apparent_bytes / 1e9:.3f} GB, {written}"
+        f"{directory}: {inspection.strategy}, {tensors}, {inspection.plain_values} plain values, "
+        f"{inspection.files.file_count:,} files, {inspection.files.apparent_bytes / 1e9:.3f} GB, {written}"
     ))  # fmt: skip
-    for problem in found.problems:
+    for problem in inspection.problems:
         console.print(Text(f"incomplete: {problem}"))
 
 
 def _options(given: Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE as a study would have it: `verify=false`, `chunk_mib=16`, `compression=zstd`."""
+    """Parse options as a study file would: `verify=false`, `chunk_mib=16`, `compression=zstd`."""
     options: dict[str, Any] = {}
     for text in given or ():
         key, equals, value = text.partition("=")
@@ -227,9 +227,9 @@ def _options(given: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def _busy(what: str) -> Status:
-    """Show on a terminal that something takes its time; nothing elsewhere."""
-    return Console(stderr=True).status(Text(f"{what} …"))
+def _busy(activity: str) -> Status:
+    """Show on a terminal that an activity is in progress."""
+    return Console(stderr=True).status(Text(f"{activity} …"))
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def content_of(
     elif known.checksums:
         tensors = reader.load_checked(path, wanted, checker(known.checksums, path))
     else:  # the first version had no checksums, but some strategies did
-        own = {"verify": True} if hasattr(reader, "verify") else {}
-        tensors = created(known.strategy, options | own).load(path, wanted)
+        checking = {"verify": True} if hasattr(reader, "verify") else {}
+        tensors = created(known.strategy, options | checking).load(path, wanted)
     _compare(known, tensors, owners, path)
     return Content(tensors, {name: known.tied[name] for name in chosen if name in known.tied}, known.rest)
 

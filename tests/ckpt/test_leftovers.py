@@ -142,7 +142,7 @@ class TestCommand:
 
     def test_listing_and_removing(self, final: Path, locked: list[int]) -> None:
         """It lists what there is, with its size and whether it is in use; `--remove` removes what isn't."""
-        assert (0, f"{final.parent}: no save left anything\n") == self.run(str(final.parent))
+        assert (0, f"{final.parent}: no leftovers of saves\n") == self.run(str(final.parent))
         left, live = leave(final, slurm="-job5.0"), leave(final.with_name("other"), "node2")
         locked.append(os.open(live, os.O_RDONLY))
         leftovers.lock(locked[0])

@@ -28,6 +28,7 @@ def run_module(module: str, *arguments: str, columns: int = 120) -> CompletedPro
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", message="Cyclopts application invoked without tokens under unit-test")
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as ended:
