@@ -162,7 +162,7 @@ def _zarr(path: Path) -> Reader | None:
 
 
 def _parameters(path: Path) -> Reader | None:
-    """One zarr array per parameter, as the document's strategies and T5X write them."""
+    """Read one zarr array per parameter, as T5X and the strategies after it write them."""
     from ckpt.strategies._zarr_per_parameter import read_metadata
 
     try:

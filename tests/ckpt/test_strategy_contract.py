@@ -594,7 +594,7 @@ class TestTorchDcpSafetensorsFilePerTensor(StrategyContract):
 
 
 class TestTensorstoreBasic(StrategyContract):
-    """The document's basic TensorStore."""
+    """The basic TensorStore of the original OpenLLaMA-3B comparison."""
 
     name = "tensorstore_basic"
 
@@ -606,7 +606,7 @@ class TestTensorstoreBasicUncompressed(StrategyContract):
 
 
 class TestTensorstoreT5x(StrategyContract):
-    """The document's T5X TensorStore."""
+    """The T5X TensorStore of the original OpenLLaMA-3B comparison."""
 
     name = "tensorstore_t5x"
 
