@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import math
 import os
 import subprocess
@@ -23,6 +22,7 @@ from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
 from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 from ckpt.strategy import Strategy
+from support import models
 from support.groups import UnaskedGroup
 
 FreshPython = Callable[..., str]
@@ -47,18 +47,8 @@ def write_config(tmp_path: Path) -> WriteConfig:
     """Write the config.json of a tiny Llama, with other values for some keys; returns its path."""
 
     def write(**changes: Any) -> str:
-        config = {
-            "model_type": "llama",
-            "vocab_size": 50,
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "dtype": "float16",
-        }
         path = tmp_path / f"config-{len(list(tmp_path.glob('config-*')))}.json"
-        path.write_text(json.dumps(config | changes))
-        return str(path)
+        return str(models.write_config(path, **changes))
 
     return write
 

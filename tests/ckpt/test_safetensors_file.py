@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from ckpt.errors import CheckpointError
 from ckpt.state import compare
 from ckpt.state.layout import State
 from ckpt.strategies import safetensors_file
 from ckpt.strategies.safetensors_file import SafetensorsFile
+from support.models import llama
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
 def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
     """A tiny Llama."""
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
-    config = LlamaConfig(**sizes, num_hidden_layers=2, tie_word_embeddings=request.param)
-    return LlamaForCausalLM(config).eval()
+    return llama(tie_word_embeddings=request.param)
 
 
 def written_by_us(model: LlamaForCausalLM, directory: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int) -> State:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
@@ -20,6 +20,7 @@ from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Sharding
 from ckpt.strategy import Strategy
+from support.models import llama
 
 INDEX = "model.safetensors.index.json"
 
@@ -33,8 +34,7 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
 
 def model_on(ranks: int, sharding: Sharding, strategy: Strategy, directory: Path) -> LlamaForCausalLM:
     """A tiny Llama, saved by so many ranks."""
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2)).eval()
+    model = llama()
     state = dict(model.state_dict())
     partition = Partition.of(layout_of_state(state), sharding, ranks)
     for rank in range(ranks):

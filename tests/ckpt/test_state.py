@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from ckpt.errors import CheckpointError
 from ckpt.state import compare
@@ -22,6 +21,7 @@ from ckpt.state.sharding import Shard
 from ckpt.workload import building
 from ckpt.workload.spec import StateSpec, layout_of
 from ckpt.workload.values import BLOCK_ELEMENTS, Seeded
+from support.models import llama
 
 WriteConfig = Callable[..., str]
 
@@ -222,11 +222,7 @@ def test_views(view: torch.Tensor) -> None:
 
 def test_real_weights(tmp_path: Path) -> None:
     """A Hugging Face directory gives the weights that lie in it, in the study's dtype, as many as asked for."""
-    config = AutoConfig.for_model(
-        "llama", vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = llama(num_hidden_layers=1, tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
@@ -19,6 +19,7 @@ from ckpt.state.layout import State, TensorLayout
 from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.workload import building, values
 from ckpt.workload.spec import StateSpec, layout_of
+from support.models import llama
 
 WriteConfig = Callable[..., str]
 
@@ -218,11 +219,7 @@ def test_training_values(model: str) -> None:
 
 def save_model(directory: Path, **changes: Any) -> State:
     """A Hugging Face directory with the weights of a tiny Llama; returns them."""
-    config = AutoConfig.for_model(
-        "llama", vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = llama(num_hidden_layers=1, tie_word_embeddings=True)
     model.save_pretrained(directory, **changes)
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from ckpt.errors import CheckpointError
 from ckpt.registry import create, names
 from ckpt.state import dtypes, ties
 from ckpt.tree import nested
+from support.strategies import usable
 
 
 class Named(torch.Tensor):
@@ -53,16 +53,6 @@ def sharded() -> Iterator[torch.nn.Module]:
             yield fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
     finally:
         dist.destroy_process_group()
-
-
-def usable(strategy: str) -> None:
-    """Skip what isn't installed."""
-    try:
-        create(strategy).prepare()
-    except CheckpointError as error:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("strategy", names())

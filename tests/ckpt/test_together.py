@@ -1,40 +1,25 @@
-"""What every strategy must do where several ranks save and load together, whatever its format.
-
-The ranks are threads that share a store, and processes for the strategies that need torch.distributed's process group,
-which a process has one of: this file is also what those processes run.
-"""
+"""What every strategy must do where several ranks save and load together, whatever its format."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
-import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import timedelta
-from functools import cache, partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
-from unittest import mock
+from types import FrameType
+from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 
 from ckpt.disk import listing
-from ckpt.errors import CheckpointError, MissingLibraryError
-from ckpt.process_group.group import ProcessGroup
-from ckpt.process_group.store_group import StoreGroup
+from ckpt.errors import CheckpointError
 from ckpt.registry import create, names
-from ckpt.state.layout import State, TensorLayout
-from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
-from ckpt.strategies import tensorstore_ocdbt
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Partition, Sharding
 from ckpt.strategy import Strategy
+from support.ranks import TENSORS, Load, Processes, Run, Save, in_threads, small_pieces
+from support.strategies import usable
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "torch_save": [{"mmap": True}],
@@ -50,218 +35,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 """The options that change what several ranks write, besides the defaults."""
 
-SMALL: dict[str, tuple[tuple[str, Any], ...]] = {
-    "hdf5": (("MIB", 60),),
-    "tensorstore_basic": (("_LARGEST_SIDE", 3),),
-    "tensorstore_t5x": (("_TARGET_CHUNK_BYTES", 60),),
-    "tensorstore_t5x_real": (("_TARGET_CHUNK_BYTES", 60),),
-    "tensorstore_tuned": (("MIB", 1),),
-    "tensorstore_ocdbt": (("MIB", 1), ("_CONFIG", {**tensorstore_ocdbt._CONFIG, "max_inline_value_bytes": 10})),
-    "zarr_python": (("MIB", 1),),
-}
-"""Constants of the modules, made so small that the tests' tensors have several chunks."""
-
 CASES = [(name, options) for name in names() for options in [{}, *OPTIONS.get(name, [])]]
 EVERY = pytest.mark.parametrize(("name", "options"), CASES, ids=[create(*case).label for case in CASES])
 
 IN_PROCESSES = {"torch_dcp"}
 """It silences a warning while it works, and threads share what is silenced."""
-
-TIMEOUT_S = 60
-
-TENSORS = (
-    TensorLayout("", (12, 6), "float16"),
-    TensorLayout("layers.0/weight", (16, 10), "float32"),
-    TensorLayout("layers.0/bias", (5,), "float32"),
-    TensorLayout("layers.1.weight", (5, 3), "bfloat16"),
-    TensorLayout("layers.1.scale", (9, 2), "float8_e4m3fn"),
-    TensorLayout("layers.2.scale", (8, 1), "float8_e5m2"),
-    TensorLayout("step", (), "int64"),
-    TensorLayout("empty", (0, 7), "float32"),
-    TensorLayout("no columns", (3, 0), "float32"),
-    TensorLayout("mask", (7, 2), "bool"),
-    TensorLayout("spectrum", (4,), "complex64"),
-    TensorLayout("one row", (1, 3), "uint8"),
-    TensorLayout("one NaN", (8, 2), "float16"),
-    TensorLayout("cube", (6, 2, 2), "bfloat16"),
-    TensorLayout("head", (12, 6), "float16", same_as=""),
-)
-
-
-@cache
-def whole() -> State:
-    """Values for the tensors, no two alike."""
-    random = torch.Generator().manual_seed(3)
-    state: State = {}
-    for tensor in TENSORS:
-        values = torch.randn(tensor.shape, generator=random) * 20
-        state[tensor.name] = values.round().clamp(0, 1) if tensor.dtype == "bool" else values
-        state[tensor.name] = state[tensor.name].to(getattr(torch, tensor.dtype))
-    state["one NaN"].view(torch.int16)[6, 1] = 0x7C01  # with bits that a cast would change, and on one rank only
-    state["head"] = state[""]
-    return state
-
-
-def share_of(partition: Partition, share: tuple[Shard, ...]) -> State:
-    """The part of the values that a rank holds: tied tensors are the same memory."""
-    state: State = {}
-    for each in share:
-        values = whole()[each.whole.name]
-        if values.ndim:
-            before = 0
-            if partition.sharding == "dim0":  # a window counts its rows from its own first
-                before = min(partition.first * -(-values.shape[0] // partition.ranks), values.shape[0])
-            values = values[before + each.start : before + each.stop]
-        state[each.whole.name] = values if each.whole.same_as is None else state[each.whole.same_as]
-    return state
-
-
-Exact = list[tuple[str, str, tuple[int, ...], bytes]]
-
-
-def exact(state: State) -> Exact:
-    """Everything that must come back, in its order."""
-    return [
-        (
-            name,
-            str(tensor.dtype),
-            tuple(tensor.shape),
-            tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(),
-        )
-        for name, tensor in state.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Save:
-    """What each rank does to save its part of a partition."""
-
-    strategy: Strategy
-    directory: Path
-    partition: Partition
-
-    def __call__(self, ranks: ProcessGroup) -> list[str]:
-        """Save, and tell the files."""
-        part = RankShards(self.partition, ranks.rank)
-        state = share_of(self.partition, part.owned)
-        before = exact(state)
-        files = self.strategy.write(state, self.directory, part, ranks)
-        assert before == exact(state)
-        return [str(file.relative_to(self.directory)) for file in files]
-
-
-@dataclass(frozen=True)
-class Load:
-    """What each rank does to load a part: that of so many ranks after its own."""
-
-    strategy: Strategy
-    directory: Path
-    partition: Partition
-    saved: Partition
-    shift: int = 0
-
-    def __call__(self, ranks: ProcessGroup) -> Exact:
-        """Load, and tell everything."""
-        part = RankShards(self.partition, (ranks.rank + self.shift) % ranks.size)
-        return exact(self.strategy.read(self.directory, part.wanted, self.saved, ranks))
-
-    def expected(self) -> list[Exact]:
-        """What the ranks must load."""
-        count = self.partition.count
-        wanted = [self.partition.held((rank + self.shift) % count) for rank in range(count)]
-        return [exact(share_of(self.partition, share)) for share in wanted]
-
-
-Work = Save | Load
-Run = Callable[[Work, int], list[Any]]
-
-
-def outcome(work: Work, ranks: StoreGroup) -> Any:
-    """What a rank's work returned, or the error it ended with, which the others are told."""
-    try:
-        if work.strategy.capabilities.needs_process_group and ranks.size > 1:
-            ranks.init_torch_distributed()
-        return work(ranks)
-    except Exception as error:  # noqa: BLE001  # every test says which it expects
-        ranks.fail(f"{type(error).__name__}: {error}")
-        return error
-
-
-def members(count: int) -> list[tuple[int, str]]:
-    """The ranks' places and names."""
-    return [(rank, f"host-{rank}") for rank in range(count)]
-
-
-def in_threads(work: Work, count: int) -> list[Any]:
-    """Let each rank do it in a thread."""
-    store = dist.HashStore()
-    with ThreadPoolExecutor(count) as pool:
-        ranks = [StoreGroup(store, members(count), rank, TIMEOUT_S, "all") for rank in range(count)]
-        return list(pool.map(partial(outcome, work), ranks))
-
-
-class Processes:
-    """As many processes as there may be ranks, each with a store of all; started when the first is needed."""
-
-    def __init__(self) -> None:
-        self._server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._started:
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in self._started:
-            process.wait(TIMEOUT_S)
-            assert process.stdout is not None
-            process.stdout.close()
-
-    def __call__(self, work: Work, count: int) -> list[Any]:
-        """Let each rank do it in a process of its own."""
-        while len(self._started) < count:
-            command = [sys.executable, __file__, str(len(self._started)), str(self._server.port)]
-            self._started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        for process in self._started[:count]:
-            assert process.stdin is not None
-            # A class of this file is another one there: that process has the file under another name.
-            arguments = {field.name: getattr(work, field.name) for field in fields(work)}
-            pickle.dump((type(work).__name__, arguments, count), process.stdin)
-            process.stdin.flush()
-        return [pickle.load(process.stdout) for process in self._started[:count] if process.stdout is not None]
-
-
-def serve(rank: int, port: int) -> None:
-    """What such a process does: one rank's work after the other, until there is no more."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
-    store.set_timeout(timedelta(seconds=TIMEOUT_S))
-    turns: Counter[int] = Counter()
-    while True:
-        try:
-            kind, arguments, count = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        work: Save | Load = {"Save": Save, "Load": Load}[kind](**arguments)
-        turns[count] += 1
-        name = f"turn {turns[count]} of {count}"  # the same for all that take part, and for nothing else
-        ranks = StoreGroup(dist.PrefixStore(name, store), members(count), rank, TIMEOUT_S, name)
-        with small_pieces(work.strategy.name):
-            work.strategy.prepare()
-            pickle.dump(outcome(work, ranks), answers)
-        answers.flush()
-
-
-@contextmanager
-def small_pieces(name: str) -> Iterator[None]:
-    """Make a strategy's chunks and files small."""
-    with ExitStack() as patches:
-        for constant, value in SMALL.get(name, ()):
-            patches.enter_context(mock.patch(f"ckpt.strategies.{name}.{constant}", value))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -274,15 +52,8 @@ def processes() -> Iterator[Processes]:
 @pytest.fixture
 def strategy(name: str, options: dict[str, Any]) -> Iterator[Strategy]:
     """The strategy under test, with what it needs imported, and with small pieces."""
-    found = create(name, options)
-    try:
-        found.prepare()
-    except MissingLibraryError as error:
-        if not error.optional or os.environ.get("CKPT_REQUIRE_ALL"):
-            raise
-        pytest.skip(str(error))
     with small_pieces(name):
-        yield found
+        yield usable(name, options)
 
 
 def in_processes(strategy: Strategy) -> bool:
@@ -444,24 +215,28 @@ def test_directories_of_several_processes(strategy: Strategy, tmp_path: Path) ->
         assert load.expected() == started(load, 3)
 
 
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python the work runs, those of libraries included."""
+    count = 0
+
+    def trace(_: FrameType, event: str, __: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 @EVERY
 def test_planning_is_fast(strategy: Strategy) -> None:
-    """512 ranks of the largest model's tensors are no more work than a few: each tensor is looked at a few times."""
+    """To plan 512 ranks with the largest model's tensors is hardly more work than to plan eight."""
     layers = [TensorLayout(f"layers.{number}.weight", (16384, 16384), "bfloat16") for number in range(500)]
-    partition = Partition.of((*layers, TensorLayout("step", (), "int64")), "dim0", 512)
-    looked_at = 0
-    rows = Partition._rows
-
-    def count(*arguments: Any) -> tuple[int, int]:
-        nonlocal looked_at
-        looked_at += 1
-        return rows(*arguments)
-
-    with mock.patch.object(Partition, "_rows", count):
-        planned = strategy.footprint(partition)
-    assert planned.size_bytes >= sum(tensor.size_bytes for tensor in partition.tensors)
-    assert looked_at <= 20 * len(partition.tensors)
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]))
+    few, many = (Partition.of((*layers, TensorLayout("step", (), "int64")), "dim0", ranks) for ranks in (8, 512))
+    assert strategy.footprint(many).size_bytes >= sum(tensor.size_bytes for tensor in many.tensors)
+    assert lines_run(lambda: strategy.footprint(many)) <= 2 * lines_run(lambda: strategy.footprint(few))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import ckpt
 from ckpt.errors import CheckpointError
 from ckpt.registry import create, names
 from ckpt.tree import nested
+from support.strategies import usable
 
 BIG = 1_000_000
 
@@ -75,16 +75,6 @@ def facts(value: Any, seen: dict[Any, int] | None = None) -> Any:
         number = seen.setdefault(id(value), len(seen)) if isinstance(value, list) else None
         return type(value), number, [facts(each, seen) for each in value]
     return type(value), repr(value)
-
-
-def usable(strategy: str) -> None:
-    """Skip what isn't installed."""
-    try:
-        create(strategy).prepare()
-    except CheckpointError as error:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("strategy", names())

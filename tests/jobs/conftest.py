@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,21 +15,10 @@ import pytest
 import jobs
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study_file
+from support.models import write_config
 
 HERE = Path(__file__).parent
 ROOT = Path(jobs.__file__).parent.parent
-
-_TINY_LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-    "dtype": "float32",
-}
 
 _SITECUSTOMIZE = """\
 import sys
@@ -57,11 +45,10 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model" / "config.json")
 
 
-def write_model(path: Path, **changed: Any) -> Path:
+def write_model(path: Path, **changes: Any) -> Path:
     """A tiny model's configuration."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(_TINY_LLAMA | changed))
-    return path
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "dtype": "float32"}
+    return write_config(path, **sizes | {"max_position_embeddings": 64, "tie_word_embeddings": False} | changes)
 
 
 @pytest.fixture
