@@ -1,1 +1,1 @@
-"""Runs studies: makes a plan of a study's file, submits its jobs, and writes a timing log for each."""
+"""Runs studies: plans the jobs of a study's file, submits them, and measures on the node, one timing log per job."""

@@ -51,7 +51,7 @@ ClusterOption = Annotated[
         help="debug (in this process), local (on this machine), slurm; by default slurm where there is one",
     ),
 ]
-IdsOption = Annotated[bool, Parameter(help="for scripts, print a line for each job: id, nodes, tasks on each node")]
+IdsOption = Annotated[bool, Parameter(help="for scripts, print one line per job: id, nodes, tasks per node")]
 TargetOption = Annotated[Path, Parameter(help="the directory to write to, as the jobs see it")]
 DryRunOption = Annotated[bool, Parameter(help="show what would be done, and do nothing")]
 
@@ -117,36 +117,36 @@ def submit_study(
 
 @app.command
 def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] = False, watch: bool = False) -> int:
-    """Print what has become of every job. Exit code 1 if one needs attention.
+    """Print the state of every job. Exit code 1 if one needs attention.
 
     Args:
         results: a study's directory, or one that holds a single study.
-        as_json: every job with all that is known, for scripts.
-        watch: on a terminal, stay and refresh until the last job has ended.
+        as_json: print every job with all that is known, for scripts.
+        watch: on a terminal, refresh the table until the last job has ended.
     """
     paths = find_study(results)
     planned = _read_plan(paths)
-    found = statuses.of_study(paths, planned)
+    jobs = statuses.of_study(paths, planned)
     console = wide_console()
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print(json.dumps([asdict(job) for job in jobs], indent=1))
     elif watch and console.is_terminal:
-        found = follow(console, paths, planned)
-        console.print(statuses.table(found))
+        jobs = follow(console, paths, planned)
+        console.print(statuses.table(jobs))
     else:
-        console.print(statuses.table(found))
-    return 1 if any(each.state in statuses.BAD for each in found) else 0
+        console.print(statuses.table(jobs))
+    return 1 if any(job.state in statuses.BAD for job in jobs) else 0
 
 
 @app.command
 def cancel(results: Path) -> None:
-    """End the study's jobs that haven't ended, and no others.
+    """End the study's jobs that haven't cancelled, and no others.
 
     Args:
         results: a study's directory, or one that holds a single study.
     """
-    ended = queue_state.cancel(submissions(find_study(results)))
-    print(f"cancelled: {', '.join(ended)}" if ended else "no job of this study is waiting or running")
+    cancelled = queue_state.cancel(submissions(find_study(results)))
+    print(f"cancelled: {', '.join(cancelled)}" if cancelled else "no job of this study is waiting or running")
 
 
 @app.command
@@ -209,7 +209,7 @@ def _analyse(command: str, paths: StudyPaths) -> int:
 
 
 def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:
-    """The study's files-to-be, its plan, and the file it is written in; nothing is made."""
+    """Where the study's results go, its plan, and the file it is written in; makes nothing."""
     source = study_file.find(study)
     planned = plans.make_plan(study_file.read(source))
     paths = StudyPaths((results.expanduser() / planned.study.name).absolute())
@@ -231,7 +231,7 @@ def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
 def _prepare(
     study: str, results: Path, cluster: ClusterName | None, *, dry_run: bool
 ) -> tuple[StudyPaths, Plan, ClusterName] | None:
-    """Everything that can be found wrong before anything is started or made; then the study's directory."""
+    """Check what can be checked before anything starts, then make the study's directory; None after a dry run."""
     paths, planned, source = _read_study(study, results)
     chosen = cluster or default_cluster()
     if chosen != "slurm":
@@ -252,7 +252,7 @@ def _prepare(
 
 
 def _refuse_another_study(paths: StudyPaths, planned: Plan) -> None:
-    """Logs of one study only in one directory: jobs may be added to it, not changed or dropped."""
+    """Refuse a directory that has another study's logs: jobs may be added to a study, not changed or dropped."""
     before = _read_plan(paths)
     changed = [
         key for key in ("state", "trials", "targets")

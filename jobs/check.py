@@ -1,4 +1,4 @@
-"""Preflight: what would go wrong with a study, found before any node-hour is spent, each finding with its remedy.
+"""Preflight: what would go wrong with a study, before any node-hour is spent, with a remedy for every problem.
 
 On Slurm the last check runs on a compute node: `python -m jobs.check` there reads what to look at from its standard
 input, and answers on its standard output.
@@ -40,7 +40,7 @@ _PROBE_S = 90
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: good, not known, or a problem; and what to do about it."""
+    """One thing that was checked: ok, not known, or a problem; and what to do about it."""
 
     level: Literal["ok", "unknown", "problem"]
     what: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding]:
-    """Look at everything that can be seen from here; on Slurm, at a compute node too."""
+    """Check what can be seen from here; on Slurm, what a compute node sees too."""
     if cluster != "slurm":
         for name, target in planned.study.targets.items():
             yield _target_here(name, target, *planned.largest(name))
@@ -60,9 +60,9 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
         yield from _request(request, partitions)
     yield _results(paths)
     for batch in arrays:
-        found = _test_only(paths, planned, batch)
-        yield found
-        if found.level == "ok":
+        finding = _test_only(paths, planned, batch)
+        yield finding
+        if finding.level == "ok":
             yield from _on_a_node(paths, planned, batch)
 
 
@@ -99,14 +99,14 @@ class _Partition:
 
 def _partitions() -> dict[str, _Partition]:
     """Slurm's partitions, the default one also under the name `None`."""
-    found: dict[str, _Partition] = {}
+    partitions: dict[str, _Partition] = {}
     for line in slurm.ask("sinfo", "--noheader", "--format=%P|%l|%f").splitlines():
         name, limit, features = line.strip().split("|", 2)
-        own = frozenset(features.split(",")) - {"(null)"}
+        available = frozenset(features.split(",")) - {"(null)"}
         for key in [name.rstrip("*"), *(["None"] if name.endswith("*") else [])]:
-            before = found.get(key, _Partition(0, frozenset()))
-            found[key] = _Partition(max(before.longest_min, minutes(limit)), before.features | own)
-    return found
+            before = partitions.get(key, _Partition(0, frozenset()))
+            partitions[key] = _Partition(max(before.longest_min, minutes(limit)), before.features | available)
+    return partitions
 
 
 def minutes(limit: str) -> float:
@@ -123,14 +123,14 @@ def minutes(limit: str) -> float:
 
 def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Finding]:
     name = str(request.partition)
-    there = [partitions[each] for each in name.split(",") if each in partitions]
-    if not there:
+    chosen = [partitions[partition] for partition in name.split(",") if partition in partitions]
+    if not chosen:
         known = ", ".join(sorted(set(partitions) - {"None"}))
-        what = "Slurm has no default partition" if name == "None" else f"there is no partition {name!r}"
+        what = "Slurm has no default partition" if name == "None" else f"chosen is no partition {name!r}"
         yield Finding("problem", what, f"write `partition = ...` below [slurm], one of: {known}")
         return
     shown = "the default partition" if name == "None" else f"partition {name}"
-    longest = max(each.longest_min for each in there)
+    longest = max(partition.longest_min for partition in chosen)
     asked = request.timeout_min or 0
     if asked > longest:
         remedy = f"write `timeout_min = {int(longest)}` below [slurm], or take another partition"
@@ -138,9 +138,9 @@ def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Find
     else:
         yield Finding("ok", f"{shown} exists, and allows {asked} minutes")
     wanted = set(re.findall(r"[A-Za-z_][\w.-]*", request.constraint or ""))
-    features = frozenset().union(*(each.features for each in there))
+    features = frozenset().union(*(partition.features for partition in chosen))
     if wanted - features:
-        remedy = f"nodes there have: {', '.join(sorted(features)) or 'no features'}"
+        remedy = f"nodes chosen have: {', '.join(sorted(features)) or 'no features'}"
         yield Finding(
             "problem", f"constraint {request.constraint!r}: no node of {shown} has {min(wanted - features)}", remedy
         )
@@ -173,7 +173,7 @@ def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
 
 
 def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Finding]:
-    """Python, the package, the results directory and the targets, as a compute node sees them."""
+    """Check Python, the package, the results directory and the targets on a compute node."""
     from jobs.cluster import submit
 
     names = sorted({job.target for job in batch.jobs})
@@ -194,50 +194,50 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
                 [*command, sys.executable, "-m", "jobs.check"],
                 input=json.dumps(question), capture_output=True, text=True, check=True, timeout=_PROBE_S + 60,
             )  # fmt: skip
-            found = [Finding(**each) for each in json.loads(answer.stdout)]
+            findings = [Finding(**facts) for facts in json.loads(answer.stdout)]
         except subprocess.TimeoutExpired:
             yield Finding("unknown", f"no compute node answered within {_PROBE_S + 60} s", "try again when one is free")
         except subprocess.CalledProcessError as error:
             yield _no_answer(error.stderr)
         except (ValueError, TypeError) as error:
-            yield Finding("problem", f"a compute node's answer makes no sense: {error}", "look at slurm/env.sh")
+            yield Finding("problem", f"a compute node's answer can't be read: {error}", "look at slurm/env.sh")
         else:
-            yield from found
+            yield from findings
 
 
-def _no_answer(said: str) -> Finding:
-    last = (said.strip().splitlines() or ["it says nothing"])[-1]
-    if "Unable to allocate resources" in said:
+def _no_answer(stderr: str) -> Finding:
+    last = (stderr.strip().splitlines() or ["it printed nothing"])[-1]
+    if "Unable to allocate resources" in stderr:
         return Finding("unknown", f"no compute node was free within {_PROBE_S} s: {last}", "try again when one is")
     return Finding("problem", f"the package does not start on a compute node: {last}", f"nodes must see {sys.prefix}")
 
 
 def answer(question: dict[str, Any]) -> list[Finding]:
-    """On a compute node: look at the results directory, the targets and the libraries."""
+    """On a compute node: check the results directory, the targets and the libraries."""
     host = platform.node()
     anchor = Path(question["anchor"])
-    found = [Finding("ok", f"{host}: Python {platform.python_version()} and the package start")]
+    findings = [Finding("ok", f"{host}: Python {platform.python_version()} and the package start")]
     if anchor.exists() and anchor.stat().st_ino == question["anchor_inode"]:
-        found.append(Finding("ok", f"{host} sees {anchor}, where the results go"))
+        findings.append(Finding("ok", f"{host} sees {anchor}, where the results go"))
     else:
         what = f"{host} does not see {anchor}, where the results go"
-        found.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
+        findings.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
     for name, target in question["targets"].items():
         seen = _target_here(name, Target.model_validate(target), *question["largest"][name])
-        found.append(Finding(seen.level, f"{host}: {seen.what}", seen.remedy))
+        findings.append(Finding(seen.level, f"{host}: {seen.what}", seen.remedy))
     libraries = _libraries({(name, options) for name, options in question["strategies"]})
-    return found + [Finding(each.level, f"{host}: {each.what}", each.remedy) for each in libraries]
+    return findings + [Finding(library.level, f"{host}: {library.what}", library.remedy) for library in libraries]
 
 
-def shown(found: Sequence[Finding]) -> str:
-    """The findings as text, problems last, where people look."""
+def shown(findings: Sequence[Finding]) -> str:
+    """Format the findings as text, the problems last, next to the prompt."""
     order = {"ok": 0, "unknown": 1, "problem": 2}
     lines = []
-    for each in sorted(found, key=lambda finding: order[finding.level]):
-        remedy = f"\n           -> {each.remedy}" if each.remedy else ""
-        lines.append(f"{each.level:>8}  {each.what}{remedy}")
+    for finding in sorted(findings, key=lambda finding: order[finding.level]):
+        remedy = f"\n           -> {finding.remedy}" if finding.remedy else ""
+        lines.append(f"{finding.level:>8}  {finding.what}{remedy}")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(each) for each in answer(json.load(sys.stdin))]))
+    print(json.dumps([asdict(finding) for finding in answer(json.load(sys.stdin))]))

@@ -1,4 +1,4 @@
-"""What a user can do wrong with a study, told in one message.
+"""The mistakes of a user of jobs; every message names what to do.
 
 StudyError             the study file, or how it was called
 ├── TargetError        a place that can't be written to as it is

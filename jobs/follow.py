@@ -17,6 +17,7 @@ from jobs.cluster.local import ClusterName, LocalRunner, run_in_this_process
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
 from jobs.plan_table import wide_console
+from jobs.timing_log import GOOD
 
 _POLL_S = 0.5
 _SLURM_POLL_S = 5.0
@@ -64,7 +65,7 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
         console.print(Text(f"stopped: {left}. {again}"))
         raise
     console.print(statuses.table(jobs))
-    return 1 if any(job.state not in statuses.GOOD for job in jobs) else 0
+    return 1 if any(job.state not in GOOD for job in jobs) else 0
 
 
 def follow(

@@ -40,7 +40,7 @@ def table(planned: Plan) -> RenderableType:
 
 
 _OF_RANKS = frozenset({"ranks", "GB a rank ≤", "files a rank ≤"})
-"""What a study has nothing to say about whose jobs have one rank each."""
+"""The columns that are left out where every job has one rank."""
 
 
 def _row(job: Job) -> dict[str, str]:
@@ -72,7 +72,7 @@ def warnings(planned: Plan) -> list[str]:
         if not planned.study.targets[job.target].on_each_node
     }
     return [
-        f"{label} at {scale} makes up to {files:,} files for each checkpoint, {-(-files // ranks):,} a rank: "
+        f"{label} at {scale} makes up to {files:,} files per checkpoint, {-(-files // ranks):,} a rank: "
         f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
         for label, scale, files, ranks in sorted(most)
         if files >= _MANY_FILES

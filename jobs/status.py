@@ -1,4 +1,4 @@
-"""What has become of every job of a study: from its log, and from where the cluster says it is."""
+"""The state of every job of a study, from its log and from the queue of the cluster."""
 
 from __future__ import annotations
 
@@ -28,14 +28,11 @@ State = Literal[
     "not submitted", "waiting", "running", "unknown", "stuck", "complete", "skipped", "failed", "interrupted", "lost"
 ]
 
-GOOD = frozenset({"complete", "skipped"})
-"""States of jobs that did what they could; a skipped one is tried again, since a library may be there by then."""
-
 ON_THEIR_WAY = frozenset({"waiting", "running", "unknown"})
-"""States that change by themselves."""
+"""States that change without anybody's help."""
 
 BAD = frozenset({"failed", "interrupted", "lost", "stuck"})
-"""States that somebody has to look at."""
+"""States that need attention."""
 
 _ENDED = frozenset({"skipped", "failed", "interrupted"})
 """States that a job which is gone stays in."""
@@ -119,23 +116,23 @@ class Watch:
         """The status of every planned job."""
         self._looks += 1
         self._read_submissions()
-        unsettled = {job_id: each for job_id, each in self._jobs.items() if not each.settled}
-        where = queue_state.of([each.submission for each in unsettled.values() if each.submission])
+        unsettled = {job_id: job for job_id, job in self._jobs.items() if not job.settled}
+        where = queue_state.of([job.submission for job in unsettled.values() if job.submission])
         gone = {job_id for job_id in unsettled if job_id not in where or where[job_id].state == "gone"}
-        news = {job_id for job_id in gone if unsettled[job_id].on_its_way}
-        looked_at = self._read_logs(unsettled, news) | news
-        for job_id, each in unsettled.items():
+        just_ended = {job_id for job_id in gone if unsettled[job_id].on_its_way}
+        looked_at = self._read_logs(unsettled, just_ended) | just_ended
+        for job_id, job in unsettled.items():
             if job_id in looked_at or job_id not in gone:
-                each.status = self._status(each, where.get(job_id))
-                each.settled = each.status.state == "complete" or (job_id in gone and each.status.state in _ENDED)
-        self._explain([each for job_id, each in unsettled.items() if job_id in looked_at & gone])
-        return [each.status for each in self._jobs.values() if each.status]
+                job.status = self._status(job, where.get(job_id))
+                job.settled = job.status.state == "complete" or (job_id in gone and job.status.state in _ENDED)
+        self._explain([job for job_id, job in unsettled.items() if job_id in looked_at & gone])
+        return [job.status for job in self._jobs.values() if job.status]
 
     @property
     def on_slurm(self) -> bool:
         """Whether looks ask Slurm."""
         return any(
-            each.submission and each.submission.cluster == "slurm" for each in self._jobs.values() if not each.settled
+            job.submission and job.submission.cluster == "slurm" for job in self._jobs.values() if not job.settled
         )
 
     def _read_submissions(self) -> None:
@@ -170,8 +167,10 @@ class Watch:
                 changed.append((known, path))
         self.operations += len(changed) * file_checks.FILE_OPERATIONS
         with ThreadPoolExecutor() as pool:
-            for (known, _), found in zip(changed, pool.map(_progress_of, [path for _, path in changed]), strict=True):
-                known.progress = found
+            for (known, _), progress in zip(
+                changed, pool.map(_progress_of, [path for _, path in changed]), strict=True
+            ):
+                known.progress = progress
         return asked
 
     def _status(self, known: _Known, where: Whereabouts | None, output: Path | None = None) -> JobStatus:
@@ -182,25 +181,23 @@ class Watch:
 
     def _explain(self, ended: Sequence[_Known]) -> None:
         """Say why jobs ended early: in accounting's words, and in their own."""
-        early = [each for each in ended if each.submission and each.status and each.status.state in _EARLY]
-        numbers = [
-            each.submission.scheduler_id for each in early if each.submission and each.submission.cluster == "slurm"
-        ]
+        early = [job for job in ended if job.submission and job.status and job.status.state in _EARLY]
+        numbers = [job.submission.scheduler_id for job in early if job.submission and job.submission.cluster == "slurm"]
         self._endings.update(slurm.endings([number for number in numbers if number not in self._endings]))
-        for each in early:
-            assert each.submission is not None  # chosen by that
+        for job in early:
+            assert job.submission is not None  # chosen by that
             self.operations += _OUTPUT_OPERATIONS
-            ending = Whereabouts("gone", self._endings.get(each.submission.scheduler_id, ""))
-            each.status = self._status(each, ending, output_of(self._paths, each.submission))
+            ending = Whereabouts("gone", self._endings.get(job.submission.scheduler_id, ""))
+            job.status = self._status(job, ending, output_of(self._paths, job.submission))
 
     def _sign(self, path: Path) -> Signature:
         """What changes when a file is written anew; None if there is no file."""
         self.operations += 1
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _progress_of(path: Path) -> Progress | TimingLogError:
@@ -226,7 +223,7 @@ def derive(
     log_path: str,
     output: Path | None = None,
 ) -> JobStatus:
-    """The status that a log and a cluster's word add up to."""
+    """The status of a job by its log and its state in the queue."""
     done, last = (reached.trials_done, reached.last_bandwidth_gbps) if reached else (0, None)
 
     def status(state: State, detail: str) -> JobStatus:
@@ -237,20 +234,23 @@ def derive(
     if where is not None and where.state != "gone":
         return status(where.state, where.detail)
     ending = f" ({where.detail})" if where is not None and where.detail else ""
-    for said in ("skipped", "failed"):
-        if reached is not None and reached.status == said:
-            return status(said, reached.error)
+    for state in ("skipped", "failed"):
+        if reached is not None and reached.status == state:
+            return status(state, reached.error)
     if reached is not None and reached.status == timing_log.INTERRUPTED:
         return status("interrupted", reached.error + ending)
     if submission is None:
         return status("not submitted", "")
     left = "its log is not finished" if reached else "it left no log"
-    said = _last_line(output)
-    return status("lost", f"the job ended{ending} and {left}" + (f"; its last words: {said}" if said else ""))
+    last_line = _last_line(output)
+    return status(
+        "lost",
+        f"the job ended{ending} and {left}" + (f"; the last line of its stderr is: {last_line}" if last_line else ""),
+    )
 
 
 def _last_line(output: Path | None) -> str:
-    """What a job printed last, if possible by itself: srun's own line says less than the exception before it."""
+    """The last line that a job printed, if possible not srun's: the exception before it says more."""
     try:
         lines = (
             [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()] if output else []
@@ -263,12 +263,12 @@ def _last_line(output: Path | None) -> str:
 
 def missing(statuses: Sequence[JobStatus]) -> set[str]:
     """The jobs that a submission has to send: neither complete, nor in a queue, nor running."""
-    return {each.job_id for each in statuses if each.state not in ON_THEIR_WAY | {"complete", "stuck"}}
+    return {job.job_id for job in statuses if job.state not in ON_THEIR_WAY | {"complete", "stuck"}}
 
 
 def summary(statuses: Sequence[JobStatus]) -> str:
     """How many jobs are in which state, in one line."""
-    counts = Counter(each.state for each in statuses)
+    counts = Counter(job.state for job in statuses)
     return f"{len(statuses)} jobs: " + ", ".join(f"{number} {state}" for state, number in counts.most_common())
 
 
@@ -282,13 +282,13 @@ def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> Rend
     shown.add_column("", overflow="fold")
     chosen = list(statuses)
     if len(chosen) > most_rows:
-        chosen.sort(key=lambda each: (each.state not in BAD, each.state != "running"))  # stable: the plan's order
+        chosen.sort(key=lambda job: (job.state not in BAD, job.state != "running"))  # stable: the plan's order
         chosen = chosen[:most_rows]
-    for each in chosen:
-        last = "" if each.last_bandwidth_gbps is None else f"{each.last_bandwidth_gbps:.2f} GB/s"
-        state = Text(each.state, style=_STYLES.get(each.state, ""))
-        detail = f"{each.detail}; log: {each.log}" if each.state in BAD else each.detail
-        shown.add_row(Text(each.job_id), state, f"{each.trials_done}/{each.trials}", last, Text(printable(detail)))
+    for job in chosen:
+        last = "" if job.last_bandwidth_gbps is None else f"{job.last_bandwidth_gbps:.2f} GB/s"
+        state = Text(job.state, style=_STYLES.get(job.state, ""))
+        detail = f"{job.detail}; log: {job.log}" if job.state in BAD else job.detail
+        shown.add_row(Text(job.job_id), state, f"{job.trials_done}/{job.trials}", last, Text(printable(detail)))
     hidden = len(statuses) - len(chosen)
     more = f" ({hidden} of them not shown; --json has all)" if hidden else ""
     return Group(shown, Text(summary(statuses) + more))

@@ -18,16 +18,16 @@ class Batch:
 
     jobs: tuple[Job, ...]
     slurm: Slurm
-    """What each of them asks for; complete."""
+    """What every one of them asks for; complete."""
     one_at_a_time: bool
     why: str
     """Why one at a time, or why not."""
 
 
 def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> list[Batch]:
-    """The arrays that these jobs go out in: one for each different request, none larger than Slurm allows.
+    """The arrays that these jobs go out in: one per different request, none larger than Slurm allows.
 
-    Jobs that share a filesystem would disturb each other's measurements, so they run one after the other.
+    Jobs that share a filesystem would disturb one another's measurements, so they run one after the other.
     Node-local targets on exclusive nodes share nothing, and their jobs run side by side.
     """
     requests = {job.id: _request(study, job) for job in jobs}
@@ -38,7 +38,7 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
         request, apart = requests[job.id]
         when = job.round if several and not apart else 0
         groups.setdefault(f"{when:03d} {apart} {request.model_dump_json()}", []).append(job)
-    found = []
+    arrays = []
     for members in groups.values():
         request, apart = requests[members[0].id]
         names = ", ".join(sorted({job.target for job in members}))
@@ -51,12 +51,12 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
             why += " (node-local, but the nodes are shared: set `exclusive = true` to run them side by side)"
         for start in range(0, len(members), largest_array):
             part = tuple(members[start : start + largest_array])
-            found.append(Batch(part, request, one_at_a_time=not apart, why=why))
-    return found
+            arrays.append(Batch(part, request, one_at_a_time=not apart, why=why))
+    return arrays
 
 
 def _request(study: Study, job: Job) -> tuple[Slurm, bool]:
-    """What a job asks of Slurm, and whether it disturbs no other."""
+    """What a job asks of Slurm, and whether it can run beside others without disturbing them."""
     target = study.targets[job.target]
     scale = {"nodes": (job.nodes,), "tasks_per_node": (job.scale.processes_per_node,)}
     request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS).model_copy(update=scale)

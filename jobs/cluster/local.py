@@ -1,6 +1,6 @@
-"""Jobs on this machine, through submitit, one after the other: two at a time would disturb each other's measurements.
+"""Jobs on this machine, through submitit, one after the other: two at a time would disturb one another's measurements.
 
-`local` runs each job in processes of its own, `debug` in this one.
+`local` runs a job in processes of its own, `debug` in this one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes on this machine, told apart from later ones with the same number."""
+"""Processes on this machine, identified so that a later one with the same number is not mistaken for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def created_unix_s(process_id: int) -> float:
 
 
 def alive(process_id: int, created: float) -> bool:
-    """Whether that very process still runs."""
+    """Whether the process with that number and start time still runs."""
     import psutil
 
     try:
@@ -31,7 +31,7 @@ def alive(process_id: int, created: float) -> bool:
 
 
 def end(process_id: int) -> None:
-    """End a process and its children: by SIGINT, so that a job tidies up, and by SIGKILL if it takes too long."""
+    """End a process and its children: by SIGINT, so that a job cleans up, and by SIGKILL if it takes too long."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""Where a submitted job is now — waiting, running, gone — whatever took it; and how to end it."""
+"""The state of submitted jobs on whatever runs them — waiting, running, gone — and how to end them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jobs.errors import StudyError
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """What a cluster says of a job, and why, or on which node.
+    """The state of a job on its cluster, and why it waits, or where it runs.
 
-    `stuck` waits for what can't come by itself; `unknown` is a cluster that doesn't answer.
+    A job is `stuck` if it can't start by itself, and `unknown` if the cluster doesn't answer.
     """
 
     state: Literal["waiting", "running", "gone", "stuck", "unknown"]
@@ -23,10 +23,12 @@ class Whereabouts:
 
 
 def of(sent: Sequence[Submission]) -> Mapping[str, Whereabouts]:
-    """Where each job is now, by its latest submission; one question to Slurm for all of them."""
-    latest = {each.job_id: each for each in sent}
-    on_slurm = [each for each in latest.values() if each.cluster == "slurm"]
-    return _on_slurm(on_slurm) | {each.job_id: _here(each) for each in latest.values() if each.cluster != "slurm"}
+    """Where every job is now, by its latest submission; one question to Slurm for all of them."""
+    latest = {submission.job_id: submission for submission in sent}
+    on_slurm = [submission for submission in latest.values() if submission.cluster == "slurm"]
+    return _on_slurm(on_slurm) | {
+        submission.job_id: _here(submission) for submission in latest.values() if submission.cluster != "slurm"
+    }
 
 
 def cancel(sent: Sequence[Submission]) -> list[str]:
@@ -35,12 +37,12 @@ def cancel(sent: Sequence[Submission]) -> list[str]:
     Raises:
         StudyError: if the cluster doesn't answer.
     """
-    latest = {each.job_id: each for each in sent}
+    latest = {submission.job_id: submission for submission in sent}
     where = of(sent)
-    unknown = [place.detail for place in where.values() if place.state == "unknown"]
+    unknown = [job.detail for job in where.values() if job.state == "unknown"]
     if unknown:
         raise StudyError(f"can't cancel: {unknown[0]}")
-    ended = [job_id for job_id, place in where.items() if place.state != "gone"]
+    ended = [job_id for job_id, job in where.items() if job.state != "gone"]
     queued = [latest[job_id].scheduler_id for job_id in ended if latest[job_id].cluster == "slurm"]
     if queued:
         slurm.cancel(queued)
@@ -64,15 +66,15 @@ def _on_slurm(sent: Sequence[Submission]) -> dict[str, Whereabouts]:
     try:
         queue = slurm.queue()
     except StudyError as error:
-        return {each.job_id: Whereabouts("unknown", str(error)) for each in sent}
-    return {each.job_id: _queued(queue.get(each.scheduler_id)) for each in sent}
+        return {submission.job_id: Whereabouts("unknown", str(error)) for submission in sent}
+    return {submission.job_id: _queued(queue.get(submission.scheduler_id)) for submission in sent}
 
 
-def _queued(found: slurm.Queued | None) -> Whereabouts:
-    if found is None:
+def _queued(queued: slurm.Queued | None) -> Whereabouts:
+    if queued is None:
         return Whereabouts("gone")
-    if found.state != "PENDING":
-        return Whereabouts("running", found.nodes)
-    if found.reason in slurm.NEVER_STARTS:
-        return Whereabouts("stuck", f"{found.reason}: it can't start by itself")
-    return Whereabouts("waiting", found.reason)
+    if queued.state != "PENDING":
+        return Whereabouts("running", queued.nodes)
+    if queued.reason in slurm.NEVER_STARTS:
+        return Whereabouts("stuck", f"{queued.reason}: it can't start by itself")
+    return Whereabouts("waiting", queued.reason)

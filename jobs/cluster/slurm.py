@@ -1,6 +1,6 @@
-"""Questions to Slurm — where a job is, why it ended, what the cluster allows — and scancel. No submission.
+"""What Slurm answers — where a job is, why it ended, what the cluster allows — and scancel. No submission.
 
-`squeue` is enough to know whether a job is still there; `sacct`, where accounting runs, adds how it ended.
+`squeue` shows whether a job is still in the queue; `sacct`, where accounting runs, adds how it ended.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def ask(command: str, *arguments: str) -> str:
         StudyError: if it isn't there, fails, or takes too long.
     """
     try:
-        found = subprocess.run([command, *arguments], capture_output=True, text=True, check=True, timeout=_ANSWER_S)
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, check=True, timeout=_ANSWER_S)
     except FileNotFoundError:
         raise StudyError(f"{command} isn't installed here: run this on a login node of the cluster") from None
     except subprocess.CalledProcessError as error:
         raise StudyError(f"{command} failed: {error.stderr.strip() or error.returncode}") from None
     except subprocess.TimeoutExpired:
         raise StudyError(f"{command} did not answer within {_ANSWER_S} s") from None
-    return found.stdout
+    return done.stdout
 
 
 def queue() -> Mapping[str, Queued]:
@@ -72,11 +72,11 @@ def queue() -> Mapping[str, Queued]:
         StudyError: if squeue doesn't answer.
     """
     text = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N")
-    found = {}
+    jobs = {}
     for line in text.splitlines():
         job_id, state, reason, nodes = line.strip().split("|", 3)
-        found[job_id] = Queued(state, reason, nodes)
-    return found
+        jobs[job_id] = Queued(state, reason, nodes)
+    return jobs
 
 
 def endings(job_ids: Sequence[str]) -> Mapping[str, str]:
@@ -90,12 +90,12 @@ def endings(job_ids: Sequence[str]) -> Mapping[str, str]:
         )  # fmt: skip
     except StudyError:
         return {}
-    found = {}
+    jobs = {}
     for line in text.splitlines():
         job_id, state, exit_code, nodes = line.strip().split("|", 3)
         if not state.startswith(("PENDING", "RUNNING")):
-            found[job_id] = f"{state}, exit code {exit_code}, on {nodes}"
-    return found
+            jobs[job_id] = f"{state}, exit code {exit_code}, on {nodes}"
+    return jobs
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -110,7 +110,7 @@ def cancel(job_ids: Iterable[str]) -> None:
 def largest_array() -> int:
     """The most jobs that one array may hold here."""
     try:
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     except StudyError:
         return _DEFAULT_LARGEST_ARRAY
-    return max(1, int(found[1]) - 1) if found else _DEFAULT_LARGEST_ARRAY  # indices are below MaxArraySize
+    return max(1, int(match[1]) - 1) if match else _DEFAULT_LARGEST_ARRAY  # indices are below MaxArraySize

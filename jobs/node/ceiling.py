@@ -36,8 +36,8 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobCont
     """Write and read as many bytes as the state has, on the same target, as fast as the storage takes them.
 
     First past the page cache, then through it, where that isn't the same: the faster one is the ceiling, and on some
-    filesystems it is the second by far. All processes that save do so at the same time, each with as many bytes as it
-    saves. A copy of as many bytes in memory goes with it. No strategy can be faster than these for long. Where the
+    filesystems it is the second by far. All processes that save do so at the same time, with as many bytes as they
+    save. A copy of as many bytes in memory goes with it. No strategy can be faster than these for long. Where the
     target refuses, the log's provenance has the reason, and the trials go on.
     """
     groups = context.groups

@@ -35,7 +35,7 @@ class Clock:
 def agree(ranks: StoreGroup, clock: Clock) -> float:
     """Set every rank's clock to the first one's; every rank calls it.
 
-    A rank asks the first one for its time, which it told half a round trip before the answer came (Cristian's method).
+    A rank asks the first one for its time, which it read half a round trip before the answer came (Cristian's method).
 
     Returns:
         How far this rank's clock may be from the first one's at most, in s: half the shortest round trip.
@@ -52,13 +52,13 @@ def agree(ranks: StoreGroup, clock: Clock) -> float:
 
 
 def _round_trips(ranks: StoreGroup, clock: Clock) -> Iterator[tuple[float, float]]:
-    """Half of each round trip's time, and by how much the first rank's clock is ahead; in s."""
+    """Half the time of every round trip, and by how much the first rank's clock is ahead; in s."""
     for _ in range(_ROUND_TRIPS):
         asked = clock()
         ranks.send(0, None)
-        told = ranks.read([ranks.receive(0)], received.number)[0]
+        first_s = ranks.read([ranks.receive(0)], received.number)[0]
         answered = clock()
-        yield (answered - asked) / 2, told - (asked + answered) / 2
+        yield (answered - asked) / 2, first_s - (asked + answered) / 2
 
 
 def describe_clock() -> dict[str, Any]:

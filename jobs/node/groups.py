@@ -1,4 +1,4 @@
-"""The process groups of a job: which of its processes wait for each other when."""
+"""The process groups of a job: which of its processes wait for which others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that end a job early — time limit, scancel, preemption — as an exception that lets it tidy up."""
+"""Signals that end a job early — time limit, scancel, preemption — as an exception that lets it clean up."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible(note: Callable[[str], None]) -> Iterator[None]:
-    """Turn the first such signal inside into `Interrupted`, after `note` was told why; ignore the next ones.
+    """Turn the first such signal into `Interrupted`, after a call of `note` with the reason; ignore the next ones.
 
-    Ignoring them lets the tidying run to its end. Outside the main thread Python has no say, and nothing happens.
+    Ignoring them lets the clean-up finish. Outside the main thread, where Python can't handle signals, nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = False
+    interrupted = False
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        if told:
+        nonlocal interrupted
+        if interrupted:
             return
-        told = True
+        interrupted = True
         reason = _REASONS[signal.Signals(number)]
         note(reason)
         raise Interrupted(reason)
 
-    before = {each: signal.signal(each, interrupt) for each in _REASONS}
+    before = {number: signal.signal(number, interrupt) for number in _REASONS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -30,7 +30,7 @@ _LAST_WORDS_S = 10
 def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: Recorder, progress: Progress) -> None:
     """Run a job's trials between two measurements of the ceiling; every process of the job calls it.
 
-    The first process's recorder gets the rows of all processes after each trial, and writes the log then. Where an
+    The first process's recorder gets the rows of all processes after every trial, and writes the log then. Where an
     earlier run of the same job has made `progress`, warm-ups come again, since this process is a new one, and then the
     trials that are missing.
 

@@ -1,4 +1,4 @@
-"""What machine, storage, software and Slurm job this was. A fact that can't be had is `unknown` with the reason."""
+"""The machine, storage, software and Slurm job of a measurement; an unavailable fact is `unknown` with the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "transformers", "tensorstore", "numpy", "submitit", "h5py"
 
 _ANSWER_S = 20
 
-# The command that tells how a parallel filesystem lays out a directory's new files.
+# The command that shows how a parallel filesystem lays out a directory's new files.
 _LAYOUT_COMMANDS = {
     "lustre": ["lfs", "getstripe", "-d"],
     "gpfs": ["mmlsattr", "-L"],
@@ -71,11 +71,11 @@ def of_storage(directory: Path) -> dict[str, Any]:
 
 
 def dirty_bytes() -> Any:
-    """What waits in this machine's memory to be written to storage, whoever wrote it."""
+    """The bytes in this machine's memory that are still to be written to storage, by any process."""
 
     def read() -> int:
-        found = dict(re.findall(r"^(Dirty|Writeback):\s+(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
-        return 1024 * (int(found["Dirty"]) + int(found["Writeback"]))
+        kilobytes = dict(re.findall(r"^(Dirty|Writeback):\s+(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
+        return 1024 * (int(kilobytes["Dirty"]) + int(kilobytes["Writeback"]))
 
     return _known(read)
 
@@ -118,29 +118,29 @@ def code_version() -> str:
 
 
 def _cpu_model() -> str:
-    found = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def _cgroup_limits() -> str:
     """The limits on CPU and memory of the control group that this process is in."""
-    own = dict(line.split(":", 2)[1:] for line in _text("/proc/self/cgroup").splitlines())
+    groups = dict(line.split(":", 2)[1:] for line in _text("/proc/self/cgroup").splitlines())
     root = Path("/sys/fs/cgroup")
     candidates = {
-        "cpu.max": root / own.get("", "/").lstrip("/") / "cpu.max",
-        "memory.max": root / own.get("", "/").lstrip("/") / "memory.max",
-        "memory.limit_in_bytes": root / "memory" / own.get("memory", "/").lstrip("/") / "memory.limit_in_bytes",
+        "cpu.max": root / groups.get("", "/").lstrip("/") / "cpu.max",
+        "memory.max": root / groups.get("", "/").lstrip("/") / "memory.max",
+        "memory.limit_in_bytes": root / "memory" / groups.get("memory", "/").lstrip("/") / "memory.limit_in_bytes",
     }
-    found = {name: path.read_text().strip() for name, path in candidates.items() if path.is_file()}
-    if not found:
+    limits = {name: path.read_text().strip() for name, path in candidates.items() if path.is_file()}
+    if not limits:
         raise FileNotFoundError("no limits are visible below /sys/fs/cgroup")
-    return json.dumps(found)
+    return json.dumps(limits)
 
 
 def _mounts() -> str:
     """Every mount of a real filesystem, as findmnt has it."""
-    found = json.loads(_ask("findmnt", "--json", "--list", "--real", "--output", "TARGET,SOURCE,FSTYPE,OPTIONS"))
-    return json.dumps(found["filesystems"])
+    mounted = json.loads(_ask("findmnt", "--json", "--list", "--real", "--output", "TARGET,SOURCE,FSTYPE,OPTIONS"))
+    return json.dumps(mounted["filesystems"])
 
 
 def _block_device(directory: Path) -> str:
@@ -175,5 +175,5 @@ def _text(path: Path | str) -> str:
 def _known(fact: Callable[[], Any]) -> Any:
     try:
         return fact()
-    except Exception as error:  # noqa: BLE001  # no missing fact may cost a measurement
+    except Exception as error:  # noqa: BLE001  # no missing fact may end a measurement
         return f"unknown ({type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""What other processes send, made into what it has to be before anything is done with it."""
+"""Validation of what other processes send, before anything is done with it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (i
 
 
 def row(kind: type[T]) -> Callable[[Any], T]:
-    """Reads one row of a log: a dict with the columns of that dataclass, each of its type."""
+    """Reads one row of a log: a dict with the columns of that dataclass, every value of its type."""
 
     def read(value: Any) -> T:
-        columns = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+        columns = {column.name: column for column in fields(kind)}  # type: ignore[arg-type]  # a dataclass
         if not isinstance(value, dict):
             raise TypeError(f"a {kind.__name__} is no {type(value).__name__}")
         unknown = sorted(set(map(str, value)) - set(columns))
-        missing = [name for name, each in columns.items() if name not in value and each.default is MISSING]
+        missing = [name for name, column in columns.items() if name not in value and column.default is MISSING]
         if unknown or missing:
             raise ValueError(f"a {kind.__name__} with {unknown[:3]} and without {missing[:3]}")
         for name, content in value.items():
@@ -39,7 +39,7 @@ def rows(kind: type[T]) -> Callable[[Any], list[T]]:
     def read(value: Any) -> list[T]:
         if not isinstance(value, list) or len(value) > _MOST_ROWS:
             raise TypeError(f"no list of {kind.__name__}s")
-        return [one(each) for each in value]
+        return [one(item) for item in value]
 
     return read
 
@@ -63,7 +63,7 @@ def counts(names: Collection[str]) -> Callable[[Any], dict[str, int] | None]:
             return None
         if not isinstance(value, dict) or set(value) != set(names):
             raise TypeError(f"no counts of {', '.join(names)}")
-        return {name: count(each) for name, each in value.items()}
+        return {name: count(item) for name, item in value.items()}
 
     return read
 

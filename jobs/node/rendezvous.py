@@ -1,6 +1,6 @@
-"""Where the processes of a job find each other: the first one's address and a secret, in a file of the study.
+"""How the processes of a job meet: by the first one's address and a secret, in a file of the study.
 
-Only the user can read it, and nobody takes part who hasn't read it.
+Only the user can read it, and a process that hasn't read it can't take part.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONGEST_BYTES = 1000
 
 @contextlib.contextmanager
 def meet(path: Path, number: int, count: int, *, one_host: bool, timeout_s: float) -> Iterator[Exchange]:
-    """Join the other processes; the file is there while the body runs, in which all have to come.
+    """Join the other processes; the file exists while the body runs, in which all must arrive.
 
     Args:
         path: of the file, the same for all.
@@ -59,7 +59,7 @@ def meet(path: Path, number: int, count: int, *, one_host: bool, timeout_s: floa
 
 
 def _own_address() -> str:
-    """Where other machines reach this one; empty if its name doesn't say: then it listens everywhere."""
+    """Where other machines reach this one; empty if its name doesn't resolve to that: then it listens everywhere."""
     try:
         address = str(socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
@@ -113,4 +113,4 @@ def _join(path: Path, number: int, timeout_s: float) -> Exchange:
         except OSError as error:
             if isinstance(error, ConnectionRefusedError) or time.monotonic() > end:
                 raise LostRankError(f"rank 0 can't be reached at {where}: {error}") from error
-        time.sleep(_POLL_S * (1 + random.random()))  # noqa: S311  # so that they don't come all at once
+        time.sleep(_POLL_S * (1 + random.random()))  # noqa: S311  # so that they don't try all at once

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from jobs.node.subject import Subject
 
 _NEVER_MET = re.compile(r"rank 0 (left no address|can't be reached|\(.*\) is gone or hangs)")
-"""How a rank that never met the first one says so."""
+"""The error of a rank that never met the first one."""
 
 
 def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
     """Run one job for a scheduler: the process ends with 1 if the log isn't complete, and the job wasn't skipped.
 
     Raises:
-        SystemExit: as said.
+        SystemExit: with that code.
     """
     if run_job(results, job_id, submitted_version) not in GOOD:
         sys.exit(1)

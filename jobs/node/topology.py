@@ -1,6 +1,6 @@
 """Who is who in a job: which of its processes this is, and what it saves and loads; pure but for the environment.
 
-srun, or submitit's local executor, gives each process its rank in the environment.
+srun, or submitit's local executor, sets every process's rank in its environment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ProcessInfo:
     """How many processes the job has."""
     node: int
     launch: str
-    """Different for each start of a job, the same for its processes."""
+    """Different for every start of a job, the same for its processes."""
 
 
 def process_info(job: Job, environment: Mapping[str, str]) -> ProcessInfo:

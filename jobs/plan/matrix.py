@@ -25,7 +25,7 @@ class Cell:
     rank_bytes: int
     """The largest share of the state that a rank saves."""
     directories: tuple[Footprint, ...]
-    """What a checkpoint takes at most: in the one directory, or in each node's."""
+    """What a checkpoint takes at most: in the one directory, or in those of the nodes."""
 
 
 def of(study: Study, layout: Layout) -> Iterator[Cell]:
@@ -36,7 +36,10 @@ def of(study: Study, layout: Layout) -> Iterator[Cell]:
         for scale in study.scales(name)
     }
     rank_bytes = {
-        key: max(_largest_share(each) for each in {each.layout: each for each in partitions}.values())  # most are alike
+        key: max(
+            _largest_share(partition)
+            for partition in {partition.layout: partition for partition in partitions}.values()
+        )  # most are alike
         for key, partitions in divided.items()
     }
     for chosen in study.methods():
@@ -80,7 +83,7 @@ def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -
 
 
 def _footprints(chosen: Strategy, directories: Sequence[Partition]) -> Iterator[Footprint]:
-    """What a checkpoint takes in each directory; most nodes' parts are alike."""
+    """What a checkpoint takes in the directories; most nodes' parts are alike."""
     known: dict[Layout, Footprint] = {}
     for partition in directories:
         if partition.layout not in known:

@@ -89,12 +89,12 @@ class Plan:
         Raises:
             StudyError: if the plan has none, or several.
         """
-        found = [job for job in self.jobs if (job.label, job.target, job.round) == (label, target, round_number)]
-        chosen = [job for job in found if scale in {"", str(job.scale)}]
+        candidates = [job for job in self.jobs if (job.label, job.target, job.round) == (label, target, round_number)]
+        chosen = [job for job in candidates if scale in {"", str(job.scale)}]
         if len(chosen) == 1:
             return chosen[0]
-        if found:
-            scales = ", ".join(str(job.scale) for job in found)
+        if candidates:
+            scales = ", ".join(str(job.scale) for job in candidates)
             raise StudyError(f"the study {self.study.name} plans that at the scales {scales}: choose one by --scale")
         labels, names = sorted({j.label for j in self.jobs}), sorted({j.target for j in self.jobs})
         raise StudyError(
@@ -113,19 +113,19 @@ class Plan:
 
 
 def make_plan(study: Study) -> Plan:
-    """Every job of a study: each round is one pass over all cells, in a shuffled order of its own.
+    """Every job of a study: a round is one pass over all cells, in a shuffled order of its own.
 
     Raises:
         CheckpointError: if the state's size can't be known.
     """
     layout = layout_of(study.state)
     size_bytes = state_bytes(layout)
-    found = list(matrix.of(study, layout))
-    if not found:
+    cells = list(matrix.of(study, layout))
+    if not cells:
         raise StudyError(f"the study {study.name} plans no job: {'; '.join(Plan(study, ()).left_out())}")
     jobs: list[Job] = []
     for number in range(1, study.rounds + 1):
-        shuffled = list(found)
+        shuffled = list(cells)
         random.Random(f"{study.shuffle_seed} {number}").shuffle(shuffled)  # noqa: S311  # a shuffle, no secret
         for cell in shuffled:
             jobs.append(
@@ -143,10 +143,10 @@ def make_plan(study: Study) -> Plan:
                     trials=study.trials.warmups + study.trials.repeats,
                     state_bytes=size_bytes,
                     rank_bytes=cell.rank_bytes,
-                    checkpoint_files=sum(each.file_count for each in cell.directories),
-                    checkpoint_bytes=sum(each.size_bytes for each in cell.directories),
-                    directory_files=max(each.file_count for each in cell.directories),
-                    directory_bytes=max(each.size_bytes for each in cell.directories),
+                    checkpoint_files=sum(directory.file_count for directory in cell.directories),
+                    checkpoint_bytes=sum(directory.size_bytes for directory in cell.directories),
+                    directory_files=max(directory.file_count for directory in cell.directories),
+                    directory_bytes=max(directory.size_bytes for directory in cell.directories),
                 )
             )
     return Plan(study, tuple(jobs))
@@ -180,12 +180,12 @@ def from_json(text: str, where: str) -> Plan:
 _TYPES: dict[str, type] = {"int": int, "str": str, "dict[str, Any]": dict}
 
 
-def _job(said: dict[str, Any], study: Study) -> Job:
-    """A job as a file describes it, once each value is of its type, and its id, which names files, is as we make it."""
-    job = Job(**said)
-    for each in fields(Job):
-        if type(getattr(job, each.name)) is not _TYPES[str(each.type)]:
-            raise TypeError(f"a job's {each.name} is {getattr(job, each.name)!r:.80}, and no {each.type}")
+def _job(facts: dict[str, Any], study: Study) -> Job:
+    """A job as a file describes it, if every value has its type, and its id, which names files, is the expected one."""
+    job = Job(**facts)
+    for column in fields(Job):
+        if type(getattr(job, column.name)) is not _TYPES[str(column.type)]:
+            raise TypeError(f"a job's {column.name} is {getattr(job, column.name)!r:.80}, and no {column.type}")
     if job.target not in study.targets:
         raise ValueError(f"a job's target is {job.target!r:.80}, and the study has {', '.join(study.targets)}")
     expected = job_id(job.round, job.label, job.target, job.scale)

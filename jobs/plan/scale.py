@@ -12,7 +12,7 @@ from ckpt.state.sharding import Partition, Sharding
 class Scale:
     """Nodes × tasks per node that save, and how many ranks load.
 
-    A job has as many processes per node as either needs. A process's place is its number in the job, node by node.
+    A job has as many processes per node as either needs. Processes are numbered node by node.
     """
 
     nodes: int
@@ -44,27 +44,27 @@ class Scale:
         """Whether another number of ranks loads than saved."""
         return self.load_ranks != self.ranks
 
-    def saver(self, place: int) -> int | None:
-        """The rank, among those that save, of the process at a place; None if it doesn't."""
-        node, local = divmod(place, self.processes_per_node)
+    def saver(self, process: int) -> int | None:
+        """The rank, among those that save, of a process; None if it doesn't."""
+        node, local = divmod(process, self.processes_per_node)
         return node * self.tasks_per_node + local if local < self.tasks_per_node else None
 
-    def loader(self, place: int) -> int | None:
-        """The rank, among those that load, of the process at a place; None if it doesn't."""
-        node, local = divmod(place, self.processes_per_node)
+    def loader(self, process: int) -> int | None:
+        """The rank, among those that load, of a process; None if it doesn't."""
+        node, local = divmod(process, self.processes_per_node)
         rank = node * self.loaders_per_node + local
         return rank if local < self.loaders_per_node and rank < self.load_ranks else None
 
     def savers(self) -> list[int]:
-        """The places of those that save."""
-        return [place for place in range(self.processes) if self.saver(place) is not None]
+        """The processes that save."""
+        return [process for process in range(self.processes) if self.saver(process) is not None]
 
     def loaders(self) -> list[int]:
-        """The places of those that load."""
-        return [place for place in range(self.processes) if self.loader(place) is not None]
+        """The processes that load."""
+        return [process for process in range(self.processes) if self.loader(process) is not None]
 
     def directories(self, tensors: Layout, sharding: Sharding, *, node_local: bool) -> list[Partition]:
-        """The checkpoints that the ranks write together: one, or one on each node."""
+        """The checkpoints that the ranks write together: one, or one per node."""
         whole = Partition.of(tensors, sharding, self.ranks)
         if not node_local:
             return [whole]

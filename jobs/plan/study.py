@@ -26,15 +26,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
 
 
-def _at_least_one(found: tuple[int, ...]) -> tuple[int, ...]:
-    if not found or min(found) < 1:
-        raise ValueError(f"{list(found)} has to be one number or several, each greater than or equal to 1")
-    return found
+def _at_least_one(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"{list(numbers)} must be one number or several, all greater than or equal to 1")
+    return numbers
 
 
 Axis = Annotated[
     tuple[Count, ...],
-    BeforeValidator(lambda found: found if isinstance(found, list | tuple) else [found]),
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
     AfterValidator(_at_least_one),
 ]
 """Numbers that a study tries one after the other; a file may also give one alone."""
@@ -63,7 +63,7 @@ class Slurm(Table):
         setup: shell lines before the job; those that begin with `#` (`#BB`, `#DW`) stand right below `#SBATCH`.
         additional_parameters: any other option of sbatch, by its long name.
         array_parallelism: jobs at a time; None lets the plan decide what doesn't disturb.
-        nodes, tasks_per_node: the scale, one rank for each task; a list is an axis of the study.
+        nodes, tasks_per_node: the scale, one rank per task; a list is an axis of the study.
     """
 
     partition: str | None = None
@@ -102,7 +102,7 @@ class Target(Table):
     Attributes:
         path: a directory; `$VARIABLES` and `~` are resolved on the node, `$$` is a dollar. None: `$SLURM_TMPDIR`,
             else `$TMPDIR`.
-        node_local: whether each node has its own; jobs on different nodes then don't disturb each other.
+        node_local: whether every node has its own; jobs on different nodes then don't disturb one another.
         filesystem: the type that the path must lie on (`lustre`), so that a missing mount is noticed.
         allow_tmpfs: take a filesystem in memory, which measures no disk.
         slurm: what jobs on this target ask of the cluster, over the study's own `[slurm]`.
@@ -116,24 +116,24 @@ class Target(Table):
 
     @property
     def on_each_node(self) -> bool:
-        """Whether each node has a directory of its own; without a path, it is one for temporary files."""
+        """Whether every node has a directory of its own; without a path, it is one for temporary files."""
         return self.node_local or self.path is None
 
 
 class Trials(Table):
-    """What each job does.
+    """What every job does.
 
     Attributes:
         repeats: measured trials.
         warmups: trials before them, kept in the log and marked.
-        min_time_s: go on beyond `repeats` until the measured operations add up to so many seconds.
+        min_time_s: go on beyond `repeats` until the measured operations add up to that many seconds.
         cold: empty the page cache and load; the figure that a restart after a failure sees.
         warm_load: load from the page cache, after the cold load if there is one.
         ceiling: before the first and after the last trial, measure what the target itself can do.
-        read_shift: with several nodes, each rank loads what was saved so many nodes further on, which its own node
+        read_shift: with several nodes, every rank loads what was saved that many nodes further on, which its own node
             can't have cached.
-        load_ranks: so many ranks load, whatever number saved; None for those that saved.
-        rank_timeout_s: how long ranks wait for another before they give it up.
+        load_ranks: how many ranks load, whatever number saved; None for those that saved.
+        rank_timeout_s: how long ranks wait for another one before they give up.
     """
 
     repeats: Count = Field(default=5, ge=1)
@@ -151,7 +151,7 @@ class Trials(Table):
         if not (self.cold or self.warm_load):
             raise ValueError("cold = false and warm_load = false leave no load, and nothing to verify: allow one")
         if self.read_shift and self.load_ranks:
-            raise ValueError("read_shift and load_ranks each say what a rank loads: leave one of them out")
+            raise ValueError("read_shift and load_ranks both determine what a rank loads: leave one of them out")
         return self
 
 
@@ -211,36 +211,36 @@ class Study(Table):
 
     @field_validator("strategies", mode="before")
     @classmethod
-    def _names_and_tables(cls, found: Any) -> Any:
+    def _names_and_tables(cls, entries: Any) -> Any:
         """Take `"torch_save"` and `{name = "tensorstore_basic", compressor = "none"}` alike."""
-        if not isinstance(found, list | tuple):
-            return found
+        if not isinstance(entries, list | tuple):
+            return entries
         choices: list[Any] = []
-        for each in found:
-            if isinstance(each, str):
-                choices.append({"name": each, "options": {}})
-            elif isinstance(each, dict) and "options" not in each:
-                named = {key: each[key] for key in each.keys() & {"name"}}
-                choices.append({**named, "options": {k: v for k, v in each.items() if k != "name"}})
+        for entry in entries:
+            if isinstance(entry, str):
+                choices.append({"name": entry, "options": {}})
+            elif isinstance(entry, dict) and "options" not in entry:
+                named = {key: entry[key] for key in entry.keys() & {"name"}}
+                choices.append({**named, "options": {k: v for k, v in entry.items() if k != "name"}})
             else:
-                choices.append(each)
+                choices.append(entry)
         return choices
 
     @field_validator("strategies")
     @classmethod
-    def _known_and_different(cls, found: tuple[StrategyChoice, ...]) -> tuple[StrategyChoice, ...]:
-        if not found:
+    def _known_and_different(cls, choices: tuple[StrategyChoice, ...]) -> tuple[StrategyChoice, ...]:
+        if not choices:
             raise ValueError(f"names no strategy; there are {', '.join(registry.names())}")
         labels = []
-        for choice in found:
+        for choice in choices:
             try:
                 labels += [method.label for method in choice.methods]
             except UnknownStrategyError as error:
                 raise ValueError(str(error)) from None
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
-            raise ValueError(f"{', '.join(twice)} stands there more than once")
-        return found
+            raise ValueError(f"{', '.join(twice)} is listed more than once")
+        return choices
 
     @model_validator(mode="after")
     def _loads_possible(self) -> Study:
@@ -272,7 +272,7 @@ class Study(Table):
         return [Scale(node, task, self.trials.load_ranks or node * task) for node, task in pairs]
 
     def methods(self) -> list[Strategy]:
-        """The strategies with their options: each combination of options that are axes is a method."""
+        """The strategies with their options: every combination of options that are axes is a method."""
         return [method for choice in self.strategies for method in choice.methods]
 
     def dropped(self) -> list[str]:

@@ -41,7 +41,7 @@ def read(path: Path) -> Study:
     """Read and validate a study file.
 
     Raises:
-        StudyError: naming the key, what was found, what is valid.
+        StudyError: naming the key, its value, and what is valid.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -80,14 +80,14 @@ def parse(content: dict[str, Any], where: str) -> Study:
     """Validate a study; `where` names it in messages.
 
     Raises:
-        StudyError: naming the key, what was found, what is valid.
+        StudyError: naming the key, its value, and what is valid.
     """
     try:
         return Study.model_validate(content)
     except CheckpointError as error:
         raise StudyError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise StudyError("\n".join(_problem(each, where) for each in error.errors())) from None
+        raise StudyError("\n".join(_problem(problem, where) for problem in error.errors())) from None
 
 
 def _from_here(path: str) -> str:
@@ -104,7 +104,7 @@ def _beside(study: Path, model: str) -> str:
 
 
 def _problem(error: Any, where: str) -> str:
-    """One message for one of pydantic's errors: where, which key, what was found, what is valid."""
+    """One message for one of pydantic's errors: where, which key, its value, what is valid."""
     location = [str(part) for part in error["loc"] if part != "[key]"]
     key = ".".join(location) or "the file"
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
@@ -114,8 +114,8 @@ def _problem(error: Any, where: str) -> str:
     if error["type"] == "value_error":
         return f"{where}: {key}: {error['ctx']['error']}"
     message = str(error["msg"])
-    found = error["input"] if not isinstance(error["input"], dict) else "a table"
-    return f"{where}: {key} = {found!r}: {message[0].lower()}{message[1:]}"
+    value = error["input"] if not isinstance(error["input"], dict) else "a table"
+    return f"{where}: {key} = {value!r}: {message[0].lower()}{message[1:]}"
 
 
 def _valid_keys(table: list[str]) -> str:

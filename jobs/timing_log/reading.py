@@ -174,10 +174,10 @@ def header_of(facts: dict[str, Any]) -> Header:
     Raises:
         TypeError: if a value is missing, or isn't what its field holds.
     """
-    for each in fields(Header):
-        value = facts.get(each.name)
-        if each.name in facts and type(value) not in _HEADER_TYPES[str(each.type)]:
-            raise TypeError(f"its attribute {each.name!r} is {str(value)[:80]!a}, and no {each.type}")
+    for field in fields(Header):
+        value = facts.get(field.name)
+        if field.name in facts and type(value) not in _HEADER_TYPES[str(field.type)]:
+            raise TypeError(f"its attribute {field.name!r} is {str(value)[:80]!a}, and no {field.type}")
         plain_fact(value)
     return Header(**facts)
 

@@ -14,7 +14,7 @@ RUNNING, COMPLETE, FAILED, INTERRUPTED, SKIPPED = "running", "complete", "failed
 """The values of a log's `status`. A job is skipped where an optional library is missing; its error says which."""
 
 GOOD = frozenset({COMPLETE, SKIPPED})
-"""Those of a job that did what it could."""
+"""The values of a job that needs no attention. A skipped job is tried again: its library may be installed by then."""
 
 NOT_APPLICABLE = "n/a"
 

@@ -81,19 +81,19 @@ def _write_rows(group: h5py.Group, dimension: str, row: type, rows: list[Any]) -
     scale.make_scale(dimension)
     scale.attrs["units"] = "1"
     scale.attrs["long_name"] = f"number of the {dimension.replace('_', ' ')} in this log"
-    for each in fields(row):
-        values = [_storable(getattr(record, each.name)) for record in rows]
-        if each.type == "str":
-            column = group.create_dataset(each.name, data=values, shape=(len(rows),), dtype=h5py.string_dtype())
-        elif each.type == "bool":
+    for attribute in fields(row):
+        values = [_storable(getattr(record, attribute.name)) for record in rows]
+        if attribute.type == "str":
+            column = group.create_dataset(attribute.name, data=values, shape=(len(rows),), dtype=h5py.string_dtype())
+        elif attribute.type == "bool":
             # HDF5 has no booleans; this attribute is how xarray writes and knows them.
-            column = group.create_dataset(each.name, data=np.array(values, dtype="i1"))
+            column = group.create_dataset(attribute.name, data=np.array(values, dtype="i1"))
             column.attrs["dtype"] = "bool"
         else:
-            numbers = np.array(values, dtype="<i8" if each.type == "int" else "<f8")
-            column = group.create_dataset(each.name, data=numbers)
-        column.attrs["units"] = each.metadata["units"]
-        column.attrs["long_name"] = each.metadata["long_name"]
+            numbers = np.array(values, dtype="<i8" if attribute.type == "int" else "<f8")
+            column = group.create_dataset(attribute.name, data=numbers)
+        column.attrs["units"] = attribute.metadata["units"]
+        column.attrs["long_name"] = attribute.metadata["long_name"]
         column.dims[0].attach_scale(scale)
 
 

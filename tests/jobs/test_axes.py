@@ -74,5 +74,5 @@ def test_twice_the_same(tmp_path: Path) -> None:
         'name = "sweep"\nstrategies = ["tensorstore_tuned", {name = "tensorstore_tuned", chunk_mib = [16, 64]}]\n'
         '[state]\nmodel = "llama-15m"\n[targets.here]\npath = "."\n'
     )
-    with pytest.raises(StudyError, match="tensorstore_tuned stands there more than once"):
+    with pytest.raises(StudyError, match="tensorstore_tuned is listed more than once"):
         study_file.read(file)
