@@ -1,4 +1,4 @@
-"""Zarr groups of any program, versions 2 and 3, by TensorStore: every array of numbers is a tensor, by its path."""
+"""Reads zarr groups of any program, versions 2 and 3, with TensorStore: each array of numbers is a tensor."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from ckpt.state.layout import State
 
 METADATA = ("zarr.json", ".zgroup", ".zarray")
-"""What marks a node: of version 3, a group and an array of version 2."""
+"""The metadata files of a node: of version 3, of a group of version 2, of an array of version 2."""
 
 _DEEPEST = 100
 
 LONE = "array"
-"""The name of the tensor where there is an array and no group."""
+"""The name of the tensor if the directory is an array and not a group."""
 
 
 def node(directory: Path) -> dict[str, Any] | None:
-    """What a directory says of itself, with its version; None if it is no node of zarr."""
+    """Return the metadata of a zarr group or array, with `node_type` for both versions; None for other directories."""
     for name in METADATA:
         try:
-            found = json.loads((directory / name).read_text())
+            metadata = json.loads((directory / name).read_text())
         except (OSError, ValueError, RecursionError):
             continue
-        version = found.get("zarr_format") if isinstance(found, dict) else None
-        if version == 3 and name == METADATA[0] and found.get("node_type") in {"group", "array"}:
-            return dict(found)
+        version = metadata.get("zarr_format") if isinstance(metadata, dict) else None
+        if version == 3 and name == METADATA[0] and metadata.get("node_type") in {"group", "array"}:
+            return dict(metadata)
         if version == 2 and name != METADATA[0]:
-            return dict(found) | {"node_type": "group" if name == ".zgroup" else "array"}
+            return dict(metadata) | {"node_type": "group" if name == ".zgroup" else "array"}
     return None
 
 
 def has_dtypes(directory: Path, count: int) -> bool:
-    """Whether there are so many arrays, each with a dtype among its attributes, as `zarr_python` writes them."""
+    """Return whether there are `count` arrays, all with a dtype in their attributes, as `zarr_python` writes them."""
     arrays = _arrays(directory, "")
-    return len(arrays) == count and all("dtype" in (found.get("attributes") or {}) for _, found in arrays)
+    return len(arrays) == count and all("dtype" in (metadata.get("attributes") or {}) for _, metadata in arrays)
 
 
 def layout(directory: Path) -> tuple[Layout, list[str]]:
-    """The tensors of a group and the groups in it, and the paths of the arrays that are none.
+    """Return the tensors of a group and its subgroups, and the paths of the arrays that hold no numbers.
 
     Raises:
-        CheckpointError: if an array's metadata are damaged.
+        CheckpointError: if an array's metadata is damaged.
     """
     tensors: list[TensorLayout] = []
     left_out: list[str] = []
-    for name, found in _arrays(directory, ""):
-        dtype = _dtype_of(found)
+    for name, metadata in _arrays(directory, ""):
+        dtype = _dtype_of(metadata)
         try:
-            shape = tuple(map(int, found["shape"]))
+            shape = tuple(map(int, metadata["shape"]))
         except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{directory} is damaged: array {name!r} has no shape") from error
         if dtype:
@@ -71,60 +71,66 @@ def layout(directory: Path) -> tuple[Layout, list[str]]:
 
 
 def load(directory: Path, names: Collection[str] | None) -> tuple[State, list[str]]:
-    """The tensors of these names, or all, and the paths that were left out. Chunks that nobody wrote are fill values.
+    """Load tensors, and return the paths of the arrays that were left out, too. Missing chunks have the fill value.
+
+    Args:
+        directory: of the group.
+        names: of the tensors; None for all.
 
     Raises:
-        CheckpointError: if a name isn't known, or TensorStore can't read an array.
+        CheckpointError: if there is no tensor of a name, or TensorStore can't read an array.
     """
     import tensorstore as ts
 
     known, left_out = layout(directory)
-    chosen = select([each.name for each in known], names, directory)
+    chosen = select([tensor.name for tensor in known], names, directory)
     context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
     try:
         stores = wait_all(ts.open(_spec(directory, name), open=True, read=True, context=context) for name in chosen)
         return {name: _owned(store.read().result()) for name, store in zip(chosen, stores, strict=True)}, left_out
-    except Exception as error:  # TensorStore raises one of many kinds
+    except Exception as error:  # TensorStore raises errors of many types
         raise CheckpointError(f"can't read the arrays of {directory}: {error}") from error
 
 
 def _arrays(directory: Path, prefix: str, depth: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    """Every array and its metadata, in the order of their paths; links to directories are not followed."""
-    found = node(directory)
-    if found is None:
+    """List the arrays with their metadata in the order of their paths, without following links to directories."""
+    metadata = node(directory)
+    if metadata is None:
         return []
     if depth > _DEEPEST:
-        raise CheckpointError(f"{directory} lies more than {_DEEPEST} groups deep, which is not followed")
-    if found["node_type"] == "array":
-        return [(prefix or LONE, found)]
+        raise CheckpointError(f"{directory} is nested more than {_DEEPEST} groups deep, which is not followed")
+    if metadata["node_type"] == "array":
+        return [(prefix or LONE, metadata)]
     with os.scandir(directory) as entries:
-        below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     return [
-        each for name in below for each in _arrays(directory / name, f"{prefix}/{name}" if prefix else name, depth + 1)
+        array
+        for name in names
+        for array in _arrays(directory / name, f"{prefix}/{name}" if prefix else name, depth + 1)
     ]
 
 
-def _dtype_of(found: dict[str, Any]) -> str:
-    """Torch's name of an array's dtype; empty if it has none."""
-    told = found.get("data_type" if found["zarr_format"] == 3 else "dtype")
-    if not isinstance(told, str):
+def _dtype_of(metadata: dict[str, Any]) -> str:
+    """Return torch's name of an array's dtype; an empty text if torch has no such dtype."""
+    dtype = metadata.get("data_type" if metadata["zarr_format"] == 3 else "dtype")
+    if not isinstance(dtype, str):
         return ""
-    if found["zarr_format"] == 2 and told not in dtypes.BYTES_PER_ELEMENT:
+    if metadata["zarr_format"] == 2 and dtype not in dtypes.BYTES_PER_ELEMENT:
         try:
-            told = np.dtype(told).name
+            dtype = np.dtype(dtype).name
         except TypeError:
             return ""
-    return told if told in dtypes.BYTES_PER_ELEMENT else ""
+    return dtype if dtype in dtypes.BYTES_PER_ELEMENT else ""
 
 
 def _spec(directory: Path, name: str) -> dict[str, Any]:
-    found = node(directory)
-    path = directory if found and found["node_type"] == "array" else directory / name
+    metadata = node(directory)
+    path = directory if metadata and metadata["node_type"] == "array" else directory / name
     version = (node(path) or {}).get("zarr_format")
     return {"driver": "zarr3" if version == 3 else "zarr", "kvstore": {"driver": "file", "path": f"{path}/"}}
 
 
 def _owned(array: np.ndarray[Any, Any]) -> Any:
-    """A tensor with memory of torch's own."""
+    """Copy an array to a tensor with memory that torch allocated."""
     native = array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iufc" else array
     return dtypes.to_torch(native).clone()
