@@ -49,7 +49,8 @@ def show_strategies(name: str = "") -> None:
     if name:
         _show_strategy(registry.create(name))
         return
-    facts_of = {strategy: registry.create(strategy).facts() for strategy in registry.names()}
+    strategies, problems = registry.create_all()
+    facts_of = {strategy.name: strategy.facts() for strategy in strategies}
     for title, keys in _OVERVIEW.items():
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("strategy", no_wrap=True)
@@ -58,6 +59,8 @@ def show_strategies(name: str = "") -> None:
         for strategy, facts in facts_of.items():
             table.add_row(strategy, *(Text(facts[key]) for key in keys))
         Console().print(Text(title, style="bold"), table, "", sep="\n")
+    for problem in problems:
+        print(problem)
     print("All properties and options of one strategy: python -m ckpt strategies NAME")
 
 
@@ -183,10 +186,10 @@ def _show_strategy(strategy: Strategy) -> None:
     for key, fact in strategy.facts().items():
         table.add_row(key.replace("_", " "), Text(fact))
     options = "\n".join(
-        f"{field.name} = {getattr(strategy, field.name)!r} ({field.type})" for field in fields(strategy)
+        f"{field.name} = {getattr(strategy, field.name)!r} ({registry.type_name(field)})" for field in fields(strategy)
     )
     table.add_row("options", Text(options or "none"))
-    table.add_row("installed by", Text(f"pip install '.[{strategy.extra}]'"))
+    table.add_row("installed by", Text(strategy.installed_by))
     console = Console()
     console.print(Text(strategy.name, style="bold"))
     console.print(table)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -63,7 +63,7 @@ def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
     try:
         created: Strategy = TypeAdapter(cls).validate_python(options or {})
     except ValidationError as error:
-        known = ", ".join(f"{field.name} ({field.type})" for field in fields(cls)) or "none"
+        known = ", ".join(f"{field.name} ({type_name(field)})" for field in fields(cls)) or "none"
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
         )
@@ -71,6 +71,22 @@ def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
     if created.contradiction:
         raise ContradictionError(f"strategy {created.label}: {created.contradiction}")
     return created
+
+
+def create_all() -> tuple[list[Strategy], list[str]]:
+    """Create every strategy with its default options; also returns the errors of those that can't be created."""
+    created, problems = [], []
+    for name in names():
+        try:
+            created.append(create(name))
+        except UnknownStrategyError as error:
+            problems.append(str(error))
+    return created, problems
+
+
+def type_name(option: Field[Any]) -> str:
+    """The type of an option as its class declares it."""
+    return option.type if isinstance(option.type, str) else getattr(option.type, "__name__", str(option.type))
 
 
 @cache

@@ -191,9 +191,8 @@ class Strategy(ABC):
 
         Args:
             directory: the checkpoint.
-            wanted: what this rank reads; None for everything.
-            stored: the partition that the checkpoint was written in; None if one process wrote it, and the files
-                alone describe what they contain.
+            wanted: what this rank reads; None for everything. Rows of a tensor can be wanted if `stored` is given.
+            stored: the partition that was written; None if one process wrote it, and only the files describe it.
             group: the ranks that read, as this one sees them.
 
         Returns:
@@ -227,26 +226,21 @@ class Strategy(ABC):
             return files, {name: checksum.result() for name, checksum in sums.items()}
 
     def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
-        """Load into a single process, and call `check` with each tensor, from several threads; its errors propagate."""
+        """Load into a single process, and call `check` with each tensor, from several threads."""
         state = self.load(directory, names)
         owners = state.keys() - ties.tied(state).keys() if names is None else state.keys()
         over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)
         return state
 
     def prepare(self) -> None:
-        """Import what `write` and `read` need.
-
-        Raises:
-            MissingLibraryError: if a library is missing.
-        """
+        """Import what `write` and `read` need; raises a MissingLibraryError if a library is missing."""
         for module in self.requires:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                how = f" (pip install '.[{self.extra}]')" if type(self).__module__.startswith("ckpt.") else ""
                 raise MissingLibraryError(
-                    f"strategy {self.name} needs {module}, which can't be imported here ({error}): install it{how}, or "
-                    "leave the strategy out of the study",
+                    f"strategy {self.name} needs {module}, which can't be imported here ({error}): install it "
+                    f"({self.installed_by}), or leave the strategy out of the study",
                     optional=self.extra == OPTIONAL,
                 ) from error
         if _forked_from and {"tensorstore", "orbax.checkpoint"} & set(self.requires):
@@ -255,6 +249,12 @@ class Strategy(ABC):
                 'end it: start processes by multiprocessing\'s "spawn", or take a strategy without it, such as '
                 "safetensors_direct"
             )
+
+    @property
+    def installed_by(self) -> str:
+        """How to install the libraries that it needs."""
+        package = type(self).__module__.partition(".")[0]
+        return f"pip install '.[{self.extra}]'" if package == "ckpt" else f"with the package that has {package}"
 
     @property
     def label(self) -> str:

@@ -137,6 +137,10 @@ class Partition:
             return tuple(Shard(tensor, 0, rows_of(tensor)) for tensor in self.layout)
         return self.owned(rank)
 
+    def is_single_read(self, wanted: Mapping[str, Shard | None] | None, readers: int) -> bool:
+        """Whether one process reads whole tensors of what one process wrote."""
+        return self.count == readers == 1 and all(shard is None or shard.is_whole for shard in (wanted or {}).values())
+
     def shards(self, wanted: Mapping[str, Shard | None] | None) -> list[Shard]:
         """Turn names with their rows, or None for the whole tensor, into shards; all tensors for None.
 

@@ -122,7 +122,7 @@ class Hdf5(Strategy):
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Read the wanted rows from the ranks' files: the common one would show zeros for a lost file."""
-        if stored is None or stored.count == group.size == 1:
+        if stored is None or stored.is_single_read(wanted, group.size):
             return load_file(directory / _FILE, wanted)
         shard_files.require(directory / _FILE)
         shards = stored.shards(wanted)

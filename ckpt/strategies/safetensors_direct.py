@@ -136,7 +136,7 @@ class SafetensorsDirect(Strategy):
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Read whole files, or the pages that have the wanted rows."""
-        if stored is None or stored.count == group.size == 1:
+        if stored is None or stored.is_single_read(wanted, group.size):
             return self._load(directory, wanted, None)
         shards = stored.shards(wanted)
         parts: dict[str, list[torch.Tensor]] = {}

@@ -108,7 +108,7 @@ class SafetensorsFile(Strategy):
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Read the wanted rows of each file that has some of them."""
-        if stored is None or stored.count == group.size == 1:
+        if stored is None or stored.is_single_read(wanted, group.size):
             return self._read_tensors(directory, wanted)
         shards = stored.shards(wanted)
         note = note_of(stored.layout, self.as_pairs)

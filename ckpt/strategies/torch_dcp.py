@@ -106,7 +106,7 @@ class TorchDcp(Strategy):
 
         from ckpt.formats import dcp_planners
 
-        if stored is None or stored.count == group.size == 1:
+        if stored is None or stored.is_single_read(wanted, group.size):
             return self._read_whole_tensors(directory, wanted)
         if self.serialization == "safetensors":
             self.refuse_resharding(stored, group)

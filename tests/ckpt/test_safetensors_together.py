@@ -20,6 +20,7 @@ from ckpt.state import compare
 from ckpt.state.layout import TensorLayout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Sharding
 from ckpt.strategy import Strategy
+from support.groups import UnaskedGroup
 from support.models import llama
 
 INDEX = "model.safetensors.index.json"
@@ -163,7 +164,7 @@ def test_a_file_that_is_missing(
     together.save(strategy, tmp_path, partition)
     (tmp_path / file).unlink()
     with pytest.raises(CheckpointError, match=f"no complete checkpoint: it lacks {file}"):
-        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
+        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, UnaskedGroup(1, partition.count))
 
 
 def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_a_file_with_other_rows(together: Any, strategy: Strategy, tmp_path: Pat
     together.save(strategy, tmp_path, partition)
     shutil.copy(tmp_path / "model-00001-of-00005.safetensors", tmp_path / "model-00002-of-00005.safetensors")
     with pytest.raises(CheckpointError, match=r"belongs to another checkpoint: of tensor .* it holds .* expected"):
-        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, SingleProcess())
+        strategy.read(tmp_path, RankShards(partition, 1).wanted, partition, UnaskedGroup(1, partition.count))
 
 
 def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
