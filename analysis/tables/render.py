@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from typing import Literal
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 from tabulate import tabulate
 
 from analysis.measures.method import Statistic
 from analysis.tables.markup import html, latex
 from analysis.tables.table import Cell, Change, Estimate, Marked, Ratio, Table, numbered, printable, shown
+from analysis.tables.text import text
 
 Format = Literal["text", "markdown", "csv", "latex", "html"]
 
@@ -33,32 +30,14 @@ def render(tables: Sequence[Table], style: Format) -> str:
         return "\n".join(latex(table) for table in tables)
     if style == "html":
         return "\n".join(html(table, f"table-{number}") for number, table in enumerate(tables, 1))
-    return "\n".join(_text(table) for table in tables)
-
-
-def _text(table: Table) -> str:
-    drawn = RichTable(title=Text(printable(table.title), style="bold"), title_justify="left", expand=False)
-    for column, heading in enumerate(table.headings):
-        if table.holds_words(column):
-            drawn.add_column(Text(heading), overflow="fold", max_width=60)
-        else:
-            drawn.add_column(Text(heading), justify="right", no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*(Text(shown(cell)) for cell in row))
-    buffer = io.StringIO()
-    # Wide enough for every column: a table that is too wide would lose ends of its numbers.
-    console = Console(file=buffer, width=1000, color_system=None)
-    console.print(drawn)
-    for note in numbered(table):
-        console.print(Text(printable(note)), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    return "\n".join(text(table) for table in tables)
 
 
 def _markdown(table: Table) -> str:
-    def cell(text: str) -> str:
+    def cell(content: str) -> str:
         for character, harmless in _MARKDOWN:
-            text = text.replace(character, harmless)
-        return text
+            content = content.replace(character, harmless)
+        return content
 
     rows = [[cell(shown(each)) for each in row] for row in table.rows]
     align = ["left" if table.holds_words(column) else "right" for column in range(len(table.headings))]

@@ -80,10 +80,11 @@ def three_methods(make_study: MakeStudy) -> StudyOnDisk:
 
 
 @pytest.fixture
-def show(capsys: pytest.CaptureFixture[str]) -> Show:
-    """What `python -m analysis table` prints about these results."""
+def show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Show:
+    """What `python -m analysis table` prints about these results, on a terminal of so many columns."""
 
-    def shown(results: Path | Sequence[Path], style: Format) -> str:
+    def shown(results: Path | Sequence[Path], style: Format, columns: int = 1000) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
         capsys.readouterr()
         print_tables([results] if isinstance(results, Path) else results, style)
         return capsys.readouterr().out

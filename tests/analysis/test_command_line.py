@@ -61,6 +61,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(*arguments: str) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["analysis", *arguments])
+        monkeypatch.setenv("COLUMNS", "1000")  # a row on one line
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(REPOSITORY / "analysis" / "__main__.py"), run_name="__main__")
         return ended.value.code, *capsys.readouterr()
@@ -71,7 +72,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def run_without(blocked: set[str], *arguments: str | Path) -> str:
     """What `python -m analysis` prints where these modules are not installed."""
     command = [sys.executable, "-c", WITHOUT, json.dumps(sorted(blocked)), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT | {"COLUMNS": "1000"})
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout
 

@@ -174,7 +174,7 @@ def test_very_long_texts_do_not_break_a_table(style: str, make_study: MakeStudy,
     )
     shown = show(study.root, style)
 
-    assert f"error {long}" in shown
+    assert f"error {long}" in " ".join(shown.split())  # a long word begins a line of a text's notes
     numbers = r"\num{4.00} {[}\num{2.00}, \num{6.00}{]}, n = \num{3}"
     if style == "csv":
         assert ",4.0,2.0,6.0,2.0,6.0,3,0," in shown

@@ -1,0 +1,127 @@
+"""Tables as text: no wider than the terminal, or than 80 columns where the output isn't one; COLUMNS overrides both."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis.tables.table import Table, numbered, printable, shown
+
+_BORDER = 3
+"""Characters beside each cell."""
+
+_WIDEST_WORDS = 60
+_ROOM = 24
+"""What the repeated columns leave at least for a block, if their labels can be split."""
+
+
+def text(table: Table) -> str:
+    """Draw a table. One that is too wide is split into blocks of columns that repeat the row labels."""
+    width = shutil.get_terminal_size().columns
+    headings = [printable(heading) for heading in table.headings]
+    rows = [[shown(cell) for cell in row] for row in table.rows]
+    widths = [
+        min(max(map(cell_len, column)), _WIDEST_WORDS if table.holds_words(number) else 1000)
+        for number, column in enumerate(zip(headings, *rows, strict=True))
+    ]
+    blocks = [list(range(len(headings)))]
+    if sum(widths) + _BORDER * len(widths) + 1 > width:
+        keys = _key_columns(rows)
+        widths[:keys] = _key_widths(rows, widths[:keys], width)
+        room = width - 1 - sum(widths[:keys]) - _BORDER * keys
+        for number in range(keys, len(headings)):
+            cells = [cell_len(row[number]) for row in rows]
+            narrow = max([*cells, _heading_width(headings[number])])
+            widths[number] = max(1, min(widths[number], narrow, room - _BORDER))
+        blocks = _blocks(widths, keys, room)
+        rows = [
+            [_paragraph(cell, widths[n]) if table.holds_words(n) else cell for n, cell in enumerate(row)]
+            for row in rows
+        ]
+    drawn = [_paragraph(table.title, width)]
+    for block in blocks:
+        words = [table.holds_words(number) for number in block]
+        drawn.append(_block(headings, rows, widths, block, words))
+    return "\n".join([*drawn, *(_paragraph(note, width) for note in numbered(table))]) + "\n"
+
+
+def _paragraph(content: str, width: int) -> str:
+    """Text on lines that break at spaces, or before a `+` in a word that is longer than a line; a path stays whole."""
+    words = [part for word in printable(content).split() for part in _wrapped_label(word, width).split("\n")]
+    return textwrap.fill(" ".join(words), width, break_long_words=False, break_on_hyphens=False)
+
+
+def _block(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    block: Sequence[int],
+    words: Sequence[bool],
+) -> str:
+    drawn = RichTable(expand=False)
+    for number, is_words in zip(block, words, strict=True):
+        drawn.add_column(
+            Text(headings[number]), justify="left" if is_words else "right", overflow="fold", width=widths[number]
+        )
+    for row in rows:
+        drawn.add_row(*(Text(row[number]) for number in block))
+    buffer = io.StringIO()
+    Console(file=buffer, width=1000, color_system=None).print(drawn)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def _blocks(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
+    """Fill each block with columns, in their order, behind the `keys` columns that every block repeats."""
+    blocks: list[list[int]] = []
+    left = 0
+    for number in range(keys, len(widths)):
+        if not blocks or left < widths[number] + _BORDER:
+            blocks.append(list(range(keys)))
+            left = room
+        blocks[-1].append(number)
+        left -= widths[number] + _BORDER
+    return blocks or [list(range(keys))]
+
+
+def _key_columns(rows: Sequence[Sequence[str]]) -> int:
+    """How many of the first columns it takes to tell rows apart; one if more than four don't."""
+    keys = (keys for keys in range(1, 5) if len({tuple(row[:keys]) for row in rows}) == len(rows))
+    return min(next(keys, 1), len(rows[0])) if rows else 1
+
+
+def _key_widths(rows: Sequence[Sequence[str]], natural: Sequence[int], width: int) -> list[int]:
+    """The widths of the columns that blocks repeat: labels are split at each `+` before they take too much."""
+    parts = [
+        max((cell_len(part) for row in rows for part in re.split(r"(?=\+)| ", row[key])), default=1)
+        for key in range(len(natural))
+    ]
+    limits = [max(part, width // 4) for part in parts]
+    if sum(map(min, natural, limits)) + _BORDER * len(natural) > width - _ROOM:
+        limits = [width // (len(natural) + 1)] * len(natural)
+    return list(map(min, natural, limits))
+
+
+def _wrapped_label(label: str, width: int) -> str:
+    """A label on lines that begin with a `+` where it is too long."""
+    lines = [""]
+    for part in re.split(r"(?=\+)", label):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _heading_width(heading: str) -> int:
+    """The least width at which a heading takes two lines, or more where a word is longer."""
+    width = max(map(cell_len, heading.split()), default=1)
+    while len(textwrap.wrap(heading, width)) > 2:
+        width += 1
+    return width
