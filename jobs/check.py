@@ -71,8 +71,7 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
         directory = targets.resolve(name, target, os.environ)
         targets.check(name, target, directory, size_bytes, file_count)
     except TargetError as error:
-        what, _, remedy = str(error).rpartition(": ")
-        return Finding("problem", what or remedy, remedy)
+        return Finding("problem", error.what, error.remedy)
     free, mount = mounts.free_bytes(directory), mounts.mount_of(directory)
     return Finding("ok", f"target {name!r} is {directory}: {mount.filesystem}, {free / 1e9:.0f} GB free")
 

@@ -12,7 +12,16 @@ class StudyError(Exception):
 
 
 class TargetError(StudyError):
-    """A target that does not exist, has no room, or is no disk."""
+    """A target that does not exist, has no room, or is no disk.
+
+    Attributes:
+        what: what is wrong.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what, self.remedy = what, remedy
 
 
 class SubmissionError(StudyError):

@@ -257,8 +257,8 @@ def _last_line(output: Path | None) -> str:
         )
     except OSError:
         return ""
-    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
-    return (own or lines or [""])[-1]
+    by_job = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return (by_job or lines or [""])[-1]
 
 
 def missing(statuses: Sequence[JobStatus]) -> set[str]:

@@ -100,10 +100,10 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
     return samples
 
 
-def _after_failure(world: StoreGroup, own: Sequence[Sample], lost: str) -> list[Sample]:
+def _after_failure(world: StoreGroup, measured: Sequence[Sample], lost: str) -> list[Sample]:
     """The samples of the processes that are left; where one failed or is lost, all of the trial are marked."""
-    left = world.gather_survivors("samples", [asdict(sample) for sample in own], _LAST_WORDS_S)
-    samples = list(own)
+    left = world.gather_survivors("samples", [asdict(sample) for sample in measured], _LAST_WORDS_S)
+    samples = list(measured)
     for rank, sent in sorted(left.items()):
         if rank:
             with suppress(ValueError, TypeError):  # the job fails already, and its log has the reason

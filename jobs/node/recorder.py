@@ -118,7 +118,7 @@ def finished_trials(samples: Sequence[Sample], trials: Trials) -> set[int]:
     """The measured trials whose samples are all there; a wrong answer counts, a failed strategy does not."""
     failed = {s.trial for s in samples if not s.valid and not s.reason.startswith(WRONG_ANSWERS)}
     loads = Counter(s.trial for s in samples if s.operation == "load" and not s.warmup and s.rank == 0)
-    return {trial for trial, count in loads.items() if count == trials.cold + trials.warm_load} - failed
+    return {trial for trial, count in loads.items() if count == trials.loads_per_trial} - failed
 
 
 def journal(job_id: str, message: str) -> None:

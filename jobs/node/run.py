@@ -210,8 +210,8 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
     if context.is_first:
         journal(job.id, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
     subject = _subject(context, recorder, progress)
-    own = targets.scratch(directory, job, context.paths.root, on_each_node=target.on_each_node)
-    with context.groups.shared(own) as scratch:
+    job_directory = targets.scratch(directory, job, context.paths.root, on_each_node=target.on_each_node)
+    with context.groups.shared(job_directory) as scratch:
         if context.is_first:
             journal(job.id, f"writing to {scratch}")
         measure.run_trials(subject, scratch, context, recorder, progress)
@@ -253,6 +253,6 @@ def _subject(context: JobContext, recorder: Recorder, progress: Progress) -> Sub
                     f"it: move {context.paths.log(context.job.id)} away, and submit again"
                 )
             recorder.state(described)
-    own = assignment.loads_its_own or not assignment.source
-    expected = state if own else building.build(spec, assignment.source)
+    same = assignment.loads_its_own or not assignment.source
+    expected = state if same else building.build(spec, assignment.source)
     return Subject(context.method, groups, assignment, state, expected)

@@ -37,15 +37,15 @@ def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
             if environment.get(variable):
                 return Path(environment[variable])
         raise TargetError(
-            f"{where} has no path, and neither {' nor '.join('$' + v for v in _FALLBACKS)} is set here: "
-            f"write `path = ...` below [targets.{name}]"
+            f"{where} has no path, and neither {' nor '.join('$' + v for v in _FALLBACKS)} is set here",
+            f"write `path = ...` below [targets.{name}]",
         )
     template = Template(target.path)
     unset = [variable for variable in template.get_identifiers() if not environment.get(variable)]
     if unset:
         raise TargetError(
-            f"{where}: path = {target.path!r}, but {', '.join('$' + v for v in unset)} is not set here: "
-            "set it, or write the directory itself"
+            f"{where}: path = {target.path!r}, but {', '.join('$' + v for v in unset)} is not set here",
+            "set it, or write the directory itself",
         )
     return Path(template.safe_substitute(environment)).expanduser().absolute()
 
@@ -58,32 +58,34 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
     """
     where = f"target {name!r} ({directory})"
     if not directory.is_dir():
-        raise TargetError(f"{where} is no directory here: mount or make it, or correct `path` in the study")
+        raise TargetError(f"{where} is no directory here", "mount or make it, or correct `path` in the study")
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise TargetError(f"{where} can't be written to by this user: choose another `path`, or get the permission")
+        raise TargetError(f"{where} can't be written to by this user", "choose another `path`, or get the permission")
     mount = mounts.mount_of(directory)
     if target.filesystem not in {None, mount.filesystem}:
         raise TargetError(
             f"{where} lies on {mount.filesystem} ({mount.source} at {mount.mount_point}), and the study says "
-            f"`filesystem = {target.filesystem!r}`: is it mounted on this node?"
+            f"`filesystem = {target.filesystem!r}`",
+            "is it mounted on this node?",
         )
     if mount.in_memory and not target.allow_tmpfs:
         raise TargetError(
-            f"{where} lies on {mount.filesystem}, which is memory and no disk: choose another `path`, or write "
-            f"`allow_tmpfs = true` below [targets.{name}] if that is what you want to measure"
+            f"{where} lies on {mount.filesystem}, which is memory and no disk",
+            f"choose another `path`, or write `allow_tmpfs = true` below [targets.{name}] if that is what you want to "
+            "measure",
         )
     free = mounts.free_bytes(directory)
     required = int(needed_bytes * (1 + _SPARE_SHARE))
     if free < required:
         raise TargetError(
-            f"{where} has {free / 1e9:.1f} GB free, and one checkpoint may take {required / 1e9:.1f} GB: make "
-            "room, choose another `path`, or a smaller `state.tensors`"
+            f"{where} has {free / 1e9:.1f} GB free, and one checkpoint may take {required / 1e9:.1f} GB",
+            "make room, choose another `path`, or a smaller `state.tensors`",
         )
     inodes = os.statvfs(directory)
     if inodes.f_files and inodes.f_favail < needed_files:  # 0 where files are not counted
         raise TargetError(
-            f"{where} has room for {inodes.f_favail:,} more files, and one checkpoint may take {needed_files:,}: "
-            "remove files, choose another `path`, or leave out the strategy that writes so many"
+            f"{where} has room for {inodes.f_favail:,} more files, and one checkpoint may take {needed_files:,}",
+            "remove files, choose another `path`, or leave out the strategy that writes so many",
         )
 
 
@@ -91,22 +93,23 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
 def scratch(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> Iterator[Path]:
     """A directory for this job alone, removed at the end with all that the job wrote into it.
 
-    What an earlier run of the same job left there, having been killed, goes too: a note inside says whose it is; with
-    `on_each_node` also which node's, since a target that is called node-local may not be.
+    What an earlier run of the same job left, having been killed, is removed too: a note inside names its job, and with
+    `on_each_node` its node, since a target that is called node-local may not be.
     """
-    prefix, owner = f"ckpt-{job.id}-", f"{results.resolve()} {job.id}{f' {platform.node()}' * on_each_node}\n"
+    prefix = f"ckpt-{job.id}-"
+    owner = f"{results.resolve()} {job.id}" + (f" {platform.node()}\n" if on_each_node else "\n")
     for left in directory.glob(f"{glob.escape(prefix)}*"):
         note = left / _OWNER_NOTE
         if note.is_file() and note.read_text() == owner:
             shutil.rmtree(left)
-    own = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
+    root = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
     try:
-        (own / _OWNER_NOTE).write_text(owner)
-        checkpoints = own / "checkpoints"
+        (root / _OWNER_NOTE).write_text(owner)
+        checkpoints = root / "checkpoints"
         checkpoints.mkdir()
         yield checkpoints
     except BaseException:
-        shutil.rmtree(own, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
+        shutil.rmtree(root, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
         raise
     else:
-        shutil.rmtree(own)
+        shutil.rmtree(root)

@@ -146,6 +146,11 @@ class Trials(Table):
     load_ranks: Count | None = Field(default=None, ge=1)
     rank_timeout_s: float = Field(default=600, gt=0, le=86_400)
 
+    @property
+    def loads_per_trial(self) -> int:
+        """How many loads every trial has."""
+        return self.cold + self.warm_load
+
     @model_validator(mode="after")
     def _some_load(self) -> Trials:
         if not (self.cold or self.warm_load):
