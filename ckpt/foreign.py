@@ -1,6 +1,6 @@
-"""Paths without a manifest of ours: what they are, how they are loaded, and what of them is left.
+"""Loads and inspects checkpoints that other programs wrote, and warns of what is left out.
 
-What counts is what the files contain. A name is only where to look first: anybody may call a file `metadata.json`.
+Files are recognised by their content. Names only determine where to look first: many programs write a `metadata.json`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ckpt.foreign_readers import Reader, is_readable, listed, reader_of, state_f
 from ckpt.state.layout import Layout
 
 _KNOWN = (
-    "Known are safetensors (Hugging Face), torch.distributed.checkpoint, torch.save, HDF5 and zarr: give such a file, "
-    "or the directory that has it at its top"
+    "Supported are safetensors (Hugging Face), torch.distributed.checkpoint, torch.save, HDF5 and zarr: give such a "
+    "file, or the directory that contains it"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a foreign checkpoint without reading its data."""
+    """The facts about a foreign checkpoint that are known without reading its data."""
 
     format: str
     """The strategy that reads it, or another name of the format."""
     tensors: Layout | None
-    """None where only a load would tell."""
+    """The layout of its state; None if only a load can determine it."""
     plain_values: int
 
 
@@ -41,19 +41,19 @@ def load(
     shown: Path | None = None,
     verify: bool = True,
 ) -> Any:
-    """Load what another program wrote: the state, or the tensors of these names in a flat dict.
+    """Load a checkpoint of another program: the state, or selected tensors in a flat dict.
 
-    Warns of what lies beside it, or in it, and was not loaded.
+    Warns of content, and of other files in the directory, that was not loaded.
 
     Args:
         path: a directory or a file.
-        names: as `look` lists them.
+        names: of the tensors to load, as `look` lists them; None for the whole state.
         options: of the strategy that reads it.
-        shown: the path as messages should have it.
-        verify: compare checksums, where a format has some.
+        shown: the path for messages.
+        verify: compare checksums, if the format has any.
 
     Raises:
-        CheckpointError: if it is nothing that is known, or can't be read.
+        CheckpointError: if the format is unknown, or the checkpoint can't be read.
     """
     shown = shown or path
     reader = _reader_of(path, shown)
@@ -67,10 +67,10 @@ def load(
 
 
 def look(path: Path, *, shown: Path | None = None) -> Seen:
-    """What another program wrote, without its data; warns of what a load would leave.
+    """Inspect a checkpoint of another program without reading its data; warns of what a load would leave out.
 
     Raises:
-        CheckpointError: if it is nothing that is known, or damaged.
+        CheckpointError: if the format is unknown, or the checkpoint is damaged.
     """
     shown = shown or path
     reader = _reader_of(path, shown)
@@ -80,31 +80,31 @@ def look(path: Path, *, shown: Path | None = None) -> Seen:
 
 
 def _reader_of(path: Path, shown: Path) -> Reader:
-    found = reader_of(path)
-    if found is None:
-        what = _what_lies_in(path, shown) if path.is_dir() else "no format fits its content"
-        raise CheckpointError(f"{shown} is no checkpoint that is known here: {what}. {_KNOWN}")
-    return found
+    reader = reader_of(path)
+    if reader is None:
+        content = _content_of(path, shown) if path.is_dir() else "no format fits its content"
+        raise CheckpointError(f"{shown} is not a checkpoint in a known format: {content}. {_KNOWN}")
+    return reader
 
 
 def _warn_of_files_beside(path: Path, reader: Reader, shown: Path) -> None:
     if not path.is_dir():
         return
-    beside = [file.name for file in state_files(path) if file.name not in reader.files]
-    if not beside:
+    others = [file.name for file in state_files(path) if file.name not in reader.files]
+    if not others:
         return
-    example = next((name for name in beside if is_readable(path / name) and not name.endswith(".bin")), beside[0])
+    example = next((name for name in others if is_readable(path / name) and not name.endswith(".bin")), others[0])
     more = [name for name in ("trainer_state.json",) if (path / name).is_file()]
     warnings.warn(
-        f"{shown}: beside the {reader.format} files, and not loaded: {listed([*beside, *more])}. "
+        f"{shown}: only the {reader.format} files are loaded; not loaded: {listed([*others, *more])}. "
         f"Load one by its own path: ckpt.load({str(shown / example)!r})",
         CheckpointWarning,
         stacklevel=4,
     )
 
 
-def _what_lies_in(path: Path, shown: Path) -> str:
-    """What a user sees there, and what of it can be loaded."""
+def _content_of(path: Path, shown: Path) -> str:
+    """Describe a directory's content for a message, and what of it can be loaded."""
     entries = sorted(entry.name for entry in path.iterdir())
     if not entries:
         return "it is empty"
@@ -118,7 +118,7 @@ def _what_lies_in(path: Path, shown: Path) -> str:
 def _looks_like_one(path: Path) -> bool:
     try:
         return path.is_dir() and (manifest.read(path) is not None or reader_of(path) is not None)
-    except CheckpointError:  # of a known format, and damaged
+    except CheckpointError:  # in a known format, and damaged
         return True
     except OSError:
         return False

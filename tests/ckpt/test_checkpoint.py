@@ -194,7 +194,7 @@ def test_incomplete(strategy: str, final: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint(tmp_path: Path, final: Path) -> None:
     """A missing directory, one without a checkpoint, and what an unfinished save left are refused, each by name."""
-    for path, told in ((tmp_path / "nothing", "no such directory"), (tmp_path, "no checkpoint that is known here")):
+    for path, told in ((tmp_path / "nothing", "no such directory"), (tmp_path, "not a checkpoint in a known format")):
         with pytest.raises(CheckpointError, match=told):
             ckpt.load(path)
     with commit.begin(final) as staging:

@@ -89,7 +89,9 @@ def test_the_files_of_a_trainer_checkpoint(tmp_path: Path) -> None:
     assert ["w"] == list(ckpt.load(directory / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"holds argparse.Namespace, which can't be read without running"):
         ckpt.load(directory / "training_args.bin")
-    with pytest.raises(CheckpointError, match=r"trainer_state.json is no checkpoint that is known here.*Known are"):
+    with pytest.raises(
+        CheckpointError, match=r"trainer_state.json is not a checkpoint in a known format.*Supported are"
+    ):
         ckpt.load(directory / "trainer_state.json")
 
 
