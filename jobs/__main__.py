@@ -31,8 +31,8 @@ from jobs.paths import StudyPaths, find_study
 from jobs.plan import plan as plans
 from jobs.plan import study_file
 from jobs.plan.plan import Plan
-from jobs.plan_table import wide_console
 from jobs.selftest import study_text
+from jobs.terminal import wide_console
 
 app = App(
     name="python -m jobs",

@@ -16,7 +16,7 @@ from jobs.cluster import submit
 from jobs.cluster.local import ClusterName, LocalRunner, run_in_this_process
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
-from jobs.plan_table import wide_console
+from jobs.terminal import wide_console
 from jobs.timing_log import GOOD
 
 _POLL_S = 0.5

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from jobs.cluster.arrays import batches
 from jobs.plan.plan import Job, Plan
+from jobs.terminal import JobId
 
 _MANY_FILES = 100_000
 _CREATES_PER_S = 10_000
@@ -23,7 +22,7 @@ def table(planned: Plan) -> RenderableType:
     one_rank = all(job.scale.ranks == 1 for job in planned.jobs)
     headings = [heading for heading in rows[0] if not (one_rank and heading in _OF_RANKS)]
     for heading in headings:
-        shown.add_column(heading, justify="left" if heading == "job" else "right", no_wrap=True)
+        shown.add_column(heading, justify="left" if heading == "job" else "right", no_wrap=heading != "job")
     for row in rows:
         shown.add_row(*map(row.__getitem__, headings))
     sent = [
@@ -43,11 +42,11 @@ _OF_RANKS = frozenset({"ranks", "GB a rank ≤", "files a rank ≤"})
 """The columns that are left out where every job has one rank."""
 
 
-def _row(job: Job) -> dict[str, str]:
+def _row(job: Job) -> dict[str, str | JobId]:
     ranks = job.scale.ranks
     return {
         "order": str(job.order),
-        "job": job.id,
+        "job": JobId(job.id),
         "ranks": str(ranks),
         "GB a rank ≤": f"{job.rank_bytes / 1e9:.2f}",
         "files ≤": f"{job.checkpoint_files:,}",
@@ -77,8 +76,3 @@ def warnings(planned: Plan) -> list[str]:
         for label, scale, files, ranks in sorted(most)
         if files >= _MANY_FILES
     ]
-
-
-def wide_console() -> Console:
-    """Where people read: as wide as the terminal; wide enough for a job id where there is none."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)

@@ -22,6 +22,7 @@ from jobs.cluster.queue_state import Whereabouts
 from jobs.cluster.submissions import Submission, submissions
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
+from jobs.terminal import JobId
 from jobs.timing_log import Progress, TimingLogError, file_checks
 
 State = Literal[
@@ -275,7 +276,7 @@ def summary(statuses: Sequence[JobStatus]) -> str:
 def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> RenderableType:
     """The jobs for the terminal: all if they are few, else the ones that need attention, then the running ones."""
     shown = Table(box=None, pad_edge=False)
-    shown.add_column("job", no_wrap=True)
+    shown.add_column("job")
     shown.add_column("state", no_wrap=True)
     shown.add_column("trials", justify="right", no_wrap=True)
     shown.add_column("last", justify="right", no_wrap=True)
@@ -288,7 +289,7 @@ def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> Rend
         last = "" if job.last_bandwidth_gbps is None else f"{job.last_bandwidth_gbps:.2f} GB/s"
         state = Text(job.state, style=_STYLES.get(job.state, ""))
         detail = f"{job.detail}; log: {job.log}" if job.state in BAD else job.detail
-        shown.add_row(Text(job.job_id), state, f"{job.trials_done}/{job.trials}", last, Text(printable(detail)))
+        shown.add_row(JobId(job.job_id), state, f"{job.trials_done}/{job.trials}", last, Text(printable(detail)))
     hidden = len(statuses) - len(chosen)
     more = f" ({hidden} of them not shown; --json has all)" if hidden else ""
     return Group(shown, Text(summary(statuses) + more))

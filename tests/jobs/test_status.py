@@ -83,3 +83,19 @@ def test_a_terminal_obeys_no_log() -> None:
     shown = console.file.getvalue()
     assert "no[2J space" in shown
     assert "\x1b" not in shown
+
+
+def test_a_long_id_fits_a_narrow_terminal() -> None:
+    """At 80 columns no line of the table is longer; an id breaks before an option, and states are whole."""
+    job = "r01-tensorstore_tuned+chunk_mib=64+compression=zstd+concurrency=128-shared_filesystem-16x8"
+    running = status.JobStatus(job, "running", "waits for the barrier of the other ranks", 1, 2, 1.5, "log")
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(status.table([running]))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+
+    assert max(map(len, lines)) <= 80
+    rows = [line.split()[0] for line in lines[1:-1]]
+    assert "".join(rows) == job
+    assert all(row[0] in "+-" for row in rows[1:])
+    assert "1.50 GB/s" in lines[1]
