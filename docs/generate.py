@@ -312,6 +312,10 @@ def _signature(value: Callable[..., Any]) -> str:
     return "(\n" + "".join(f"    {line},\n" for line in lines) + text[text.rindex(") ->") :]
 
 
+def _strategy_example() -> str:
+    return f"```python\n{(DOCS.parent / 'examples' / 'strategy_package' / 'raw_file.py').read_text()}```\n"
+
+
 _PARTS: dict[str, Callable[[], str]] = {
     "cli": _cli,
     "study": _study,
@@ -319,6 +323,7 @@ _PARTS: dict[str, Callable[[], str]] = {
     "merged": _merged,
     "strategies": _strategies,
     "api": _api,
+    "strategy-example": _strategy_example,
 }
 
 
