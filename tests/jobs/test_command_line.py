@@ -168,7 +168,7 @@ def test_a_strategy_that_fails(python: Any, tiny: dict[str, Any], tmp_path: Path
     tiny["strategies"] = ["tensorstore_basic", "torch_save"]
     file = write_study(tmp_path / "tiny.toml", tiny)
 
-    found = python("-m", "jobs", "run", file, "--cluster", "local", without=("tensorstore",))
+    found = python("-m", "jobs", "run", file, "--cluster", "local", without=("tensorstore",), COLUMNS="1000")
 
     assert found.returncode == 1, found.stdout + found.stderr
     (told,) = [line for line in found.stdout.splitlines() if "needs tensorstore, which can't be imported" in line][-1:]
