@@ -25,9 +25,9 @@ from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.trials import Setting, settings
 from analysis.tables.advice import HOW_SEPARATED, MODEL, advice_tables, assumed, in_words
-from analysis.tables.markup import html
+from analysis.tables.csv import no_formula
+from analysis.tables.html import html
 from analysis.tables.methods import all_tables
-from analysis.tables.render import no_formula
 from analysis.tables.table import Cell, Number, Table, printable
 from analysis.tables.targets_and_scales import across_tables
 from jobs.timing_log import write_atomically

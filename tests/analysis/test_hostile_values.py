@@ -20,7 +20,8 @@ from analysis.errors import ResultsError
 from analysis.logs.load import entries
 from analysis.logs.merge import write_merged
 from analysis.report import report
-from analysis.tables.render import no_formula, render
+from analysis.tables.csv import no_formula
+from analysis.tables.render import render
 from analysis.tables.table import Marked, Number, Share, Table
 from jobs import timing_log
 from support.studies import StudyOnDisk

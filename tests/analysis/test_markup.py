@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from analysis.measures.method import Statistic
 from analysis.measures.statistics import Interval
-from analysis.tables.markup import LATEX_PACKAGES, html, in_latex, latex
+from analysis.tables.html import html
+from analysis.tables.latex import LATEX_PACKAGES, in_latex, latex
 from analysis.tables.table import Change, Marked, Number, Part, Ratio, Share, Table
 
 NAN = float("nan")

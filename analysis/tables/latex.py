@@ -1,4 +1,4 @@
-"""Tables for pages and papers: HTML and LaTeX, where nothing that a log says can be markup."""
+"""Tables as LaTeX: whatever a log holds is text, never a command."""
 
 from __future__ import annotations
 
@@ -6,74 +6,7 @@ import math
 import re
 import unicodedata
 
-import jinja2
-from markupsafe import Markup
-
 from analysis.tables.table import MISSING, Cell, Marked, Number, Table, numbered, pieces, printable, shown
-
-_HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<figure class="table" id="{{ anchor }}">
-<div class="scroll" role="region" tabindex="0" aria-label="{{ title }}">
-<table>
-<caption>{{ title }}</caption>
-<thead>
-<tr>{% for heading, kind in headings %}<th scope="col" class="{{ kind }}">{{ heading }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in rows %}
-<tr>
-{%- for text, kind, marks in row %}
-{% set tag = "th" if loop.first else "td" %}
-<{{ tag }}{% if loop.first %} scope="row"{% endif %} class="{{ kind }}">{{ text }}
-{%- for mark in marks %} <sup><a href="#{{ anchor }}-{{ mark }}">[{{ mark }}]</a></sup>{% endfor %}</{{ tag }}>
-{%- endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% if footnotes or notes %}
-<figcaption>
-{% if footnotes %}
-<ol>
-{% for note in footnotes %}
-<li id="{{ anchor }}-{{ loop.index }}">{{ note }}</li>
-{% endfor %}
-</ol>
-{% endif %}
-{% if notes %}
-<ul>
-{% for note in notes %}
-<li>{{ note }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-</figcaption>
-{% endif %}
-</figure>
-""")
-
-
-def html(table: Table, anchor: str) -> Markup:
-    """A table as an HTML figure; `anchor` is its id, and has to be the only one of its page."""
-
-    def cell(content: Cell) -> tuple[str, str, tuple[int, ...]]:
-        if isinstance(content, Marked):
-            return printable(content.text), "text", content.notes
-        return shown(content), "text" if isinstance(content, str) else "number", ()
-
-    kinds = ["text" if table.holds_words(column) else "number" for column in range(len(table.headings))]
-    return Markup(  # noqa: S704  # escaped by the template
-        _HTML.render(
-            anchor=anchor,
-            title=printable(table.title),
-            headings=list(zip(table.headings, kinds, strict=True)),
-            rows=[[cell(content) for content in row] for row in table.rows],
-            footnotes=[printable(note) for note in table.footnotes],
-            notes=[printable(note) for note in table.notes],
-        )
-    )
-
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",

@@ -1,0 +1,66 @@
+"""Tables as CSV, without a text that a spreadsheet would compute."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from analysis.measures.method import Statistic
+from analysis.tables.table import Cell, Change, Estimate, Marked, Ratio, Table, numbered, printable
+
+
+def csv(table: Table) -> str:
+    """Write a table for programs: numbers unrounded, a column for each part of a statistic, the table's name first."""
+    records = []
+    for row in table.rows:
+        record: dict[str, str | float] = {"table": table.name, "title": no_formula(printable(table.title))}
+        for heading, cell in zip(table.headings, row, strict=True):
+            record |= _fields(no_formula(printable(heading)) or "method", cell)
+        records.append(record)
+    notes = "".join(f"# {_CELL_IN_NOTE.sub(_APOSTROPHE, printable(note))}\n" for note in numbered(table))
+    return pd.DataFrame(records).to_csv(index=False) + notes if records else notes
+
+
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d[\d.]*(e[+-]?\d+)?( %)?)?", re.IGNORECASE)
+_CELL_IN_NOTE = re.compile(rf'([,;]["\s]*)(?!\+ is )(?={_FORMULA.pattern})')
+"""A note isn't quoted: spreadsheets begin a cell behind each of its separators. Our own notes say what `+ is`."""
+_APOSTROPHE = r"\1'"
+
+
+def no_formula(text: str) -> str:
+    """A text that spreadsheets show as it is: one that they would compute gets an apostrophe, as OWASP advises.
+
+    Numbers, with or without a sign, stay as they are.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _fields(key: str, cell: Cell) -> dict[str, str | float]:
+    if isinstance(cell, str):
+        return {key: no_formula(printable(cell))}
+    if isinstance(cell, Marked):
+        return {key: no_formula(printable(cell.text)), "notes": " ".join(map(str, cell.notes))}
+    if isinstance(cell, Statistic):
+        return {
+            f"{key} median": cell.median,
+            f"{key} low": cell.low,
+            f"{key} high": cell.high,
+            f"{key} smallest": cell.smallest,
+            f"{key} largest": cell.largest,
+            f"{key} valid": cell.count,
+            f"{key} invalid": cell.invalid,
+        }
+    if isinstance(cell, Change | Ratio):
+        low, high = cell.interval.low, cell.interval.high
+        return {
+            key: cell.interval.estimate,
+            f"{key} low": low,
+            f"{key} high": high,
+            f"{key} p": cell.p,
+            f"{key} verdict": cell.verdict,
+        }
+    if isinstance(cell, Estimate):
+        return {key: cell.interval.estimate, f"{key} low": cell.interval.low, f"{key} high": cell.interval.high}
+    return {key: cell.value}
