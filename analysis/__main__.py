@@ -16,7 +16,7 @@ from analysis.errors import ResultsError
 from analysis.logs.columns import usable_cpus
 from analysis.logs.frames import Entry, Results, frames
 from analysis.logs.load import entries
-from analysis.logs.merge import write_merged
+from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.trials import settings
 from analysis.selftest import verdicts
@@ -60,15 +60,17 @@ def check(*results: Path) -> int:
     Args:
         results: where the logs are.
     """
-    said = []
+    problems = []
     for comparison in compare(_frames(results)):
         where = f"{comparison.study}, target {comparison.target}"
         if comparison.apart:
-            said.append(f"{where}: {comparison.apart}")
-        said += [f"{where}: {method.label}: {problem}" for method in comparison.methods for problem in method.problems]
-        said += [f"{where}: {doubt}" for doubt in comparison.doubts]
-    print("\n".join(printable(line) for line in said) or "nothing to say against these results")
-    return 1 if said else 0
+            problems.append(f"{where}: {comparison.apart}")
+        problems += [
+            f"{where}: {method.label}: {problem}" for method in comparison.methods for problem in method.problems
+        ]
+        problems += [f"{where}: {doubt}" for doubt in comparison.doubts]
+    print("\n".join(printable(line) for line in problems) or "nothing to say against these results")
+    return 1 if problems else 0
 
 
 @app.command
@@ -106,10 +108,10 @@ def merge(*results: Path, output: OutputOption) -> int:
         results: where the logs are; merged files too.
         output: the file to write.
     """
-    found = _entries(results)
-    write_merged(found, output)
-    without = sum(entry.log is None for entry in found)
-    print(f"{output}: {len(found) - without} logs" + (f", {without} planned jobs without one" if without else ""))
+    jobs = _entries(results)
+    write_merged(jobs, output)
+    without = sum(job.log is None for job in jobs)
+    print(f"{output}: {len(jobs) - without} logs" + (f", {without} planned jobs without one" if without else ""))
     return 0
 
 
@@ -186,9 +188,9 @@ def report_(
     from analysis.report import report  # only here: matplotlib takes a second to start
 
     assumptions.check()
-    found = _frames(results)
+    loaded = _frames(results)
     path = output or _usual_report(results)
-    report.write(report.report(found, assumptions), path)
+    report.write(report.report(loaded, assumptions), path)
     print(path)
     return 0
 

@@ -1,7 +1,7 @@
-"""Timing logs as columns: what takes a list of records a minute takes an array a second, and there may be thousands.
+"""Timing logs in memory, by column: thousands of logs load about fifty times as fast as lists of records do.
 
 A log's table becomes two arrays, of whole numbers and of floats, with one row for each column of the format. Truth
-values are whole numbers here, and so are texts: places in the sorted `words` of that table.
+values are whole numbers here, and texts are dictionary-encoded: codes are indices of the sorted `words` of the table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from jobs import timing_log
 from jobs.timing_log import TABLES, Header, LogColumns, TimingLogError
 
-KINDS = {name: {each.name: str(each.type) for each in fields(row)} for name, row in TABLES.items()}
+KINDS = {name: {column.name: str(column.type) for column in fields(row)} for name, row in TABLES.items()}
 """The columns of each table and their types: int, float, bool or str."""
 
 WHOLE = {name: [column for column, kind in kinds.items() if kind != "float"] for name, kinds in KINDS.items()}
@@ -30,12 +30,12 @@ TEXTS = {name: [WHOLE[name].index(c) for c in WHOLE[name] if KINDS[name][c] == "
 """The rows of `Rows.whole` that hold texts."""
 
 DEFAULTS = {
-    name: {each.name: each.default for each in fields(row) if each.default is not MISSING}
+    name: {column.name: column.default for column in fields(row) if column.default is not MISSING}
     for name, row in TABLES.items()
 }
 """What stands for the columns that an older log lacks."""
 
-_HEADER = [each.name for each in fields(Header)]
+_HEADER = [attribute.name for attribute in fields(Header)]
 _CHUNK = 64
 
 Whole = NDArray[np.int64]
@@ -49,7 +49,7 @@ class Rows:
     whole: Whole
     floats: Floats
     words: tuple[str, ...]
-    """Sorted, and each of them used."""
+    """Sorted, without one that isn't used."""
 
     def __len__(self) -> int:
         return int(self.whole.shape[1])
@@ -97,8 +97,8 @@ def read_many(paths: Sequence[Path], workers: int = 1) -> Iterator[Log | TimingL
         return
     # Not forked: HDF5 and others here hold locks that a fork would copy.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for found in pool.map(_read_chunk, chunks):
-            yield from found
+        for logs in pool.map(_read_chunk, chunks):
+            yield from logs
 
 
 def usable_cpus() -> int:
@@ -107,13 +107,13 @@ def usable_cpus() -> int:
 
 
 def _read_chunk(paths: Sequence[Path]) -> list[Log | TimingLogError]:
-    found: list[Log | TimingLogError] = []
+    logs: list[Log | TimingLogError] = []
     for path in paths:
         try:
-            found.append(read(path))
+            logs.append(read(path))
         except TimingLogError as error:
-            found.append(error)
-    return found
+            logs.append(error)
+    return logs
 
 
 def packed(log: LogColumns) -> Log:
@@ -127,9 +127,9 @@ def empty(name: str) -> Rows:
 
 
 def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
-    """The whole numbers of one table of all logs, its texts as places in one vocabulary, which is sorted."""
+    """The whole numbers of one table of all logs, its texts as codes: numbers of words in one sorted vocabulary."""
     vocabulary = sorted(set(itertools.chain.from_iterable(log.tables[name].words for log in logs)))
-    place = {word: number for number, word in enumerate(vocabulary)}
+    code = {word: number for number, word in enumerate(vocabulary)}
     whole = np.concatenate(
         [np.empty((len(WHOLE[name]), 0), np.int64), *(log.tables[name].whole for log in logs)], axis=1
     )
@@ -137,7 +137,7 @@ def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
     for log in logs:
         rows = log.tables[name]
         here = whole[:, start : start + len(rows)]
-        here[TEXTS[name]] = np.array([place[word] for word in rows.words], np.int64)[here[TEXTS[name]]]
+        here[TEXTS[name]] = np.array([code[word] for word in rows.words], np.int64)[here[TEXTS[name]]]
         start += len(rows)
     return vocabulary, whole
 
@@ -148,26 +148,26 @@ def joined_floats(name: str, logs: Sequence[Log]) -> Floats:
 
 
 def rows_of(name: str, whole: Whole, floats: Floats, vocabulary: Sequence[str]) -> Rows:
-    """A table whose texts are places in any vocabulary."""
+    """Make a table from codes of words in any vocabulary."""
     texts = TEXTS[name]
-    used, places = np.unique(whole[texts], return_inverse=True)
-    words = [vocabulary[place] for place in used]
+    used, codes = np.unique(whole[texts], return_inverse=True)
+    words = [vocabulary[code] for code in used]
     order = sorted(range(len(words)), key=words.__getitem__)
     rank = np.empty(len(words), np.int64)
     rank[order] = np.arange(len(words))
     packed = whole.copy()
-    packed[texts] = rank[places.reshape(len(texts), whole.shape[1])]
-    return Rows(packed, floats.copy(), tuple(words[place] for place in order))
+    packed[texts] = rank[codes.reshape(len(texts), whole.shape[1])]
+    return Rows(packed, floats.copy(), tuple(words[number] for number in order))
 
 
 def _packed(name: str, columns: dict[str, Any]) -> Rows:
     kinds, length = KINDS[name], len(next(iter(columns.values())))
     texts = [columns[column] for column in WHOLE[name] if kinds[column] == "str"]
     words = sorted({word for column in texts for word in column})
-    place = {word: number for number, word in enumerate(words)}
+    code = {word: number for number, word in enumerate(words)}
     whole = np.empty((len(WHOLE[name]), length), np.int64)
     for row, column in zip(whole, WHOLE[name], strict=True):
-        row[:] = [place[word] for word in columns[column]] if kinds[column] == "str" else columns[column]
+        row[:] = [code[word] for word in columns[column]] if kinds[column] == "str" else columns[column]
     floats = np.empty((len(FLOATS[name]), length))
     for number, column in enumerate(FLOATS[name]):
         floats[number] = columns[column]

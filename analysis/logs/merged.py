@@ -2,10 +2,11 @@
 
 /             attrs: schema = "ckpt-timing-logs", schema_version
 /jobs         one row per job: study, job_id, status, error, planned (JSON), logged (whether it left a log)
-/attributes   what the logs say of their jobs: job (its row), group (header, state, …), key, value (JSON)
+/attributes   the attributes of the logs: job (its row), group (header, state, …), key, value (JSON)
 /samples, /disk, /ceiling, /ranks    the logs' tables, one below the other, each row with its job's in /jobs as `job`
 
-A column of texts holds places in the dataset `<column>_values`. The format's history:
+Columns of texts are dictionary-encoded: integer codes into the dataset `<column>_values`, or `words` of a table.
+The order of the logs, and repeating one, change nothing. The format's history:
     1  a group for each job, with its log inside; still read
     2  columns: ten thousand logs make fifty datasets instead of half a million; /ranks came later
 """
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 from analysis.errors import ResultsError
 from analysis.logs import columns
 from analysis.logs.columns import FLOATS, KINDS, TEXTS, WHOLE, Log
+from analysis.logs.frames import Entry
 from jobs import timing_log
-from jobs.timing_log import ATTRIBUTES, TABLES, Group, Header
+from jobs.timing_log import ATTRIBUTES, TABLES, Group, Header, sealed, write_atomically
 
 SCHEMA = "ckpt-timing-logs"
 VERSION = 2
@@ -35,7 +37,7 @@ _JOB = ("study", "job_id", "status", "error")
 
 
 def read(file: Group, path: Path) -> Iterator[tuple[dict[str, Any], Log | None]]:
-    """Each job: what is said of it (study, job_id, status, error, planned), and its log, if it left one.
+    """Read every job: its study, job_id, status, error and planned, and its log if it left one.
 
     Args:
         file: as `jobs.timing_log.opened` has it.
@@ -62,19 +64,21 @@ def read(file: Group, path: Path) -> Iterator[tuple[dict[str, Any], Log | None]]
         raise ResultsError(f"{path} has version {version} of the merged file; {VERSION} is known here")
 
 
-def _checked(told: dict[str, Any]) -> dict[str, Any]:
-    if not all(isinstance(told[key], str) for key in _JOB) or not isinstance(told["planned"], dict):
-        raise TypeError(f"what it says of a job isn't text: {str(told)[:80]}")
-    return told
+def _checked(job: dict[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(job[key], str) for key in _JOB) or not isinstance(job["planned"], dict):
+        raise TypeError(f"the attributes of a job aren't text: {str(job)[:80]}")
+    return job
 
 
 def _read_columns(file: Group) -> Iterator[tuple[dict[str, Any], Log | None]]:
-    told = {key: _texts(file.group("jobs"), key) for key in (*_JOB, "planned")}
+    jobs = {key: _texts(file.group("jobs"), key) for key in (*_JOB, "planned")}
     logged = _numbers(file.group("jobs"), "logged").astype(bool)
     tables = {name: _Table(file.group(name), name, len(logged)) for name in TABLES if name in file.groups}
-    absent = {name: columns.empty(name) for name in TABLES if name not in file.groups}  # of before that table
+    absent = {
+        name: columns.empty(name) for name in TABLES if name not in file.groups
+    }  # written before that table existed
     attributes = _attributes(file.group("attributes"), len(logged))
-    if any(len(values) != len(logged) for values in told.values()):
+    if any(len(values) != len(logged) for values in jobs.values()):
         raise ValueError("the columns of its 'jobs' differ in length")
     for job in range(len(logged)):
         log = None
@@ -83,11 +87,11 @@ def _read_columns(file: Group) -> Iterator[tuple[dict[str, Any], Log | None]]:
             rest = {name: attributes[job].get(name, {}) for name in ATTRIBUTES}
             rows = absent | {name: table.of(job) for name, table in tables.items()}
             log = Log(timing_log.header_of(header), rows, rest)
-        said = {key: values[job] for key, values in told.items()}
-        yield _checked(said | {"planned": json.loads(said["planned"])}), log
+        row = {key: values[job] for key, values in jobs.items()}
+        yield _checked(row | {"planned": json.loads(row["planned"])}), log
 
 
-_HEADER = {each.name for each in fields(Header)}
+_HEADER = {attribute.name for attribute in fields(Header)}
 
 
 class _Table:
@@ -108,7 +112,7 @@ class _Table:
                     row[:] = columns.DEFAULTS[name][column]
                 else:
                     row[:] = _numbers(group, column, len(job), "float" if names is FLOATS[name] else "int")
-        _check_places(self._whole[TEXTS[name]], self._words, name)
+        _check_codes(self._whole[TEXTS[name]], self._words, name)
 
     def of(self, job: int) -> columns.Rows:
         start, end = self._starts[job], self._starts[job + 1]
@@ -116,25 +120,25 @@ class _Table:
 
 
 def _attributes(group: Group, jobs: int) -> list[dict[str, dict[str, Any]]]:
-    found: list[dict[str, dict[str, Any]]] = [{} for _ in range(jobs)]
-    told = _numbers(group, "job")
-    if len(told) and (told.min() < 0 or told.max() >= jobs):
+    attributes: list[dict[str, dict[str, Any]]] = [{} for _ in range(jobs)]
+    rows = _numbers(group, "job")
+    if len(rows) and (rows.min() < 0 or rows.max() >= jobs):
         raise ValueError("its attributes belong to no jobs")
     texts = [_texts(group, column) for column in ("group", "key", "value")]
     values = {text: timing_log.plain_fact(json.loads(text)) for text in set(texts[-1])}
-    for job, name, key, value in zip(told.tolist(), *texts, strict=True):
-        found[job].setdefault(name, {})[key] = values[value]
-    return found
+    for job, name, key, value in zip(rows.tolist(), *texts, strict=True):
+        attributes[job].setdefault(name, {})[key] = values[value]
+    return attributes
 
 
 def _texts(group: Group, column: str) -> list[str]:
-    words, places = group.values(f"{column}_values", "str"), _numbers(group, column)
-    _check_places(places, words, column)
-    return [words[place] for place in places.tolist()]
+    words, codes = group.values(f"{column}_values", "str"), _numbers(group, column)
+    _check_codes(codes, words, column)
+    return [words[code] for code in codes.tolist()]
 
 
-def _check_places(places: NDArray[Any], words: Sequence[str], name: str) -> None:
-    if places.size and (places.min() < 0 or places.max() >= len(words)):
+def _check_codes(codes: NDArray[Any], words: Sequence[str], name: str) -> None:
+    if codes.size and (codes.min() < 0 or codes.max() >= len(words)):
         raise ValueError(f"a text of its {name!r} is in no list")
 
 
@@ -145,8 +149,27 @@ def _numbers(group: Group, column: str, length: int | None = None, kind: str = "
     return values
 
 
+def write_merged(entries: Sequence[Entry], output: Path) -> None:
+    """Write the jobs, in the order of study and id, into one file that appears whole or not at all.
+
+    Raises:
+        ResultsError: if it can't be written.
+    """
+    ordered = sorted(entries, key=lambda entry: (entry.study, entry.job_id))
+    jobs = [{key: getattr(entry, key) for key in (*_JOB, "planned")} for entry in ordered]
+    # In memory: HDF5 kills the process where a disk is full.
+    with h5py.File("merged", "w", driver="core", backing_store=False) as file:
+        write(file, jobs, [entry.log for entry in ordered])
+        file.flush()
+        image = sealed(file.id.get_file_image())
+    try:
+        write_atomically(output, image, sync=True, mode=0o644)
+    except OSError as error:
+        raise ResultsError(f"can't write {output}: {error}") from error
+
+
 def write(file: h5py.File, jobs: Sequence[dict[str, Any]], logs: Sequence[Log | None]) -> None:
-    """Write jobs, each as `read` gives it, and their logs into an open, empty file."""
+    """Write jobs, in the form that `read` gives, and their logs into an open, empty file."""
     file.attrs["schema"], file.attrs["schema_version"] = SCHEMA, VERSION
     group = _table(file, "jobs", len(jobs))
     for key in _JOB:
@@ -154,17 +177,17 @@ def write(file: h5py.File, jobs: Sequence[dict[str, Any]], logs: Sequence[Log | 
         _write_texts(group, key, [job[key].encode("utf-8", "backslashreplace").decode() for job in jobs], "jobs")
     _write_texts(group, "planned", [json.dumps(job["planned"], sort_keys=True) for job in jobs], "jobs")
     _write_column(group, "logged", np.array([log is not None for log in logs], "i1"), "jobs")
-    said = [
+    rows = [
         (number, name, key, json.dumps(value))
         for number, log in enumerate(logs)
         if log is not None
         for name, facts in (("header", log.header_facts()), *sorted(log.attributes.items()))
         for key, value in sorted(facts.items())
     ]
-    group = _table(file, "attributes", len(said))
-    _write_column(group, "job", np.array([row[0] for row in said], np.int32), "attributes")
-    for place, column in enumerate(("group", "key", "value"), 1):
-        _write_texts(group, column, [str(row[place]) for row in said], "attributes")
+    group = _table(file, "attributes", len(rows))
+    _write_column(group, "job", np.array([row[0] for row in rows], np.int32), "attributes")
+    for number, column in enumerate(("group", "key", "value"), 1):
+        _write_texts(group, column, [str(row[number]) for row in rows], "attributes")
     for name in TABLES:
         _write_table(file, name, logs)
 
@@ -177,7 +200,7 @@ def _write_table(file: h5py.File, name: str, logs: Sequence[Log | None]) -> None
     words, whole = columns.joined(name, present)
     floats = columns.joined_floats(name, present)
     group.create_dataset("words", data=words, shape=(len(words),), dtype=h5py.string_dtype()).make_scale("words")
-    about = {each.name: each.metadata for each in fields(TABLES[name])}
+    about = {column.name: column.metadata for column in fields(TABLES[name])}
     for array, names in ((whole, WHOLE[name]), (floats, FLOATS[name])):
         for row, column in zip(array, names, strict=True):
             small = KINDS[name][column] in {"bool", "str"}
@@ -205,7 +228,7 @@ def _write_column(group: h5py.Group, column: str, values: Any, name: str) -> h5p
 
 def _write_texts(group: h5py.Group, column: str, texts: Sequence[str], name: str) -> None:
     words = sorted(set(texts))
-    place = {word: number for number, word in enumerate(words)}
-    _write_column(group, column, np.array([place[text] for text in texts], np.int32), name)
+    code = {word: number for number, word in enumerate(words)}
+    _write_column(group, column, np.array([code[text] for text in texts], np.int32), name)
     values = group.create_dataset(f"{column}_values", data=words, shape=(len(words),), dtype=h5py.string_dtype())
     values.make_scale(f"{column}_values")

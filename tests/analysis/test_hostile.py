@@ -17,7 +17,7 @@ from h5py import h5d, h5p, h5s, h5t
 import analysis
 from analysis.errors import ResultsError
 from analysis.logs.load import entries
-from analysis.logs.merge import write_merged
+from analysis.logs.merged import write_merged
 from jobs import timing_log
 from jobs.timing_log.seal import sealed
 from support.studies import Show, StudyOnDisk

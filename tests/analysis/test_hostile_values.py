@@ -18,7 +18,7 @@ import analysis
 from analysis.advice.advice import USUAL
 from analysis.errors import ResultsError
 from analysis.logs.load import entries
-from analysis.logs.merge import write_merged
+from analysis.logs.merged import write_merged
 from analysis.report import report
 from analysis.tables.csv import no_formula
 from analysis.tables.render import render

@@ -20,7 +20,7 @@ from analysis.errors import ResultsError
 from analysis.logs import columns
 from analysis.logs.columns import FLOATS, TEXTS, WHOLE
 from analysis.logs.load import entries, load_results
-from analysis.logs.merge import write_merged
+from analysis.logs.merged import write_merged
 from jobs import timing_log
 from jobs.timing_log import DiskUse, Header, Rank, Sample
 from support.studies import MakeStudy, StudyOnDisk

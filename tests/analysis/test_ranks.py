@@ -16,7 +16,7 @@ from analysis.advice.projection import Wanted, project
 from analysis.logs import columns
 from analysis.logs.frames import frames
 from analysis.logs.load import entries, load_results
-from analysis.logs.merge import write_merged
+from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.trials import settings
 from analysis.tables.advice import projection_table
