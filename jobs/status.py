@@ -18,7 +18,7 @@ from rich.text import Text
 from ckpt.cli import printable
 from jobs import timing_log
 from jobs.cluster import queue_state, slurm
-from jobs.cluster.queue_state import Whereabouts
+from jobs.cluster.queue_state import QueueState
 from jobs.cluster.submissions import Submission, submissions
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
@@ -174,7 +174,7 @@ class Watch:
                 known.progress = progress
         return asked
 
-    def _status(self, known: _Known, where: Whereabouts | None, output: Path | None = None) -> JobStatus:
+    def _status(self, known: _Known, where: QueueState | None, output: Path | None = None) -> JobStatus:
         path = str(self._paths.log(known.job.id))
         if isinstance(known.progress, TimingLogError):
             return JobStatus(known.job.id, "failed", str(known.progress), 0, known.job.trials, None, path)
@@ -188,7 +188,7 @@ class Watch:
         for job in early:
             assert job.submission is not None  # chosen by that
             self.operations += _OUTPUT_OPERATIONS
-            ending = Whereabouts("gone", self._endings.get(job.submission.scheduler_id, ""))
+            ending = QueueState("gone", self._endings.get(job.submission.scheduler_id, ""))
             job.status = self._status(job, ending, output_of(self._paths, job.submission))
 
     def _sign(self, path: Path) -> Signature:
@@ -220,7 +220,7 @@ def derive(
     job: Job,
     reached: Progress | None,
     submission: Submission | None,
-    where: Whereabouts | None,
+    where: QueueState | None,
     log_path: str,
     output: Path | None = None,
 ) -> JobStatus:

@@ -12,7 +12,7 @@ from jobs.errors import StudyError
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class QueueState:
     """The state of a job on its cluster, and why it waits, or where it runs.
 
     A job is `stuck` if it can't start by itself, and `unknown` if the cluster doesn't answer.
@@ -22,7 +22,7 @@ class Whereabouts:
     detail: str = ""
 
 
-def of(sent: Sequence[Submission]) -> Mapping[str, Whereabouts]:
+def of(sent: Sequence[Submission]) -> Mapping[str, QueueState]:
     """Where every job is now, by its latest submission; one question to Slurm for all of them."""
     latest = {submission.job_id: submission for submission in sent}
     on_slurm = [submission for submission in latest.values() if submission.cluster == "slurm"]
@@ -52,29 +52,29 @@ def cancel(sent: Sequence[Submission]) -> list[str]:
     return ended
 
 
-def _here(submission: Submission) -> Whereabouts:
+def _here(submission: Submission) -> QueueState:
     if submission.cluster == "local":
         number = int(submission.scheduler_id)
         if processes.alive(number, submission.process_created_unix_s):
-            return Whereabouts("running", f"process {number}")
-    return Whereabouts("gone")
+            return QueueState("running", f"process {number}")
+    return QueueState("gone")
 
 
-def _on_slurm(sent: Sequence[Submission]) -> dict[str, Whereabouts]:
+def _on_slurm(sent: Sequence[Submission]) -> dict[str, QueueState]:
     if not sent:
         return {}
     try:
         queue = slurm.queue()
     except StudyError as error:
-        return {submission.job_id: Whereabouts("unknown", str(error)) for submission in sent}
+        return {submission.job_id: QueueState("unknown", str(error)) for submission in sent}
     return {submission.job_id: _queued(queue.get(submission.scheduler_id)) for submission in sent}
 
 
-def _queued(queued: slurm.Queued | None) -> Whereabouts:
+def _queued(queued: slurm.Queued | None) -> QueueState:
     if queued is None:
-        return Whereabouts("gone")
+        return QueueState("gone")
     if queued.state != "PENDING":
-        return Whereabouts("running", queued.nodes)
+        return QueueState("running", queued.nodes)
     if queued.reason in slurm.NEVER_STARTS:
-        return Whereabouts("stuck", f"{queued.reason}: it can't start by itself")
-    return Whereabouts("waiting", queued.reason)
+        return QueueState("stuck", f"{queued.reason}: it can't start by itself")
+    return QueueState("waiting", queued.reason)

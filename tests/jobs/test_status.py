@@ -11,13 +11,13 @@ from rich.console import Console
 
 from jobs import status, timing_log
 from jobs.plan import plan, study_file
-from jobs.status import Submission, Whereabouts
+from jobs.status import QueueState, Submission
 from jobs.timing_log import TimingLog
 from support.logs import SAMPLE, header_of
 
 JOB = plan.make_plan(study_file.read(study_file.find("quick"))).jobs[0]
 SENT = Submission(JOB.id, "slurm", "17_0", 0.0, "2026-01-02T03:04:05+00:00", "0.1.0 0123abc")
-GONE, WAITING, RUNNING = Whereabouts("gone"), Whereabouts("waiting", "Priority"), Whereabouts("running", "node7")
+GONE, WAITING, RUNNING = QueueState("gone"), QueueState("waiting", "Priority"), QueueState("running", "node7")
 
 
 def log(of: str, error: str = "") -> TimingLog:

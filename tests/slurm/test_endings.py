@@ -190,7 +190,7 @@ def test_an_exception_in_a_strategy_is_told(cluster: Any, write_study: WriteStud
 
 
 def test_unwritable_results_are_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
-    """The logs' directory turns into something that can't be written: lost, with the job's last words."""
+    """The logs' directory turns into something that can't be written: lost, with the last line of the job's stderr."""
     study = write_study("unwritable", slurm='additional_parameters = { begin = "now+8" }')
     job = Submitted(cluster, study, tmp_path)
     logs = job.root / "logs"
