@@ -178,7 +178,7 @@ def report_(
     assumptions: AssumptionOptions = USUAL,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> int:
-    """Write one HTML file that holds everything: the answer, tables, figures, method, warnings, provenance, samples.
+    """Write one HTML file: answer, tables, figures, method, warnings, provenance; samples, disk and jobs as CSV.
 
     Args:
         results: where the logs are.

@@ -1,4 +1,4 @@
-"""A table before it has a format, and the kinds of cells that it is made of. `analysis.tables.render` draws them."""
+"""A table before it has a format, and the kinds of cells that it is made of. `analysis.tables.render` writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A plain quantity, shown with so many decimals."""
+    """A plain quantity, shown with that many decimals."""
 
     value: float
     decimals: int = 2
@@ -105,12 +105,12 @@ def shown(cell: Cell) -> str:
 
 
 def pieces(cell: Statistic | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
-    """A cell of numbers in pieces, each with whether it is a number: so that a format can set numbers as such."""
+    """Split a cell of numbers into texts and whether they are numbers, so that a format can set numbers as such."""
     if isinstance(cell, Statistic):
         return _of_statistic(cell)
     if isinstance(cell, Change):
-        said_by_sign = cell.verdict in {"slower", "faster"}
-        return _of_interval(cell.interval, "+.1f", 100, " %", "" if said_by_sign else cell.verdict)
+        sign_is_enough = cell.verdict in {"slower", "faster"}
+        return _of_interval(cell.interval, "+.1f", 100, " %", "" if sign_is_enough else cell.verdict)
     if isinstance(cell, Ratio | Estimate):
         decimals, verdict = (2, cell.verdict) if isinstance(cell, Ratio) else (cell.decimals, "")
         return _of_interval(cell.interval, f".{decimals}f", 1, "", verdict)
@@ -133,10 +133,10 @@ def _of_interval(interval: Interval, spec: str, scale: float, unit: str, verdict
     if math.isnan(interval.estimate):
         return [(MISSING, False)]
     estimate, low, high = (f"{scale * value:{spec}}" for value in (interval.estimate, interval.low, interval.high))
-    found = [(estimate, True), (unit, False)]
+    parts = [(estimate, True), (unit, False)]
     if not math.isnan(interval.low):
-        found += [(" [", False), (low, True), (", ", False), (high, True), ("]", False)]
-    return [*found, (f", {verdict}" if verdict else "", False)]
+        parts += [(" [", False), (low, True), (", ", False), (high, True), ("]", False)]
+    return [*parts, (f", {verdict}" if verdict else "", False)]
 
 
 def printable(text: str) -> str:
