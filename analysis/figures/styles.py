@@ -20,7 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES = ("-", "--", ":", "-.")
 
 _PINNED = {"torch_save": 0, "tensorstore_basic": 1, "tensorstore_t5x": 2}
-"""The document's strategies, which most studies have, get the colours that differ most, and full circles."""
+"""The strategies of the original OpenLLaMA-3B comparison, which most studies have, get the most distinct colours."""
 
 _LONGEST_LINE = 24
 _MOST_LINES = 3

@@ -19,7 +19,7 @@ from analysis.measures.relative import Relative, relate
 from analysis.measures.stragglers import own_work
 
 REFERENCE = "torch_save"
-"""The method that others are set against, as in the document."""
+"""The method that others are set against, as in the original OpenLLaMA-3B comparison."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the tables of one comparison hold: the document's three, phases, bandwidth, cost."""
+"""What the tables of one comparison hold: those of the original comparison, phases, bandwidth, cost."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ _WHAT_SPREAD = (
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """The document's tables, the parts of a save, and what the methods reach and cost."""
-    found = [*document_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
+    """The original comparison's tables, the parts of a save, and what the methods reach and cost."""
+    found = [*original_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
     return [*found, *([_spread(comparison)] if _have_ranks(comparison) else [])]
 
 
-def document_tables(comparison: Comparison) -> list[Table]:
-    """The three tables at the end of the document: summary, relative to PyTorch, T5X against basic."""
+def original_tables(comparison: Comparison) -> list[Table]:
+    """The three tables of the original OpenLLaMA-3B comparison: summary, relative to PyTorch, T5X against basic."""
     return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
 
 

@@ -19,7 +19,7 @@ from analysis.errors import ResultsError
 from analysis.logs.frames import frames
 from analysis.logs.load import entries
 from analysis.measures.comparison import compare
-from analysis.tables.methods import document_tables
+from analysis.tables.methods import original_tables
 from analysis.tables.render import render
 from support.studies import MakeStudy, StudyOnDisk
 
@@ -53,7 +53,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 def shown(*results: Path) -> str:
     """All tables of these results."""
-    return "".join(render(document_tables(each), "csv") for each in compare(frames(entries(results))))
+    return "".join(render(original_tables(each), "csv") for each in compare(frames(entries(results))))
 
 
 def told(results: Path) -> list[tuple[Any, ...]]:

@@ -31,7 +31,7 @@ HOSTILE = (
 def test_tables_of_three_methods(
     style: str, three_methods: StudyOnDisk, show: Show, file_regression: FileRegressionFixture
 ) -> None:
-    """The document's three tables from three complete jobs; the numbers are asserted in test_comparison."""
+    """The original comparison's three tables from three complete jobs; the numbers are asserted in test_comparison."""
     file_regression.check(show(three_methods.root, style), extension=EXTENSIONS[style])
 
 
