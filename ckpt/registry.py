@@ -40,16 +40,16 @@ def strategy_class(name: str) -> type[Strategy]:
         UnknownStrategyError: if there is no strategy of that name, with those there are; if two packages have one;
             or if another package's can't be imported.
     """
-    found = _entry_points().get(name, ())
+    points = _entry_points().get(name, ())
     own = name in {*_own_names(), SELFTEST}
-    if not found and not own:
+    if not points and not own:
         raise UnknownStrategyError(f"there is no strategy {name!r}; there are {', '.join(names())}")
-    if len(found) + own > 1:
-        packages = [*(["ckpt-study"] if own else []), *map(_package, found)]
+    if len(points) + own > 1:
+        packages = [*(["ckpt-study"] if own else []), *map(_package, points)]
         raise UnknownStrategyError(
             f"strategy {name!r} is in several installed packages: {', '.join(packages)}. Uninstall all but one"
         )
-    return _own_class(name) if own else _loaded(found[0])
+    return _own_class(name) if own else _loaded(points[0])
 
 
 def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
