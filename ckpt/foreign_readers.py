@@ -89,34 +89,15 @@ def _safetensors(path: Path) -> Reader | None:
         return None
     headers = headers_of(path)
     for file, header in headers.items():
-        part = next((entry.layout.name for entry in header.entries if entry.rows), None)
+        part = next((info.layout.name for info in header.tensors if info.rows), None)
         if part is not None:
             raise CheckpointError(
                 f"{file} holds some rows of tensor {part!r}: load the checkpoint that it is a part of"
             )
-    noted = _has_note(path, next(iter(headers)))
-    reader = _strategy("safetensors_direct", path, [safetensors_files.INDEX, *(file.name for file in headers)])
-    return (
-        replace(reader, format="safetensors_file", load=_strategy("safetensors_file", path).load) if noted else reader
-    )
-
-
-def _has_note(path: Path, first: Path) -> bool:
-    """Whether `safetensors_file` wrote it, which keeps in a note what the format can't hold."""
-    from safetensors import safe_open
-
-    from ckpt.formats import safetensors_files
-    from ckpt.formats.safetensors_names import METADATA_KEY, is_note
-
-    if (path / safetensors_files.INDEX).exists():
-        metadata = json.loads((path / safetensors_files.INDEX).read_text()).get("metadata")
-    else:
-        try:
-            with safe_open(first, framework="pt") as opened:
-                metadata = opened.metadata()
-        except Exception:  # it raises one of many kinds; ours it can open  # noqa: BLE001
-            return False
-    return isinstance(metadata, dict) and is_note(metadata.get(METADATA_KEY))
+    files = [safetensors_files.INDEX, *(file.name for file in headers)]
+    if any(header.is_ours and not header.is_aligned for header in headers.values()):
+        return _strategy("safetensors_file", path, files)
+    return _strategy("safetensors_direct", path, files)
 
 
 def _dcp(path: Path) -> Reader | None:

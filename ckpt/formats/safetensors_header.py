@@ -1,46 +1,44 @@
 """The safetensors format: the header that goes before the data, and how it is read back. Pure, without torch.
 
     8 bytes     little-endian length of the header
-    header      JSON: name -> {dtype, shape, data_offsets}, and texts in `__metadata__`; spaces may follow it
+    header      JSON: key -> {dtype, shape, data_offsets}, and texts in `__metadata__`; spaces may follow it
     data        the tensors' bytes, without holes, at the offsets that the header gives
 
-Ours puts first the tensors whose size is a multiple of 4096, and begins its data 64 bytes behind one. There, torch's
-large tensors begin in memory: nearly every byte of a real model can then be read by direct I/O to where it belongs, and
-is not copied. What the format lacks lies in `__metadata__`: tied weights, checksums, and where
-several ranks have a tensor's rows, which of them these are. Anybody may use such keys with another meaning: they are
-ours in a file with the key `ckpt.format`, and in one without it that has no other keys and lies exactly as ours did.
+`header_bytes` writes headers for direct I/O. The tensors whose size is a multiple of 4096 come first, and the data
+begins 64 bytes after a multiple of 4096, which is where torch's large tensors begin in memory. So nearly every byte of
+a real model can be read by direct I/O to where it belongs, and is not copied.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from ckpt.disk.direct_io import ALIGNMENT, round_up
 from ckpt.errors import CheckpointError
-from ckpt.formats.filenames import to_filename
+from ckpt.formats import safetensors_metadata
+from ckpt.formats.safetensors_metadata import (
+    KEYS_WITHOUT_VERSION,
+    NOTE_KEY,
+    RESERVED_KEY,
+    VERSION_KEY,
+    Metadata,
+    TensorInfo,
+    Tied,
+    stored_name,
+)
 from ckpt.state.dtypes import BYTES_PER_ELEMENT
 from ckpt.state.layout import TensorLayout
-
-ROWS = "rows_of_whole"
-"""Where the metadata say which rows a file has of tensors that it has not as a whole."""
 
 LONGEST_HEADER_BYTES = 100_000_000
 """The limit of the reference implementation."""
 
-DATA_PLACE = 64
-"""Where in a page the data begins: where the C library begins a large piece of memory that is aligned to 64 bytes."""
-
-_METADATA = "__metadata__"
-
-_NAMES, _TIED, _CHECKSUMS, _PAIRS = "names", "tied", "xxh3_64", "pairs"
-
-_FORMAT, _VERSION = "ckpt.format", "1"
-"""The key that makes the others ours. Files from before it are recognised by all else, as `_ours` says."""
+DATA_OFFSET = 64
+"""Where the data begins, modulo the alignment: where the C library begins large memory that is aligned to 64 bytes."""
 
 _DTYPES = {
     "bool": "BOOL",
@@ -60,99 +58,94 @@ _DTYPES = {
     "float64": "F64",
     "complex64": "C64",
 }
-"""The format's names. complex128 has none: such a tensor is stored as pairs of float64, and `pairs` names it."""
+"""The format's names of dtypes. It has none for complex128."""
 
 _BY_NAME = {name: dtype for dtype, name in _DTYPES.items()}
 
-Tied = Mapping[str, tuple[str, int]]
-"""Names that share another's bytes: the name that has them, and their own place in the state, from 0."""
+_PARTS = {"complex64": "float32", "complex128": "float64"}
+"""The dtype of a complex number's parts, where it is stored as a pair."""
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor in a file: its layout, and where its bytes lie in the data."""
-
-    layout: TensorLayout
-    start: int
-    checksum: str = ""
-    """XXH3-64 of its bytes in hexadecimal; empty where there is none."""
-    rows: tuple[int, int] | None = None
-    """Where it is a part of a tensor: its first row there, and how many that has."""
-    key: str = field(default="", compare=False)
-    """Its name in the header, where that was read."""
-
-    @property
-    def end(self) -> int:
-        """Where its bytes end."""
-        return self.start + self.layout.size_bytes
+_PAIR_OF = {part: dtype for dtype, part in _PARTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """A file's header.
 
-    entries: tuple[Entry, ...]
-    """In the order of the state."""
+    Attributes:
+        tensors: in the order of the header.
+        tied: the tied names whose owner is in this file.
+        data_start: where the data begins in the file.
+        is_ours: whether this package wrote the file.
+    """
+
+    tensors: tuple[TensorInfo, ...]
     tied: Tied
     data_start: int
-    """Where the data begins in the file."""
+    is_ours: bool = False
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the data begins where direct I/O needs it, now or in earlier versions."""
+        return self.data_start % ALIGNMENT in {0, DATA_OFFSET}
 
 
-def place(layouts: Sequence[TensorLayout]) -> tuple[Entry, ...]:
-    """Give every tensor a place: sizes that are multiples of the alignment first, then the widest elements."""
+def assign_offsets(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """Give every tensor an offset: sizes that are multiples of the alignment first, then the widest elements."""
 
     def key(number: int) -> tuple[bool, int]:
-        size_bytes = layouts[number].size_bytes
-        return size_bytes % ALIGNMENT != 0, -BYTES_PER_ELEMENT[layouts[number].dtype]
+        layout = tensors[number].layout
+        return layout.size_bytes % ALIGNMENT != 0, -BYTES_PER_ELEMENT[layout.dtype]
 
-    order = sorted(range(len(layouts)), key=key)  # stable: the state's order among equals
-    starts = dict(zip(order, accumulate((layouts[number].size_bytes for number in order), initial=0), strict=False))
-    return tuple(Entry(layout, starts[number]) for number, layout in enumerate(layouts))
+    order = sorted(range(len(tensors)), key=key)  # stable: the state's order among equals
+    sizes = (tensors[number].layout.size_bytes for number in order)
+    starts = dict(zip(order, accumulate(sizes, initial=0), strict=False))
+    return tuple(replace(tensor, start=starts[number]) for number, tensor in enumerate(tensors))
 
 
-def part_of(entry: Entry, rows: slice) -> Entry:
-    """Some rows of a tensor in a file; what isn't all of it has no checksum."""
-    layout = entry.layout
+def select_rows(tensor: TensorInfo, rows: slice) -> TensorInfo:
+    """Some rows of a tensor in a file; unless they are all of it, there is no checksum of them."""
+    layout = tensor.layout
     if not layout.shape or rows == slice(0, layout.shape[0]):
-        return entry
+        return tensor
     row_bytes = layout.size_bytes // layout.shape[0]
-    cut = replace(layout, shape=(rows.stop - rows.start, *layout.shape[1:]))
-    return Entry(cut, entry.start + rows.start * row_bytes)
+    part = replace(layout, shape=(rows.stop - rows.start, *layout.shape[1:]))
+    return replace(tensor, layout=part, start=tensor.start + rows.start * row_bytes, checksum="")
 
 
-def header_bytes(entries: Sequence[Entry], tied: Tied) -> bytes:
-    """The beginning of the file, up to the data: its length depends on no checksum's value."""
-    stored = {entry.layout.name: stored_name(entry.layout.name) for entry in entries}
-    extras = {
-        _NAMES: {stored[name]: name for name in stored if stored[name] != name},
-        _TIED: dict(tied),
-        _CHECKSUMS: {stored[entry.layout.name]: entry.checksum for entry in entries if entry.checksum},
-        _PAIRS: [stored[entry.layout.name] for entry in entries if entry.layout.dtype == "complex128"],
-        ROWS: {stored[entry.layout.name]: entry.rows for entry in entries if entry.rows},
-    }
-    metadata = {"format": "pt", _FORMAT: _VERSION}  # transformers opens no file without "format"
-    metadata |= {key: json.dumps(value) for key, value in extras.items() if value}
-    content: dict[str, Any] = {_METADATA: metadata}
-    for entry in entries:
-        dtype, shape = entry.layout.dtype, list(entry.layout.shape)
-        if dtype == "complex128":
-            dtype, shape = "float64", [*shape, 2]
-        content[stored[entry.layout.name]] = {
+def header_bytes(tensors: Sequence[TensorInfo], tied: Tied) -> bytes:
+    """The beginning of a file, up to the data. Its length doesn't depend on the checksums' values.
+
+    Raises:
+        CheckpointError: if it is longer than the format allows.
+    """
+    content: dict[str, Any] = {RESERVED_KEY: safetensors_metadata.to_texts(tensors, tied)}
+    for tensor in tensors:
+        dtype, shape = tensor.layout.dtype, list(tensor.layout.shape)
+        if tensor.is_pair:
+            dtype, shape = _PARTS[dtype], [*shape, 2]
+        content[stored_name(tensor.layout.name)] = {
             "dtype": _DTYPES[dtype],
             "shape": shape,
-            "data_offsets": [entry.start, entry.end],
+            "data_offsets": [tensor.start, tensor.end],
         }
     text = json.dumps(content, separators=(",", ":")).encode()
-    length = round_up(8 + len(text) - DATA_PLACE) + DATA_PLACE - 8
+    length = round_up(8 + len(text) - DATA_OFFSET) + DATA_OFFSET - 8
     if length > LONGEST_HEADER_BYTES:
         raise CheckpointError(
-            f"{len(entries):,} tensors need a header of {length:,} bytes, more than safetensors allows"
+            f"{len(tensors):,} tensors need a header of {length:,} bytes, more than safetensors allows"
         )
     return struct.pack("<Q", length) + text.ljust(length)
 
 
-def parse(head: bytes, file_bytes: int, where: str) -> Header:
-    """Read a header; `head` is the file's beginning, of at least `header_length(head)` bytes.
+def parse(head: bytes, file_bytes: int, where: str, index: Metadata | None = None) -> Header:
+    """Read a header.
+
+    Args:
+        head: the beginning of the file, at least `header_length(head)` bytes.
+        file_bytes: the size of the file.
+        where: the file's name in messages.
+        index: the metadata in the index of the files that this one belongs to.
 
     Raises:
         CheckpointError: if it is damaged, or the file too short for its data.
@@ -160,77 +153,71 @@ def parse(head: bytes, file_bytes: int, where: str) -> Header:
     data_start = header_length(head, file_bytes, where)
     try:
         content = json.loads(head[8:data_start])
-        metadata = content.pop(_METADATA, None) or {}
-        if not _ours(content, metadata, data_start):
-            metadata = {}
-        entries = tuple(_entries(content, metadata))
-        _check_places(entries, file_bytes - data_start)
-        return Header(entries, _tied(entries, metadata), data_start)
+        texts = content.pop(RESERVED_KEY, None) or {}
+        metadata = _metadata_of(content, texts, data_start, index)
+        tensors = tuple(_tensors(content, metadata or Metadata()))
+        _check_offsets(tensors, file_bytes - data_start)
+        return Header(tensors, _tied(tensors, metadata or Metadata(), index), data_start, metadata is not None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _ours(content: Mapping[str, Any], metadata: Mapping[str, Any], data_start: int) -> bool:
-    """Whether the metadata are what this package wrote, now or before it said so.
+def _metadata_of(
+    content: Mapping[str, Any], texts: Mapping[str, Any], data_start: int, index: Metadata | None
+) -> Metadata | None:
+    """What this package wrote about a file's tensors, in any version; None for a file of another program."""
+    if VERSION_KEY in texts:
+        return safetensors_metadata.from_texts(texts)
+    note = safetensors_metadata.from_note(texts.get(NOTE_KEY))
+    if note is not None:
+        missing = next((key for key in note.names if key not in content), None)
+        if missing is not None:
+            raise ValueError(f"it lacks tensor {missing!r}")
+        return note
+    if index is not None:
+        return index.with_rows(texts)
+    return safetensors_metadata.from_texts(texts) if _is_of_before_the_version(content, texts, data_start) else None
 
-    Before, a file had no keys but ours, its data began at a multiple of 4096, and its tensors lay where `place` puts
-    them: another program's file is all of that by a rare accident only.
+
+def _is_of_before_the_version(content: Mapping[str, Any], texts: Mapping[str, Any], data_start: int) -> bool:
+    """Whether `safetensors_direct` wrote a file before it wrote the version.
+
+    Such a file has no keys but ours, its data begins at a multiple of 4096, and its tensors lie where `assign_offsets`
+    puts them. A file of another program fulfils all of that only by a rare accident.
     """
-    if _FORMAT in metadata:
-        if metadata[_FORMAT] != _VERSION:
-            raise ValueError(f"it has version {metadata[_FORMAT]!r} of our metadata, and {_VERSION} is known here")
-        return True
-    if metadata.keys() - {"format", _NAMES, _TIED, _CHECKSUMS, _PAIRS, ROWS} or data_start % ALIGNMENT:
+    if texts.keys() - KEYS_WITHOUT_VERSION or data_start % ALIGNMENT:
         return False
     try:
-        names, pairs = json.loads(metadata.get(_NAMES, "{}")), json.loads(metadata.get(_PAIRS, "[]"))
-        if any(stored_name(name) != key for key, name in names.items()):
-            return False
-        layouts = [_layout(key, told, pair=key in pairs) for key, told in content.items()]
-    except (ValueError, TypeError, AttributeError):
+        tensors = list(_tensors(content, safetensors_metadata.from_texts(texts)))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
-    starts = [int(told["data_offsets"][0]) for told in content.values()]
-    return [entry.start for entry in place(layouts)] == starts
+    starts = [tensor.start for tensor in assign_offsets(tensors)]
+    return starts == [tensor.start for tensor in tensors]
 
 
-def _entries(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[Entry]:
-    names, checksums, pairs, rows = (json.loads(metadata.get(key, "{}")) for key in (_NAMES, _CHECKSUMS, _PAIRS, ROWS))
-    for stored, told in content.items():
-        layout = _layout(str(names.get(stored, stored)), told, pair=stored in pairs)
-        start, end = map(int, told["data_offsets"])
-        if end - start != layout.size_bytes:
-            raise ValueError(f"{stored!r} has a size that its shape and dtype contradict")
-        first, whole = map(int, rows.get(stored, (0, 0)))
-        yield Entry(layout, start, str(checksums.get(stored, "")), (first, whole) if stored in rows else None, stored)
+def _tensors(content: Mapping[str, Any], metadata: Metadata) -> Iterator[TensorInfo]:
+    for key, stored in content.items():
+        start, end = map(int, stored["data_offsets"])
+        tensor = metadata.info(key, _layout(key, stored, is_pair=key in metadata.pairs), start)
+        if end - start != tensor.layout.size_bytes:
+            raise ValueError(f"{key!r} has a size that its shape and dtype contradict")
+        yield tensor
 
 
-def _tied(entries: Sequence[Entry], metadata: Mapping[str, str]) -> Tied:
-    told = json.loads(metadata.get(_TIED, "{}"))
-    tied = {str(name): (str(owner), int(place)) for name, (owner, place) in told.items()}
-    known = {entry.layout.name for entry in entries}
-    if not {owner for owner, _ in tied.values()} <= known or set(tied) & known:
-        raise ValueError("its tied names point nowhere")
+def _tied(tensors: Sequence[TensorInfo], metadata: Metadata, index: Metadata | None) -> Tied:
+    """The tied names of a file's tensors; an index has those of other files, too."""
+    names = {tensor.layout.name for tensor in tensors}
+    tied = {name: owner for name, owner in metadata.tied.items() if index is None or owner[0] in names}
+    if not {owner for owner, _ in tied.values()} <= names or tied.keys() & names:
+        raise ValueError("tied names refer to missing tensors, or to themselves")
     return tied
-
-
-def in_order(headers: Iterable[Header]) -> list[str]:
-    """The names of a state's tensors in its order, from the headers of its files."""
-    headers = list(headers)
-    own = iter([entry.layout.name for header in headers for entry in header.entries])
-    tied_at = {place: name for header in headers for name, (_, place) in header.tied.items()}
-    names: list[str] = []
-    for name in own:
-        while len(names) in tied_at:
-            names.append(tied_at.pop(len(names)))
-        names.append(name)
-    return [*names, *(tied_at[place] for place in sorted(tied_at))]
 
 
 def header_length(head: bytes, file_bytes: int, where: str) -> int:
     """Bytes before the data, from the first eight bytes of a file.
 
     Raises:
-        CheckpointError: if that can't be.
+        CheckpointError: if the header can't have that length.
     """
     length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else -1
     if not 0 < length <= min(LONGEST_HEADER_BYTES, file_bytes - 8):
@@ -238,40 +225,27 @@ def header_length(head: bytes, file_bytes: int, where: str) -> int:
     return 8 + int(length)
 
 
-def _layout(name: str, told: Mapping[str, Any], *, pair: bool) -> TensorLayout:
-    shape = tuple(int(size) for size in told["shape"])
+def _layout(key: str, stored: Mapping[str, Any], *, is_pair: bool) -> TensorLayout:
+    shape = tuple(int(size) for size in stored["shape"])
     if any(size < 0 for size in shape):
-        raise ValueError(f"{name!r} has the shape {shape}")
-    if pair:
-        return TensorLayout(name, shape[:-1], "complex128")
-    if told["dtype"] not in _BY_NAME:
-        raise ValueError(f"{name!r} has the dtype {told['dtype']}; known are {', '.join(_BY_NAME)}")
-    return TensorLayout(name, shape, _BY_NAME[told["dtype"]])
+        raise ValueError(f"{key!r} has the shape {shape}")
+    if stored["dtype"] not in _BY_NAME:
+        raise ValueError(f"{key!r} has the dtype {stored['dtype']}; known are {', '.join(_BY_NAME)}")
+    dtype = _BY_NAME[stored["dtype"]]
+    return TensorLayout(key, shape[:-1], _PAIR_OF[dtype]) if is_pair else TensorLayout(key, shape, dtype)
 
 
-def _check_places(entries: Sequence[Entry], data_bytes: int) -> None:
-    """The data must be covered without holes or overlaps, and be there."""
+def _check_offsets(tensors: Sequence[TensorInfo], data_bytes: int) -> None:
+    """Check that the tensors cover the data without holes or overlaps, and that it is complete."""
     end = 0
-    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
-        if entry.start != end:
-            raise ValueError(f"the data has a hole or an overlap at {min(entry.start, end)}")
-        end = entry.end
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != end:
+            raise ValueError(f"the data has a hole or an overlap at {min(tensor.start, end)}")
+        end = tensor.end
     if end != data_bytes:
-        raise ValueError(f"it has {data_bytes} bytes of data, and the header tells of {end}")
-
-
-def stored_name(name: str) -> str:
-    """The name in the file: the tensor's own, unless other readers would refuse it; no two are the same."""
-    if name == _METADATA:
-        return f"%{name}"
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return to_filename(name)
-    return to_filename(name) if "%" in name else name
+        raise ValueError(f"it has {data_bytes} bytes of data, and its header describes {end}")
 
 
 def footprint_bytes(layouts: Sequence[TensorLayout], file_count: int) -> int:
-    """The most bytes that the files of a state take beside the tensors' own."""
-    names = sum(6 * len(json.dumps(layout.name)) for layout in layouts)  # in the header, its extras, and the index
-    return names + 512 * len(layouts) + 2 * ALIGNMENT * file_count
+    """The most bytes that the files of a state take in addition to the tensors' own."""
+    return safetensors_metadata.names_bytes(layouts) + 512 * len(layouts) + 2 * ALIGNMENT * file_count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,11 @@ from pydantic import Field
 
 from ckpt.disk import durable
 from ckpt.errors import CheckpointError, wrapped
-from ckpt.formats import dcp_metadata
-from ckpt.formats.safetensors_names import METADATA_KEY, Note, is_note, names_bytes, note_of, pack
+from ckpt.formats import dcp_metadata, safetensors_files
+from ckpt.formats.safetensors_files import INDEX
+from ckpt.formats.safetensors_metadata import TensorInfo, names_bytes, to_texts
+from ckpt.formats.safetensors_packing import pack
+from ckpt.formats.safetensors_plan import plan_files
 from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from ckpt.state.layout import State
 
 _METADATA = dcp_metadata.FILE
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class TorchDcp(Strategy):
         """Read another program's checkpoint: the nested state with its plain values, and why some can't be read."""
         tensors = self.load(directory)
         with wrapped(f"can't load {directory}"):
-            if (directory / _INDEX).exists():
+            if (directory / INDEX).exists():
                 return tensors, {}
             metadata = dcp_metadata.read(directory)
             values, unread = dcp_metadata.values_of(metadata, directory)
@@ -152,7 +154,7 @@ class TorchDcp(Strategy):
         files = len(stored)
         if self.single_file_per_rank:
             files = self.thread_count if archives else min(self.thread_count, files)
-        names = sum(names_bytes(tensor) for tensor in layout)
+        names = names_bytes(layout)
         return Footprint(files, sum(tensor.size_bytes + 4096 for tensor in stored) + 2 * names + 16384 * (files + 1))
 
     def _refuse_sharded_safetensors(self, partition: Partition) -> None:
@@ -175,19 +177,19 @@ class TorchDcp(Strategy):
     def _write_safetensors(self, state: State, directory: Path) -> list[Path]:
         from torch.distributed.checkpoint import hf_storage, state_dict_saver
 
-        note = note_of(layout_of_state(state))
-        tensors = pack(state, note)
+        (content,) = plan_files(RankShards.single(layout_of_state(state)), 0).values()
+        tensors = pack(state, content.tensors)
         count = self.thread_count if self.single_file_per_rank else max(1, len(tensors))
         by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)
         file_of = {key: number % count + 1 for number, key in enumerate(by_size)}
         writer = hf_storage.HuggingFaceStorageWriter(str(directory), file_of, self.thread_count)
         state_dict_saver.save(tensors, storage_writer=writer, no_dist=True)
-        index = json.loads((directory / _INDEX).read_text())
+        index = json.loads((directory / INDEX).read_text())
         if len(index["weight_map"]) != len(tensors):
             raise _thread_error(directory)
-        index["metadata"][METADATA_KEY] = note.to_json()
-        durable.write_atomically(directory / _INDEX, json.dumps(index).encode(), sync=False)
-        return [directory / file for file in {_INDEX, *index["weight_map"].values()}]
+        index["metadata"] |= to_texts(content.tensors, content.tied)
+        durable.write_atomically(directory / INDEX, json.dumps(index).encode(), sync=False)
+        return [directory / file for file in {INDEX, *index["weight_map"].values()}]
 
     def _write_shards(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:
         from torch.distributed.checkpoint import state_dict_saver
@@ -218,35 +220,30 @@ class TorchDcp(Strategy):
         from torch.distributed.checkpoint import state_dict_loader
 
         with wrapped(f"can't load {directory}"), _dcp_errors(f"can't load {directory}"):
-            reader, known, note = _open(directory, self.thread_count)
-            chosen = select(note.key_of, names, directory)
-            stored = {note.key_of[name]: known[note.key_of[name]] for name in chosen}
+            reader, known, packed = _open(directory, self.thread_count)
+            key_of = {name: info.key for name, info in packed.items()} or {key: key for key in known}
+            chosen = select(key_of, names, directory)
+            stored = {key_of[name]: known[key_of[name]] for name in chosen}
             tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in stored.items()}
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
-            return note.restore(tensors, chosen)
+            tensors |= {info.key: info.value(tensors[info.key]) for info in packed.values() if info.key in tensors}
+            return {name: tensors[key_of[name]] for name in chosen}
 
 
-def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], Note]:
-    """DCP's reader, the metadata of each tensor by key, and the names of the state."""
+def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], dict[str, TensorInfo]]:
+    """DCP's reader, the metadata of each tensor by key, and the tensors of safetensors files by name."""
     from torch.distributed.checkpoint import filesystem, hf_storage
 
-    if (directory / _INDEX).exists():
-        index = json.loads((directory / _INDEX).read_text())
-        stored = (index.get("metadata") or {}).get(METADATA_KEY)
-        note = Note.from_json(stored) if is_note(stored) else _plain(index["weight_map"])
+    if (directory / INDEX).exists():
+        packed = safetensors_files.tensors_by_name(safetensors_files.headers_of(directory))
         hf_reader = hf_storage.HuggingFaceStorageReader(str(directory), thread_count)
-        return hf_reader, hf_reader.read_metadata().state_dict_metadata, note
+        return hf_reader, hf_reader.read_metadata().state_dict_metadata, packed
     if not (directory / _METADATA).exists():
-        raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_METADATA} nor {_INDEX}")
+        raise CheckpointError(f"{directory} is no complete checkpoint: it has neither {_METADATA} nor {INDEX}")
     metadata = dcp_metadata.read(directory)
     reader = filesystem.FileSystemReader(directory)
     reader.read_metadata = lambda **_: metadata  # type: ignore[method-assign]  # DCP would unpickle it
-    tensors = dcp_metadata.tensors_of(metadata)
-    return reader, tensors, _plain(tensors)
-
-
-def _plain(keys: Iterable[str]) -> Note:
-    return Note({key: key for key in keys}, [])
+    return reader, dcp_metadata.tensors_of(metadata), {}
 
 
 def _thread_error(directory: Path) -> CheckpointError:

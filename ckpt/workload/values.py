@@ -161,10 +161,10 @@ def _stored(directory: Path, model: list[TensorLayout]) -> dict[str, _Stored]:
     wanted = {tensor.name: tensor for tensor in model}
     located = {}
     for path, header in headers.items():
-        for entry in header.entries:
-            tensor = wanted.get(entry.layout.name)
-            if tensor and entry.layout.shape == tensor.shape and _converts(entry.layout.dtype, tensor.dtype):
-                stored = _Stored(path, header.data_start + entry.start, entry.layout.dtype)
+        for info in header.tensors:
+            tensor = wanted.get(info.layout.name)
+            if tensor and info.layout.shape == tensor.shape and _converts(info.layout.dtype, tensor.dtype):
+                stored = _Stored(path, header.data_start + info.start, info.layout.dtype)
                 located[tensor.same_as or tensor.name] = stored
     return located if {tensor.same_as or tensor.name for tensor in model} <= located.keys() else {}
 

@@ -275,10 +275,9 @@ class TestOthers:
         """`from_pretrained` opens a directory that we wrote, in one file or several, beside a config.json."""
         from transformers import AutoModelForCausalLM
 
-        from ckpt.formats import safetensors_files
+        from ckpt.formats import safetensors_plan
 
-        shards = safetensors_files.shards
-        monkeypatch.setattr(safetensors_files, "shards", lambda layouts, size: shards(layouts, size and 4000))
+        monkeypatch.setattr(safetensors_plan, "MIB", 4000)
         ckpt.save(model.state_dict(), tmp_path / "ours", shard_mib=shard_mib)
         assert (len(list((tmp_path / "ours").glob("*.safetensors"))) > 1) == bool(shard_mib)
         shutil.copy(tmp_path / "theirs" / "config.json", tmp_path / "ours")

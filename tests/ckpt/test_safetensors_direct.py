@@ -11,11 +11,11 @@ import torch
 
 from ckpt.disk import direct_io, durable, mounts, page_cache
 from ckpt.errors import CheckpointError
-from ckpt.formats import safetensors_header, safetensors_reading
+from ckpt.formats import safetensors_header, safetensors_reading, safetensors_writing
+from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state import dtypes
 from ckpt.state.compare import first_difference
 from ckpt.state.layout import layout_of_state
-from ckpt.strategies import safetensors_direct
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from jobs.node.usage import measure_usage
 
@@ -80,7 +80,7 @@ def test_straight_from_the_tensor(device_wants: int, length: int, copied: bool, 
     buffer[:] = b"\1" * len(buffer)
     with direct_io.DirectFile(tmp_path / "file", os.O_RDWR | os.O_CREAT) as file:
         file.memory_alignment = device_wants
-        data = safetensors_direct._aligned([tensor], buffer, file)
+        data = safetensors_writing._aligned([tensor], buffer, file)
     written = np.frombuffer(data, np.uint8)
     assert copied == (written.ctypes.data != tensor.ctypes.data)
     assert len(written) % 4096 == 0
@@ -93,11 +93,12 @@ def test_wherever_the_data_begins(
     place: int, cached: bool, state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files whose data begins elsewhere in a page are read as well, through a buffer."""
-    monkeypatch.setattr(safetensors_header, "DATA_PLACE", place)
-    header = safetensors_header.header_bytes(safetensors_header.place(layout_of_state(state)), {})
+    monkeypatch.setattr(safetensors_header, "DATA_OFFSET", place)
+    tensors = safetensors_header.assign_offsets([TensorInfo(tensor) for tensor in layout_of_state(state)])
+    header = safetensors_header.header_bytes(tensors, {})
     assert len(header) % 4096 == place
-    data = sorted(safetensors_header.place(layout_of_state(state)), key=lambda entry: entry.start)
-    content = header + b"".join(dtypes.to_bytes(state[entry.layout.name]).tobytes() for entry in data)
+    data = sorted(tensors, key=lambda info: info.start)
+    content = header + b"".join(dtypes.to_bytes(state[info.layout.name]).tobytes() for info in data)
     (tmp_path / "model.safetensors").write_bytes(content)
     if not cached:
         durable.flush(tmp_path)
@@ -162,7 +163,7 @@ def test_a_tensor_that_is_not_contiguous_is_let_go(tmp_path: Path, monkeypatch: 
         copy[:] = to_bytes(tensor)
         return copy
 
-    monkeypatch.setattr(safetensors_direct.dtypes, "to_bytes", counted)
+    monkeypatch.setattr(safetensors_writing.dtypes, "to_bytes", counted)
     state = {str(number): torch.randn(512, 1024).T for number in range(16)}  # 2 MiB each
     SafetensorsDirect(threads=1, block_mib=1).save(state, tmp_path)
     monkeypatch.undo()

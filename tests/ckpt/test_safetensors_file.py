@@ -11,9 +11,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from ckpt.errors import CheckpointError
+from ckpt.formats import safetensors_plan
 from ckpt.state import compare
 from ckpt.state.layout import State
-from ckpt.strategies import safetensors_file
 from ckpt.strategies.safetensors_file import SafetensorsFile
 from support.models import llama
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
 
 def written_by_us(model: LlamaForCausalLM, directory: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int) -> State:
     """Save a model's state here, as transformers would; returns the state."""
-    monkeypatch.setattr(safetensors_file, "_MIB", shard_bytes)
+    monkeypatch.setattr(safetensors_plan, "MIB", shard_bytes)
     state: State = dict(model.state_dict())
     directory.mkdir()
     SafetensorsFile(shard_mib=1).save(state, directory)
@@ -35,7 +35,7 @@ def written_by_us(model: LlamaForCausalLM, directory: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 5000, 1000, 100])
 def test_loads_what_transformers_wrote(model: LlamaForCausalLM, tmp_path: Path, shard_bytes: int) -> None:
-    """A model that transformers saved, in one file or in shards, loads without any note of ours."""
+    """A model that transformers saved, in one file or in shards, loads without any metadata of ours."""
     model.save_pretrained(tmp_path, max_shard_size=shard_bytes)
     found = SafetensorsFile().load(tmp_path)
     expected = {name: tensor for name, tensor in model.state_dict().items() if name in found}
@@ -60,7 +60,7 @@ def test_transformers_loads_what_was_written(
 def test_shards_as_transformers_does(
     model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
 ) -> None:
-    """The same files with the same tensors, and an index that differs in our note alone."""
+    """The files have the same names and tensors, and the index is the same."""
     written_by_us(model, tmp_path / "ours", monkeypatch, shard_bytes)
     model.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
     ours, theirs = ({path.name for path in (tmp_path / whose).glob("*.safetensors*")} for whose in ("ours", "theirs"))
@@ -69,9 +69,8 @@ def test_shards_as_transformers_does(
         return
 
     def index(whose: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((tmp_path / whose / "model.safetensors.index.json").read_text())
-        found["metadata"].pop("ckpt", None)
-        return found
+        content: dict[str, Any] = json.loads((tmp_path / whose / "model.safetensors.index.json").read_text())
+        return content
 
     assert index("theirs") == index("ours")
 

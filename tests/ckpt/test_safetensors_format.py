@@ -15,10 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ckpt.errors import CheckpointError
-from ckpt.formats import safetensors_files, safetensors_header
-from ckpt.formats.safetensors_header import Entry
+from ckpt.formats import safetensors_header, safetensors_plan
+from ckpt.formats.safetensors_header import assign_offsets
+from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state.dtypes import BYTES_PER_ELEMENT
 from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Shard
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
 
 layouts = st.lists(
@@ -34,15 +36,15 @@ layouts = st.lists(
 
 
 @given(layouts)
-def test_places(state: list[TensorLayout]) -> None:
+def test_offsets(state: list[TensorLayout]) -> None:
     """The data has no hole; a tensor of whole pages begins at a page, any other at a multiple of its elements' size."""
-    places = sorted(safetensors_header.place(state), key=lambda entry: (entry.start, entry.end))
+    tensors = assign_offsets([TensorInfo(layout) for layout in state])
     end = 0
-    for entry in places:
-        assert entry.start == end
-        assert entry.start % BYTES_PER_ELEMENT[entry.layout.dtype] == 0
-        assert entry.layout.size_bytes % 4096 or entry.start % 4096 == 0
-        end = entry.end
+    for info in sorted(tensors, key=lambda info: (info.start, info.end)):
+        assert info.start == end
+        assert info.start % BYTES_PER_ELEMENT[info.layout.dtype] == 0
+        assert info.layout.size_bytes % 4096 or info.start % 4096 == 0
+        end = info.end
 
 
 @given(layouts, st.booleans())
@@ -50,15 +52,25 @@ def test_headers_are_read_back(state: list[TensorLayout], checked: bool) -> None
     """What the header says, the order too, is what was written; the data begins at a page; no checksum's value
     changes its length.
     """
-    entries = [
-        Entry(each.layout, each.start, f"{number:016x}" * checked, (number, 9**number) if number % 2 else None)
-        for number, each in enumerate(safetensors_header.place(state))
-    ]
-    tied = {f"tied to {entries[0].layout.name}": (entries[0].layout.name, 1)} if entries else {}
-    head = safetensors_header.header_bytes(entries, tied)
-    size_bytes = len(head) + sum(each.size_bytes for each in state)
+    tensors = assign_offsets(
+        [
+            TensorInfo(
+                layout,
+                index=3 * number,
+                rows=(number, 9**number) if number % 2 else None,
+                is_pair=layout.dtype == "complex128",
+                checksum=f"{number:016x}" * checked,
+            )
+            for number, layout in enumerate(state)
+        ]
+    )
+    tied = {f"tied to {tensors[0].layout.name}": (tensors[0].layout.name, 1)} if tensors else {}
+    head = safetensors_header.header_bytes(tensors, tied)
+    size_bytes = len(head) + sum(layout.size_bytes for layout in state)
     header = safetensors_header.parse(head, size_bytes, "file")
-    assert (tuple(entries), tied, len(head)) == (header.entries, dict(header.tied), header.data_start)
+    assert (tensors, tied, len(head)) == (header.tensors, dict(header.tied), header.data_start)
+    assert header.is_ours
+    assert header.is_aligned
     assert len(head) % 4096 == 64
 
 
@@ -141,15 +153,16 @@ def test_an_index_that_leads_away(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     index = {"weight_map": {"a": "../model.safetensors"}}
     (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="names a file outside its directory"):
         SafetensorsDirect().load(tmp_path / "in")
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 100))
 def test_shards(sizes: list[int], most: int) -> None:
-    """Every tensor is in one file, in order; a file holds no more than it may, unless one tensor does."""
-    state = [TensorLayout(str(number), (size,), "int8") for number, size in enumerate(sizes)]
-    groups = list(safetensors_files.shards(state, most))
-    assert state == [layout for group in groups for layout in group]
-    assert all(sum(each.size_bytes for each in group) <= most or len(group) == 1 for group in groups if most)
-    assert len(groups) == 1 or most
+    """Every tensor is in one file; those of a file are in order, and no larger than they may be, but for a lone one."""
+    state = [Shard(TensorLayout(str(number), (size,), "int8"), 0, size) for number, size in enumerate(sizes)]
+    files = safetensors_plan.split(state, most)
+    assert sorted(map(state.index, (shard for file in files for shard in file))) == list(range(len(state)))
+    assert all(file == sorted(file, key=state.index) for file in files)
+    assert all(sum(shard.layout.size_bytes for shard in file) <= most or len(file) == 1 for file in files if most)
+    assert len(files) == 1 or most

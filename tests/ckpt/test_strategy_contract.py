@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt.formats import safetensors_files
+from ckpt.formats import safetensors_plan
 from ckpt.registry import names, strategy_class
 from ckpt.strategies import (
     hdf5,
-    safetensors_file,
     tensorstore_ocdbt,
     tensorstore_t5x,
     tensorstore_t5x_real,
@@ -72,7 +71,7 @@ class TestSafetensorsFileShards(Contract):
 
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(safetensors_file, "_MIB", 300)
+        monkeypatch.setattr(safetensors_plan, "MIB", 300)
 
 
 class TestTorchDcp(Contract):
@@ -147,8 +146,7 @@ class TestSafetensorsDirectSharded(Contract):
 
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        shards = safetensors_files.shards
-        monkeypatch.setattr(safetensors_files, "shards", lambda layouts, _: shards(layouts, 1000))
+        monkeypatch.setattr(safetensors_plan, "MIB", 1000)
 
 
 class TestSafetensorsDirectUnchecked(Contract):
