@@ -54,7 +54,7 @@ def create(path: Path, names: list[str]) -> Iterator[h5py.File]:
     """A new file, in a format whose metadata have checksums, for tensors of these names."""
     import h5py
 
-    with _PatientFile(path, "w+") as raw:
+    with _DeferredErrorFile(path, "w+") as raw:
         with h5py.File(raw, "w", libver=("v110", "v110"), track_order=True) as file:
             yield file
             file.attrs["names"] = np.void(json.dumps(names).encode() + b"\n")
@@ -98,7 +98,7 @@ def read_dataset(dataset: h5py.Dataset, rows: slice | tuple[()] = ()) -> torch.T
     return tensor
 
 
-class _PatientFile(io.FileIO):
+class _DeferredErrorFile(io.FileIO):
     """A file that keeps its first error for later: HDF5 has no way back from a failed write, and may crash."""
 
     error: OSError | None = None

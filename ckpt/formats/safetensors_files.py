@@ -90,15 +90,15 @@ def stored_fragments(
     """
     for path, header, fragments in _files_with(directory, shards, stored):
         tensors = {tensor.layout.name: tensor for tensor in header.tensors}
-        found = []
+        pairs = []
         for fragment in fragments:
             name = fragment.wanted.whole.name
             if name not in tensors:
                 raise CheckpointError(f"{path} belongs to another checkpoint: it has no {name!r}")
             layout = tensors[name].layout
             shard_files.compare(path, fragment, layout.shape, layout.dtype, tensors[name].rows)
-            found.append((fragment, tensors[name]))
-        yield path, header, found
+            pairs.append((fragment, tensors[name]))
+        yield path, header, pairs
 
 
 def _files_with(

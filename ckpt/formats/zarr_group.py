@@ -49,7 +49,7 @@ def read_group(directory: Path) -> dict[str, Listed]:
     try:
         tensors = json.loads(path.read_text())["attributes"][_ATTRIBUTE]["tensors"]
         listed = {str(name): Listed(str(dtype), str(owner)) for name, dtype, owner in tensors}
-        if any(listed[each.owner].owner != each.owner for each in listed.values()):
+        if any(listed[tensor.owner].owner != tensor.owner for tensor in listed.values()):
             raise ValueError("its tied names point nowhere")  # noqa: TRY301  # with the other damages
     except FileNotFoundError:
         raise CheckpointError(f"{directory} is no complete checkpoint: it has no {METADATA}") from None
