@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 class Gated(TorchSave):
     """`torch_save`, but the save after `$GATE_AFTER` others writes half a file, and waits for ever."""
 
+    name: ClassVar[str] = "gated"
     saves: ClassVar[list[Path]] = []
 
-    def save(self, state: State, directory: Path) -> list[Path]:
-        """Save, or wait."""
+    def write_rank(self, state: State, path: Path) -> list[Path]:
+        """Write the file, or wait."""
         if str(len(self.saves)) == os.environ.get("GATE_AFTER"):
-            (directory / "half a file").write_bytes(b"half")
+            path.with_name("half a file").write_bytes(b"half")
             Path(os.environ["GATE_REACHED"]).touch()
             while True:
                 time.sleep(0.01)
-        self.saves.append(directory)
-        return super().save(state, directory)
+        self.saves.append(path)
+        return super().write_rank(state, path)
