@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ckpt import strategies
+from ckpt import registry, strategies
 from ckpt.disk import mounts
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.workload import building
@@ -234,6 +234,7 @@ def test_clock_of_a_continued_log() -> None:
 def gated(tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch) -> StudyPaths:
     """A study of a warm-up and three trials, with a strategy that can be made to wait."""
     monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(Path(__file__).parent / "strategies")])
+    monkeypatch.setattr(registry, "_own_names", lambda: frozenset({"gated"}))
     tiny["strategies"] = ["gated"]
     tiny["trials"] = {"repeats": 3, "warmups": 1}
     return planned(tiny)
