@@ -1,4 +1,4 @@
-"""Who reads the formats of other programs: for each, whether a path is of it, the way to load it and to look at it."""
+"""Recognises the formats of other programs, and returns readers that load and inspect their checkpoints."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ckpt.formats import shard_files
 from ckpt.state.layout import Layout
 
 _STATE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".h5", ".hdf5", ".npz", ".msgpack", ".gguf"}
-"""What training states lie in: such a file beside a checkpoint is worth a word."""
+"""The suffixes of files that contain training states: a load warns of such files if it leaves them out."""
 
 _WEIGHTS = ("pytorch_model.bin", "state.pth", "state.h5")
-"""Names that the model's weights, or all of a state, go by."""
+"""The names of files that contain the model's weights or the whole state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who reads a path.
+    """Loads and inspects one path.
 
     Attributes:
         format: the strategy that reads it, or another name of the format.
-        files: the names of the top-level files that it reads, where others may lie beside them.
-        load: the state, and what was left out of it; of the names, and the options.
-        look: the tensors and the number of plain values, without their data.
+        files: the names of the top-level files that it reads, if others may lie beside them.
+        load: takes names and options; returns the state, and a description of what was left out.
+        look: returns the tensors and the number of plain values, without reading their data.
     """
 
     format: str
@@ -38,19 +38,19 @@ class Reader:
 
 
 def reader_of(path: Path) -> Reader | None:
-    """Who reads a directory or a file; None if nobody does.
+    """Choose the reader of a directory or a file; None if no format fits.
 
     Raises:
-        CheckpointError: if it is of a known format, and damaged or incomplete.
+        CheckpointError: if it is in a known format, and damaged or incomplete.
     """
     if not path.is_dir():
         return file_reader(path)
-    found = (candidate(path) for candidate in (_safetensors, _dcp, _zarr, _parameters, _lone_file))
-    return next((reader for reader in found if reader is not None), None)
+    readers = (choose(path) for choose in (_safetensors, _dcp, _zarr, _parameters, _lone_file))
+    return next((reader for reader in readers if reader is not None), None)
 
 
 def file_reader(path: Path) -> Reader | None:
-    """By a file's first bytes."""
+    """Choose the reader of a file by its first bytes; None if no format fits."""
     from ckpt.formats.hdf5_arrays import SIGNATURE
 
     try:
@@ -66,7 +66,7 @@ def file_reader(path: Path) -> Reader | None:
 
 
 def _strategy(name: str, path: Path, files: Iterable[str] = ()) -> Reader:
-    """A strategy, as it reads a directory of its own; checksums that are there are compared."""
+    """Create a reader from a strategy; it compares checksums if the files have any."""
 
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
         verified = {"verify": True} if name == "safetensors_direct" and options.get("checksum", True) else {}
@@ -124,11 +124,11 @@ def _dcp(path: Path) -> Reader | None:
 def _zarr(path: Path) -> Reader | None:
     from ckpt.formats import zarr_arrays
 
-    found = zarr_arrays.node(path)
-    if found is None:
+    node = zarr_arrays.node(path)
+    if node is None:
         return None
-    attributes = found.get("attributes")
-    ours = attributes if isinstance(attributes, dict) and found["node_type"] == "group" else {}
+    attributes = node.get("attributes")
+    ours = attributes if isinstance(attributes, dict) and node["node_type"] == "group" else {}
     if isinstance(ours.get("ckpt"), dict) and "tensors" in ours["ckpt"]:
         return _strategy("tensorstore_tuned", path)
     if isinstance(ours.get("names"), list) and zarr_arrays.has_dtypes(path, len(ours["names"])):
@@ -154,7 +154,7 @@ def _parameters(path: Path) -> Reader | None:
 
 
 def _lone_file(path: Path) -> Reader | None:
-    """The only file of a state, or the one that has the model's weights."""
+    """Read the only state file of a directory, or the one that has the model's weights."""
     files = {file.name: file for file in state_files(path) if is_readable(file)}
     shards = _torch_shards(path)
     if shards is not None:
@@ -167,7 +167,7 @@ def _lone_file(path: Path) -> Reader | None:
 
 
 def _torch_shards(path: Path) -> Reader | None:
-    """Several files of `torch.save` and the index that transformers wrote before safetensors."""
+    """Read several files of `torch.save`, by the index that transformers wrote before it used safetensors."""
     index = path / "pytorch_model.bin.index.json"
     if not index.is_file():
         return None
@@ -214,12 +214,12 @@ def _torch(path: Path) -> Reader:
         from ckpt.tree import nested
 
         with path.open("rb") as file:
-            if file.read(2) != b"PK":  # of before torch 1.6: no look without all of it
+            if file.read(2) != b"PK":  # from before torch 1.6: it can't be inspected without a load
                 return None, 0
         state = read(mmap=True)
         try:
             tensors, tied, rest = nested.flatten(state)
-        except CheckpointError:  # a type that has no place in a checkpoint of ours
+        except CheckpointError:  # it has a type that our checkpoints can't store
             return None, 0
         return layout_of_state(tensors | {name: tensors[owner] for name, owner in tied.items()}), nested.plain_values(
             rest
@@ -246,8 +246,8 @@ def _hdf5(path: Path) -> Reader:
         _create("hdf5", {})
         if hdf5.is_ours(path):
             return None, 0
-        with hdf5_arrays.arrays_of(path) as found:
-            return found.layout, 0
+        with hdf5_arrays.arrays_of(path) as arrays:
+            return arrays.layout, 0
 
     return Reader("hdf5", frozenset(), load, look)
 
@@ -260,12 +260,12 @@ def _refuse_options(what: str, options: dict[str, Any]) -> None:
 
 
 def state_files(path: Path) -> list[Path]:
-    """The files of a directory that training states lie in, going by their names."""
+    """List the files of a directory that contain training states, going by their names."""
     return sorted(file for file in path.iterdir() if file.suffix in _STATE_SUFFIXES and file.is_file())
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file is of a known format, going by its first bytes."""
+    """Return whether a file is in a known format, going by its first bytes."""
     try:
         return file_reader(path) is not None
     except CheckpointError:
@@ -273,6 +273,6 @@ def is_readable(path: Path) -> bool:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Some of the names, and how many more there are."""
+    """Join the first eight names, and count the others."""
     every = list(names)
     return ", ".join(every[:8]) + (f" and {len(every) - 8:,} more" if len(every) > 8 else "")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SingleProcessStrategy(Strategy):
-    """A directory for each rank, or a file if `rank_file` names one; a single process writes without the former.
+    """Writes a directory per rank, or a file if `rank_file` names one; a single process needs no such directory.
 
-    A replicated state is read by any number of ranks, every other one by as many as wrote it.
+    Any number of ranks can read a replicated state; every other state needs as many as wrote it.
     """
 
     rank_file: ClassVar[str] = ""

@@ -34,7 +34,7 @@ OPTIONAL = "peers"
 """The extra whose libraries a study can do without."""
 
 Wanted = Mapping[str, "Shard | None"]
-"""The tensors to read: the rows of each, or None for the whole tensor."""
+"""The tensors to read, by name: the wanted rows, or None for the whole tensor."""
 
 CheckTensor = Callable[[str, "torch.Tensor"], None]
 """Takes a loaded tensor and its name, and raises a CheckpointError if it is not what was saved."""
@@ -71,7 +71,7 @@ class Checksum(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What other code needs to know of a strategy; the contract tests check each against its behaviour.
+    """What other code needs to know of a strategy; the contract tests compare it with the behaviour.
 
     Attributes:
         can_reshard: a checkpoint can be read by another number of ranks than wrote it, unless the state is replicated,
@@ -101,7 +101,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a reader wants to know before choosing a strategy, one line each; no code depends on it."""
+    """What a reader wants to know before choosing a strategy, in short phrases; no code depends on it."""
 
     files: str
     format: str
@@ -126,7 +126,7 @@ class Footprint:
 
 
 def sum_over_ranks(partition: Partition, footprint_of: Callable[[Layout], Footprint]) -> Footprint:
-    """Add up what each rank of a partition writes, given what one process writes."""
+    """Add up what all ranks of a partition write, given what one process writes."""
     counted = [(footprint_of(layout), count) for layout, count in partition.unique_shards()]
     return Footprint(
         sum(footprint.file_count * count for footprint, count in counted),
@@ -176,7 +176,7 @@ class Strategy(ABC):
         """Write one rank's shards of a checkpoint; every rank of the group calls it.
 
         Args:
-            state: the shards that the rank owns, in their order, each by its tensor's name.
+            state: the shards that the rank owns, in their order, by the tensors' names.
             directory: exists, is the same for all ranks, and was empty before the first of them called.
             shards: what the rank owns in the partition of the whole state. A single process is one rank.
             group: the ranks that write, as this one sees them.
@@ -219,14 +219,14 @@ class Strategy(ABC):
         return self.read(directory, None if names is None else dict.fromkeys(names), None, SingleProcess())
 
     def save_checked(self, state: State, directory: Path) -> tuple[list[Path], dict[str, str]]:
-        """Save from a single process; returns the files, and each tensor's checksum, computed in the meantime."""
+        """Save from a single process; returns the files, and all tensors' checksums, computed in the meantime."""
         with Beside() as beside:
             sums = {name: beside.submit(checksums.of, tensor) for name, tensor in state.items()}
             files = self.save(state, directory)
             return files, {name: checksum.result() for name, checksum in sums.items()}
 
     def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
-        """Load into a single process, and call `check` with each tensor, from several threads."""
+        """Load into a single process, and call `check` with every tensor, from several threads."""
         state = self.load(directory, names)
         owners = state.keys() - ties.tied(state).keys() if names is None else state.keys()
         over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)

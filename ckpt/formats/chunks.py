@@ -29,7 +29,7 @@ def is_split(tensor: TensorLayout, partition: Partition) -> bool:
 def for_ranks(
     choose: Callable[[tuple[int, ...]], Sequence[int]], tensor: TensorLayout, partition: Partition
 ) -> list[int]:
-    """The shape of a tensor's chunks: of a split tensor, the rows of a chunk divide those of each rank.
+    """The shape of a tensor's chunks: of a split tensor, the rows of a chunk divide those of every rank.
 
     Args:
         choose: returns the shape of the chunks for the shape of an array.

@@ -46,7 +46,7 @@ class _HarmlessUnpickler(pickle.Unpickler):
 
 
 def read(directory: Path) -> Metadata:
-    """Read the metadata, and check that each tensor is covered by its chunks.
+    """Read the metadata, and check that chunks cover all tensors.
 
     Raises:
         CheckpointError: if a file outside the directory is named, or a tensor's chunks aren't all of it.
@@ -83,7 +83,7 @@ def tensors_of(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
 
 
 def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read the plain values, each a `torch.save` archive; returns them, and why others can't be read, by key.
+    """Read the plain values, which are `torch.save` archives; returns them, and why others can't be read, by key.
 
     Raises:
         OSError: if a file can't be read.
@@ -110,7 +110,7 @@ def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict
 
 
 def nested(flat: Mapping[str, Any], metadata: Metadata) -> Any:
-    """Rebuild the nested state from DCP's flat one and the path that it stored of each key; flat if it stored none.
+    """Rebuild the nested state from DCP's flat one and the paths that it stored by key; flat if it stored none.
 
     Elements of a list that weren't read are None.
     """

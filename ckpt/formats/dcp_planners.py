@@ -42,7 +42,7 @@ class SavePlanner(DefaultSavePlanner):
         self._shards = shards
 
     def create_local_plan(self) -> SavePlan:
-        """Plan an item for each shard."""
+        """Plan an item per shard."""
         self.plan = SavePlan([self._item(shard) for shard in self._shards])
         return self.plan
 
@@ -64,7 +64,7 @@ class LoadPlanner(DefaultLoadPlanner):
         self._shards = shards
 
     def create_local_plan(self) -> LoadPlan:
-        """Plan an item for each saved fragment of a shard.
+        """Plan an item per saved fragment of a shard.
 
         Raises:
             CheckpointError: if a fragment was not saved, or the checkpoint has another tensor of that name.

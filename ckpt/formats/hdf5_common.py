@@ -1,6 +1,6 @@
 """HDF5 files of several ranks, and the common file that shows whole tensors to any reader of HDF5.
 
-The common file has a link to each tensor that lies in one file, and a virtual dataset for each whose rows lie in
+The common file has links to the tensors that lie in one file, and virtual datasets for those whose rows lie in
 several. HDF5 reads a missing part of a virtual dataset as zeros without an error, so strategies read the ranks' files.
 """
 
@@ -46,7 +46,7 @@ def write_common(path: Path, partition: Partition) -> None:
 
 
 def _parts(path: Path, partition: Partition) -> Iterator[tuple[TensorLayout, list[tuple[str, Fragment]]]]:
-    """The files and rows that each tensor consists of; one tensor at a time if ranks have rows of all."""
+    """Yield tensors with the files and rows that they consist of; one tensor at a time if ranks have rows of all."""
     whole = tuple(Shard(tensor, 0, rows_of(tensor)) for tensor in partition.layout if tensor.same_as is None)
     for shards in [(shard,) for shard in whole] if partition.sharding == "dim0" else [whole]:
         parts: dict[TensorLayout, list[tuple[str, Fragment]]] = {}

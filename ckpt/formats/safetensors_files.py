@@ -83,7 +83,7 @@ def contents_of(headers: Mapping[Path, Header]) -> Layout:
 def stored_fragments(
     directory: Path, shards: Sequence[Shard], stored: Partition
 ) -> Iterator[tuple[Path, Header, list[tuple[Fragment, TensorInfo]]]]:
-    """Find the wanted shards in the files that ranks wrote: for each file, its fragments and its tensors with them.
+    """Find the wanted shards in the files that ranks wrote; yields files with their fragments and tensors.
 
     Raises:
         CheckpointError: if a file is missing, or belongs to another checkpoint.
@@ -147,7 +147,7 @@ def _index_metadata(directory: Path) -> Metadata | None:
 
 
 def _read_index(path: Path, *, require_files: bool = True) -> tuple[dict[str, str], Metadata | None]:
-    """The file of each key, and the index's metadata about the tensors; nothing where there is no index.
+    """Read an index: the files by key, and the metadata about the tensors; nothing if there is no index.
 
     Raises:
         CheckpointError: if it is damaged, or names a file that is missing or in another directory.

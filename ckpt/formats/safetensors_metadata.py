@@ -43,7 +43,7 @@ NOTE_KEY = "ckpt"
 RESERVED_KEY = "__metadata__"
 
 Tied = Mapping[str, tuple[str, int]]
-"""Names of tied tensors: the name of the tensor whose memory each shares, and its own index in the state."""
+"""Tied tensors by name: the name of the tensor whose memory one shares, and its own index in the state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a safetensors checkpoint consists of: the tensors of each file, the index, and how much that is at most."""
+"""What a safetensors checkpoint consists of: the tensors of every file, the index, and how much that is at most."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def split(shards: Sequence[Shard], shard_bytes: int) -> list[list[Shard]]:
 
 
 def footprint(partition: Partition, shard_mib: int) -> tuple[int, int]:
-    """The most files and bytes that the ranks of a partition write: a file for each, or shards, and the index.
+    """The most files and bytes that the ranks of a partition write: a file per rank, or shards, and the index.
 
     Raises:
         CheckpointError: if several ranks are to write shards.

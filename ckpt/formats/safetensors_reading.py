@@ -90,7 +90,7 @@ def read(path: Path, tensors: Sequence[TensorInfo], data_start: int, threads: in
         tensors: the wanted tensors, in any order.
         data_start: where the file's data begins.
         threads: requests in flight.
-        check: called with each tensor as soon as it is complete, from a thread of its own; its errors end the read.
+        check: called with a tensor as soon as it is complete, from a thread of its own; its errors end the read.
 
     Raises:
         CheckpointError: if the file ends too early.

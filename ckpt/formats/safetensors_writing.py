@@ -1,4 +1,4 @@
-"""Writes a safetensors file by direct I/O: block by block, the header last, with a checksum of each tensor.
+"""Writes a safetensors file by direct I/O: block by block, the header last, with a checksum per tensor.
 
 A block is written straight from a tensor's memory where its address allows that, else through an aligned buffer.
 """
@@ -41,8 +41,8 @@ def write(
         path: the file.
         content: its tensors.
         state: their values, by name.
-        checksum: store an XXH3-64 of each tensor.
-        threads: requests in flight, each with a buffer of one block.
+        checksum: store an XXH3-64 per tensor.
+        threads: requests in flight, with a buffer of one block per request.
         block_bytes: the size of a request.
 
     Returns:
@@ -73,7 +73,7 @@ def write(
 
 
 class _Data:
-    """The data of a file, taken from its tensors; each is hashed while it is being written."""
+    """The data of a file, taken from its tensors, which are hashed while they are being written."""
 
     def __init__(self, tensors: Sequence[TensorInfo], state: State, hashing: Beside | None) -> None:
         self._tensors = tensors
@@ -85,7 +85,7 @@ class _Data:
         self._sums: dict[str, Future[str]] = {}
 
     def parts(self, begin: int, end: int) -> list[np.ndarray[Any, Any]]:
-        """The bytes between two offsets, a part for each tensor; each byte may be asked for once."""
+        """Return the bytes between two offsets, a part per tensor; no byte may be requested twice."""
         inside = self._filled[bisect_right(self._starts, begin) - 1 : bisect_left(self._starts, end)]
         for info in inside:
             if self._hashing is not None and info.start >= begin:  # its first bytes

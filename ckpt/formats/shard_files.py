@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def join(shards: Iterable[Shard], parts: Mapping[str, Sequence[torch.Tensor]]) -> State:
-    """Join the parts of each shard, which are in the order of its rows; tied tensors become one."""
+    """Join the parts of every shard, which are in the order of its rows; tied tensors become one."""
     import torch
 
     joined = {
@@ -58,7 +58,7 @@ def require(path: Path) -> None:
 
 
 def refuse_shards(shard_mib: int, partition: Partition) -> None:
-    """Check that `shard_mib` isn't given for several ranks, each of which writes one file of any size.
+    """Check that `shard_mib` isn't given for several ranks, which write one file per rank, of any size.
 
     Raises:
         CheckpointError: if it is.

@@ -1,4 +1,4 @@
-"""Reads zarr groups of any program, versions 2 and 3, with TensorStore: each array of numbers is a tensor."""
+"""Reads zarr groups of any program, versions 2 and 3, with TensorStore: every array of numbers is a tensor."""
 
 from __future__ import annotations
 

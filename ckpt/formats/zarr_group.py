@@ -72,7 +72,7 @@ def chunk_name(index: tuple[str, ...]) -> str:
 def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
     """Whether the first chunk of a rank's largest tensor is in the page cache, which stands for the others there.
 
-    All ranks look at once, and a parallel filesystem shouldn't have to open every file for each of them.
+    All ranks look at once, and a parallel filesystem shouldn't have to open every file once per rank.
     """
     largest = max(shards, key=lambda shard: shard.layout.size_bytes, default=None)
     if largest is None or not largest.layout.size_bytes:
@@ -83,4 +83,4 @@ def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
         index = next(chunk_indices(largest, grid["configuration"]["chunk_shape"]))
         return page_cache.resident_fraction_of(array / chunk_name(index)) > RESIDENT_ENOUGH
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration):
-        return True  # whatever is wrong, the load says
+        return True  # the load raises the error

@@ -24,7 +24,7 @@ class Selftest(SingleProcessStrategy):
     Attributes:
         behaviour: `honest`; `wrong_data` flips a bit of what it loads; `lazy` maps the file instead of reading it;
             `unsynced` declares that its files are on storage when they aren't.
-        sleep_s: seconds that each save and each load sleeps in addition.
+        sleep_s: seconds that every save and every load sleeps in addition.
         bytes_per_s: sleep as long as the state's bytes take at that rate; 0 for not at all.
     """
 

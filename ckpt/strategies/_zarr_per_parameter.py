@@ -1,4 +1,4 @@
-"""The base of the strategies that store one zarr (version 2) array for each parameter.
+"""The base of the strategies that store one zarr (version 2) array per parameter.
 
 The two of the original comparison handle one parameter at a time and differ in the chunk shape, the compressor and the
 context; they store floating-point parameters of 16 bits as float32 and cast them back. `metadata.json` has the dtypes.
@@ -64,7 +64,7 @@ class ZarrPerParameter(Strategy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """TensorStore syncs each file before it gets its name."""
+        """TensorStore syncs a file before it gets its name."""
         return Capabilities(can_reshard=True, syncs=Syncs.ALL_FILES, atomic_files=True)
 
     @property
@@ -85,7 +85,7 @@ class ZarrPerParameter(Strategy):
         """TensorStore's context: its limits of concurrency."""
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count a file per chunk, one for each array's metadata, and `metadata.json`; bytes as if uncompressed."""
+        """Count a file per chunk, a metadata file per array, and `metadata.json`; bytes as if uncompressed."""
         file_count, size_bytes = 1, 4096
         for tensor in partition.layout:
             stored = "float32" if self.upcasts and tensor.dtype in _UPCAST else tensor.dtype
@@ -114,13 +114,13 @@ class ZarrPerParameter(Strategy):
         return files
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:  # noqa: ARG002  # the arrays have everything
-        """Read the wanted rows of each parameter."""
+        """Read the wanted rows of the parameters."""
         dtype_of = read_metadata(directory)
         rows = {name: (wanted or {}).get(name) for name in select(dtype_of, wanted, directory)}
         return self._read_arrays(directory, dtype_of, rows)
 
     def _write_arrays(self, state: State, directory: Path, shards: RankShards, stored: Mapping[str, str]) -> None:
-        """Write one parameter at a time, and wait for each."""
+        """Write one parameter at a time, and wait until it is written."""
         import tensorstore as ts
 
         context = ts.Context(self.context())
@@ -221,7 +221,7 @@ def _write_metadata(directory: Path, layout: Layout) -> None:
 
 
 def read_metadata(directory: Path) -> dict[str, str]:
-    """Read the dtype of each parameter, in the order of the state.
+    """Read the dtypes of the parameters by name, in the order of the state.
 
     Raises:
         CheckpointError: if it is missing or damaged.

@@ -99,7 +99,7 @@ class Hdf5(Strategy):
         super().prepare()
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count a file for each rank and, if there are several, the common one, which locates each part of a tensor."""
+        """Count a file per rank and, if there are several, the common one, which locates all parts of a tensor."""
         files = sum_over_ranks(partition, self._file_footprint)
         if partition.count == 1:
             return files

@@ -32,7 +32,7 @@ class Orbax(SingleProcessStrategy):
     Orbax refuses tensors without elements: `names.json` has their dtypes and shapes, and the order of all tensors.
 
     Attributes:
-        ocdbt: write one database instead of a directory for each array.
+        ocdbt: write one database instead of a directory per array.
         compression: compress with zstd.
     """
 
@@ -72,7 +72,7 @@ class Orbax(SingleProcessStrategy):
         jax.local_devices()
 
     def rank_footprint(self, layout: Layout) -> Footprint:
-        """Count each name of a tied tensor, uncompressed, and files for each, whatever orbax packs."""
+        """Count all names of a tied tensor, uncompressed, and files for every name, whatever orbax packs."""
         size_bytes = sum(tensor.size_bytes + tensor.size_bytes // 1000 + 8192 for tensor in layout)
         size_bytes += sum(8 * len(json.dumps(tensor.name)) for tensor in layout)
         return Footprint(3 * len(layout) + 16, size_bytes + 2**17)

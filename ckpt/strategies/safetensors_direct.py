@@ -1,10 +1,10 @@
 """safetensors at the disk's speed: a standard file that every reader of the format opens, moved by direct I/O.
 
 save    block by block, from a few threads: straight from the tensor where its address allows, else through an aligned
-        buffer, into a preallocated file; the header comes last, with a checksum of each tensor
-load    into each tensor's own memory: through the page cache if the pages are cached already, else past it
+        buffer, into a preallocated file; the header comes last, with a checksum per tensor
+load    into the tensors' own memory: through the page cache if the pages are cached already, else past it
 
-Several ranks write a file each, and the first one the index, as `safetensors_file` does.
+Several ranks write one file per rank, and the first one the index, as with `safetensors_file`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class SafetensorsDirect(Strategy):
 
     Attributes:
         shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. Several ranks write one
-            file each, so it can't be given for them.
-        checksum: store an XXH3-64 of each tensor in the header.
+            file per rank, so it can't be given for them.
+        checksum: store an XXH3-64 per tensor in the header.
         verify: compare the checksums on load.
         threads: requests in flight.
         block_mib: the size of a write request; times `threads`, the memory that a save takes.
@@ -83,7 +83,7 @@ class SafetensorsDirect(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """A file for each rank, or shards, and the index."""
+        """Count a file per rank, or shards, and the index."""
         return Footprint(*safetensors_plan.footprint(partition, self.shard_mib))
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
@@ -111,7 +111,7 @@ class SafetensorsDirect(Strategy):
         return shard_files.join(shards, parts)
 
     def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
-        """Load, and check each tensor as soon as it is complete, while others are being read."""
+        """Load, and check a tensor as soon as it is complete, while others are being read."""
         return self._read_tensors(directory, names, check)
 
     def contents(self, directory: Path) -> Layout | None:
@@ -119,7 +119,7 @@ class SafetensorsDirect(Strategy):
         return safetensors_files.contents_of(safetensors_files.headers_of(directory))
 
     def _write(self, state: State, directory: Path, shards: RankShards) -> tuple[list[Path], dict[str, str]]:
-        """Write the files; returns them, and the checksum of each tensor that isn't tied to another."""
+        """Write the files; returns them, and the checksums of the tensors that aren't tied to others."""
         shard_files.refuse_shards(self.shard_mib, shards.partition)
         files = safetensors_plan.plan_files(shards, self.shard_mib)
         sums: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """`safetensors.torch.save_file`: one file, or shards and their index as transformers writes them.
 
-Several ranks write a file each, and the first one the index; none waits for another. If they hold whole tensors,
+Several ranks write one file per rank, and the first one the index; none waits for another. If they hold whole tensors,
 transformers can read the checkpoint. If they hold rows, each file's metadata have their numbers, and the index names a
 file that doesn't exist, so that no program takes a part for the whole.
 """
@@ -38,7 +38,7 @@ class SafetensorsFile(Strategy):
 
     Attributes:
         shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. Several ranks write one
-            file each, so it can't be given for them.
+            file per rank, so it can't be given for them.
     """
 
     shard_mib: Annotated[int, Field(ge=0)] = 0
@@ -71,7 +71,7 @@ class SafetensorsFile(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """A file for each rank, or shards, and the index."""
+        """Count a file per rank, or shards, and the index."""
         return Footprint(*safetensors_plan.footprint(partition, self.shard_mib))
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
@@ -91,7 +91,7 @@ class SafetensorsFile(Strategy):
         return [directory / file for file in (*files, *([safetensors_files.INDEX] if index else []))]
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:  # noqa: ARG002  # no rank waits for another
-        """Read the wanted rows of each file that has some of them."""
+        """Read the wanted rows from the files that have some of them."""
         with _library_errors(directory):
             if stored is None:
                 return self._read_tensors(directory, wanted)
@@ -107,9 +107,9 @@ class SafetensorsFile(Strategy):
         return safetensors_files.contents_of(safetensors_files.headers_of(directory))
 
     def read_file(self, path: Path, keys: list[str]) -> dict[str, torch.Tensor]:
-        """Read the tensors of these keys from one file, each into memory of its own.
+        """Read the tensors of these keys from one file into memory of their own.
 
-        Not through a mapping, whose bytes would be copied once more.
+        A mapping isn't used: its bytes would be copied once more.
         """
         with _open(path, backend="pread") as opened:
             return {key: memory.own(opened.get_tensor(key)) for key in keys}

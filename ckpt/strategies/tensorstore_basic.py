@@ -1,4 +1,4 @@
-"""The basic TensorStore of the original comparison: zarr arrays in chunks of at most 64 along each dimension."""
+"""The basic TensorStore of the original comparison: zarr arrays in chunks of at most 64 along every dimension."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TensorstoreBasic(ZarrPerParameter):
         )
 
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:  # noqa: ARG002  # the original ignores the size in bytes
-        """`min(64, size)` along each dimension, but at least 1, as zarr demands."""
+        """Return `min(64, size)` along every dimension, but at least 1, as zarr demands."""
         return [max(1, min(_LARGEST_SIDE, size)) for size in shape]
 
     def zarr_compressor(self) -> dict[str, Any]:

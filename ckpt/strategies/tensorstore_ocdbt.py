@@ -30,7 +30,7 @@ _MANIFEST = "manifest.ocdbt"
 _DATA = "d"
 _NAMES = "names.json"
 
-# orbax's values: the tree's nodes contain each array's zarr.json, and one node is enough for a model.
+# orbax's values: the tree's nodes contain the arrays' zarr.json, and one node is enough for a model.
 _CONFIG: dict[str, Any] = {
     "max_inline_value_bytes": 1024,
     "max_decoded_node_bytes": 100_000_000,
@@ -55,7 +55,7 @@ class TensorstoreOcdbt(Strategy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """TensorStore syncs each file before it gets its name."""
+        """TensorStore syncs a file before it gets its name."""
         return Capabilities(can_reshard=True, syncs=Syncs.ALL_FILES, atomic_files=True)
 
     def describe(self) -> Description:
@@ -74,7 +74,7 @@ class TensorstoreOcdbt(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count the state's bytes, padding of last chunks, the files that these fill, and a few for each tree."""
+        """Count the state's bytes, padding of last chunks, the files that these fill, and a few per tree."""
         data_bytes, tree_bytes, inline_bytes = 0, 2**16, 0
         for tensor in partition.layout:
             chunk = self._chunk(tensor, partition)
@@ -84,7 +84,7 @@ class TensorstoreOcdbt(Strategy):
             inline_bytes += chunks * chunk_bytes if chunk_bytes <= _CONFIG["max_inline_value_bytes"] else 0
             tree_bytes += chunks * 512 + 2048 + 2 * len(json.dumps(tensor.name))
         trees = 1
-        if partition.count > 1:  # one of each rank, and the common one, which contains theirs
+        if partition.count > 1:  # one per rank, and the common one, which contains theirs
             trees += partition.count
             tree_bytes += tree_bytes + inline_bytes + partition.count * 2**16
         files = 8 * trees + (data_bytes + tree_bytes) // (self.target_file_mib * MIB)

@@ -79,7 +79,7 @@ class TensorstoreT5xReal(ZarrPerParameter):
         return {"compressor": {"id": "gzip", "level": self.gzip_level}}
 
     def context(self) -> dict[str, Any]:
-        """128 file operations at once for each array: T5X makes a context for each."""
+        """Allow 128 file operations at once per array: T5X makes a context per array."""
         return {"file_io_concurrency": {"limit": _CONCURRENCY}}
 
     def _write_arrays(self, state: State, directory: Path, shards: RankShards, stored: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
     directory/zarr.json            a zarr group; its attributes name the tensors, in the order of the state
     directory/<name>/zarr.json     an array per tensor, native dtype
-    directory/<name>/c.0.0         its chunks, split along the first dimension; each rank writes its own
+    directory/<name>/c.0.0         its chunks, split along the first dimension; every rank writes its own
 
 What made it fast: no upcast, no copy (`can_reference_source_data_indefinitely`, which takes whole contiguous chunks),
 no lock files, one sync pass at the end, all arrays opened before waiting for the first, and reads into memory in huge
@@ -63,7 +63,7 @@ class TensorstoreTuned(Strategy):
     Attributes:
         compression: `zstd` is blosc's, with byte shuffle: for filesystems slower than about half a GB/s per core.
         level: of the compression.
-        crc32c: store a checksum for each chunk, and verify it on load.
+        crc32c: store a checksum per chunk, and verify it on load.
         shard_mib: put chunks of this size in total into one file; 0 for a file per chunk.
         chunk_mib: the largest size of a chunk.
         concurrency: the number of files in flight.
@@ -93,7 +93,7 @@ class TensorstoreTuned(Strategy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """TensorStore renames each file when it is complete; here it syncs none."""
+        """TensorStore renames a file when it is complete; here it syncs none."""
         checksum = Checksum.VERIFIED if self.crc32c else Checksum.NONE
         return Capabilities(can_reshard=True, checksum=checksum, atomic_files=True)
 
@@ -116,7 +116,7 @@ class TensorstoreTuned(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count a file per chunk or shard, one for each array's metadata, one for the group; as if uncompressed."""
+        """Count a file per chunk or shard, a metadata file per array, and the group's; bytes as if uncompressed."""
         file_count, size_bytes = 1, 4096
         for tensor in partition.layout:
             size_bytes += 200 + 4 * len(json.dumps(tensor.name))
@@ -250,7 +250,7 @@ class TensorstoreTuned(Strategy):
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
             "chunk_key_encoding": {
                 "name": "default",
-                "configuration": {"separator": "."},  # no directory for each chunk
+                "configuration": {"separator": "."},  # no directory per chunk
             },
             "codecs": codecs,
             "attributes": {"dtype": tensor.dtype},

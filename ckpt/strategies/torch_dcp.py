@@ -39,9 +39,9 @@ class TorchDcp(Strategy):
     Several ranks plan and commit together, over torch.distributed's default process group.
 
     Attributes:
-        thread_count: threads that write; with one file per rank, each thread writes a file.
+        thread_count: threads that write; with one file per rank, every thread writes a file.
         single_file_per_rank: False for a file per tensor.
-        serialization: `torch_save` makes each tensor a `torch.save` archive; `safetensors` is DCP's Hugging Face
+        serialization: `torch_save` makes every tensor a `torch.save` archive; `safetensors` is DCP's Hugging Face
             writer, whose reader uses as many threads. It writes no index if several ranks save: it is for one.
     """
 
@@ -55,7 +55,7 @@ class TorchDcp(Strategy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """DCP syncs each file before Python has flushed its buffer's end: so all of a small file, such as the metadata.
+        """DCP syncs before Python flushes: the end of a file, or all of a small one such as the metadata, isn't synced.
 
         It doesn't sync the index at all.
         """
@@ -84,7 +84,7 @@ class TorchDcp(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count each rank's files, and the metadata, which locate each part of a tensor."""
+        """Count all ranks' files, and the metadata, which locate all parts of a tensor."""
         self._refuse_sharded_safetensors(partition)
         files = sum_over_ranks(partition, self._rank_footprint)
         return Footprint(files.file_count + 1, files.size_bytes)
@@ -148,7 +148,7 @@ class TorchDcp(Strategy):
             return layout, len(metadata.state_dict_metadata) - len(tensors)
 
     def _rank_footprint(self, layout: Layout) -> Footprint:
-        """One rank's files, without the metadata's; archives hold tied tensors once for each name."""
+        """Count one rank's files, without the metadata; archives hold tied tensors once per name."""
         archives = self.serialization == "torch_save"
         stored = [tensor for tensor in layout if archives or tensor.same_as is None]
         files = len(stored)
@@ -231,7 +231,7 @@ class TorchDcp(Strategy):
 
 
 def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], dict[str, TensorInfo]]:
-    """DCP's reader, the metadata of each tensor by key, and the tensors of safetensors files by name."""
+    """Open DCP's reader; returns it, the tensors' metadata by key, and the tensors of safetensors files by name."""
     from torch.distributed.checkpoint import filesystem, hf_storage
 
     if (directory / INDEX).exists():

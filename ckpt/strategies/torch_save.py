@@ -58,7 +58,7 @@ class TorchSave(SingleProcessStrategy):
         )
 
     def rank_footprint(self, layout: Layout) -> Footprint:
-        """Count one file: the bytes of the state, and up to 64 of padding and 512 of records for each tensor."""
+        """Count one file: the bytes of the state, and up to 64 of padding and 512 of records per tensor."""
         names = sum(4 * len(tensor.name) for tensor in layout)
         return Footprint(1, state_bytes(layout) + 640 * len(layout) + names + 8192)
 

@@ -30,7 +30,7 @@ _METADATA = "zarr.json"
 
 @dataclass(frozen=True)
 class ZarrPython(Strategy):
-    """One array after the other, the chunks of each at once.
+    """Writes and reads one array after the other, and all chunks of an array at once.
 
     Attributes:
         compression: `zstd`, zarr-python's default, or `none`.
@@ -48,7 +48,7 @@ class ZarrPython(Strategy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """zarr-python renames each file when it is complete, and syncs none."""
+        """zarr-python renames a file when it is complete, and syncs none."""
         return Capabilities(can_reshard=True, atomic_files=True)
 
     def describe(self) -> Description:
@@ -67,7 +67,7 @@ class ZarrPython(Strategy):
         )
 
     def footprint(self, partition: Partition) -> Footprint:
-        """Count a file per chunk, one for each array's metadata, and the group's; bytes as if uncompressed."""
+        """Count a file per chunk, a metadata file per array, and the group's; bytes as if uncompressed."""
         file_count, size_bytes = 1, 4096
         for tensor in partition.layout:
             chunk = self._chunk(tensor, partition)

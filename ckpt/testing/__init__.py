@@ -1,6 +1,6 @@
 """The tests that every strategy must pass, for a strategy of your own: needs pytest and hypothesis.
 
-A test module is a subclass with the strategy's name, and one for each set of options that changes what it writes:
+A test module is a subclass with the strategy's name, and one per set of options that changes what it writes:
 
     from ckpt.testing import StrategyContract
 

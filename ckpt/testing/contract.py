@@ -284,7 +284,7 @@ class StrategyContract:
 
 
 def _damages(whole: Path, damaged: Path) -> Iterator[str]:
-    """Copy a checkpoint with one file lost, emptied or cut in half, each in turn; yields the file's relative path."""
+    """Copy a checkpoint with one file at a time lost, emptied or cut in half; yields the file's relative path."""
     for entry in list(listing.files_below(whole)):
         for keep_bytes in (None, 0, entry.stat().st_size // 2):
             shutil.rmtree(damaged, ignore_errors=True)
