@@ -85,7 +85,7 @@ def create_all() -> tuple[list[Strategy], list[str]]:
 
 
 def type_name(option: Field[Any]) -> str:
-    """The type of an option as its class declares it."""
+    """Return the type of an option as its class declares it."""
     return option.type if isinstance(option.type, str) else getattr(option.type, "__name__", str(option.type))
 
 
@@ -96,14 +96,14 @@ def _own_names() -> frozenset[str]:
 
 
 def _own_class(name: str) -> type[Strategy]:
-    """The class with that name among those that the module defines."""
+    """Return the class with that name among those that the module defines."""
     module = importlib.import_module(f"{strategies.__name__}.{name}")
     return next(cls for cls in vars(module).values() if isinstance(cls, type) and getattr(cls, "name", "") == name)
 
 
 @cache
 def _entry_points() -> dict[str, tuple[EntryPoint, ...]]:
-    """The entry points of other packages, by name; a package that is on the path twice counts once."""
+    """Return the entry points of other packages, by name; a package that is on the path twice counts once."""
     by_name: dict[str, tuple[EntryPoint, ...]] = {}
     for point in set(entry_points(group=GROUP)):
         by_name[point.name] = (*by_name.get(point.name, ()), point)

@@ -1,4 +1,4 @@
-"""A base class for strategies whose library knows one process only: every rank writes a checkpoint by itself."""
+"""A base class for strategies whose library supports one process only: every rank writes a checkpoint by itself."""
 
 from __future__ import annotations
 

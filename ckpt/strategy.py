@@ -285,7 +285,7 @@ class Strategy(ABC):
         }
 
     def refuse_resharding(self, stored: Partition, group: ProcessGroup) -> None:
-        """For strategies that read a checkpoint with as many ranks as wrote it.
+        """Refuse to read a checkpoint with another number of ranks than wrote it.
 
         Raises:
             CheckpointError: if the numbers differ.

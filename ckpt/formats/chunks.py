@@ -22,14 +22,14 @@ RANKS = "one array per parameter, each rank writing chunks of its own"
 
 
 def is_split(tensor: TensorLayout, partition: Partition) -> bool:
-    """Whether several ranks have rows of a tensor."""
+    """Return whether several ranks have rows of a tensor."""
     return partition.rows_per_rank(tensor) < rows_of(tensor)
 
 
 def for_ranks(
     choose: Callable[[tuple[int, ...]], Sequence[int]], tensor: TensorLayout, partition: Partition
 ) -> list[int]:
-    """The shape of a tensor's chunks: of a split tensor, the rows of a chunk divide those of every rank.
+    """Return the shape of a tensor's chunks: of a split tensor, the rows of a chunk divide those of every rank.
 
     Args:
         choose: returns the shape of the chunks for the shape of an array.
@@ -45,14 +45,14 @@ def for_ranks(
 
 @cache
 def divisors(number: int) -> tuple[int, ...]:
-    """All divisors, in ascending order."""
+    """Return all divisors, in ascending order."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
     return tuple(sorted({*small, *(number // divisor for divisor in small)}))
 
 
 @cache
 def nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor whose ratio to the wanted number is closest to 1; the smaller one of two."""
+    """Return the divisor whose ratio to the wanted number is closest to 1; the smaller one of two."""
     return min(divisors(number), key=lambda divisor: max(divisor, wanted) / min(divisor, wanted))
 
 
@@ -86,7 +86,7 @@ def row_chunks(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[i
 
 
 def shard_shape(shape: tuple[int, ...], chunk: Sequence[int], itemsize: int, most_bytes: int) -> list[int]:
-    """As many chunks as fit into that many bytes, but at least one, along the dimension that is split."""
+    """Count the chunks that fit into that many bytes, but at least one, along the dimension that is split."""
     shard = list(chunk)
     for axis, (size, part) in enumerate(zip(shape, chunk, strict=True)):
         if part < size:
@@ -96,12 +96,12 @@ def shard_shape(shape: tuple[int, ...], chunk: Sequence[int], itemsize: int, mos
 
 
 def chunk_count(shape: Collection[int], chunk: Collection[int]) -> int:
-    """The number of chunks of an array."""
+    """Return the number of chunks of an array."""
     return math.prod(-(-size // part) for size, part in zip(shape, chunk, strict=True))
 
 
 def chunk_indices(shard: Shard, chunk: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """The indices of the chunks that have rows of a shard, as texts: file names consist of them."""
+    """Return the indices of the chunks that have rows of a shard, as texts: file names consist of them."""
     ranges = [range(-(-size // part)) for size, part in zip(shard.whole.shape, chunk, strict=True)]
     if ranges:
         ranges[0] = range(shard.start // chunk[0], -(-shard.stop // chunk[0]))
@@ -109,10 +109,10 @@ def chunk_indices(shard: Shard, chunk: Sequence[int]) -> Iterator[tuple[str, ...
 
 
 def open_mode(shard: Shard) -> dict[str, Any]:
-    """TensorStore's arguments to open an array for a shard: the rank with the first rows creates it, no rank waits."""
+    """Return TensorStore's arguments to open an array: the rank with the first rows creates it, no rank waits."""
     return {"create": True} if shard.start == 0 else {"open": True, "assume_metadata": True}
 
 
 def rows_in(store: Any, shard: Shard | None) -> Any:
-    """The rows of a shard in a stored array; the whole array for None."""
+    """Return the rows of a shard in a stored array; the whole array for None."""
     return store if shard is None or shard.is_whole else store[shard.start : shard.stop]

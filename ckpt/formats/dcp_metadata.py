@@ -145,7 +145,7 @@ def _containers(branch: _Branch, most: int) -> Any:
 
 
 def _problem(tensor: TensorStorageMetadata) -> str:
-    """Why the chunks don't make up the tensor: one is outside, two overlap, or some are missing; empty if they do."""
+    """Return why the chunks don't cover the tensor: one is outside, two overlap, some are missing; empty if they do."""
     shape = tuple(tensor.size)
     boxes = []
     for chunk in tensor.chunks:
@@ -164,7 +164,7 @@ def _problem(tensor: TensorStorageMetadata) -> str:
 
 
 def _overlap(boxes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
-    """Whether two boxes share an element; compares those that meet in the dimension with the most starts."""
+    """Return whether two boxes share an element; compares those that meet in the dimension with the most starts."""
     if len(boxes) < 2 or not boxes[0][0]:
         return len(boxes) > 1
     dimension = max(range(len(boxes[0][0])), key=lambda number: len({start[number] for start, _ in boxes}))

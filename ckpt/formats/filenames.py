@@ -34,6 +34,6 @@ def to_filename(name: str) -> str:
 
 
 def of_rank(filename: str, rank: int, count: int) -> str:
-    """The name of one rank's file or directory among several: `state.h5` becomes `state-00000-of-00002.h5`."""
+    """Return the name of one rank's file or directory among several: `state.h5` becomes `state-00000-of-00002.h5`."""
     stem, dot, suffix = filename.partition(".")
     return filename if count == 1 else f"{stem}-{rank:05d}-of-{count:05d}{dot}{suffix}"

@@ -51,7 +51,7 @@ def import_late() -> None:
 
 @contextmanager
 def create(path: Path, names: list[str]) -> Iterator[h5py.File]:
-    """A new file, in a format whose metadata have checksums, for tensors of these names."""
+    """Create a file, in a format whose metadata have checksums, for tensors of these names."""
     import h5py
 
     with _DeferredErrorFile(path, "w+") as raw:
@@ -64,7 +64,7 @@ def create(path: Path, names: list[str]) -> Iterator[h5py.File]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """An existing file.
+    """Open an existing file.
 
     Raises:
         CheckpointError: if it is missing or damaged, or what is done with it fails in HDF5.

@@ -26,12 +26,12 @@ _HEAD_BYTES = 2**16
 
 
 def shard_name(number: int, count: int) -> str:
-    """The name of one of several files, counted from 0, as transformers writes it."""
+    """Return the name of one of several files, counted from 0, as transformers writes it."""
     return FILE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def headers_of(path: Path) -> dict[Path, Header]:
-    """The headers of a checkpoint's files, in their order: those that its index names, or the only file; or one file.
+    """Return the headers of a file, or of a checkpoint's files in order: those that its index names, or the only one.
 
     Other safetensors files in a directory with a `model.safetensors` are ignored, as transformers does.
     A tensor that is missing in the index is loaded nevertheless, as transformers does.
@@ -64,7 +64,7 @@ def headers_of(path: Path) -> dict[Path, Header]:
 
 
 def tensors_by_name(headers: Mapping[Path, Header]) -> dict[str, TensorInfo]:
-    """The tensors of a checkpoint in the state's order; tied names have the tensor whose memory they share."""
+    """Return the tensors of a checkpoint in the state's order; tied names have the tensor whose memory they share."""
     tensors = {info.layout.name: info for header in headers.values() for info in header.tensors}
     tied = {name: owner for header in headers.values() for name, owner in header.tied.items()}
     names = safetensors_metadata.in_order(tensors.values(), tied)
@@ -72,7 +72,7 @@ def tensors_by_name(headers: Mapping[Path, Header]) -> dict[str, TensorInfo]:
 
 
 def contents_of(headers: Mapping[Path, Header]) -> Layout:
-    """The layout of a checkpoint, in the state's order."""
+    """Return the layout of a checkpoint, in the state's order."""
     layouts = {name: info.layout for name, info in tensors_by_name(headers).items()}
     return tuple(
         layout if layout.name == name else replace(layout, name=name, same_as=layout.name)

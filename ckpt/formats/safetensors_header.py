@@ -104,7 +104,7 @@ def assign_offsets(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
 
 
 def select_rows(tensor: TensorInfo, rows: slice) -> TensorInfo:
-    """Some rows of a tensor in a file; unless they are all of it, there is no checksum of them."""
+    """Select rows of a tensor in a file; unless they are all of it, there is no checksum of them."""
     layout = tensor.layout
     if not layout.shape or rows == slice(0, layout.shape[0]):
         return tensor
@@ -114,7 +114,7 @@ def select_rows(tensor: TensorInfo, rows: slice) -> TensorInfo:
 
 
 def header_bytes(tensors: Sequence[TensorInfo], tied: Tied) -> bytes:
-    """The beginning of a file, up to the data. Its length doesn't depend on the checksums' values.
+    """Return the beginning of a file, up to the data. Its length doesn't depend on the checksums' values.
 
     Raises:
         CheckpointError: if it is longer than the format allows.
@@ -165,7 +165,7 @@ def parse(head: bytes, file_bytes: int, where: str, index: Metadata | None = Non
 def _metadata_of(
     content: Mapping[str, Any], texts: Mapping[str, Any], data_start: int, index: Metadata | None
 ) -> Metadata | None:
-    """What this package wrote about a file's tensors, in any version; None for a file of another program."""
+    """Return what this package wrote about a file's tensors, in any version; None for another program's file."""
     if VERSION_KEY in texts:
         return safetensors_metadata.from_texts(texts)
     note = safetensors_metadata.from_note(texts.get(NOTE_KEY))
@@ -180,7 +180,7 @@ def _metadata_of(
 
 
 def _is_of_before_the_version(content: Mapping[str, Any], texts: Mapping[str, Any], data_start: int) -> bool:
-    """Whether `safetensors_direct` wrote a file before it wrote the version.
+    """Return whether `safetensors_direct` wrote a file before it wrote the version.
 
     Such a file has no keys but ours, its data begins at a multiple of 4096, and its tensors lie where `assign_offsets`
     puts them. A file of another program fulfils all of that only by a rare accident.
@@ -205,7 +205,7 @@ def _tensors(content: Mapping[str, Any], metadata: Metadata) -> Iterator[TensorI
 
 
 def _tied(tensors: Sequence[TensorInfo], metadata: Metadata, index: Metadata | None) -> Tied:
-    """The tied names of a file's tensors; an index has those of other files, too."""
+    """Return the tied names of a file's tensors; an index has those of other files, too."""
     names = {tensor.layout.name for tensor in tensors}
     tied = {name: owner for name, owner in metadata.tied.items() if index is None or owner[0] in names}
     if not {owner for owner, _ in tied.values()} <= names or tied.keys() & names:
@@ -214,7 +214,7 @@ def _tied(tensors: Sequence[TensorInfo], metadata: Metadata, index: Metadata | N
 
 
 def header_length(head: bytes, file_bytes: int, where: str) -> int:
-    """Bytes before the data, from the first eight bytes of a file.
+    """Compute the number of bytes before the data from the first eight bytes of a file.
 
     Raises:
         CheckpointError: if the header can't have that length.
@@ -247,5 +247,5 @@ def _check_offsets(tensors: Sequence[TensorInfo], data_bytes: int) -> None:
 
 
 def footprint_bytes(layouts: Sequence[TensorLayout], file_count: int) -> int:
-    """The most bytes that the files of a state take in addition to the tensors' own."""
+    """Return the most bytes that the files of a state take in addition to the tensors' own."""
     return safetensors_metadata.names_bytes(layouts) + 512 * len(layouts) + 2 * ALIGNMENT * file_count

@@ -95,7 +95,7 @@ class Metadata:
     rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def info(self, key: str, layout: TensorLayout, start: int) -> TensorInfo:
-        """Describe the tensor with this key: `layout` and `start` are what the header says of it."""
+        """Describe the tensor with this key: `layout` and `start` come from the header."""
         return TensorInfo(
             replace(layout, name=self.names.get(key, key)),
             self.order.get(key, -1),
@@ -112,7 +112,7 @@ class Metadata:
 
 
 def stored_name(name: str) -> str:
-    """The key of a tensor in a file: its name, unless other readers would refuse it; distinct names stay distinct."""
+    """Return the key of a tensor in a file: its name, unless other readers would refuse it; no two names share one."""
     if name == RESERVED_KEY:
         return f"%{name}"
     try:
@@ -123,7 +123,7 @@ def stored_name(name: str) -> str:
 
 
 def to_texts(infos: Iterable[TensorInfo], tied: Tied) -> dict[str, str]:
-    """The metadata of a file with these tensors, as a header or an index has them."""
+    """Return the metadata of a file with these tensors, as a header or an index has them."""
     by_key = {stored_name(info.layout.name): info for info in infos}
     values: dict[str, Any] = {
         _ORDER: {key: info.index for key, info in by_key.items() if info.index >= 0},
@@ -138,7 +138,7 @@ def to_texts(infos: Iterable[TensorInfo], tied: Tied) -> dict[str, str]:
 
 
 def from_texts(texts: Mapping[str, str]) -> Metadata:
-    """The metadata that `to_texts` wrote, in this version or before it wrote the version.
+    """Return the metadata that `to_texts` wrote, in this version or before it wrote the version.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: if they are damaged, or of another version.
@@ -159,7 +159,7 @@ def from_texts(texts: Mapping[str, str]) -> Metadata:
 
 
 def from_note(text: object) -> Metadata | None:
-    """The metadata in a note of earlier versions; None if it is none: other programs may use the same key.
+    """Return the metadata in a note of earlier versions; None if it is none: other programs may use the same key.
 
     Raises:
         ValueError, TypeError, AttributeError: if it is damaged.
@@ -182,7 +182,7 @@ def from_note(text: object) -> Metadata | None:
 
 
 def in_order(infos: Iterable[TensorInfo], tied: Tied) -> list[str]:
-    """The names of a state's tensors in its order, from all of its files.
+    """Return the names of a state's tensors in its order, from all of its files.
 
     Where a file of an earlier version or of another program has no order, it is that of the headers.
     """
@@ -201,7 +201,7 @@ def in_order(infos: Iterable[TensorInfo], tied: Tied) -> list[str]:
 
 
 def names_bytes(layouts: Sequence[TensorLayout]) -> int:
-    """The most bytes that the names of tensors take in a header, its metadata and an index."""
+    """Return the most bytes that the names of tensors take in a header, its metadata and an index."""
     return sum(8 * len(json.dumps(json.dumps(layout.name))) for layout in layouts)
 
 

@@ -88,7 +88,7 @@ def split(shards: Sequence[Shard], shard_bytes: int) -> list[list[Shard]]:
 
 
 def footprint(partition: Partition, shard_mib: int) -> tuple[int, int]:
-    """The most files and bytes that the ranks of a partition write: a file per rank, or shards, and the index.
+    """Return the most files and bytes that the ranks of a partition write: a file per rank, or shards, and the index.
 
     Raises:
         CheckpointError: if several ranks are to write shards.
@@ -108,7 +108,7 @@ def footprint(partition: Partition, shard_mib: int) -> tuple[int, int]:
 
 
 def index_bytes(shards: RankShards, files: Mapping[str, FileContent]) -> bytes:
-    """The index of all files, as transformers writes it; empty if this rank writes none.
+    """Return the index of all files, as transformers writes it; empty if this rank writes none.
 
     Args:
         shards: the rank's; the first rank writes the index of all ranks' files, which follows from the partition.

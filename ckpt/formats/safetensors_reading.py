@@ -123,7 +123,7 @@ def read(path: Path, tensors: Sequence[TensorInfo], data_start: int, threads: in
 
 
 def _blocks(targets: Sequence[_Target]) -> Iterator[int]:
-    """The offsets, multiples of the alignment, of the blocks that have the tensors' bytes."""
+    """Return the offsets, multiples of the alignment, of the blocks that have the tensors' bytes."""
     end = 0
     for target in targets:
         offset = max(end, target.start // ALIGNMENT * ALIGNMENT)

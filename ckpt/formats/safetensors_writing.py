@@ -96,7 +96,7 @@ class _Data:
         ]
 
     def checksums(self) -> dict[str, str]:
-        """The checksums of all tensors, once all their bytes were asked for."""
+        """Return the checksums of all tensors, once all their bytes were requested."""
         empty = checksums.of_bytes(b"")
         names = [info.layout.name for info in self._tensors]
         return {name: self._sums[name].result() if name in self._sums else empty for name in names}
@@ -123,7 +123,7 @@ class _Source:
 
 
 def _aligned(parts: Sequence[np.ndarray[Any, Any]], buffer: mmap.mmap, file: DirectFile) -> memoryview:
-    """The bytes of a block as direct I/O needs them: in place if possible, else copied into the buffer and padded.
+    """Return the bytes of a block as direct I/O needs them: in place if possible, else copied to the buffer and padded.
 
     A device that takes only whole sectors gets them from the buffer, which has huge pages: from a tensor's pages, which
     are small, writes took 1.3 times as long.

@@ -71,7 +71,7 @@ def refuse_shards(shard_mib: int, partition: Partition) -> None:
 
 
 def row_range(saved: Shard) -> tuple[int, int] | None:
-    """A shard's first row, and the number of rows of its tensor, as a file stores them; None for a whole tensor."""
+    """Return a shard's first row and its tensor's number of rows, as a file stores them; None for a whole tensor."""
     return None if saved.is_whole else (saved.start, rows_of(saved.whole))
 
 

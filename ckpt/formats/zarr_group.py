@@ -1,4 +1,4 @@
-"""The group of a TensorStore checkpoint: what it says of its tensors, and where their arrays lie."""
+"""Reads and writes the group of a TensorStore checkpoint, which lists its tensors and their arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ckpt.state.layout import Layout
 from ckpt.state.sharding import Shard
 
 METADATA = "zarr.json"
-"""The name of a group's, and of an array's."""
+"""The name of the file with the metadata of a group or an array."""
 
 RESIDENT_ENOUGH = 0.5
 """The share of pages in the page cache from which a checkpoint is read through it."""
@@ -25,7 +25,7 @@ _ATTRIBUTE = "ckpt"
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the group says of a tensor."""
+    """A tensor as the group lists it."""
 
     dtype: str
     owner: str
@@ -40,7 +40,7 @@ def write_group(directory: Path, layout: Layout) -> None:
 
 
 def read_group(directory: Path) -> dict[str, Listed]:
-    """What the group lists, in the order of the state.
+    """Return the tensors that the group lists, in the order of the state.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -59,18 +59,18 @@ def read_group(directory: Path) -> dict[str, Listed]:
 
 
 def path_of(directory: Path, name: str) -> Path:
-    """The directory of a tensor's array: from the name, not from a file's text, which could point anywhere."""
+    """Derive the directory of a tensor's array from the name, not from a file's text, which could point anywhere."""
     filename = filenames.to_filename(name)
     return directory / (filename.replace(".", "%2E") if filename == METADATA else filename)
 
 
 def chunk_name(index: tuple[str, ...]) -> str:
-    """The name of a chunk's file: all lie in the array's directory."""
+    """Return the name of a chunk's file: all lie in the array's directory."""
     return ".".join(("c", *index))
 
 
 def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
-    """Whether the first chunk of a rank's largest tensor is in the page cache, which stands for the others there.
+    """Return whether the first chunk of a rank's largest tensor is in the page cache, as a sample of the rest.
 
     All ranks look at once, and a parallel filesystem shouldn't have to open every file once per rank.
     """

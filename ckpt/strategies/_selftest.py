@@ -49,12 +49,12 @@ class Selftest(SingleProcessStrategy):
         return TorchSave().rank_footprint(layout)
 
     def write_rank(self, state: State, path: Path) -> list[Path]:
-        """Sleep as long as the options say, and save."""
+        """Sleep as long as the options demand, and save."""
         self._sleep(state)
         return TorchSave().write_rank(state, path / TorchSave.rank_file)
 
     def read_rank(self, path: Path, names: Collection[str] | None) -> State:
-        """Load, with the fault if there is one, and sleep as long as the options say."""
+        """Load, with the fault if there is one, and sleep as long as the options demand."""
         import torch
 
         if self.behaviour == "lazy":

@@ -74,11 +74,11 @@ class ZarrPerParameter(Strategy):
 
     @abstractmethod
     def chunk_shape(self, shape: tuple[int, ...], bytes_per_element: int) -> list[int]:
-        """The shape of the chunks of an array of that shape; no dimension is 0."""
+        """Return the shape of the chunks of an array of that shape; no dimension is 0."""
 
     @abstractmethod
     def zarr_compressor(self) -> dict[str, Any]:
-        """The compressor's entry in the array's metadata."""
+        """Return the compressor's entry in the array's metadata."""
 
     @abstractmethod
     def context(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class ZarrPerParameter(Strategy):
         return state
 
     def _stored_dtypes(self, state: State, shards: RankShards, group: ProcessGroup) -> dict[str, str]:
-        """The names of the dtypes on disk; ranks that have rows of one tensor agree on it."""
+        """Return the names of the dtypes on disk; ranks that have rows of one tensor agree on it."""
         dtype_of = {name: self._stored_dtype(tensor) for name, tensor in state.items()}
         shared = {
             tensor.name: tensor.dtype
@@ -163,7 +163,7 @@ class ZarrPerParameter(Strategy):
         return {name: shared[name] if name in kept else dtype for name, dtype in dtype_of.items()}
 
     def _stored_dtype(self, tensor: torch.Tensor) -> str:
-        """The name of the dtype on disk of a tensor that no other rank has rows of."""
+        """Return the name of the dtype on disk of a tensor that no other rank has rows of."""
         import torch
 
         name = dtypes.name_of(tensor)
@@ -173,7 +173,7 @@ class ZarrPerParameter(Strategy):
         return name
 
     def _chunk(self, tensor: TensorLayout, stored: str, partition: Partition) -> list[int]:
-        """The shape of the chunks of a parameter that is stored in that dtype."""
+        """Return the shape of the chunks of a parameter that is stored in that dtype."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype if self.chunks_before_the_cast else stored]
         return for_ranks(lambda shape: self.chunk_shape(shape, itemsize), tensor, partition)
 

@@ -141,7 +141,7 @@ class Hdf5(Strategy):
         return shard_files.join(shards, parts)
 
     def _file_footprint(self, layout: Layout) -> Footprint:
-        """The bytes of the state, padding of the last chunks, and HDF5's own."""
+        """Return the bytes of the state, padding of the last chunks, and HDF5's own."""
         size_bytes = state_bytes(layout) + 16384
         for tensor in layout:
             size_bytes += 2048 + 2 * len(json.dumps(tensor.name))
@@ -207,7 +207,7 @@ def load_file(path: Path, names: Collection[str] | None = None) -> State:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this package wrote an HDF5 file."""
+    """Return whether this package wrote an HDF5 file."""
     with opened(path) as file:
         try:
             names = json.loads(file.attrs["names"].tobytes())

@@ -58,7 +58,7 @@ class SafetensorsDirect(Strategy):
 
     @property
     def contradiction(self) -> str:
-        """Nothing to compare without checksums."""
+        """Checksums that aren't stored can't be compared."""
         return "verify = true has nothing to compare with checksum = false" if self.verify and not self.checksum else ""
 
     @property

@@ -47,9 +47,9 @@ class TensorstoreBasic(ZarrPerParameter):
         return [max(1, min(_LARGEST_SIDE, size)) for size in shape]
 
     def zarr_compressor(self) -> dict[str, Any]:
-        """No entry, or an explicit null."""
+        """Return no entry, or an explicit null."""
         return {} if self.compressor == "default" else {"compressor": None}
 
     def context(self) -> dict[str, Any]:
-        """TensorStore's default."""
+        """Return an empty context: TensorStore's default."""
         return {}

@@ -186,7 +186,7 @@ class TensorstoreOcdbt(Strategy):
         }
 
     def _chunk(self, tensor: TensorLayout, partition: Partition) -> list[int]:
-        """Equal parts of the first dimension: splitting any other would cost a copy."""
+        """Split the first dimension into equal parts: splitting any other would cost a copy."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
         return for_ranks(lambda shape: row_chunks(shape, itemsize, self.target_file_mib * MIB), tensor, partition)
 

@@ -57,5 +57,5 @@ class TensorstoreT5x(ZarrPerParameter):
         return {"compressor": {"id": "gzip"}}
 
     def context(self) -> dict[str, Any]:
-        """128 file operations at once, on save and on load."""
+        """Allow 128 file operations at once, on save and on load."""
         return {"file_io_concurrency": {"limit": _CONCURRENCY}}

@@ -84,7 +84,7 @@ class TensorstoreTuned(Strategy):
 
     @property
     def contradiction(self) -> str:
-        """A compression level without compression, or a shard smaller than its chunks."""
+        """Refuse a compression level without compression, and a shard smaller than its chunks."""
         if self.level != 1 and self.compression == "none":
             return 'level has no effect with compression = "none"'
         if 0 < self.shard_mib < self.chunk_mib:
@@ -218,7 +218,7 @@ class TensorstoreTuned(Strategy):
         })  # fmt: skip
 
     def _shapes(self, tensor: TensorLayout, partition: Partition) -> tuple[list[int], list[int]]:
-        """The shapes of a chunk and of a file."""
+        """Return the shapes of a chunk and of a file."""
         itemsize = dtypes.BYTES_PER_ELEMENT[tensor.dtype]
         shard = for_ranks(lambda shape: self._wanted(shape, itemsize)[1], tensor, partition)
         chunk = for_ranks(lambda shape: self._wanted(shape, itemsize)[0], tensor, partition)
@@ -227,7 +227,7 @@ class TensorstoreTuned(Strategy):
         return chunk, shard
 
     def _wanted(self, shape: tuple[int, ...], itemsize: int) -> tuple[list[int], list[int]]:
-        """The shapes of a chunk and of a file for an array that one rank writes."""
+        """Return the shapes of a chunk and of a file for an array that one rank writes."""
         chunk = chunk_shape(shape, itemsize, self.chunk_mib * MIB)
         return chunk, shard_shape(shape, chunk, itemsize, self.shard_mib * MIB)
 
@@ -267,5 +267,5 @@ def _spec(directory: Path, name: str) -> dict[str, Any]:
 
 
 def _as_stored(tensor: torch.Tensor, dtype: Any) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array of the stored dtype: its own, or an integer of the same width."""
+    """Return the tensor's memory as an array of the stored dtype: its own, or an integer of the same width."""
     return dtypes.to_numpy(tensor).view(dtype)

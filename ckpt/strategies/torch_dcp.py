@@ -247,7 +247,7 @@ def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], dict
 
 
 def _thread_error(directory: Path) -> CheckpointError:
-    """The error to raise where DCP ignored one of its threads'."""
+    """Return the error to raise if DCP ignored an error of one of its threads."""
     return CheckpointError(f"can't save to {directory}: a thread of DCP failed; its error is on stderr")
 
 

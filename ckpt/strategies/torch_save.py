@@ -25,8 +25,8 @@ class TorchSave(SingleProcessStrategy):
     Attributes:
         crc: compute the archive's CRC-32s, which PyTorch never compares.
         mmap: load through a mapping of the file, and copy every tensor out of it.
-        weights_only: unpickle only tensors and plain containers. False runs whatever the file says: only for a study,
-            which loads what it has just written itself.
+        weights_only: unpickle only tensors and plain containers. False runs whatever code the file names: only for a
+            study, which loads what it has just written itself.
     """
 
     crc: bool = True

@@ -114,7 +114,7 @@ class ZarrPython(Strategy):
             raise CheckpointError(f"can't read the arrays of {directory}: {type(error).__name__}: {error}") from error
 
     def _new_array(self, path: Path, shard: Shard, partition: Partition) -> Any:
-        """The array to write a shard to: the rank with the first rows creates it, the others derive its metadata."""
+        """Return the array to write a shard to: the rank with its first rows creates it, others derive the metadata."""
         import zarr
         from zarr.storage import LocalStore, MemoryStore, StorePath
 
@@ -143,7 +143,7 @@ def _path(root: Path, name: str) -> Path:
 
 
 def _chunk_files(path: Path, shard: Shard, chunk: Sequence[int]) -> list[Path]:
-    """The files of the chunks of an array that have rows of a shard."""
+    """Return the files of the chunks of an array that have rows of a shard."""
     return [path.joinpath("c", *index) for index in chunk_indices(shard, chunk)]
 
 
