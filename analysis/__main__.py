@@ -18,7 +18,7 @@ from analysis.logs.frames import Entry, Results, frames
 from analysis.logs.load import entries
 from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
-from analysis.measures.trials import settings
+from analysis.measures.setting import settings
 from analysis.selftest import verdicts
 from analysis.tables.advice import advice_tables, projection_table
 from analysis.tables.before_after import contrast
@@ -60,17 +60,16 @@ def check(*results: Path) -> int:
     Args:
         results: where the logs are.
     """
-    problems = []
-    for comparison in compare(_frames(results)):
-        where = f"{comparison.study}, target {comparison.target}"
-        if comparison.apart:
-            problems.append(f"{where}: {comparison.apart}")
-        problems += [
-            f"{where}: {method.label}: {problem}" for method in comparison.methods for problem in method.problems
+    lines = []
+    for setting in settings(_frames(results)):
+        if setting.apart:
+            lines.append(f"{setting.name}: {setting.apart}")
+        lines += [
+            f"{setting.name}: {method.label}: {problem}" for method in setting.methods for problem in method.problems
         ]
-        problems += [f"{where}: {doubt}" for doubt in comparison.doubts]
-    print("\n".join(printable(line) for line in problems) or "nothing to say against these results")
-    return 1 if problems else 0
+        lines += [f"{setting.name}: {caveat}" for caveat in setting.caveats]
+    print("\n".join(printable(line) for line in lines) or "nothing to say against these results")
+    return 1 if lines else 0
 
 
 @app.command

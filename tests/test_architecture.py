@@ -65,9 +65,7 @@ LINES_PER_FUNCTION = 45
 
 # What is still too long. The lists only shrink.
 LONG_MODULES_LEFT: set[str] = set()
-LONG_FUNCTIONS_LEFT: set[str] = {
-    "analysis.tables.targets_and_scales._of_targets",
-}
+LONG_FUNCTIONS_LEFT: set[str] = set()
 
 
 @cache

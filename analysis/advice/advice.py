@@ -13,11 +13,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from analysis.advice.intervals import Loss, daly_interval_s, loss, young_interval_s
-from analysis.errors import ResultsError
+from analysis.advice.ranges import POSITIVE, check_range
 from analysis.measures.caveats import FEWEST_TRIALS
 from analysis.measures.differences import FEWEST_ROUNDS, Difference, differences, round_medians
-from analysis.measures.statistics import Interval, Timed
-from analysis.measures.trials import COLD, UNKNOWN, UNPROVEN, WARM, Measured, Setting, Trials
+from analysis.measures.method import UNKNOWN_FACT, Method
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting
+from analysis.measures.statistics import UNKNOWN, Interval, exactly
+from analysis.measures.trials import NO_TRIALS, Trials
 
 MTBF_HOURS = (1, 2, 4, 8, 24, 72, 168)
 """The mean times between failures of the tables: from a machine that is being commissioned to a week."""
@@ -52,12 +55,10 @@ class Assumptions:
         Raises:
             ResultsError: if a number is out of range.
         """
-        limits = [("--mtbf-hours", self.mtbf_hours, False), ("--restart-s", self.restart_s, True)]
+        check_range("--mtbf-hours", self.mtbf_hours, POSITIVE)
+        check_range("--restart-s", self.restart_s, 0)
         if self.step_time_s is not None:
-            limits.append(("--step-time", self.step_time_s, False))
-        for name, value, zero_is_fine in limits:
-            if not math.isfinite(value) or value < 0 or (value == 0 and not zero_is_fine):
-                raise ResultsError(f"{name} {value:g}: expected {'zero or ' if zero_is_fine else ''}a positive number")
+            check_range("--step-time", self.step_time_s, POSITIVE)
 
 
 USUAL = Assumptions()
@@ -88,14 +89,16 @@ class Schedule:
     behind_s: float
     """Seconds from the end of the stall until the checkpoint is safe."""
     load_s: Interval
-    load_kind: str
+    load_kind: Operation | None
+    """The loads that `load_s` is the median of; None without any."""
     young_s: float
     daly_s: float
     lost: Loss
     lost_range: Interval
     """The whole loss, with what it were at the ends of the intervals of stall and load."""
-    lost_by_round: Timed
-    """The whole loss at the medians of each round, by which schedules are compared within rounds; it has no unit."""
+    lost_by_round: Trials
+    """The whole loss at the medians of each round, by which schedules are compared within rounds. It has no unit: a
+    fraction of the machine stands for each duration."""
     daly_s_by_mtbf: tuple[float, ...]
     """One for each of `MTBF_HOURS`, as the next."""
     lost_by_mtbf: tuple[float, ...]
@@ -123,44 +126,38 @@ def advise(setting: Setting, assumptions: Assumptions) -> Advice:
     assumptions.check()
     schedules = sorted(
         (_schedule(method, assumptions) for method in setting.methods),
-        key=lambda each: (math.isnan(each.lost.total), each.lost.total),
+        key=lambda schedule: (math.isnan(schedule.lost.total), schedule.lost.total),
     )
-    readable = {m.label for m in setting.methods if m.fact("other_readers") not in {UNKNOWN, "none"}}
-    warm = assumptions.restore == WARM
-    picks = (
-        _fastest("fastest save", {m.label: m.save for m in setting.methods}),
-        _fastest("fastest load", {m.label: restart_load(m, "cold")[1] for m in setting.methods}),
-        *(
-            [_fastest("fastest warm load", {m.label: m.loads.get(WARM, _NONE) for m in setting.methods})]
-            if warm
-            else []
-        ),
+    readable = {m.label for m in setting.methods if m.fact("other_readers") not in {UNKNOWN_FACT, "none"}}
+    picks = [
+        _fastest("fastest save", {m.label: m[Operation.SAVE] for m in setting.methods}),
+        _fastest("fastest load", {m.label: m.load_trials() for m in setting.methods}),
+    ]
+    if assumptions.restore == "warm":
+        picks.append(_fastest("fastest warm load", {m.label: m[Operation.LOAD_WARM] for m in setting.methods}))
+    picks += [
         _smallest(setting.methods),
         _cheapest("least of the machine lost", schedules),
-        _cheapest("best open format", [each for each in schedules if each.label in readable]),
-    )
-    return Advice(setting, assumptions, picks, tuple(schedules), tuple(_thin(setting, assumptions)))
+        _cheapest("best open format", [schedule for schedule in schedules if schedule.label in readable]),
+    ]
+    return Advice(setting, assumptions, tuple(picks), tuple(schedules), tuple(_thin(setting, assumptions)))
 
 
-_NONE = Trials((), (), ())
-_UNKNOWN = Interval(math.nan, math.nan, math.nan)
-
-
-def restart_load(method: Measured, restore: Restore) -> tuple[str, Trials]:
-    """The loads that a restart does, and their kind: of the kind asked for, or the nearest that was measured."""
-    if restore == WARM and WARM in method.loads:
-        return WARM, method.loads[WARM]
+def restart_load(method: Method, restore: Restore) -> Operation | None:
+    """The load that a restart does: of the kind asked for, or the nearest that was measured."""
+    if restore == "warm" and len(method[Operation.LOAD_WARM]):
+        return Operation.LOAD_WARM
     return method.cold_load()
 
 
-def _schedule(method: Measured, assumptions: Assumptions) -> Schedule:
-    whole = method.save.median()
-    calls = method.phases.get("call", _NONE)
-    call, stalls = calls.median(), calls if assumptions.stall == "call" else method.save
-    stall = stalls.median()
-    behind_s = max(0.0, whole.estimate - call.estimate) if assumptions.stall == "call" else 0.0
-    kind, loads = restart_load(method, assumptions.restore)
-    load = loads.median()
+def _schedule(method: Method, assumptions: Assumptions) -> Schedule:
+    saves, calls = method[Operation.SAVE], method.phases.get("call", NO_TRIALS)
+    stalls = calls if assumptions.stall == "call" else saves
+    load_kind = restart_load(method, assumptions.restore)
+    loads = method[load_kind] if load_kind else NO_TRIALS
+    stall, load = stalls.median(), loads.median()
+    # The checkpoint is safe when the save ends, and the job goes on when its stall ends.
+    behind_s = max(0.0, saves.median_s - calls.median_s) if assumptions.stall == "call" else 0.0
 
     def lost(mtbf_s: float, interval_s: float, stall_s: float, load_s: float) -> Loss:
         # An interval of nothing at all, from a clock that saw nothing, has no optimum.
@@ -175,26 +172,26 @@ def _schedule(method: Measured, assumptions: Assumptions) -> Schedule:
     best_s = daly(mtbf_s)
     now = lost(mtbf_s, best_s, stall.estimate, load.estimate)
     ends = [lost(mtbf_s, best_s, a, b).total for a, b in ((stall.low, load.low), (stall.high, load.high))]
-    stall_by_round, load_by_round = round_medians(stalls.timed()), round_medians(loads.timed())
+    load_by_round = round_medians(loads)
     by_round = {
         name: lost(mtbf_s, best_s, stall_s, load_by_round[name]).total
-        for name, stall_s in stall_by_round.items()
+        for name, stall_s in round_medians(stalls).items()
         if name in load_by_round
     }
-    several = [hours * 3600.0 for hours in MTBF_HOURS]
+    others_s = [hours * 3600.0 for hours in MTBF_HOURS]
     return Schedule(
         label=method.label,
         stall_s=stall,
         behind_s=behind_s,
         load_s=load,
-        load_kind=kind,
+        load_kind=load_kind,
         young_s=young_interval_s(stall.estimate, mtbf_s) if stall.estimate > 0 else math.nan,
         daly_s=best_s,
         lost=now,
         lost_range=Interval(now.total, *ends),
-        lost_by_round=Timed(tuple(by_round.values()), tuple(by_round)),
-        daly_s_by_mtbf=tuple(daly(each) for each in several),
-        lost_by_mtbf=tuple(lost(each, daly(each), stall.estimate, load.estimate).total for each in several),
+        lost_by_round=Trials(tuple(by_round.values()), tuple(by_round)),
+        daly_s_by_mtbf=tuple(daly(other_s) for other_s in others_s),
+        lost_by_mtbf=tuple(lost(other_s, daly(other_s), stall.estimate, load.estimate).total for other_s in others_s),
     )
 
 
@@ -203,38 +200,38 @@ def _fastest(question: str, measured: dict[str, Trials]) -> Pick:
     medians = {label: trials.median() for label, trials in measured.items() if len(trials)}
     order = sorted(medians, key=lambda label: (medians[label].estimate, label))
     if not order:
-        return Pick(question, (), _UNKNOWN, "s", "", _UNKNOWN)
+        return Pick(question, (), UNKNOWN, "s", "", UNKNOWN)
     first, *others = order
-    timed = {label: measured[label].timed() for label in order}
-    found = dict(zip(others, differences([(timed[label], timed[first]) for label in others]), strict=True))
-    best = [first] + [label for label in others if not _apart(timed[label], timed[first], found[label])]
-    slower = [label for label in others if label not in best]
-    return Pick(
-        question, tuple(best), medians[first], "s", *((slower[0], found[slower[0]].ratio) if slower else ("", _UNKNOWN))
-    )
+    tests = differences([(measured[label], measured[first]) for label in others])
+    best, slower = [first], []
+    for label, test in zip(others, tests, strict=True):
+        if _takes_longer(measured[label], measured[first], test):
+            slower.append((label, test.ratio))
+        else:
+            best.append(label)
+    return Pick(question, tuple(best), medians[first], "s", *(slower[0] if slower else ("", UNKNOWN)))
 
 
-def _apart(slower: Timed, faster: Timed, difference: Difference) -> bool:
+def _takes_longer(slower: Trials, faster: Trials, difference: Difference) -> bool:
     """Whether the data shows that the first takes longer: the ratio's interval lies above 1, and the test agrees.
 
     Where there are too few rounds for that, no trial of the one may be as fast as one of the other.
     """
     if not difference.test.enough:
-        return not math.isnan(difference.ratio.low) and min(slower.durations) > max(faster.durations)
+        return not math.isnan(difference.ratio.low) and min(slower.durations_s) > max(faster.durations_s)
     return difference.significant and difference.ratio.estimate > 1
 
 
-def _smallest(methods: Sequence[Measured]) -> Pick:
-    sizes = {method.label: method.size_bytes for method in methods if method.size_bytes > 0}
+def _smallest(methods: Sequence[Method]) -> Pick:
+    sizes = {method.label: method.files.size_bytes for method in methods if method.files.size_bytes > 0}
     order = sorted(sizes, key=lambda label: (sizes[label], label))
     if not order:
-        return Pick("smallest", (), _UNKNOWN, "bytes", "", _UNKNOWN)
+        return Pick("smallest", (), UNKNOWN, "bytes", "", UNKNOWN)
     least = sizes[order[0]]
     best = [label for label in order if sizes[label] <= least * (1 + SAME_SIZE)]
-    others = order[len(best) :]
-    ratios = [Interval(ratio, ratio, ratio) for ratio in (sizes[label] / least for label in others[:1])]
-    value = Interval(least, least, least)
-    return Pick("smallest", tuple(best), value, "bytes", *((others[0], ratios[0]) if others else ("", _UNKNOWN)))
+    larger = order[len(best) :]
+    next_ratio = exactly(sizes[larger[0]] / least) if larger else UNKNOWN
+    return Pick("smallest", tuple(best), exactly(least), "bytes", larger[0] if larger else "", next_ratio)
 
 
 def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
@@ -242,50 +239,54 @@ def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
 
     Where there are too few rounds, those whose range reaches into the best one's are not separated from it.
     """
-    known = [each for each in schedules if not math.isnan(each.lost.total)]
+    known = [schedule for schedule in schedules if not math.isnan(schedule.lost.total)]
     if not known:
-        return Pick(question, (), _UNKNOWN, "share", "", _UNKNOWN)
+        return Pick(question, (), UNKNOWN, "share", "", UNKNOWN)
     first, *others = known
     least = first.lost_range
-    tests = differences([(each.lost_by_round, first.lost_by_round) for each in others])
+    tests = differences([(schedule.lost_by_round, first.lost_by_round) for schedule in others])
     best, worse = [first.label], []
-    for each, difference in zip(others, tests, strict=True):
-        more = each.lost_range
-        ratio = Interval(more.estimate / least.estimate, more.low / least.high, more.high / least.low)
+    for schedule, difference in zip(others, tests, strict=True):
+        more = schedule.lost_range
         if difference.test.enough:
-            apart, ratio = difference.significant and difference.ratio.estimate > 1, difference.ratio
+            loses_more, ratio = difference.significant and difference.ratio.estimate > 1, difference.ratio
         else:
-            apart = more.low > least.high
-        if apart:
-            worse.append((each.label, ratio))
+            loses_more = more.low > least.high
+            ratio = Interval(more.estimate / least.estimate, more.low / least.high, more.high / least.low)
+        if loses_more:
+            worse.append((schedule.label, ratio))
         else:
-            best.append(each.label)
-    return Pick(question, tuple(best), least, "share", *(worse[0] if worse else ("", _UNKNOWN)))
+            best.append(schedule.label)
+    return Pick(question, tuple(best), least, "share", *(worse[0] if worse else ("", UNKNOWN)))
 
 
 def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
-    """Where the data is too thin for what is said about it."""
+    """Where the data is too thin for the advice."""
     methods = setting.methods
-    loads = {method.label: restart_load(method, assumptions.restore) for method in methods}
-    few = [m.label for m in methods if 0 < min(len(m.save), len(loads[m.label][1])) < FEWEST_TRIALS]
-    single = [m.label for m in methods if len(set(m.save.jobs)) == 1]
-    several = [m.label for m in methods if 1 < len(set(m.save.jobs)) < FEWEST_ROUNDS]
+    saves = {m.label: m[Operation.SAVE] for m in methods}
+    kinds = {m.label: restart_load(m, assumptions.restore) for m in methods}
+    loads = {m.label: len(m[kind]) if (kind := kinds[m.label]) else 0 for m in methods}
+    jobs = {label: len(set(trials.jobs)) for label, trials in saves.items()}
+    of_kind = {kind: [label for label, used in kinds.items() if used is kind] for kind in Operation}
+    cold_instead = [*of_kind[Operation.LOAD_COLD], *of_kind[Operation.LOAD_UNPROVEN]]
     cases = [
-        ("without a valid save", [m.label for m in methods if not len(m.save)], "no advice about them"),
-        ("without a valid load", [m.label for m in methods if len(m.save) and not len(loads[m.label][1])],
+        ("without a valid save", [label for label in saves if not len(saves[label])], "no advice about them"),
+        ("without a valid load", [label for label in saves if len(saves[label]) and not loads[label]],
          "what a restart with them costs is unknown"),
-        (f"fewer than {FEWEST_TRIALS} valid trials", few, "their intervals are wide, or missing: add `repeats`"),
-        ("a single job", single, "how jobs differ is unknown, so their intervals are too narrow: add `rounds`"),
-        ("two rounds", several,
+        (f"fewer than {FEWEST_TRIALS} valid trials",
+         [label for label in saves if 0 < min(len(saves[label]), loads[label]) < FEWEST_TRIALS],
+         "their intervals are wide, or missing: add `repeats`"),
+        ("a single job", [label for label in saves if jobs[label] == 1],
+         "how jobs differ is unknown, so their intervals are too narrow: add `rounds`"),
+        ("two rounds", [label for label in saves if 1 < jobs[label] < FEWEST_ROUNDS],
          "too few for a test: called different only where no trials overlap; add `rounds`, to three or more"),
-        ("loads not proven cold", [label for label, (kind, _) in loads.items() if kind == UNPROVEN],
-         "a restart may take longer than they did"),
-        ("no cold loads", [label for label, (kind, _) in loads.items() if kind == WARM and assumptions.restore == COLD],
+        ("loads not proven cold", of_kind[Operation.LOAD_UNPROVEN], "a restart may take longer than they did"),
+        ("no cold loads", of_kind[Operation.LOAD_WARM] if assumptions.restore == "cold" else [],
          "warm ones stand in, and a restart will take longer: set `cold = true`"),
-        ("no warm loads", [label for label, (kind, _) in loads.items() if kind in {COLD, UNPROVEN} and
-                           assumptions.restore == WARM], "cold ones stand in: set `warm_load = true`"),
+        ("no warm loads", [label for label in kinds if label in cold_instead and assumptions.restore == "warm"],
+         "cold ones stand in: set `warm_load = true`"),
         ("older logs, which don't say who else reads the format",
-         [m.label for m in methods if m.fact("other_readers") == UNKNOWN], "not considered as open formats"),
+         [m.label for m in methods if m.fact("other_readers") == UNKNOWN_FACT], "not considered as open formats"),
     ]  # fmt: skip
     return [f"{what}: {_listed(labels, len(methods))}; {so}" for what, labels, so in cases if labels]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from analysis.errors import ResultsError
+from analysis.advice.ranges import POSITIVE, check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def young_interval_s(stall_s: float, mtbf_s: float) -> float:
     Raises:
         ResultsError: if a time isn't positive and finite.
     """
-    _check(stall_s=stall_s, mtbf_s=mtbf_s)
+    _check(POSITIVE, stall_s=stall_s, mtbf_s=mtbf_s)
     return math.sqrt(2 * stall_s * mtbf_s)
 
 
@@ -53,7 +53,7 @@ def daly_interval_s(stall_s: float, mtbf_s: float) -> float:
     Raises:
         ResultsError: if a time isn't positive and finite.
     """
-    _check(stall_s=stall_s, mtbf_s=mtbf_s)
+    _check(POSITIVE, stall_s=stall_s, mtbf_s=mtbf_s)
     if stall_s >= 2 * mtbf_s:
         return mtbf_s
     ratio = stall_s / (2 * mtbf_s)
@@ -77,8 +77,8 @@ def loss(interval_s: float, stall_s: float, restart_s: float, mtbf_s: float, *, 
     Raises:
         ResultsError: if a time isn't positive (for the restart and `behind_s`: is negative) or not finite.
     """
-    _check(interval_s=interval_s, stall_s=stall_s, mtbf_s=mtbf_s)
-    _check(zero_is_fine=True, restart_s=restart_s, behind_s=behind_s)
+    _check(POSITIVE, interval_s=interval_s, stall_s=stall_s, mtbf_s=mtbf_s)
+    _check(0, restart_s=restart_s, behind_s=behind_s)
     if any(map(math.isnan, (interval_s, stall_s, restart_s, mtbf_s, behind_s))):
         return Loss(math.nan, math.nan)
     exponents = ((restart_s + behind_s) / mtbf_s, (interval_s + stall_s) / mtbf_s)
@@ -89,8 +89,8 @@ def loss(interval_s: float, stall_s: float, restart_s: float, mtbf_s: float, *, 
     return Loss(checkpoints, max(0.0, 1 - progress - checkpoints))
 
 
-def _check(*, zero_is_fine: bool = False, **times_s: float) -> None:
+def _check(least: float, **times_s: float) -> None:
+    """Refuse times out of range; an unknown one, NaN, passes."""
     for name, value in times_s.items():
-        if math.isinf(value) or value < 0 or (value == 0 and not zero_is_fine):
-            wanted = "zero or a positive number" if zero_is_fine else "a positive number"
-            raise ResultsError(f"{name} is {value:g}: expected {wanted} of seconds")
+        if not math.isnan(value):
+            check_range(f"{name} is", value, least)

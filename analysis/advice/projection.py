@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from analysis.errors import ResultsError
-from analysis.measures.trials import Setting, Trials
+from analysis.advice.ranges import check_range
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting
+from analysis.measures.trials import Trials
 
 FAR = 10.0
 """From this factor on, in either direction, an extrapolation gets a warning of its own."""
@@ -40,16 +42,11 @@ class Wanted:
         Raises:
             ResultsError: if a number is out of range.
         """
-        ranges = [
-            ("--parameters", self.parameters, 1, 1e16),
-            ("--bytes-per-parameter", self.bytes_per_parameter, 0.1, 1000),
-            ("--nodes", self.nodes, 1, 1e6),
-        ]
+        check_range("--parameters", self.parameters, 1, 1e16)
+        check_range("--bytes-per-parameter", self.bytes_per_parameter, 0.1, 1000)
+        check_range("--nodes", self.nodes, 1, 1e6)
         if self.shared_limit_gbps is not None:
-            ranges.append(("--shared-limit-gbps", self.shared_limit_gbps, 1e-3, 1e6))
-        for name, value, least, most in ranges:
-            if not least <= value <= most:  # also where it is NaN
-                raise ResultsError(f"{name} {value:g}: expected a number from {least:g} to {most:g}")
+            check_range("--shared-limit-gbps", self.shared_limit_gbps, 1e-3, 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,8 @@ class Projected:
     label: str
     save: Span
     load: Span
-    load_kind: str
-    """Of the measured loads: cold, cold-unproven or warm."""
+    load_kind: Operation | None
+    """The measured loads that it is projected from; None without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +93,16 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
     wanted.check()
     measured_bytes = max((method.state_bytes for method in setting.methods), default=0)
     share = wanted.size_bytes / wanted.nodes
-    write, read = (setting.ceilings_gbps[operation] for operation in ("write", "read"))
-    methods = []
-    for method in setting.methods:
-        kind, loads = method.cold_load()
-        methods.append(
-            Projected(
-                method.label,
-                _span(_rates_gbps(method.save), write, setting, wanted),
-                _span(_rates_gbps(loads), read, setting, wanted),
-                kind,
-            )
+    write, read = setting.ceilings["write"].gbps, setting.ceilings["read"].gbps
+    methods = [
+        Projected(
+            method.label,
+            _span(_rates_gbps(method[Operation.SAVE]), write, setting, wanted),
+            _span(_rates_gbps(method.load_trials()), read, setting, wanted),
+            method.cold_load(),
         )
+        for method in setting.methods
+    ]
     return Projection(
         setting=setting,
         wanted=wanted,

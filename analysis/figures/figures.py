@@ -19,7 +19,11 @@ from analysis.errors import ResultsError
 from analysis.figures import kinds, scaling
 from analysis.figures.axes import INK
 from analysis.figures.styles import Look, looks
-from analysis.measures.trials import COLD, UNPROVEN, WARM, Measured, Setting, Trials
+from analysis.measures.ceilings import Ceiling
+from analysis.measures.method import Method
+from analysis.measures.operation import LOADS, Operation
+from analysis.measures.setting import Setting
+from analysis.measures.trials import Trials
 
 FORMATS = ("svg", "pdf", "png")
 
@@ -48,9 +52,6 @@ _STYLE: Any = {
     ),
 }
 
-_OPERATIONS = {"save": "save", COLD: "load, cold", UNPROVEN: "load, not proven cold", WARM: "load, warm"}
-
-
 _LONGEST_NAME = 150
 
 
@@ -73,25 +74,19 @@ class Panel:
     """What is drawn: the methods of a setting that measured an operation, and how they look."""
 
     setting: Setting
-    operation: str
-    """`save`, or the kind of load."""
-    measured: tuple[tuple[Measured, Trials], ...]
+    operation: Operation
+    measured: tuple[tuple[Method, Trials], ...]
     looks: dict[str, Look]
 
     @property
     def title(self) -> str:
-        """In words."""
-        return _OPERATIONS[self.operation]
+        """The operation in words."""
+        return self.operation.label
 
     @property
-    def ceiling_gbps(self) -> float:
+    def ceiling(self) -> Ceiling:
         """What the target did by itself."""
-        return self.setting.ceilings_gbps["write" if self.operation == "save" else "read"]
-
-    @property
-    def ceiling_way(self) -> str:
-        """How; empty if nobody says."""
-        return self.setting.ceiling_ways.get("write" if self.operation == "save" else "read", "")
+        return self.setting.ceilings[self.operation.direction]
 
 
 Drawer = Callable[[Panel], kinds.Result]
@@ -101,7 +96,7 @@ _KINDS: dict[str, Drawer] = {
     "ecdf": lambda panel: kinds.ecdf(panel.measured, panel.looks, panel.title),
     "phases": lambda panel: kinds.phases(panel.measured, panel.looks),
     "roofline": lambda panel: kinds.roofline(
-        panel.measured, panel.looks, panel.title, panel.ceiling_gbps, panel.ceiling_way
+        panel.measured, panel.looks, panel.title, panel.ceiling.gbps, panel.ceiling.way
     ),
     "pareto": lambda panel: kinds.pareto(panel.measured, panel.looks, panel.title),
     "drift": lambda panel: kinds.drift(panel.measured, panel.looks, panel.title),
@@ -127,59 +122,55 @@ def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
 
 def _wanted(kind: str, panel: Panel) -> bool:
     """The page cache has neither phases, nor a ceiling of the target's, nor a use for smaller files."""
-    if kind == "ranks" and panel.setting.nodes * panel.setting.tasks_per_node == 1:
+    if kind == "ranks" and panel.setting.ranks == 1:
         return False
-    if panel.operation == WARM:
+    if panel.operation is Operation.LOAD_WARM:
         return kind in {"trials", "ranks"}
-    return panel.operation == "save" or kind != "phases"
+    return panel.operation is Operation.SAVE or kind != "phases"
 
 
 def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
-    kinds = [kind for kind in (COLD, UNPROVEN, WARM) if any(kind in method.loads for method in setting.methods)]
+    loads = [load for load in LOADS if any(len(method[load]) for method in setting.methods)]
     panels = []
-    for operation in ("save", *(kinds or [COLD])):
-        pairs = ((method, _trials(method, operation)) for method in setting.methods)
+    for operation in (Operation.SAVE, *(loads or [Operation.LOAD_COLD])):
+        pairs = ((method, method[operation]) for method in setting.methods)
         panels.append(Panel(setting, operation, tuple(pair for pair in pairs if len(pair[1])), styles))
     return panels
-
-
-def _trials(method: Measured, operation: str) -> Trials:
-    return method.save if operation == "save" else method.loads.get(operation, Trials((), (), ()))
 
 
 def _scales(settings: Sequence[Setting], styles: dict[str, Look]) -> list[tuple[Panel, list[scaling.AtScale]]]:
     """For each study and target, and what else jobs must agree in: what its methods did at each scale."""
 
-    def of(each: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        return each.study, each.target, tuple(sorted(each.agreed.items()))
+    def key(setting: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        return setting.study, setting.target, tuple(sorted(setting.agreed.items()))
 
-    found = []
-    for key in dict.fromkeys(map(of, settings)):
-        there = [each for each in settings if of(each) == key]
-        for operation in ("save", COLD, UNPROVEN):
-            panels = [Panel(each, operation, (), styles) for each in there]
+    scales = []
+    for shared in dict.fromkeys(map(key, settings)):
+        group = [setting for setting in settings if key(setting) == shared]
+        for operation in (Operation.SAVE, Operation.LOAD_COLD, Operation.LOAD_UNPROVEN):
             rows = [
                 scaling.AtScale(
-                    panel.setting.nodes, panel.setting.tasks_per_node, method.label, trials, panel.ceiling_gbps
+                    setting.nodes, setting.tasks_per_node, method.label, method[operation],
+                    setting.ceilings[operation.direction].gbps,
                 )
-                for panel in panels
-                for method in panel.setting.methods
-                if len(trials := _trials(method, operation))
-            ]
-            if rows or operation == "save":
-                found.append((panels[0], rows))
-    return found
+                for setting in group
+                for method in setting.methods
+                if len(method[operation])
+            ]  # fmt: skip
+            if rows or operation is Operation.SAVE:
+                scales.append((Panel(group[0], operation, (), styles), rows))
+    return scales
 
 
 def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result: kinds.Result) -> None:
     setting = panel.setting
-    where = setting.place if kind == "scale" else setting.title
+    where = setting.at_all_scales if kind == "scale" else str(setting)
     what = kind if kind == "phases" else f"{kind}, {panel.title}"
     if isinstance(result, str):
         absent.append(f"no figure of {what} ({where}): {result}")
         return
-    scale = "" if kind == "scale" else f"{setting.nodes}x{setting.tasks_per_node}"
-    operation = "" if kind == "phases" else panel.operation
+    scale = "" if kind == "scale" else setting.scale
+    operation = "" if kind == "phases" else panel.operation.value
     parts = filter(None, (setting.study, setting.target, scale, kind, operation))
     stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:_LONGEST_NAME]
     taken = {each.name for each in drawn}

@@ -12,13 +12,14 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.axes import INK, logarithmic, marks, point, rows, scattered, spread, swatch, with_legend
 from analysis.figures.styles import Look
-from analysis.measures.statistics import Interval
-from analysis.measures.trials import Measured, Trials
+from analysis.measures.method import Method
+from analysis.measures.statistics import Interval, exactly
+from analysis.measures.trials import Trials
 
 _PHASES = (("", 1.0), ("////", 0.55), ("\\\\\\\\", 0.25))
 """Hatch and opacity of a save's first, second and third phase; later ones repeat the last."""
 
-Chosen = Sequence[tuple[Measured, Trials]]
+Chosen = Sequence[tuple[Method, Trials]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     """Bandwidth over the size of the files, below the target's own."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
-    points = [(m, t.gbps()) for m, t in chosen if m.file_bytes > 0 and t.median().estimate > 0]
+    points = [(m, t.gbps()) for m, t in chosen if m.files.mean_file_bytes > 0 and t.median().estimate > 0]
     if not points:
         return NOTHING
     figure, axes = with_legend([m.label for m, _ in points], looks)
@@ -119,8 +120,8 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
     axes.annotate(f"ceiling {roof}", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
                   xytext=(0, 2), textcoords="offset points", fontsize=6)  # fmt: skip
     for method, rate in points:
-        point(axes, exactly(method.file_bytes / 2**20), rate, looks[method.label])
-    logarithmic(axes, "x", [m.file_bytes / 2**20 for m, _ in points])
+        point(axes, exactly(method.files.mean_file_bytes / 2**20), rate, looks[method.label])
+    logarithmic(axes, "x", [m.files.mean_file_bytes / 2**20 for m, _ in points])
     logarithmic(axes, "y", [ceiling_gbps, *(rate.estimate for _, rate in points)])
     axes.set_xlabel("mean size of a file [MiB]")
     axes.set_ylabel(f"{title} [GB/s]")
@@ -135,7 +136,9 @@ def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps
 
 def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     """Size on disk against time, and the front: what is neither larger nor slower than another."""
-    points = [(method, method.size_bytes / 2**30, t.median()) for method, t in chosen if method.size_bytes > 0]
+    points = [
+        (method, method.files.size_bytes / 2**30, t.median()) for method, t in chosen if method.files.size_bytes > 0
+    ]
     if not points:
         return "no size on disk with a valid trial"
     figure, axes = with_legend([method.label for method, _, _ in points], looks)
@@ -174,11 +177,6 @@ def drift(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     changes = "; ".join(f"{m.label} first {t.durations_s[0]:.3g} s, last {t.durations_s[-1]:.3g} s" for m, t in chosen)
     caption = f"Trials in order of time ({title}): a slope or a step is a machine that changed meanwhile."
     return Picture(figure, caption, f"Duration of each trial over time, {title}. {changes}.")
-
-
-def exactly(value: float) -> Interval:
-    """What is counted, and has no interval."""
-    return Interval(value, value, value)
 
 
 def _mean(measured: Trials | None) -> float:

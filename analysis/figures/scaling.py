@@ -12,8 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from analysis.figures.axes import INK, logarithmic, point, rows, scattered, with_legend
-from analysis.figures.kinds import NOTHING, Chosen, Picture, Result, exactly
+from analysis.figures.kinds import NOTHING, Chosen, Picture, Result
 from analysis.figures.styles import Look
+from analysis.measures.operation import Operation
+from analysis.measures.statistics import exactly
 from analysis.measures.trials import Trials
 from analysis.tables.table import printable
 
@@ -101,9 +103,9 @@ def _fastest(rates: Sequence[tuple[int, float]]) -> dict[int, float]:
     return found
 
 
-def ranks(chosen: Chosen, looks: Mapping[str, Look], title: str, kind: str) -> Result:
+def ranks(chosen: Chosen, looks: Mapping[str, Look], title: str, operation: Operation) -> Result:
     """How long each rank worked by itself, against the one in the middle; the one that was last most often is named."""
-    found = [(method.label, each) for method, _ in chosen for each in method.spreads if each.kind == kind]
+    found = [(method.label, each) for method, _ in chosen for each in method.imbalances if each.operation is operation]
     if not found:
         return "no valid operation of several ranks"
     figure, axes = rows([label for label, _ in found], least_lines=2.9)

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import get_args
+
 import pandas as pd
 
+from analysis.measures.operation import Direction
+
 _COLD_BELOW = 0.01
-"""A read through the page cache is one of the target only if less than this share of the pages was cached before."""
+"""A buffered read measures the target only if less than this fraction of the pages was cached before."""
 
 _KEY = ["study", "job_id", "operation"]
 
 DIRECT, BUFFERED, UNCOMPARED = "direct", "buffered", "direct, with no buffered I/O to compare"
-"""How a ceiling was reached. The last is that of logs from before both were measured."""
+"""How a ceiling was reached. The last applies to logs written before both ways were measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The rate of the target's own writes or reads, for all ranks at the same time."""
+
+    gbps: float
+    """Total bytes over total time, in GB/s with GB = 1e9 bytes; NaN where it was not measured."""
+    way: str
+    """How it was reached; empty where it was not measured."""
+
+
+def ceilings(rows: pd.DataFrame) -> dict[Direction, Ceiling]:
+    """The ceilings of writes and reads, from rows that `best` chose."""
+    of_direction = {}
+    for direction in get_args(Direction):
+        chosen = rows[rows["operation"] == direction]
+        seconds = float(chosen["duration_s"].sum())
+        gbps = float(chosen["size_bytes"].sum()) / seconds / 1e9 if seconds else math.nan
+        of_direction[direction] = Ceiling(gbps, " or ".join(sorted(set(chosen["way"]))))
+    return of_direction
 
 
 def best(ceiling: pd.DataFrame) -> pd.DataFrame:
@@ -27,8 +54,3 @@ def best(ceiling: pd.DataFrame) -> pd.DataFrame:
     way = pd.Series(BUFFERED, index=chosen.index).where(~chosen["direct"], DIRECT)
     chosen["way"] = way.where(~chosen["direct"] | (chosen["ways"] > 1), UNCOMPARED)
     return chosen.drop(columns="ways")
-
-
-def ways(rows: pd.DataFrame) -> str:
-    """How these ceilings were reached; empty if there is none."""
-    return " or ".join(sorted(set(rows["way"])))

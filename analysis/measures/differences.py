@@ -22,7 +22,8 @@ from types import MappingProxyType
 import numpy as np
 from scipy import stats
 
-from analysis.measures.statistics import CONFIDENCE, UNKNOWN, Floats, Interval, Timed, measured, ratio_interval
+from analysis.measures.statistics import CONFIDENCE, UNKNOWN, Floats, Interval, measurable, ratio_interval
+from analysis.measures.trials import NO_TRIALS, Trials
 
 SIGNIFICANT_P = 0.05
 """A corrected p under this is called a difference."""
@@ -80,7 +81,7 @@ class Difference:
 
 
 def differences(
-    pairs: Sequence[tuple[Timed, Timed]], among: Sequence[Timed] = (), *, shared_rounds: bool = True
+    pairs: Sequence[tuple[Trials, Trials]], among: Sequence[Trials] = (), *, shared_rounds: bool = True
 ) -> list[Difference]:
     """How the first of each pair differs from the second; the ps are corrected for all pairs together.
 
@@ -93,13 +94,16 @@ def differences(
         shared_rounds: False where the sides come from two studies, whose rounds have nothing to do with each other: the
             rounds of each side are then a sample of their own, and Welch's t test compares the two.
     """
-    usable = {id(timed): measured(timed) for timed in (*among, *(side for pair in pairs for side in pair))}
-    error = _common_error([round_medians(timed) for timed in usable.values()]) if shared_rounds else _NO_ERROR
+    usable = {
+        id(trials): trials if measurable(trials.durations_s) else NO_TRIALS
+        for trials in (*among, *(side for pair in pairs for side in pair))
+    }
+    error = _common_error([round_medians(trials) for trials in usable.values()]) if shared_rounds else _NO_ERROR
     return _corrected([_difference(usable[id(a)], usable[id(b)], error, shared_rounds) for a, b in pairs])
 
 
-def _difference(first: Timed, second: Timed, error: _Error, shared_rounds: bool) -> Difference:
-    if not (first.durations and second.durations):
+def _difference(first: Trials, second: Trials, error: _Error, shared_rounds: bool) -> Difference:
+    if not (len(first) and len(second)):
         return Difference(UNKNOWN, _TOO_FEW_ROUNDS, math.nan)
     a, b = round_medians(first), round_medians(second)
     same_round = not shared_rounds or a.keys() == b.keys()
@@ -109,10 +113,10 @@ def _difference(first: Timed, second: Timed, error: _Error, shared_rounds: bool)
 
 
 @functools.lru_cache(maxsize=1024)
-def round_medians(timed: Timed) -> Mapping[str, float]:
+def round_medians(trials: Trials) -> Mapping[str, float]:
     """The median duration, in s, of each round that has one."""
     rounds: dict[str, list[float]] = {}
-    for name, duration in zip(timed.rounds or timed.jobs, timed.durations, strict=True):
+    for name, duration in zip(trials.rounds or trials.jobs, trials.durations_s, strict=True):
         rounds.setdefault(name, []).append(duration)
     return MappingProxyType({name: float(np.median(rounds[name])) for name in sorted(rounds)})
 
@@ -191,10 +195,10 @@ def _between_rounds(first: Mapping[str, float], second: Mapping[str, float]) -> 
     )
 
 
-def _of_two_jobs(first: Timed, second: Timed) -> Difference:
+def _of_two_jobs(first: Trials, second: Trials) -> Difference:
     """With one job a side there are only trials to permute: the answer holds for these two jobs, and not for others."""
-    ratio = ratio_interval(first.durations, first.jobs, second.durations, second.jobs)
-    a, b = (np.log(sorted(side.durations)) for side in (first, second))
+    ratio = ratio_interval(first.durations_s, first.jobs, second.durations_s, second.jobs)
+    a, b = (np.log(sorted(side.durations_s)) for side in (first, second))
     if min(len(a), len(b)) < 2:
         return Difference(ratio, Outcome(math.nan, enough=False, unit="trials"), math.nan)
 

@@ -1,4 +1,4 @@
-"""What the samples say about each method: medians with their intervals, its cost, and what is missing or wrong."""
+"""One method of a setting: its trials, what they cost, the files they wrote, and what is missing or wrong."""
 
 from __future__ import annotations
 
@@ -9,212 +9,216 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from analysis.logs.frames import Results
-from analysis.measures.ceilings import ways
-from analysis.measures.statistics import Interval, Timed, median_interval
-from analysis.measures.stragglers import Spread, spreads
+from analysis.measures.ceilings import Ceiling, ceilings
+from analysis.measures.operation import LOADS, Direction, Operation
+from analysis.measures.stragglers import Imbalance, imbalances
+from analysis.measures.trials import NO_TRIALS, Trials
+
+UNKNOWN_FACT = "unknown"
+"""A fact about a strategy that the logs don't hold, because they were written before it existed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Statistic:
-    """A median with its spread; `median` is NaN where no sample is valid."""
+class Usage:
+    """What the trials of one operation needed, of all ranks together; NaN where unknown."""
 
-    median: float
-    smallest: float
-    largest: float
-    count: int
-    """Valid samples."""
-    invalid: int
-    """Samples that were measured, and may not be used."""
-    low: float
-    """The ends of the median's 95 % bootstrap interval; NaN with fewer than two samples."""
-    high: float
-    timed: Timed = field(default=Timed(), compare=False, repr=False)
-    """The valid samples."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a method's operations cost, and how near they came to what the target can do; NaN where unknown.
-
-    All is of all ranks together, but memory, which is the largest rank's. Rates are total bytes over total time, of
-    valid samples. Shares are of the ceiling that the same jobs measured.
-    """
-
-    write_ceiling_gbps: float
-    """What the target did by itself in the same jobs, for all ranks at the same time."""
-    read_ceiling_gbps: float
-    write_ceiling_way: str
-    """How it was reached (`ceilings.best`)."""
-    read_ceiling_way: str
-    save_gbps: float
-    save_share: float
-    load_gbps: float
-    """Of cold loads; of unproven ones where none is proven, of warm ones where there are no others."""
-    load_share: float
-    save_cpu_s: float
-    load_cpu_s: float
-    save_cores: float
+    gbps: float = math.nan
+    """Total bytes over total time, in GB/s with GB = 1e9 bytes."""
+    of_ceiling: float = math.nan
+    """That rate as a fraction of the ceiling that the same jobs measured."""
+    cpu_s: float = math.nan
+    cores: float = math.nan
     """CPU time over duration, total over total."""
-    load_cores: float
-    save_extra_bytes: float
-    """Memory above what was resident before, at its peak, of the rank that took most."""
-    load_extra_bytes: float
-    """The same for loads: the loaded state is part of it."""
-    written_share: float
-    """Bytes sent to storage during a save, over the state's: write amplification."""
-    read_share: float
-    """Bytes fetched from storage during a load, over the state's."""
-    disk_share: float
-    """What the filesystem took for the checkpoint, over the state's bytes."""
-    file_count: float
-    small_file_share: float
-    directory_count: float
-    files_per_rank: float
-    creates_per_s: float
-    """Files and directories made in a second of a save: total over total, of valid saves."""
+    extra_bytes: float = math.nan
+    """Memory above what was resident before, at its peak, of the rank that took most. A load's holds the state."""
+    device_fraction: float = math.nan
+    """Bytes sent to storage, or fetched from it, over those of the state: for a save the write amplification."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a method's checkpoints take on the filesystem: medians over the trials; NaN where unknown."""
+
+    size_bytes: float = math.nan
+    mean_file_bytes: float = math.nan
+    """Total size over the total number of files."""
+    allocated_fraction: float = math.nan
+    """Bytes that the filesystem allocated over the state's."""
+    count: float = math.nan
+    small_fraction: float = math.nan
+    """The fraction of the files that are smaller than 1 MiB."""
+    directory_count: float = math.nan
+    per_rank: float = math.nan
+    created_per_s: float = math.nan
+    """Files and directories over the time of the save: total over total, of valid saves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One strategy, with its options, on one target at one scale."""
+    """A strategy with its options on one target at one scale."""
 
     label: str
-    best_for: str
-    save: Statistic
-    """Seconds until the checkpoint was committed."""
-    load_cold: Statistic
-    """Seconds until every byte was in memory; no page cached before."""
-    load_unproven: Statistic
-    """The same, where it can't be proven that nothing was cached."""
-    load_warm: Statistic
-    size_bytes: float
-    """Median of the files' sizes; NaN if nothing was written."""
-    saved_bytes: float
-    """What a save moves, by all ranks together; NaN where no save is valid."""
-    loaded_bytes: float
-    """What a load moves: more than the state where every rank loads all of it."""
-    phases: Mapping[str, float]
-    """Medians in s of the parts of a save, in their order; each from its first start on a rank to its last end."""
-    cost: Cost
-    spreads: tuple[Spread, ...]
-    """How its ranks differ; empty where there is one."""
-    problems: tuple[str, ...]
-    """What a reader has to know: jobs that failed or never reported, invalid samples."""
+    strategy: str = UNKNOWN_FACT
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """The strategy's description of itself when the log was written."""
+    operations: Mapping[Operation, Trials] = field(default_factory=dict)
+    """Only those that were measured. A save lasts until the checkpoint is committed."""
+    phases: Mapping[str, Trials] = field(default_factory=dict)
+    """The parts of a save, in their order; each from its first start on a rank to its last end."""
+    usage: Mapping[Operation, Usage] = field(default_factory=dict)
+    """Only of operations with a valid trial."""
+    files: Files = Files()
+    ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
+    """What the target did by itself in this method's jobs."""
+    imbalances: tuple[Imbalance, ...] = ()
+    """How its ranks differ; empty where there is one rank."""
+    problems: tuple[str, ...] = ()
+    """What a reader must know: jobs that failed or never reported, invalid samples."""
 
-    def moved_bytes(self, operation: str) -> float:
-        """What one of `relative.OPERATIONS` moves, by all ranks together."""
-        return self.saved_bytes if operation == "save" else self.loaded_bytes
+    def __getitem__(self, operation: Operation) -> Trials:
+        """The trials of one operation; none where it was not measured."""
+        return self.operations.get(operation, NO_TRIALS)
 
-    def gbps(self, operation: str, took: Statistic) -> Interval:
-        """The rate at the median time, and at the ends of its interval: GB/s, with GB = 1e9 bytes."""
-        ends = (took.median, took.high, took.low)
-        return Interval(*(self.moved_bytes(operation) / end / 1e9 if end > 0 else math.nan for end in ends))
+    def fact(self, name: str) -> str:
+        """One of the facts about the strategy; `UNKNOWN_FACT` where the log was written before it existed."""
+        return self.facts.get(name, UNKNOWN_FACT)
+
+    def cold_load(self) -> Operation | None:
+        """The load that is nearest to a restart from storage: proven cold, else unproven, else warm."""
+        return next((load for load in LOADS if len(self[load])), None)
+
+    def load_trials(self) -> Trials:
+        """The trials of that load."""
+        load = self.cold_load()
+        return self[load] if load else NO_TRIALS
+
+    def usage_of(self, operation: Operation | None) -> Usage:
+        """What an operation needed; NaN where it has no valid trial."""
+        return self.usage.get(operation, Usage()) if operation else Usage()
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of the state: what a save moves, or a load where no save is valid; 0 where neither is."""
+        sizes = (trials.moved_bytes for trials in (self[Operation.SAVE], self.load_trials()) if len(trials))
+        return int(next(sizes, 0))
 
 
-def method_of(label: str, jobs: pd.DataFrame, results: Results, work: pd.DataFrame) -> Method:
-    """One method, from its jobs, from results that hold their samples, and from the own work of their ranks."""
-    ids = set(jobs["job_id"])
-    samples = results.samples[results.samples["job_id"].isin(ids)]
-    totals = samples[samples["phase"] == "total"]
-    measured = totals[~totals["warmup"]]
-    loads = measured[measured["operation"] == "load"]
-    disk = results.disk[results.disk["job_id"].isin(ids)]
-    disk = disk.merge(measured[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
-    valid = measured[measured["valid"]]
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Frames of a set of jobs, with all ranks of an operation folded into one row."""
+
+    samples: pd.DataFrame
+    disk: pd.DataFrame
+    ceiling: pd.DataFrame
+    """Rows that `ceilings.best` chose."""
+    work: pd.DataFrame
+    """The own work of each rank (`stragglers.own_work`)."""
+
+    def of(self, jobs: pd.DataFrame) -> Measurements:
+        """The rows of some of the jobs, which are all of one study."""
+        ids = set(jobs["job_id"])
+        frames = (self.samples, self.disk, self.ceiling, self.work)
+        return Measurements(*(frame[frame["job_id"].isin(ids)] for frame in frames))
+
+
+def method_of(jobs: pd.DataFrame, measurements: Measurements) -> Method:
+    """Build one method from its jobs and their measurements."""
+    samples, disk = measurements.samples, measurements.disk
+    samples = samples.assign(started_s=_zeros_s(samples, jobs) + samples["start_s"])
+    measured = samples[~samples["warmup"]]
+    totals = measured[measured["phase"] == "total"]
+    disk = disk.merge(totals[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
+    rows = {operation: totals[_kinds(totals) == operation.value] for operation in Operation}
+    saves = rows[Operation.SAVE][rows[Operation.SAVE]["valid"]]
+    state_bytes = float(saves["state_bytes"].median())
+    of_target = ceilings(measurements.ceiling)
     facts = [json.loads(text) for text in jobs["strategy_facts"].dropna() if text]
     return Method(
-        label=label,
-        best_for=facts[0].get("best_for", "") if facts else "",
-        save=_statistic(measured[measured["operation"] == "save"]),
-        load_cold=_statistic(loads[loads["cache"] == "cold"]),
-        load_unproven=_statistic(loads[loads["cache"] == "cold-unproven"]),
-        load_warm=_statistic(loads[loads["cache"] == "warm"]),
-        size_bytes=float(disk["apparent_bytes"].median()) if len(disk) else math.nan,
-        saved_bytes=float(valid[valid["operation"] == "save"]["state_bytes"].median()),
-        loaded_bytes=float(valid[valid["operation"] == "load"]["state_bytes"].median()),
-        phases=_phases(samples),
-        cost=_cost(valid, disk, results.ceiling[results.ceiling["job_id"].isin(ids)]),
-        spreads=spreads(work[work["job_id"].isin(ids)]),
-        problems=(*_job_problems(jobs), *_sample_problems(totals)),
+        label=str(jobs["label"].iloc[0]),
+        strategy=str(next(iter(jobs["strategy"].dropna()), UNKNOWN_FACT)),
+        facts=facts[0] if facts else {},
+        operations={operation: _trials(chosen) for operation, chosen in rows.items() if len(chosen)},
+        phases=_phases(measured),
+        usage={
+            operation: _usage(operation, chosen[chosen["valid"]], state_bytes, of_target)
+            for operation, chosen in rows.items()
+            if chosen["valid"].any()
+        },
+        files=_files(saves, disk, state_bytes),
+        ceilings=of_target,
+        imbalances=imbalances(measurements.work),
+        problems=(*_job_problems(jobs), *_sample_problems(samples[samples["phase"] == "total"])),
     )
 
 
-def _phases(samples: pd.DataFrame) -> dict[str, float]:
-    parts = samples[
-        (samples["operation"] == "save") & (samples["phase"] != "total") & samples["valid"] & ~samples["warmup"]
-    ]
-    return {
-        str(phase): float(value) for phase, value in parts.groupby("phase", sort=False)["duration_s"].median().items()
-    }
+def _zeros_s(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
+    """The zero of the clock of each sample's job, in seconds since 1970."""
+    return samples["job_id"].map(jobs.set_index("job_id")["clock_zero_unix_s"]).astype("float64")
 
 
-def _cost(valid: pd.DataFrame, disk: pd.DataFrame, ceiling: pd.DataFrame) -> Cost:
-    saves = valid[valid["operation"] == "save"]
-    loads = valid[valid["operation"] == "load"]
-    kinds = [kind for kind in ("cold", "cold-unproven", "warm") if (loads["cache"] == kind).any()]
-    chosen = loads[loads["cache"] == kinds[0]] if kinds else loads
+def _kinds(totals: pd.DataFrame) -> pd.Series:
+    """The value of the `Operation` of each sample."""
+    return totals["cache"].where(totals["operation"] != "save", Operation.SAVE.value)
 
-    def rate(samples: pd.DataFrame, size: str) -> float:
-        seconds = float(samples["duration_s"].sum())
-        return float(samples[size].sum()) / seconds / 1e9 if seconds else math.nan
 
-    def median(samples: pd.DataFrame, column: str) -> float:
-        return float(samples[column].median()) if len(samples) else math.nan
-
-    save_gbps, load_gbps = rate(saves, "state_bytes"), rate(chosen, "state_bytes")
-    writes, reads = (ceiling[ceiling["operation"] == name] for name in ("write", "read"))
-    write_gbps, read_gbps = rate(writes, "size_bytes"), rate(reads, "size_bytes")
-    state_bytes = float(saves["state_bytes"].median()) if len(saves) else math.nan
-    return Cost(
-        write_ceiling_gbps=write_gbps,
-        read_ceiling_gbps=read_gbps,
-        write_ceiling_way=ways(writes),
-        read_ceiling_way=ways(reads),
-        save_gbps=save_gbps,
-        save_share=save_gbps / write_gbps,
-        load_gbps=load_gbps,
-        load_share=load_gbps / read_gbps,
-        save_cpu_s=median(saves, "cpu_s"),
-        load_cpu_s=median(chosen, "cpu_s"),
-        save_cores=_cores(saves),
-        load_cores=_cores(chosen),
-        save_extra_bytes=median(saves, "peak_extra_bytes"),
-        load_extra_bytes=median(chosen, "peak_extra_bytes"),
-        written_share=median(saves, "device_write_bytes") / state_bytes if state_bytes else math.nan,
-        read_share=median(chosen, "device_read_bytes") / state_bytes if state_bytes else math.nan,
-        disk_share=median(disk, "allocated_bytes") / state_bytes if state_bytes else math.nan,
-        file_count=median(disk, "file_count"),
-        small_file_share=float((disk["small_file_count"] / disk["file_count"]).median()) if len(disk) else math.nan,
-        directory_count=median(disk, "directory_count"),
-        files_per_rank=float((disk["file_count"] / (disk["nodes"] * disk["tasks_per_node"])).median()),
-        creates_per_s=_creates_per_s(saves, disk),
+def _trials(samples: pd.DataFrame) -> Trials:
+    valid = samples[samples["valid"]].sort_values("started_s", kind="stable")
+    return Trials(
+        durations_s=tuple(valid["duration_s"].tolist()),
+        jobs=tuple(valid["job_id"].tolist()),
+        rounds=tuple(map(str, valid["round"])),
+        started_s=tuple(valid["started_s"].tolist()),
+        moved_bytes=float(valid["state_bytes"].median()),
+        invalid=len(samples) - len(valid),
     )
 
 
-def _creates_per_s(saves: pd.DataFrame, disk: pd.DataFrame) -> float:
-    made = saves[["job_id", "trial", "duration_s"]].merge(disk, on=["job_id", "trial"])
-    made = made[made["directory_count"].notna()]
-    seconds = float(made["duration_s"].sum())
-    return float((made["file_count"] + made["directory_count"]).sum()) / seconds if seconds else math.nan
+def _phases(measured: pd.DataFrame) -> dict[str, Trials]:
+    parts = measured[(measured["operation"] == "save") & (measured["phase"] != "total") & measured["valid"]]
+    return {str(phase): _trials(parts[parts["phase"] == phase]) for phase in parts["phase"].unique()}
 
 
-def _cores(samples: pd.DataFrame) -> float:
-    known = samples.dropna(subset=["cpu_s"])
-    seconds = float(known["duration_s"].sum())
-    return float(known["cpu_s"].sum()) / seconds if seconds else math.nan
-
-
-def _statistic(samples: pd.DataFrame) -> Statistic:
-    valid = samples[samples["valid"]].dropna(subset=["duration_s"])
-    timed = Timed(
-        *(tuple(column.tolist()) for column in (valid["duration_s"], valid["job_id"], valid["round"].map(str)))
+def _usage(
+    operation: Operation, valid: pd.DataFrame, state_bytes: float, of_target: Mapping[Direction, Ceiling]
+) -> Usage:
+    seconds = float(valid["duration_s"].sum())
+    gbps = float(valid["state_bytes"].sum()) / seconds / 1e9 if seconds else math.nan
+    timed = valid.dropna(subset=["cpu_s"])
+    timed_s = float(timed["duration_s"].sum())
+    device = "device_write_bytes" if operation is Operation.SAVE else "device_read_bytes"
+    return Usage(
+        gbps=gbps,
+        of_ceiling=gbps / of_target[operation.direction].gbps,
+        cpu_s=float(valid["cpu_s"].median()),
+        cores=float(timed["cpu_s"].sum()) / timed_s if timed_s else math.nan,
+        extra_bytes=float(valid["peak_extra_bytes"].median()),
+        device_fraction=float(valid[device].median()) / state_bytes if state_bytes else math.nan,
     )
-    median = median_interval(timed.durations, timed.jobs)
-    return Statistic(
-        median.estimate, min(timed.durations, default=math.nan), max(timed.durations, default=math.nan),
-        len(valid), len(samples) - len(valid), median.low, median.high, timed,
-    )  # fmt: skip
+
+
+def _files(saves: pd.DataFrame, disk: pd.DataFrame, state_bytes: float) -> Files:
+    if not len(disk):
+        return Files()
+    ranks = disk["nodes"] * disk["tasks_per_node"]
+    count = float(disk["file_count"].sum())
+    return Files(
+        size_bytes=float(disk["apparent_bytes"].median()),
+        mean_file_bytes=float(disk["apparent_bytes"].sum()) / count if count else math.nan,
+        allocated_fraction=float(disk["allocated_bytes"].median()) / state_bytes if state_bytes else math.nan,
+        count=float(disk["file_count"].median()),
+        small_fraction=float((disk["small_file_count"] / disk["file_count"]).median()),
+        directory_count=float(disk["directory_count"].median()),
+        per_rank=float((disk["file_count"] / ranks).median()),
+        created_per_s=_created_per_s(saves, disk),
+    )
+
+
+def _created_per_s(saves: pd.DataFrame, disk: pd.DataFrame) -> float:
+    counted = saves[["job_id", "trial", "duration_s"]].merge(disk, on=["job_id", "trial"])
+    counted = counted.dropna(subset=["directory_count"])
+    seconds = float(counted["duration_s"].sum())
+    created = float((counted["file_count"] + counted["directory_count"]).sum())
+    return created / seconds if seconds else math.nan
 
 
 def _job_problems(jobs: pd.DataFrame) -> list[str]:
@@ -229,7 +233,7 @@ def _sample_problems(totals: pd.DataFrame) -> list[str]:
     for key, group in totals[~totals["valid"]].groupby(["job_id", "warmup", "operation", "reason"], sort=True):
         job_id, warmup, operation, reason = key
         problems.append(f"{job_id}: {len(group)} invalid {'warm-up ' if warmup else ''}{operation} sample(s): {reason}")
-    unproven = totals[totals["valid"] & ~totals["warmup"] & (totals["cache"] == "cold-unproven")]
+    unproven = totals[totals["valid"] & ~totals["warmup"] & (totals["cache"] == Operation.LOAD_UNPROVEN.value)]
     if len(unproven):
         fraction = unproven["resident_fraction"].max()
         share = "an unknown share" if math.isnan(fraction) else f"up to {fraction:.0%}"

@@ -43,14 +43,9 @@ class Interval:
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """The durations, in s, of one method's valid trials, and the job and the round that each belongs to."""
-
-    durations: tuple[float, ...] = ()
-    jobs: tuple[str, ...] = ()
-    rounds: tuple[str, ...] = ()
-    """Of one study; where there are none, every job is a round of its own name."""
+def exactly(value: float) -> Interval:
+    """A value that is counted, and has no uncertainty."""
+    return Interval(value, value, value)
 
 
 def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval:
@@ -70,7 +65,7 @@ def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval
     """
     pooled = np.asarray(durations, float)
     estimate = float(np.median(pooled)) if len(pooled) else math.nan
-    return _percentiles(estimate, _medians(Timed(tuple(durations), tuple(jobs))))
+    return _percentiles(estimate, _medians(tuple(durations), tuple(jobs)))
 
 
 def ratio_interval(
@@ -84,15 +79,13 @@ def ratio_interval(
     Both sides are drawn as in `median_interval`, one independently of the other. With fewer than two durations on a
     side, the ends are NaN; without any, or with one that no clock can tell from zero, the estimate too.
     """
-    above, below = (
-        measured(Timed(tuple(seconds), tuple(jobs)))
-        for seconds, jobs in ((numerator, numerator_jobs), (denominator, denominator_jobs))
-    )
-    if not (above.durations and below.durations):
+    if not (measurable(numerator) and measurable(denominator)):
         return UNKNOWN
-    estimate = float(np.median(above.durations) / np.median(below.durations))
+    estimate = float(np.median(numerator) / np.median(denominator))
+    above = _medians(tuple(numerator), tuple(numerator_jobs))
+    below = _medians(tuple(denominator), tuple(denominator_jobs))
     # Resamples of equal samples are equal one by one: in another order, they are as independent as the sides.
-    return _percentiles(estimate, _medians(above) / np.random.default_rng(0).permutation(_medians(below)))
+    return _percentiles(estimate, above / np.random.default_rng(0).permutation(below))
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -114,10 +107,9 @@ def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
     return np.split(values[order], np.cumsum(np.bincount(members, minlength=len(names)))[:-1])
 
 
-def measured(timed: Timed) -> Timed:
-    """The samples, or none where a clock could not tell one from zero, or one never ended."""
-    ends = min(timed.durations, default=0.0), max(timed.durations, default=0.0)
-    return timed if ends[0] >= LEAST_S and ends[1] < math.inf else Timed()
+def measurable(durations: Sequence[float]) -> bool:
+    """Whether there are durations, a clock can tell all of them from zero, and all of them ended."""
+    return bool(len(durations)) and min(durations) >= LEAST_S and max(durations) < math.inf
 
 
 def _percentiles(estimate: float, resamples: Floats) -> Interval:
@@ -126,19 +118,19 @@ def _percentiles(estimate: float, resamples: Floats) -> Interval:
 
 
 @functools.lru_cache(maxsize=1024)
-def _medians(timed: Timed) -> Floats:
+def _medians(durations: tuple[float, ...], jobs: tuple[str, ...]) -> Floats:
     """The medians of the resamples, by scipy's bootstrap; NaN with fewer than two durations.
 
-    They are kept: a method's stand behind its own interval, and behind each of its ratios.
+    They are kept: a method's own interval and each of its ratios need the same ones.
     """
-    if len(timed.durations) < 2:
+    if len(durations) < 2:
         return np.full(_RESAMPLES, np.nan)
-    draws = _Draws(_by_job(timed.durations, timed.jobs))
-    found = stats.bootstrap(
+    draws = _Draws(_by_job(durations, jobs))
+    result = stats.bootstrap(
         (np.arange(len(draws.counts)),), draws.medians, vectorized=True, n_resamples=_RESAMPLES,
-        batch=max(1, _BATCH // len(timed.durations)), method="percentile", rng=0,
+        batch=max(1, _BATCH // len(durations)), method="percentile", rng=0,
     )  # fmt: skip
-    return np.asarray(found.bootstrap_distribution)
+    return np.asarray(result.bootstrap_distribution)
 
 
 class _Draws:

@@ -23,7 +23,7 @@ from analysis.figures.svg import inline
 from analysis.logs.frames import Results
 from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, compare
-from analysis.measures.trials import Setting, settings
+from analysis.measures.setting import Setting
 from analysis.tables.advice import HOW_SEPARATED, MODEL, advice_tables, assumed, in_words
 from analysis.tables.csv import no_formula
 from analysis.tables.html import html
@@ -72,8 +72,8 @@ def report(results: Results, assumptions: Assumptions) -> str:
     Raises:
         ResultsError: if an assumption makes no sense.
     """
-    comparisons, places = compare(results), settings(results)
-    drawn, absent = draw(places)
+    comparisons = compare(results)
+    drawn, absent = draw([comparison.setting for comparison in comparisons])
     plots = {each.name: _Plot(inline(each, f"plot-{n}"), printable(each.caption)) for n, each in enumerate(drawn, 1)}
     downloads, not_embedded = _downloads(results)
     studies = sorted(set(results.jobs["study"].dropna().map(str)))
@@ -85,14 +85,14 @@ def report(results: Results, assumptions: Assumptions) -> str:
         subtitle=_subtitle(results),
         style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
         places=[
-            _place(number, comparison, setting, assumptions, [(each, plots[each.name]) for each in drawn])
-            for number, (comparison, setting) in enumerate(zip(comparisons, places, strict=True), 1)
+            _place(number, comparison, assumptions, [(each, plots[each.name]) for each in drawn])
+            for number, comparison in enumerate(comparisons, 1)
         ],
         across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
         across_plots=[plots[each.name] for each in drawn if each.setting is None],
         assumed=assumed(assumptions),
         method=[HOW_SEPARATED, MODEL],
-        warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison)],
+        warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
         absent=[printable(line) for line in (*_absent_tables(comparisons), *absent)],
         facts=_facts(results.jobs),
         jobs=html(_jobs(results.jobs), "jobs"),
@@ -115,13 +115,9 @@ def write(page: str, path: Path) -> None:
 
 
 def _place(
-    number: int,
-    comparison: Comparison,
-    setting: Setting,
-    assumptions: Assumptions,
-    drawn: Sequence[tuple[Drawn, _Plot]],
+    number: int, comparison: Comparison, assumptions: Assumptions, drawn: Sequence[tuple[Drawn, _Plot]]
 ) -> _Place:
-    advice = advise(setting, assumptions)
+    advice = advise(comparison.setting, assumptions)
     elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, MODEL}
     told = {*(f"assumed: {each}" for each in assumed(assumptions)), *(f"thin: {each}" for each in advice.thin)}
     tables = [
@@ -133,11 +129,11 @@ def _place(
     ]
     return _Place(
         anchor=f"place-{number}",
-        title=printable(setting.title),
+        title=printable(str(comparison.setting)),
         words=[printable(line) for line in in_words(advice)],
         thin=[printable(line) for line in advice.thin],
         tables=[html(table, f"table-{number}-{place}") for place, table in enumerate(tables, 1) if table.rows],
-        plots=[plot for each, plot in drawn if each.setting is setting],
+        plots=[plot for each, plot in drawn if each.setting is comparison.setting],
     )
 
 
@@ -152,15 +148,14 @@ def _absent_tables(comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield f"no table {table.title}: {'; '.join(table.notes)}"
 
 
-def _warnings(comparison: Comparison) -> Iterator[str]:
-    where = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
-    if comparison.apart:
-        yield f"{where}: {comparison.apart}"
-    for method in comparison.methods:
+def _warnings(setting: Setting) -> Iterator[str]:
+    if setting.apart:
+        yield f"{setting.name}: {setting.apart}"
+    for method in setting.methods:
         for problem in method.problems:
-            yield f"{where}: {method.label}: {problem}"
-    for doubt in in_short(comparison.doubts):
-        yield f"{where}: {doubt}"
+            yield f"{setting.name}: {method.label}: {problem}"
+    for line in in_short(setting.caveats):
+        yield f"{setting.name}: {line}"
 
 
 def _facts(jobs: pd.DataFrame) -> list[tuple[str, list[str]]]:

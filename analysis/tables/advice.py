@@ -6,10 +6,9 @@ import math
 
 from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Pick, Schedule
 from analysis.advice.projection import FAR, Projection, Span
+from analysis.measures.operation import Operation
 from analysis.measures.statistics import Interval
-from analysis.tables.table import Cell, Estimate, Number, Table
-
-_KINDS = {"cold": "cold", "cold-unproven": "not proven cold", "warm": "warm", "unknown": "-"}
+from analysis.tables.table import MISSING, Cell, Estimate, Number, Table
 
 HOW_SEPARATED = (
     "several strategies in one row: the data does not separate them. One is called slower only if the 95 % interval of "
@@ -45,7 +44,7 @@ def in_words(advice: Advice) -> list[str]:
         said = [f"{where}, use {_some(pick.best)}: the data does not separate them."]
     said.append(
         f"With {first.label} a checkpoint stops the job for {_duration(first.stall_s.estimate)}, and a restart loads "
-        f"for {_duration(first.load_s.estimate)} ({_KINDS[first.load_kind]})."
+        f"for {_duration(first.load_s.estimate)} ({_cache(first.load_kind)})."
     )
     hours = advice.assumptions.mtbf_hours
     steps = _steps(first, advice.assumptions)
@@ -83,9 +82,18 @@ def assumed(assumptions: Assumptions) -> list[str]:
     ]
 
 
+def _cache(load: Operation | None) -> str:
+    """The page cache before a load; a dash where there was none."""
+    return load.cache if load else MISSING
+
+
 def _scale(advice: Advice) -> str:
     nodes, tasks = advice.setting.nodes, advice.setting.tasks_per_node
-    return f"{nodes} node{'s' * (nodes != 1)} × {tasks} task{'s' * (tasks != 1)}"
+    return f"{_count(nodes, 'node')} × {_count(tasks, 'task')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _or(labels: tuple[str, ...]) -> str:
@@ -145,7 +153,7 @@ def _picks(advice: Advice) -> Table:
     headings = ("question", "strategies", "value", "unit", "next best", "times as much")
     notes = (*in_words(advice), HOW_SEPARATED, *(f"assumed: {each}" for each in assumed(advice.assumptions)),
              *(f"thin: {each}" for each in advice.thin))  # fmt: skip
-    return Table("advice", f"Advice: {advice.setting.title}", headings, tuple(rows), notes)
+    return Table("advice", f"Advice: {advice.setting}", headings, tuple(rows), notes)
 
 
 def _times(factor: float, value: Interval) -> Interval:
@@ -162,7 +170,7 @@ def _schedules(advice: Advice) -> Table:
                 each.label,
                 Estimate(each.stall_s, 3),
                 Estimate(each.load_s, 3),
-                _KINDS[each.load_kind],
+                _cache(each.load_kind),
                 Number(each.young_s / 60),
                 Number(each.daly_s / 60),
                 *([Number(math.nan if steps is None else steps, 0)] if step is not None else []),
@@ -178,7 +186,7 @@ def _schedules(advice: Advice) -> Table:
         "lost to checkpoints [%]", "lost to failures [%]", "lost in all [%]",
     )  # fmt: skip
     hours = advice.assumptions.mtbf_hours
-    title = f"How often to checkpoint, with a failure every {hours:g} h: {advice.setting.title}"
+    title = f"How often to checkpoint, with a failure every {hours:g} h: {advice.setting}"
     return Table("schedule", title, headings, tuple(rows), (MODEL, _what_stalls(advice.assumptions)))
 
 
@@ -189,7 +197,7 @@ def _what_stalls(assumptions: Assumptions) -> str:
 
 
 def _by_mtbf(advice: Advice) -> list[Table]:
-    where = advice.setting.title
+    where = advice.setting
     headings = tuple(f"{hours} h" for hours in MTBF_HOURS)
     schedules = advice.schedules
     intervals: list[tuple[Cell, ...]] = [
@@ -216,7 +224,7 @@ def projection_table(projection: Projection) -> Table:
             Number(load.least_s, 1), Number(load.most_s, 1), load.bound_by or "-", kind,
         )  # fmt: skip
 
-    rows = [cells(each.label, each.save, each.load, _KINDS[each.load_kind]) for each in projection.methods]
+    rows = [cells(each.label, each.save, each.load, _cache(each.load_kind)) for each in projection.methods]
     rows.append(cells("(the target by itself)", *projection.ceiling, "-"))
     headings = (
         "method", "save, least [s]", "save, most [s]", "save bound by",
@@ -224,7 +232,7 @@ def projection_table(projection: Projection) -> Table:
     )  # fmt: skip
     title = (
         f"Projected to {wanted.parameters:.4g} parameters × {wanted.bytes_per_parameter:g} bytes = "
-        f"{wanted.size_bytes / 1e9:.4g} GB on {wanted.nodes} nodes: {setting.title}"
+        f"{wanted.size_bytes / 1e9:.4g} GB on {wanted.nodes} nodes: {setting}"
     )
     return Table("projection", title, headings, tuple(rows), tuple(_projection_notes(projection)))
 
@@ -251,7 +259,7 @@ def _projection_notes(projection: Projection) -> list[str]:
         f"extrapolated by {projection.size_factor:.3g} in bytes per node and {projection.node_factor:.3g} in nodes; "
         "what does not grow with the bytes (opening files, metadata, the slowest of many nodes) is not in the model"
     )
-    replicated = setting.agreed.get("state_sharding") == "replicated" and setting.nodes * setting.tasks_per_node > 1
+    replicated = setting.agreed.get("state_sharding") == "replicated" and setting.ranks > 1
     unknown = "'-' where the trials are too few for an interval, or the ceiling was not measured"
     notes = [model, adds_up, reach, unknown]
     if replicated:

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from analysis.logs.frames import Results
-from analysis.measures.comparison import Comparison, compare
+from analysis.measures.comparison import related
 from analysis.measures.method import Method
-from analysis.measures.relative import OPERATIONS, related, timed
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting, settings
 from analysis.measures.statistics import geometric_mean
-from analysis.tables.methods import HOW_MEASURED, HOW_TESTED_BETWEEN, notes_on_tests, where
+from analysis.tables.methods import HOW_MEASURED, HOW_TESTED_BETWEEN, notes_on_tests
 from analysis.tables.table import Cell, Marked, Number, Ratio, Share, Table
 
 FACTS = {
@@ -50,103 +51,103 @@ FACTS = {
 """The columns of `Results.jobs` that may explain a difference, and what the table calls them."""
 
 _STATE = ("state_digest", "state_contents", "state_sharding", "load_ranks", "read_shift")
-"""The keys of `Comparison.agreed` by which several comparisons of one target and scale find each other."""
+"""The keys of `Setting.agreed` by which several settings of one target and scale find each other."""
 
 _NOTHING = "(not known)"
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """The comparisons of one target and scale on both sides."""
+    """The settings of one target and scale on both sides."""
 
-    first: Comparison
-    second: Comparison
+    first: Setting
+    second: Setting
 
     def methods(self) -> list[tuple[Method, Method]]:
-        """Those that both sides have: the second side's, then the first's."""
-        found = ((self.second.method(method.label), method) for method in self.first.methods)
-        return [(second, first) for second, first in found if second is not None]
+        """The methods that both sides have: the second side's, then the first's."""
+        pairs = ((self.second.method(method.label), method) for method in self.first.methods)
+        return [(second, first) for second, first in pairs if second is not None]
 
 
 def contrast(first: Results, second: Results, names: tuple[str, str] = ("A", "B")) -> list[Table]:
-    """What the second results say against the first: every method on every target, and what else differs.
+    """Compare the second results with the first: every method on every target, and what else differs.
 
     Args:
         first: before, or here.
         second: after, or there.
         names: what the notes call the two.
     """
-    sides = compare(first), compare(second)
-    pairs, left_out = _paired(*sides)
-    return [_of_methods(pairs, left_out, names), _of_circumstances(first, second, names)]
+    pairs, left_out = _paired(settings(first), settings(second))
+    return [_methods_table(pairs, left_out, names), _of_circumstances(first, second, names)]
 
 
-def _paired(first: Sequence[Comparison], second: Sequence[Comparison]) -> tuple[list[_Pair], list[str]]:
-    """The comparisons that have one of the same target and scale on the other side, and notes on the rest."""
+def _paired(first: Sequence[Setting], second: Sequence[Setting]) -> tuple[list[_Pair], list[str]]:
+    """The settings that have one of the same target and scale on the other side, and notes on the rest."""
 
-    def place(each: Comparison) -> tuple[str, int, int]:
-        return each.target, each.nodes, each.tasks_per_node
+    def key(setting: Setting) -> tuple[str, int, int]:
+        return setting.target, setting.nodes, setting.tasks_per_node
 
     pairs, notes = [], []
-    for key in sorted({place(each) for each in (*first, *second)}):
-        here, there = ([each for each in side if place(each) == key] for side in (first, second))
-        if len(here) == len(there) == 1:
-            pairs.append(_Pair(here[0], there[0]))
+    for of_both in sorted({key(setting) for setting in (*first, *second)}):
+        in_first, in_second = ([setting for setting in side if key(setting) == of_both] for side in (first, second))
+        if len(in_first) == len(in_second) == 1:
+            pairs.append(_Pair(in_first[0], in_second[0]))
             continue
-        for each in here:
-            other = next((other for other in there if _state(other) == _state(each)), None)
-            if other is None:
-                notes.append(f"only in A: {where(each)}")
+        for setting in in_first:
+            number = next((n for n, other in enumerate(in_second) if _state(other) == _state(setting)), None)
+            if number is None:
+                notes.append(f"only in A: {setting}")
             else:
-                pairs.append(_Pair(each, other))
-                there.remove(other)
-        notes += [f"only in B: {where(each)}" for each in there]
+                pairs.append(_Pair(setting, in_second.pop(number)))
+        notes += [f"only in B: {setting}" for setting in in_second]
     return pairs, notes
 
 
-def _state(comparison: Comparison) -> tuple[str | None, ...]:
-    """What is saved, and by whom it is loaded."""
-    return tuple(comparison.agreed.get(key) for key in _STATE)
+def _state(setting: Setting) -> tuple[str | None, ...]:
+    """The state that is saved, how ranks share it, and on which of them it is loaded."""
+    return tuple(setting.agreed.get(key) for key in _STATE)
 
 
-def _of_methods(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> Table:
+def _methods_table(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> Table:
     both = [(pair, methods) for pair in pairs for methods in pair.methods()]
-    found = related([methods for _, methods in both], shared_rounds=False)
+    relatives = related([methods for _, methods in both], shared_rounds=False)
     rows: list[tuple[Cell, ...]] = []
     footnotes: list[str] = []
-    for name, operation in OPERATIONS.items():
+    for operation in Operation:
         ratios = []
-        for (pair, (second, first)), relative in zip(both, found, strict=True):
-            if not any(timed(method, name).count or timed(method, name).invalid for method in (first, second)):
+        for (pair, (second, first)), relative in zip(both, relatives, strict=True):
+            if operation not in first.operations and operation not in second.operations:
                 continue
-            difference = relative.difference(name)
+            difference = relative.operations[operation]
             ratios.append(difference.ratio.estimate)
             marks = _marks(pair, first, second, footnotes)
             verdict = Ratio(difference.ratio, difference.verdict(), difference.corrected_p)
-            at = f"{pair.first.target}, {pair.first.nodes}x{pair.first.tasks_per_node}"
-            row = (Marked(first.label, marks), at, operation, timed(first, name), timed(second, name), verdict)
+            at = f"{pair.first.target}, {pair.first.scale}"
+            row = (Marked(first.label, marks), at, operation.label, first[operation], second[operation], verdict)
             rows.append((*row, Share(relative.size - 1)))
         if len(ratios) > 1:
             mean = geometric_mean(ratios)
-            rows.append(("geometric mean", "all", operation, "", "", Number(mean), ""))
+            rows.append(("geometric mean", "all", operation.label, "", "", Number(mean), ""))
     headings = ("method", "target", "operation", "A [s]", "B [s]", "B / A", "size, B against A")
-    told = [*_absent(pairs), *left_out]
-    notes = (f"A is {names[0]}; B is {names[1]}", HOW_MEASURED, *notes_on_tests(found, HOW_TESTED_BETWEEN), *told)
+    unpaired = [*_absent(pairs), *left_out]
+    on_tests = notes_on_tests(relatives, HOW_TESTED_BETWEEN)
+    notes = (f"A is {names[0]}; B is {names[1]}", HOW_MEASURED, *on_tests, *unpaired)
     return Table("methods", "B against A", headings, tuple(rows), notes, tuple(footnotes))
 
 
 def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> tuple[int, ...]:
-    """The numbers of the footnotes that belong to a row: unequal states, jobs that failed, samples that don't count."""
-    told = [f"A: {first.label}: {problem}" for problem in first.problems]
-    told += [f"B: {second.label}: {problem}" for problem in second.problems]
-    told = [where(pair.first), *told] if pair.first.apart else told
+    """The numbers of a row's footnotes: unequal states, jobs that failed, samples that don't count."""
+    notes = [f"A: {first.label}: {problem}" for problem in first.problems]
+    notes += [f"B: {second.label}: {problem}" for problem in second.problems]
+    if pair.first.apart:
+        notes.insert(0, str(pair.first))
     states = [side.agreed.get("state_digest") for side in (pair.first, pair.second)]
     if states[0] != states[1]:
-        told.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
+        notes.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
     elif _state(pair.first) != _state(pair.second):
-        told.insert(0, f"{pair.first.target}: A and B shared the state among their ranks differently, or loaded it so")
-    footnotes += [each for each in told if each not in footnotes]
-    return tuple(footnotes.index(each) + 1 for each in told)
+        notes.insert(0, f"{pair.first.target}: A and B shared the state among their ranks differently, or loaded it so")
+    footnotes += [note for note in notes if note not in footnotes]
+    return tuple(footnotes.index(note) + 1 for note in notes)
 
 
 def _absent(pairs: Sequence[_Pair]) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pandas as pd
 
-from analysis.measures.method import Statistic
+from analysis.measures.trials import Trials
 from analysis.tables.table import Cell, Change, Estimate, Marked, Ratio, Table, numbered, printable
 
 
@@ -42,14 +43,15 @@ def _fields(key: str, cell: Cell) -> dict[str, str | float]:
         return {key: no_formula(printable(cell))}
     if isinstance(cell, Marked):
         return {key: no_formula(printable(cell.text)), "notes": " ".join(map(str, cell.notes))}
-    if isinstance(cell, Statistic):
+    if isinstance(cell, Trials):
+        median = cell.median()
         return {
-            f"{key} median": cell.median,
-            f"{key} low": cell.low,
-            f"{key} high": cell.high,
-            f"{key} smallest": cell.smallest,
-            f"{key} largest": cell.largest,
-            f"{key} valid": cell.count,
+            f"{key} median": median.estimate,
+            f"{key} low": median.low,
+            f"{key} high": median.high,
+            f"{key} smallest": min(cell.durations_s, default=math.nan),
+            f"{key} largest": max(cell.durations_s, default=math.nan),
+            f"{key} valid": len(cell),
             f"{key} invalid": cell.invalid,
         }
     if isinstance(cell, Change | Ratio):

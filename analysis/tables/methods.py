@@ -6,12 +6,13 @@ import math
 from collections.abc import Collection, Iterable
 
 from analysis.measures.caveats import in_short
-from analysis.measures.comparison import Comparison
+from analysis.measures.comparison import Comparison, Relative, related
 from analysis.measures.differences import Difference
 from analysis.measures.method import Method
-from analysis.measures.relative import OPERATIONS, Relative, related, timed
+from analysis.measures.operation import Operation
 from analysis.measures.statistics import Interval
-from analysis.measures.stragglers import KINDS, Straggler
+from analysis.measures.stragglers import Straggler
+from analysis.measures.trials import NO_TRIALS
 from analysis.tables.table import MISSING, Cell, Change, Marked, Number, Part, Share, Table
 
 BASIC, T5X = "tensorstore_basic", "tensorstore_t5x"
@@ -73,7 +74,7 @@ _WHAT_SPREAD = (
 def all_tables(comparison: Comparison) -> list[Table]:
     """The original comparison's tables, the parts of a save, and what the methods reach and cost."""
     found = [*original_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
-    return [*found, *([_spread(comparison)] if _have_ranks(comparison) else [])]
+    return [*found, *([_spread(comparison)] if comparison.setting.ranks > 1 else [])]
 
 
 def original_tables(comparison: Comparison) -> list[Table]:
@@ -81,74 +82,69 @@ def original_tables(comparison: Comparison) -> list[Table]:
     return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
 
 
-def where(comparison: Comparison) -> str:
-    """What a comparison is of, for titles."""
-    named = f"{comparison.study}, target {comparison.target}, {comparison.nodes}x{comparison.tasks_per_node}"
-    return f"{named} ({comparison.apart})" if comparison.apart else named
-
-
-def shown_operations(methods: tuple[Method, ...]) -> list[str]:
+def shown_operations(methods: Iterable[Method]) -> list[Operation]:
     """The operations that get a column: loads that aren't proven cold only where there are any."""
-    unproven = any(method.load_unproven.count or method.load_unproven.invalid for method in methods)
-    return [name for name in OPERATIONS if unproven or name != "load_unproven"]
+    unproven = any(Operation.LOAD_UNPROVEN in method.operations for method in methods)
+    return [operation for operation in Operation if unproven or operation is not Operation.LOAD_UNPROVEN]
 
 
 def _summary(comparison: Comparison) -> Table:
     problems: list[str] = []
     rows: list[tuple[Cell, ...]] = []
-    operations = shown_operations(comparison.methods)
-    for method in comparison.methods:
+    operations = shown_operations(comparison.setting.methods)
+    for method in comparison.setting.methods:
         first = len(problems) + 1
         problems += [f"{method.label}: {problem}" for problem in method.problems]
         rows.append(
             (
                 Marked(method.label, tuple(range(first, len(problems) + 1))),
-                *(timed(method, name) for name in operations),
-                Number(method.size_bytes / 2**30),
-                method.best_for,
+                *(method[operation] for operation in operations),
+                Number(method.files.size_bytes / 2**30),
+                method.facts.get("best_for", ""),
             )
         )
-    headings = ("method", *(f"{OPERATIONS[name]} [s]" for name in operations), "size [GiB]", "best for")
-    doubts = (f"beware: {line}" for line in in_short(comparison.doubts))
-    notes = (f"state: {comparison.state}", HOW_MEASURED, *doubts)
-    return Table("summary", f"Summary: {where(comparison)}", headings, tuple(rows), notes, tuple(problems))
+    headings = ("method", *(f"{operation.label} [s]" for operation in operations), "size [GiB]", "best for")
+    caveats = (f"beware: {line}" for line in in_short(comparison.setting.caveats))
+    notes = (f"state: {comparison.setting.state}", HOW_MEASURED, *caveats)
+    return Table("summary", f"Summary: {comparison.setting}", headings, tuple(rows), notes, tuple(problems))
 
 
 def _relative(comparison: Comparison) -> Table:
     reference = comparison.reference
-    operations = shown_operations(comparison.methods)
-    headings = ("method", *(OPERATIONS[name] for name in operations), "size")
-    title = f"Relative to {reference}: {where(comparison)}"
-    if comparison.method(reference) is None:
+    operations = shown_operations(comparison.setting.methods)
+    headings = ("method", *(operation.label for operation in operations), "size")
+    title = f"Relative to {reference}: {comparison.setting}"
+    if comparison.setting.method(reference) is None:
         return Table("relative", title, headings, (), (f"the study has no {reference} to set the others against",))
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (label, *(_change(each.difference(name)) for name in operations), Share(each.size - 1))
-        for label, each in comparison.relative.items()
+        (label, *(_change(relative.operations[operation]) for operation in operations), Share(relative.size - 1))
+        for label, relative in comparison.differences.items()
     )
-    notes = ("of medians; + is more time, or more bytes", *notes_on_tests(comparison.relative.values()))
+    notes = ("of medians; + is more time, or more bytes", *notes_on_tests(comparison.differences.values()))
     return Table("relative", title, headings, rows, notes)
 
 
 def _t5x_against_basic(comparison: Comparison) -> Table:
-    basic, t5x = comparison.method(BASIC), comparison.method(T5X)
+    basic, t5x = comparison.setting.method(BASIC), comparison.setting.method(T5X)
     headings = ("", "save time saved", "cold load time saved", "warm load time saved", "size")
-    title = f"T5X against basic TensorStore: {where(comparison)}"
+    title = f"T5X against basic TensorStore: {comparison.setting}"
     if basic is None or t5x is None:
         absent = BASIC if basic is None else T5X
         return Table("t5x_against_basic", title, headings, (), (f"the study has no {absent}",))
-    [found] = related([(t5x, basic)], comparison.methods)
-    saved = (_saved(each) for each in (found.save, found.load_cold, found.load_warm))
-    row: tuple[Cell, ...] = ("T5X", *saved, Share(found.size - 1))
-    notes = ("of medians; + is time saved, or more bytes", *notes_on_tests([found]))
+    [relative] = related([(t5x, basic)], comparison.setting.methods)
+    compared = (Operation.SAVE, Operation.LOAD_COLD, Operation.LOAD_WARM)
+    saved = (_saved(relative.operations[operation]) for operation in compared)
+    row: tuple[Cell, ...] = ("T5X", *saved, Share(relative.size - 1))
+    notes = ("of medians; + is time saved, or more bytes", *notes_on_tests([relative]))
     return Table("t5x_against_basic", title, headings, (row,), notes)
 
 
 def notes_on_tests(relatives: Iterable[Relative], how: str = HOW_TESTED) -> list[str]:
     """How the verdicts came about, where there are any."""
-    tests = [each.difference(name) for each in relatives for name in OPERATIONS]
-    told = [each for each in tests if each.verdict()]
-    within = any(each.test.unit == "trials" and math.isfinite(each.corrected_p) for each in told)
-    return [*([how] if told else []), *([_WITHIN_ONE_JOB] if within else [])]
+    tests = [difference for relative in relatives for difference in relative.operations.values()]
+    verdicts = [difference for difference in tests if difference.verdict()]
+    within = any(shown.test.unit == "trials" and math.isfinite(shown.corrected_p) for shown in verdicts)
+    return [*([how] if verdicts else []), *([_WITHIN_ONE_JOB] if within else [])]
 
 
 def _change(difference: Difference) -> Change:
@@ -164,66 +160,58 @@ def _saved(difference: Difference) -> Change:
 
 
 def _phases(comparison: Comparison) -> Table:
-    parts = list(dict.fromkeys(phase for method in comparison.methods for phase in method.phases))
-    loads = [name for name in shown_operations(comparison.methods) if name != "save"]
+    parts = list(dict.fromkeys(phase for method in comparison.setting.methods for phase in method.phases))
+    operations = shown_operations(comparison.setting.methods)
     headings = (
-        "method", *(f"save: {part} [s]" for part in parts), "save [s]", *(f"{OPERATIONS[name]} [s]" for name in loads),
+        "method", *(f"save: {part} [s]" for part in parts), *(f"{operation.label} [s]" for operation in operations),
     )  # fmt: skip
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             method.label,
-            *(Number(method.phases.get(part, math.nan)) for part in parts),
-            *(Number(timed(method, name).median) for name in ("save", *loads)),
+            *(Number(method.phases.get(part, NO_TRIALS).median_s) for part in parts),
+            *(Number(method[operation].median_s) for operation in operations),
         )
-        for method in comparison.methods
+        for method in comparison.setting.methods
     )
     note = (
         "medians, so that the parts need not add up to the whole; a training job may go on after `call` if it may fail"
     )
-    notes = (note, *([_TOGETHER_IN_PHASES] if _have_ranks(comparison) else []))
-    return Table("phases", f"Phases: {where(comparison)}", headings, rows, notes)
-
-
-def _have_ranks(comparison: Comparison) -> bool:
-    return comparison.nodes * comparison.tasks_per_node > 1
+    notes = (note, *([_TOGETHER_IN_PHASES] if comparison.setting.ranks > 1 else []))
+    return Table("phases", f"Phases: {comparison.setting}", headings, rows, notes)
 
 
 def _bandwidth(comparison: Comparison) -> Table:
     headings = ("method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling")
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            method.label,
-            Number(method.cost.save_gbps, 3),
-            Part(method.cost.save_share),
-            Number(method.cost.load_gbps, 3),
-            Part(method.cost.load_share),
-        )
-        for method in comparison.methods
-    )
+    rows: list[tuple[Cell, ...]] = []
+    for method in comparison.setting.methods:
+        used = (method.usage_of(Operation.SAVE), method.usage_of(method.cold_load()))
+        cells = [(Number(usage.gbps, 3), Part(usage.of_ceiling)) for usage in used]
+        rows.append((method.label, *cells[0], *cells[1]))
     notes = (
         _WHAT_BANDWIDTH,
-        *_ceiling_ways(comparison.methods),
-        *([_TOGETHER] if _have_ranks(comparison) else []),
-        *repeated(comparison.methods),
+        *_ceiling_ways(comparison.setting.methods),
+        *([_TOGETHER] if comparison.setting.ranks > 1 else []),
+        *repeated(comparison.setting.methods),
     )
-    return Table("bandwidth", f"Bandwidth: {where(comparison)}", headings, rows, notes)
+    return Table("bandwidth", f"Bandwidth: {comparison.setting}", headings, tuple(rows), notes)
 
 
 def _ceiling_ways(methods: Collection[Method]) -> list[str]:
     """How the ceilings were reached, where there are any."""
     ways = {
-        "saves": {method.cost.write_ceiling_way for method in methods},
-        "loads": {method.cost.read_ceiling_way for method in methods},
+        "saves": {method.ceilings["write"].way for method in methods} - {""},
+        "loads": {method.ceilings["read"].way for method in methods} - {""},
     }
-    known = {name: " or ".join(sorted(found - {""})) for name, found in ways.items() if found - {""}}
+    known = {operations: " or ".join(sorted(reached)) for operations, reached in ways.items() if reached}
     return [f"the ceiling here: {'; '.join(f'for {name} {way}' for name, way in known.items())}"] if known else []
 
 
 def repeated(methods: Iterable[Method]) -> list[str]:
     """That loads move more than what was saved, where every rank loads all of it."""
-    factors = sorted({round(each.loaded_bytes / each.saved_bytes, 2) for each in methods if each.saved_bytes > 0})
-    said = " or ".join(f"{factor:g}" for factor in factors if factor > 1)
-    return [f"every rank loads the whole state: a load moves {said} times the bytes of a save"] if said else []
+    moved = [(method.load_trials().moved_bytes, method[Operation.SAVE].moved_bytes) for method in methods]
+    factors = sorted({round(loaded / saved, 2) for loaded, saved in moved if saved > 0})
+    more = " or ".join(f"{factor:g}" for factor in factors if factor > 1)
+    return [f"every rank loads the whole state: a load moves {more} times the bytes of a save"] if more else []
 
 
 def _cost(comparison: Comparison) -> Table:
@@ -233,29 +221,33 @@ def _cost(comparison: Comparison) -> Table:
         "directories", "files / rank", "created / s",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
-    for method in comparison.methods:
-        cost = method.cost
+    for method in comparison.setting.methods:
+        save, load, files = method.usage_of(Operation.SAVE), method.usage_of(method.cold_load()), method.files
         rows.append(
             (
                 method.label,
-                Number(cost.save_cpu_s),
-                Number(cost.load_cpu_s),
-                Number(cost.save_cores, 1),
-                Number(cost.load_cores, 1),
-                Number(cost.save_extra_bytes / 2**20, 0),
-                Number(cost.load_extra_bytes / 2**20, 0),
-                Number(cost.written_share),
-                Number(cost.read_share),
-                Number(cost.disk_share),
-                Number(cost.file_count, 0),
-                Part(cost.small_file_share),
-                Number(cost.directory_count, 0),
-                Number(cost.files_per_rank, 1),
-                Number(cost.creates_per_s, 1),
+                Number(save.cpu_s),
+                Number(load.cpu_s),
+                Number(save.cores, 1),
+                Number(load.cores, 1),
+                Number(save.extra_bytes / 2**20, 0),
+                Number(load.extra_bytes / 2**20, 0),
+                Number(save.device_fraction),
+                Number(load.device_fraction),
+                Number(files.allocated_fraction),
+                Number(files.count, 0),
+                Part(files.small_fraction),
+                Number(files.directory_count, 0),
+                Number(files.per_rank, 1),
+                Number(files.created_per_s, 1),
             )
         )
-    notes = (_WHAT_COST, *([_COST_TOGETHER] if _have_ranks(comparison) else []), *repeated(comparison.methods))
-    return Table("cost", f"Cost: {where(comparison)}", headings, tuple(rows), notes)
+    notes = (
+        _WHAT_COST,
+        *([_COST_TOGETHER] if comparison.setting.ranks > 1 else []),
+        *repeated(comparison.setting.methods),
+    )
+    return Table("cost", f"Cost: {comparison.setting}", headings, tuple(rows), notes)
 
 
 def _spread(comparison: Comparison) -> Table:
@@ -263,27 +255,29 @@ def _spread(comparison: Comparison) -> Table:
         "method", "operation", "ranks", "trials", "own work, fastest rank [s]", "own work, median rank [s]",
         "own work, slowest rank [s]", "slowest / median", "last most often: rank", "last most often: host",
     )  # fmt: skip
-    found = [(method.label, each) for method in comparison.methods for each in method.spreads]
-    rows: list[tuple[Cell, ...]] = [
-        (
-            label,
-            KINDS[each.kind],
-            Number(each.ranks, 0),
-            Number(each.trials, 0),
-            Number(each.fastest_s),
-            Number(each.median_s),
-            Number(each.slowest_s),
-            Number(each.slowest_over_median),
-            in_trials(each.last_rank, each.trials),
-            in_trials(each.last_host, each.trials),
-        )
-        for label, each in found
-    ]
-    unsure = sum(each.unsure for _, each in found)
+    rows: list[tuple[Cell, ...]] = []
+    unsure = 0
+    for method in comparison.setting.methods:
+        for ranks in method.imbalances:
+            unsure += ranks.unsure
+            rows.append(
+                (
+                    method.label,
+                    ranks.operation.label,
+                    Number(ranks.ranks, 0),
+                    Number(ranks.trials, 0),
+                    Number(ranks.fastest_s),
+                    Number(ranks.median_s),
+                    Number(ranks.slowest_s),
+                    Number(ranks.slowest_over_median),
+                    in_trials(ranks.last_rank, ranks.trials),
+                    in_trials(ranks.last_host, ranks.trials),
+                )
+            )
     notes = [_WHAT_SPREAD] if rows else ["no valid operation of several ranks"]
     if unsure:
         notes.append(f"in {unsure} trials the last two ended nearer to each other than their clocks are known")
-    return Table("ranks", f"Ranks: {where(comparison)}", headings, tuple(rows), tuple(notes))
+    return Table("ranks", f"Ranks: {comparison.setting}", headings, tuple(rows), tuple(notes))
 
 
 def in_trials(straggler: Straggler, trials: int) -> str:

@@ -6,8 +6,8 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
-from analysis.measures.method import Statistic
 from analysis.measures.statistics import Interval
+from analysis.measures.trials import Trials
 
 MISSING = "-"
 
@@ -69,7 +69,7 @@ class Marked:
     notes: tuple[int, ...]
 
 
-Cell = str | Marked | Statistic | Share | Part | Number | Change | Ratio | Estimate
+Cell = str | Marked | Trials | Share | Part | Number | Change | Ratio | Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,10 @@ def shown(cell: Cell) -> str:
     return "".join(word for word, _ in pieces(cell))
 
 
-def pieces(cell: Statistic | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
+def pieces(cell: Trials | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
     """Split a cell of numbers into texts and whether they are numbers, so that a format can set numbers as such."""
-    if isinstance(cell, Statistic):
-        return _of_statistic(cell)
+    if isinstance(cell, Trials):
+        return _of_trials(cell)
     if isinstance(cell, Change):
         sign_is_enough = cell.verdict in {"slower", "faster"}
         return _of_interval(cell.interval, "+.1f", 100, " %", "" if sign_is_enough else cell.verdict)
@@ -121,12 +121,12 @@ def pieces(cell: Statistic | Share | Part | Number | Change | Ratio | Estimate) 
     return [(f"{100 * cell.value:{'+.1f' if isinstance(cell, Share) else '.0f'}}", True), (" %", False)]
 
 
-def _of_statistic(cell: Statistic) -> list[tuple[str, bool]]:
+def _of_trials(cell: Trials) -> list[tuple[str, bool]]:
     invalid = [(", ", False), (f"{cell.invalid}", True), (" invalid", False)] if cell.invalid else []
-    if not cell.count:
+    if not len(cell):
         return invalid[1:] or [(MISSING, False)]
-    interval = _of_interval(Interval(cell.median, cell.low, cell.high), ".2f", 1, "", "")
-    return [*interval, (", n = ", False), (f"{cell.count}", True), *invalid]
+    interval = _of_interval(cell.median(), ".2f", 1, "", "")
+    return [*interval, (", n = ", False), (f"{len(cell)}", True), *invalid]
 
 
 def _of_interval(interval: Interval, spec: str, scale: float, unit: str, verdict: str) -> list[tuple[str, bool]]:

@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from analysis.measures.comparison import Comparison
+from analysis.measures.comparison import Comparison, Relative, related
 from analysis.measures.differences import differences
 from analysis.measures.groups import MUST_AGREE
 from analysis.measures.method import Method
-from analysis.measures.relative import OPERATIONS, mean_ratios, related, timed
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting
 from analysis.measures.statistics import UNKNOWN, Interval, geometric_mean
-from analysis.tables.methods import HOW_MEASURED, notes_on_tests, repeated, shown_operations, where
+from analysis.tables.methods import HOW_MEASURED, notes_on_tests, repeated, shown_operations
 from analysis.tables.table import Cell, Estimate, Marked, Number, Part, Ratio, Share, Table
 
 HOW_SCALED = (
@@ -29,175 +30,191 @@ _MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
 
 def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """The tables that need several comparisons; none where there is only one."""
-    return [*_targets(comparisons), *_scales(comparisons), *_means(comparisons)]
+    settings = [comparison.setting for comparison in comparisons]
+    return [*_targets(settings), *_scales(settings), *_means(comparisons)]
 
 
-def _targets(comparisons: Sequence[Comparison]) -> Iterator[Table]:
-    def of(each: Comparison) -> tuple[str, int, int]:
-        return each.study, each.nodes, each.tasks_per_node
-
-    for (study, nodes, tasks), found in itertools.groupby(sorted(comparisons, key=of), key=of):
-        group = list(found)
-        if len({each.target for each in group}) > 1:
-            yield _of_targets(f"{study}, {nodes}x{tasks}", group)
+def _labels(settings: Sequence[Setting]) -> list[str]:
+    """The labels of all methods, each once."""
+    return list(dict.fromkeys(method.label for setting in settings for method in setting.methods))
 
 
-def _of_targets(title: str, group: Sequence[Comparison]) -> Table:
-    """Every target against the first, of comparisons that agree in everything else."""
+def _methods(settings: Sequence[Setting]) -> list[Method]:
+    return [method for setting in settings for method in setting.methods]
+
+
+def _targets(settings: Sequence[Setting]) -> Iterator[Table]:
+    def key(setting: Setting) -> tuple[str, int, int]:
+        return setting.study, setting.nodes, setting.tasks_per_node
+
+    for (study, nodes, tasks), members in itertools.groupby(sorted(settings, key=key), key=key):
+        group = list(members)
+        if len({setting.target for setting in group}) > 1:
+            yield _targets_table(f"{study}, {nodes}x{tasks}", group)
+
+
+def _targets_table(title: str, group: Sequence[Setting]) -> Table:
+    """Compare every target with the first, in settings that agree in everything else."""
     together, left_out = _agreeing(group)
-    first, *others = together
-    names = [each.target for each in together]
+    relatives = _relatives_to_first(together)
+    against = [{label: relatives[target, label] for target, label in relatives if target == other.target}
+               for other in together[1:]]  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
-    unproven_apart = False
-    operations = shown_operations(tuple(method for each in together for method in each.methods))
-    pairs = [(method, base) for each in others for method in each.methods if (base := first.method(method.label))]
-    found_all = iter(related(pairs, [method for each in together for method in each.methods]))
-    against = [
-        {method.label: next(found_all) for method in each.methods if first.method(method.label)} for each in others
-    ]
-    for name in operations:
-        for label in dict.fromkeys(method.label for each in together for method in each.methods):
-            found = [each.method(label) for each in together]
-            ratios: list[Cell] = [
-                Ratio(each.ratio, each.verdict(), each.corrected_p)
-                if (each := relatives[label].difference(name) if label in relatives else None)
-                else "-"
-                for relatives in against
-            ]
-            kinds = {
-                kind
-                for method in found
-                if method
-                for kind in ("load_cold", "load_unproven")
-                if timed(method, kind).count
-            }
-            apart = name in kinds and len(kinds) > 1
-            unproven_apart |= apart
-            medians = (timed(method, name) if method else "-" for method in found)
-            rows.append((Marked(label, (1,) if apart else ()), OPERATIONS[name], *medians, *ratios))
-        means = [
-            geometric_mean([each.difference(name).ratio.estimate for each in relatives.values()])
-            for relatives in against
-        ]
-        rows.append(("geometric mean", OPERATIONS[name], *("" for _ in together), *(Number(mean) for mean in means)))
+    footnotes: tuple[str, ...] = ()
+    for operation in shown_operations(_methods(together)):
+        for label in _labels(together):
+            methods = [setting.method(label) for setting in together]
+            mark = (1,) if _proven_on_some_only(methods, operation) else ()
+            if mark:
+                footnotes = ("loads proven cold on one target and not on another are not set against each other",)
+            medians = (method[operation] if method else "-" for method in methods)
+            ratios = (_ratio(relatives.get((other.target, label)), operation) for other in together[1:])
+            rows.append((Marked(label, mark), operation.label, *medians, *ratios))
+        means = (
+            geometric_mean([relative.operations[operation].ratio.estimate for relative in of_target.values()])
+            for of_target in against
+        )
+        rows.append(("geometric mean", operation.label, *("" for _ in together), *(Number(mean) for mean in means)))
+    names = [setting.target for setting in together]
     headings = (
         "method", "operation", *(f"{target} [s]" for target in names), *(f"{name} / {names[0]}" for name in names[1:]),
     )  # fmt: skip
-    footnotes = (
-        ("loads proven cold on one target and not on another are not set against each other",) if unproven_apart else ()
-    )
-    notes = [HOW_MEASURED, *dict.fromkeys(note for relatives in against for note in notes_on_tests(relatives.values()))]
-    return Table("targets", f"Targets: {title}", headings, tuple(rows), (*notes, *left_out), footnotes)
+    on_tests = dict.fromkeys(note for of_target in against for note in notes_on_tests(of_target.values()))
+    return Table("targets", f"Targets: {title}", headings, tuple(rows), (HOW_MEASURED, *on_tests, *left_out), footnotes)
 
 
-def _agreeing(group: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """The largest set of comparisons that agree, one a target, and a note for each that is left out."""
+def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Relative]:
+    """How each method on another target differs from the same method on the first, by target and label."""
+    first, *others = settings
+    pairs = {
+        (setting.target, method.label): (method, base)
+        for setting in others
+        for method in setting.methods
+        if (base := first.method(method.label))
+    }
+    return dict(zip(pairs, related(list(pairs.values()), _methods(settings)), strict=True))
+
+
+def _proven_on_some_only(methods: Sequence[Method | None], operation: Operation) -> bool:
+    """Whether loads of this kind, cold or unproven, were measured on some targets and the other kind on others."""
+    cold = (Operation.LOAD_COLD, Operation.LOAD_UNPROVEN)
+    kinds = {kind for method in methods if method for kind in cold if len(method[kind])}
+    return operation in kinds and len(kinds) > 1
+
+
+def _ratio(relative: Relative | None, operation: Operation) -> Cell:
+    if relative is None:
+        return "-"
+    difference = relative.operations[operation]
+    return Ratio(difference.ratio, difference.verdict(), difference.corrected_p)
+
+
+def _agreeing(group: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
+    """The largest set of settings that agree, one for each target, and a note for each one left out."""
     keys = [key for key in MUST_AGREE if key not in _MAY_DIFFER_BETWEEN_TARGETS]
 
-    def agreed(each: Comparison) -> tuple[str | None, ...]:
-        return tuple(each.agreed.get(key) for key in keys)
+    def agreed(setting: Setting) -> tuple[str | None, ...]:
+        return tuple(setting.agreed.get(key) for key in keys)
 
-    sets: dict[tuple[str | None, ...], dict[str, Comparison]] = {}
-    for each in group:
-        sets.setdefault(agreed(each), {}).setdefault(each.target, each)
+    sets: dict[tuple[str | None, ...], dict[str, Setting]] = {}
+    for setting in group:
+        sets.setdefault(agreed(setting), {}).setdefault(setting.target, setting)
     chosen, together = max(sets.items(), key=lambda item: len(item[1]))
     notes = []
-    for each in group:
-        if each not in together.values():
-            differing = [MUST_AGREE[key] for key, a, b in zip(keys, agreed(each), chosen, strict=True) if a != b]
+    for setting in group:
+        if not any(setting is member for member in together.values()):
+            differing = [MUST_AGREE[key] for key, a, b in zip(keys, agreed(setting), chosen, strict=True) if a != b]
             why = f"it differs in {', '.join(differing)}" if differing else "the target has other jobs here"
-            notes.append(f"left out: {where(each)}: {why}")
+            notes.append(f"left out: {setting}: {why}")
     return list(together.values()), notes
 
 
-def _scales(comparisons: Sequence[Comparison]) -> Iterator[Table]:
-    def of(each: Comparison) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        return each.study, each.target, tuple(sorted(each.agreed.items()))
+def _scales(settings: Sequence[Setting]) -> Iterator[Table]:
+    def key(setting: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        return setting.study, setting.target, tuple(sorted(setting.agreed.items()))
 
-    for (study, target, agreed), found in itertools.groupby(sorted(comparisons, key=of), key=of):
-        group = sorted(found, key=lambda each: (each.nodes * each.tasks_per_node, each.nodes))
-        if len({(each.nodes, each.tasks_per_node) for each in group}) > 1:
-            apart = next((f" ({each.apart})" for each in group if each.apart), "")
-            yield _of_scales(f"{study}, target {target}{apart}", group, dict(agreed))
+    for (_, _, agreed), members in itertools.groupby(sorted(settings, key=key), key=key):
+        group = sorted(members, key=lambda setting: (setting.ranks, setting.nodes))
+        if len({setting.scale for setting in group}) > 1:
+            named = next((setting for setting in group if setting.apart), group[0])
+            yield _scales_table(named.at_all_scales, group, dict(agreed))
 
 
-def _of_scales(title: str, group: Sequence[Comparison], agreed: Mapping[str, str]) -> Table:
-    methods = [method for each in group for method in each.methods]
-    columns = {name: _scaled(group, name) for name in shown_operations(tuple(methods))}
-    columns = {name: scaled for name, scaled in columns.items() if scaled}
+def _scales_table(title: str, group: Sequence[Setting], agreed: Mapping[str, str]) -> Table:
+    methods = _methods(group)
+    columns = {operation: _scaled(group, operation) for operation in shown_operations(methods)}
+    columns = {operation: cells for operation, cells in columns.items() if cells}
     rows: list[tuple[Cell, ...]] = [
         (
             label,
-            Number(each.nodes, 0),
-            Number(each.tasks_per_node, 0),
-            Number(each.nodes * each.tasks_per_node, 0),
-            *(cell for scaled in columns.values() for cell in scaled[label, each.nodes, each.tasks_per_node]),
+            Number(setting.nodes, 0),
+            Number(setting.tasks_per_node, 0),
+            Number(setting.ranks, 0),
+            *(cell for cells in columns.values() for cell in cells[label, setting.scale]),
         )
-        for label in dict.fromkeys(method.label for method in methods)
-        for each in group
-        if each.method(label)
+        for label in _labels(group)
+        for setting in group
+        if setting.method(label)
     ]
     headings = ["method", "nodes", "tasks per node", "ranks"]
-    for name in columns:
-        operation = OPERATIONS[name]
-        headings += [f"{operation} [GB/s]", f"{operation}, efficiency"]
-        headings += [f"{operation}, of ceiling"] if name != "load_warm" else []
+    for operation in columns:
+        headings += [f"{operation.label} [GB/s]", f"{operation.label}, efficiency"]
+        headings += [f"{operation.label}, of ceiling"] if operation is not Operation.LOAD_WARM else []
     notes = [HOW_SCALED, *repeated(methods)]
     if agreed.get("state_sharding"):
         notes.insert(0, f"how ranks share the state: {agreed['state_sharding']}")
     return Table("scaling", f"Scaling: {title}", tuple(headings), tuple(rows), tuple(notes))
 
 
-def _scaled(group: Sequence[Comparison], operation: str) -> dict[tuple[str, int, int], tuple[Cell, ...]]:
-    """Bandwidth, efficiency and share of the ceiling, of each method at each scale; empty where nothing is measured."""
-    found: dict[tuple[str, int, int], tuple[Cell, ...]] = {}
+def _scaled(group: Sequence[Setting], operation: Operation) -> dict[tuple[str, str], tuple[Cell, ...]]:
+    """Bandwidth, efficiency and part of the ceiling, by method and scale; empty where nothing was measured."""
+    cells: dict[tuple[str, str], tuple[Cell, ...]] = {}
     measured = False
-    for label in dict.fromkeys(method.label for each in group for method in each.methods):
-        there = [(each, method) for each in group if (method := each.method(label))]
-        base = next(((each, method) for each, method in there if timed(method, operation).count), None)
+    for label in _labels(group):
+        scales = [(setting, method) for setting in group if (method := setting.method(label))]
+        base = next(((setting, method) for setting, method in scales if len(method[operation])), None)
         measured |= base is not None
-        for each, method in there:
-            rate = method.gbps(operation, timed(method, operation))
-            efficiency = _efficiency((each, method), base, operation) if base else UNKNOWN
-            ceiling = method.cost.write_ceiling_gbps if operation == "save" else method.cost.read_ceiling_gbps
-            of_ceiling = (Part(rate.estimate / ceiling),) if operation != "load_warm" else ()
-            found[label, each.nodes, each.tasks_per_node] = (Estimate(rate, 3), Estimate(efficiency), *of_ceiling)
-    return found if measured else {}
+        for setting, method in scales:
+            rate = method[operation].gbps()
+            efficiency = _efficiency((setting, method), base, operation) if base else UNKNOWN
+            of_ceiling = (Part(rate.estimate / method.ceilings[operation.direction].gbps),)
+            shown = of_ceiling if operation is not Operation.LOAD_WARM else ()
+            cells[label, setting.scale] = (Estimate(rate, 3), Estimate(efficiency), *shown)
+    return cells if measured else {}
 
 
-def _efficiency(one: tuple[Comparison, Method], base: tuple[Comparison, Method], operation: str) -> Interval:
-    """The bandwidth of a rank of one over that of a rank of the other; against itself it is 1, and nothing else."""
+def _efficiency(one: tuple[Setting, Method], base: tuple[Setting, Method], operation: Operation) -> Interval:
+    """The bandwidth of a rank of one over that of a rank of the other; against itself exactly 1."""
     if one[1] is base[1]:
         return Interval(1.0, math.nan, math.nan)
-    (ranks, moved, one_timed), (base_ranks, base_moved, base_timed) = (
-        (each.nodes * each.tasks_per_node, method.moved_bytes(operation), timed(method, operation).timed)
-        for each, method in (one, base)
-    )
-    speedup = differences([(base_timed, one_timed)])[0].ratio
-    more = moved / base_moved * base_ranks / ranks
+    trials, base_trials = one[1][operation], base[1][operation]
+    speedup = differences([(base_trials, trials)])[0].ratio
+    more = trials.moved_bytes / base_trials.moved_bytes * base[0].ranks / one[0].ranks
     return Interval(more * speedup.estimate, more * speedup.low, more * speedup.high)
 
 
 def _means(comparisons: Sequence[Comparison]) -> Iterator[Table]:
     """The geometric mean of each method's ratios to the reference over all comparisons that have the reference."""
-    group = [each for each in comparisons if each.relative]
+    group = [comparison for comparison in comparisons if comparison.differences]
     if len(group) < 2:
         return
-    reference = group[0].reference
-    relatives = [each.relative for each in group]
-    methods: list[Method] = [method for each in group for method in each.methods if method.label != reference]
-    operations = shown_operations(tuple(methods))
+    reference, settings = group[0].reference, [comparison.setting for comparison in group]
+    operations = shown_operations(method for method in _methods(settings) if method.label != reference)
     rows: list[tuple[Cell, ...]] = []
     incomplete: list[str] = []
-    for label in dict.fromkeys(method.label for method in methods):
-        means = mean_ratios(relatives, label)
-        absent = sum(label not in each for each in relatives)
+    for label in _labels(settings):
+        if label == reference:
+            continue
+        relatives = [comparison.differences[label] for comparison in group if label in comparison.differences]
+        absent = len(group) - len(relatives)
         if absent:
             incomplete.append(f"{label} is not among the methods of {absent} of them")
-        marks = (len(incomplete),) if absent else ()
-        rows.append((Marked(label, marks), *(Share(means[name] - 1) for name in operations), Share(means["size"] - 1)))
-    headings = ("method", *(OPERATIONS[name] for name in operations), "size")
-    over = "; ".join(where(each) for each in group)
+        ratios = [[relative.operations[operation].ratio.estimate for relative in relatives] for operation in operations]
+        ratios.append([relative.size for relative in relatives])
+        means = (math.nan if absent else geometric_mean(values) for values in ratios)
+        rows.append((Marked(label, (len(incomplete),) if absent else ()), *(Share(mean - 1) for mean in means)))
+    headings = ("method", *(operation.label for operation in operations), "size")
+    over = "; ".join(map(str, settings))
     notes = (f"geometric means of the ratios of medians, over: {over}", "`-` where a ratio is unknown in one of them")
     title = f"Relative to {reference}, over {len(group)} comparisons"
     yield Table("overall", title, headings, tuple(rows), notes, tuple(incomplete))

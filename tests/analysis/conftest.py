@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import print_tables
-from analysis.measures.trials import COLD, Measured, Setting, Trials
+from analysis.measures.ceilings import Ceiling
+from analysis.measures.method import Files, Method
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting
+from analysis.measures.trials import Trials
 from analysis.tables.render import Format
 from jobs import timing_log
 from jobs.paths import StudyPaths
@@ -95,7 +99,8 @@ def show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 def trials_of(durations_s: Sequence[float], jobs: Sequence[str] | None = None) -> Trials:
     """One trial a minute, of a gigabyte, each in a job of its own unless said otherwise."""
     names = tuple(jobs or (f"job {number}" for number in range(len(durations_s))))
-    return Trials(tuple(durations_s), names, tuple(1.75e9 + 60 * number for number in range(len(durations_s))), GB)
+    started_s = tuple(1.75e9 + 60 * number for number in range(len(durations_s)))
+    return Trials(tuple(durations_s), names, started_s=started_s, moved_bytes=GB)
 
 
 def _measured(
@@ -103,12 +108,12 @@ def _measured(
     save: Sequence[float] = (),
     load: Sequence[float] = (),
     *,
-    kind: str = COLD,
+    kind: Operation = Operation.LOAD_COLD,
     size_bytes: float = math.nan,
     facts: Mapping[str, str] | None = None,
     call: Sequence[float] = (),
     **other: Any,
-) -> Measured:
+) -> Method:
     """A method with these seconds; `call` is the part of each save until it returned."""
     phases = (
         {"call": trials_of(call), "sync": trials_of([a - b for a, b in zip(save, call, strict=True)])} if call else {}
@@ -117,33 +122,29 @@ def _measured(
         "label": label,
         "strategy": label,
         "facts": facts or {},
-        "save": trials_of(save),
+        "operations": {Operation.SAVE: trials_of(save)} | ({kind: trials_of(load)} if load else {}),
         "phases": phases,
-        "loads": {kind: trials_of(load)} if load else {},
-        "size_bytes": size_bytes,
-        "file_bytes": size_bytes / 4,
-        "state_bytes": GB,
+        "files": Files(size_bytes=size_bytes, mean_file_bytes=size_bytes / 4),
     }
-    return Measured(**fields | other)
+    return Method(**fields | other)
 
 
-def _setting(*methods: Measured, write_gbps: float = math.nan, read_gbps: float = math.nan, **other: Any) -> Setting:
+def _setting(*methods: Method, write_gbps: float = math.nan, read_gbps: float = math.nan, **other: Any) -> Setting:
     """One node, one task, a shared target."""
     fields: dict[str, Any] = {
         "study": "tiny",
         "target": "disk",
         "nodes": 1,
         "tasks_per_node": 1,
-        "apart": "",
         "node_local": False,
         "methods": methods,
-        "ceilings_gbps": {"write": write_gbps, "read": read_gbps},
+        "ceilings": {"write": Ceiling(write_gbps, ""), "read": Ceiling(read_gbps, "")},
     }
     return Setting(**fields | other)
 
 
 @pytest.fixture
-def measured() -> Callable[..., Measured]:
+def measured() -> Callable[..., Method]:
     """Make a method of hand-chosen trials, without any log."""
     return _measured
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Pick, advise
 from analysis.advice.intervals import daly_interval_s, loss
 from analysis.errors import ResultsError
-from analysis.measures.trials import UNPROVEN, WARM
+from analysis.measures.operation import Operation
 from analysis.tables.advice import advice_tables, assumed, in_words
 
 GIB = 2**30
@@ -131,26 +131,26 @@ def test_a_strategy_without_phases_has_no_schedule_by_call(measured: Make, setti
 @pytest.mark.parametrize(
     ("kind", "restore", "says"),
     [
-        (UNPROVEN, "cold", "loads not proven cold"),
-        (WARM, "cold", "no cold loads"),
-        ("cold", "warm", "no warm loads"),
+        (Operation.LOAD_UNPROVEN, "cold", "loads not proven cold"),
+        (Operation.LOAD_WARM, "cold", "no cold loads"),
+        (Operation.LOAD_COLD, "warm", "no warm loads"),
     ],
 )
 def test_a_load_of_another_kind_stands_in_and_is_named(
-    kind: str, restore: Any, says: str, measured: Make, setting: Make
+    kind: Operation, restore: Any, says: str, measured: Make, setting: Make
 ) -> None:
     """A restart needs some load; which one counted stands in the table and among the warnings."""
     advice = advise(setting(measured("a", FAST, SLOW, kind=kind)), Assumptions(restore=restore))
 
     assert advice.schedules[0].load_s.estimate == 20.0
-    assert advice.schedules[0].load_kind == kind
+    assert advice.schedules[0].load_kind is kind
     assert any(line.startswith(says) for line in advice.thin)
 
 
 def test_warm_restarts_count_warm_loads(measured: Make, setting: Make) -> None:
     """Where both kinds were measured, `--restore` decides."""
-    cold, warm = measured("a", FAST, SLOW), measured("a", FAST, FAST, kind=WARM)
-    both = setting(measured("a", FAST, loads={**cold.loads, **warm.loads}))
+    cold, warm = measured("a", FAST, SLOW), measured("a", FAST, FAST, kind=Operation.LOAD_WARM)
+    both = setting(measured("a", FAST, operations={**cold.operations, **warm.operations}))
 
     assert advise(both, Assumptions()).schedules[0].load_s.estimate == 20.0
     assert advise(both, Assumptions(restore="warm")).schedules[0].load_s.estimate == 2.0
@@ -205,7 +205,7 @@ def test_there_is_always_a_best_and_it_has_the_smallest_median(
     """Whatever was measured: the first of a set has the smallest median, and nothing is both best and next."""
     methods = [measured(f"m{number}", durations, durations) for number, durations in enumerate(saves)]
     advice = advise(setting(*methods), Assumptions(mtbf_hours=mtbf_hours))
-    medians = {method.label: method.save.median().estimate for method in methods}
+    medians = {method.label: method[Operation.SAVE].median().estimate for method in methods}
 
     fastest = pick(advice, "fastest save")
     assert medians[fastest.best[0]] == min(medians.values())

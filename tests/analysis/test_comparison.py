@@ -8,53 +8,61 @@ import math
 import pytest
 
 import analysis
-from analysis.measures.comparison import Comparison, compare
-from analysis.measures.method import Statistic
-from analysis.measures.relative import ratio
+from analysis.measures.comparison import ratio
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting, settings
+from analysis.measures.trials import Trials
 from support.studies import MakeStudy, Show, StudyOnDisk
 
 GIB = 2**30
 
 
+def summary(trials: Trials) -> tuple[float, ...]:
+    """Median, smallest, largest, valid, invalid, and the ends of the median's interval."""
+    median = trials.median()
+    smallest, largest = min(trials.durations_s), max(trials.durations_s)
+    return median.estimate, smallest, largest, len(trials), trials.invalid, median.low, median.high
+
+
 @pytest.fixture
-def comparison(three_methods: StudyOnDisk) -> Comparison:
-    """The only comparison of the three methods."""
-    [found] = compare(analysis.load_results(three_methods.root))
+def setting(three_methods: StudyOnDisk) -> Setting:
+    """The only setting of the three methods."""
+    [found] = settings(analysis.load_results(three_methods.root))
     return found
 
 
-def test_medians_leave_warm_ups_out(comparison: Comparison) -> None:
+def test_medians_leave_warm_ups_out(setting: Setting) -> None:
     """A statistic is the median, smallest and largest of the measured totals: of seconds and of bytes."""
-    figures = {m.label: (m.save, m.load_cold, m.load_warm, m.size_bytes / GIB) for m in comparison.methods}
+    figures = {m.label: (*map(summary, m.operations.values()), m.files.size_bytes / GIB) for m in setting.methods}
 
     assert list(figures) == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
     assert figures["torch_save"] == (
-        Statistic(4, 2, 6, 3, 0, 2, 6),
-        Statistic(2, 1, 3, 3, 0, 1, 3),
-        Statistic(1, 0.5, 1.5, 3, 0, 0.5, 1.5),
+        (4, 2, 6, 3, 0, 2, 6),
+        (2, 1, 3, 3, 0, 1, 3),
+        (1, 0.5, 1.5, 3, 0, 0.5, 1.5),
         2.0,
     )
     assert figures["tensorstore_basic"] == (
-        Statistic(87.6, 80, 100, 3, 0, 80, 100),
-        Statistic(25, 20, 30, 3, 0, 20, 30),
-        Statistic(10, 9, 14, 3, 0, 9, 14),
+        (87.6, 80, 100, 3, 0, 80, 100),
+        (25, 20, 30, 3, 0, 20, 30),
+        (10, 9, 14, 3, 0, 9, 14),
         1.5,
     )
     assert figures["tensorstore_t5x"] == (
-        Statistic(43.8, 40, 50, 3, 0, 40, 50),
-        Statistic(12.5, 12, 13, 3, 0, 12, 13),
-        Statistic(12, 11, 13, 3, 0, 11, 13),
+        (43.8, 40, 50, 3, 0, 40, 50),
+        (12.5, 12, 13, 3, 0, 12, 13),
+        (12, 11, 13, 3, 0, 11, 13),
         pytest.approx(1.65),
     )
-    assert [method.problems for method in comparison.methods] == [()] * 3
+    assert [method.problems for method in setting.methods] == [()] * 3
 
 
-def test_a_comparison_says_what_was_compared(comparison: Comparison) -> None:
+def test_a_comparison_says_what_was_compared(setting: Setting) -> None:
     """Study, target, scale and state stand with the numbers."""
-    assert (comparison.study, comparison.target) == ("tiny", "disk")
-    assert (comparison.nodes, comparison.tasks_per_node) == (1, 1)
-    assert comparison.state_bytes == GIB
-    assert comparison.state == "tiny, 3 tensors, 0.500e9 parameters, float16, 1.00 GiB, digest 0123456789ab"
+    assert (setting.study, setting.target) == ("tiny", "disk")
+    assert (setting.nodes, setting.tasks_per_node) == (1, 1)
+    assert [method.state_bytes for method in setting.methods] == [GIB] * 3
+    assert setting.state == "tiny, 3 tensors, 0.500e9 parameters, float16, 1.00 GiB, digest 0123456789ab"
 
 
 def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: StudyOnDisk, show: Show) -> None:
@@ -93,12 +101,12 @@ def test_rounds_are_pooled(make_study: MakeStudy) -> None:
     study.log("torch_save", number=1, save=[2, 20], cold=[1, 1], warm=[1, 1])
     study.log("torch_save", number=2, save=[6, 4], cold=[1, 2], warm=[1, 3])
 
-    [found] = compare(analysis.load_results(study.root))
+    [found] = settings(analysis.load_results(study.root))
     method = found.method("torch_save")
 
     assert method is not None
-    assert method.save == Statistic(5, 2, 20, 4, 0, 2, 20)
-    assert method.load_warm == Statistic(1, 1, 3, 4, 0, 1, 3)
+    assert summary(method[Operation.SAVE]) == (5, 2, 20, 4, 0, 2, 20)
+    assert summary(method[Operation.LOAD_WARM]) == (1, 1, 3, 4, 0, 1, 3)
 
 
 def test_targets_and_studies_are_compared_apart(make_study: MakeStudy) -> None:
@@ -109,9 +117,9 @@ def test_targets_and_studies_are_compared_apart(make_study: MakeStudy) -> None:
     for study, target, seconds in ((first, "fast", 1), (first, "slow", 2), (second, "fast", 3), (second, "slow", 4)):
         study.log("torch_save", on=target, save=[seconds])
 
-    found = compare(analysis.load_results(first.root.parent))
+    found = settings(analysis.load_results(first.root.parent))
 
-    assert [(each.study, each.target, each.methods[0].save.median) for each in found] == [
+    assert [(each.study, each.target, each.methods[0][Operation.SAVE].median_s) for each in found] == [
         ("first", "fast", 1.0),
         ("first", "slow", 2.0),
         ("second", "fast", 3.0),
@@ -126,9 +134,9 @@ def test_options_make_another_method(make_study: MakeStudy) -> None:
     study.log("tensorstore_basic", save=[8])
     study.log("tensorstore_basic+compressor=none", save=[3])
 
-    [found] = compare(analysis.load_results(study.root))
+    [found] = settings(analysis.load_results(study.root))
 
-    assert [(each.label, each.save.median) for each in found.methods] == [
+    assert [(each.label, each[Operation.SAVE].median_s) for each in found.methods] == [
         ("tensorstore_basic", 8.0),
         ("tensorstore_basic+compressor=none", 3.0),
     ]
@@ -141,7 +149,7 @@ def test_different_states_are_said_to_be_different(make_study: MakeStudy) -> Non
     study.log("torch_save", save=[1], state=state | {"digest": "a" * 64})
     study.log("tensorstore_basic", save=[1], state=state | {"digest": "b" * 64, "tensors": 2})
 
-    [first, second] = compare(analysis.load_results(study.root))
+    [first, second] = settings(analysis.load_results(study.root))
 
     assert "m, 1 tensors" in first.state
     assert "m, 2 tensors" in second.state
@@ -153,10 +161,10 @@ def test_a_valid_sample_without_a_duration_is_not_counted(make_study: MakeStudy)
     study = make_study()
     study.log("torch_save", save=[1, math.nan, 3])
 
-    [found] = compare(analysis.load_results(study.root))
+    [found] = settings(analysis.load_results(study.root))
 
     assert found.methods[-1].label == "tensorstore_t5x"
-    assert found.methods[0].save == Statistic(2, 1, 3, 2, 1, 1, 3)
+    assert summary(found.methods[0][Operation.SAVE]) == (2, 1, 3, 2, 1, 1, 3)
 
 
 @pytest.mark.parametrize(

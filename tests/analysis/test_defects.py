@@ -9,7 +9,8 @@ import h5py
 import pytest
 
 import analysis
-from analysis.measures.comparison import all_problems, compare
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
 from jobs.timing_log.seal import sealed
 from support.studies import MakeStudy, Show, StudyOnDisk
 
@@ -201,9 +202,9 @@ def test_a_failed_job_without_a_state_beside_a_complete_one(study: StudyOnDisk) 
     """The state is that of the jobs that got as far; the failed job keeps its row and its place."""
     study.log("tensorstore_basic", status="failed", error="early", state={})
 
-    [found] = compare(analysis.load_results(study.root))
+    [found] = settings(analysis.load_results(study.root))
 
-    assert found.state_bytes == 2**30
+    assert found.state.startswith("tiny, 3 tensors, 0.500e9 parameters, float16, 1.00 GiB")
     assert [each.label for each in found.methods] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
 
 
@@ -214,12 +215,12 @@ def test_an_unplanned_log_that_cannot_be_read(make_study: MakeStudy) -> None:
     study.paths.plan_json.unlink()
     (study.paths.logs / "stray.h5").write_text("no HDF5")
 
-    unknown, known = sorted(compare(analysis.load_results(study.root)), key=lambda each: each.target == "disk")
+    unknown, known = sorted(settings(analysis.load_results(study.root)), key=lambda each: each.target == "disk")
 
     assert (unknown.target, unknown.nodes, unknown.tasks_per_node) == ("unknown", 0, 0)
-    assert [(each.label, each.save.count) for each in unknown.methods] == [("stray", 0)]
+    assert [(each.label, len(each[Operation.SAVE])) for each in unknown.methods] == [("stray", 0)]
     assert unknown.methods[0].problems[0].startswith(f"stray: unreadable: {study.paths.logs / 'stray.h5'}")
-    assert [(each.label, each.save.median) for each in known.methods] == [("torch_save", 1.0)]
+    assert [(each.label, each[Operation.SAVE].median_s) for each in known.methods] == [("torch_save", 1.0)]
 
 
 def test_a_log_of_a_later_version(study: StudyOnDisk) -> None:
@@ -229,7 +230,8 @@ def test_a_log_of_a_later_version(study: StudyOnDisk) -> None:
         file.attrs["schema_version"] = 99
     path.write_bytes(sealed(path.read_bytes()[512:]))
 
-    [problem, _] = all_problems(compare(analysis.load_results(study.root)))
+    [setting] = settings(analysis.load_results(study.root))
+    [problem, _] = [problem for method in setting.methods for problem in method.problems]
 
     assert "r01-tensorstore_basic-disk-1x1: unreadable: " in problem
     assert "has version 99 of the timing log" in problem.replace("np.int64(99)", "99")
@@ -241,13 +243,13 @@ def test_a_log_under_the_name_of_another_job(study: StudyOnDisk) -> None:
     copy = study.paths.log(study.job("tensorstore_basic").id)
     copy.write_bytes(original.read_bytes())
 
-    [found] = compare(analysis.load_results(study.root))
+    [found] = settings(analysis.load_results(study.root))
     method = found.method("tensorstore_basic")
 
     assert method is not None
-    assert method.save.count == 0
+    assert len(method[Operation.SAVE]) == 0
     other = "r01-torch_save-disk-1x1 of study tiny"
     assert list(method.problems) == [
         f"r01-tensorstore_basic-disk-1x1: unreadable: {copy} is the log of another job, {other}"
     ]
-    assert found.methods[0].save.count == 3
+    assert len(found.methods[0][Operation.SAVE]) == 3

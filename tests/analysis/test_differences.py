@@ -16,8 +16,9 @@ from analysis.advice.advice import Assumptions, advise
 from analysis.logs.load import load_results
 from analysis.measures.comparison import compare
 from analysis.measures.differences import NOT_SIGNIFICANT, SIGNIFICANT_P, Difference, differences
-from analysis.measures.statistics import Timed
-from analysis.measures.trials import settings
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
+from analysis.measures.trials import NO_TRIALS, Trials
 from analysis.tables.before_after import contrast
 from analysis.tables.table import Ratio
 from support.studies import MakeStudy, StudyOnDisk
@@ -37,15 +38,15 @@ RATIOS = {
 REFERENCE_S = (2.6, 2.4, 6.1, 2.5)
 
 
-def timed(rounds: Sequence[Sequence[float]], names: Sequence[str] = ()) -> Timed:
+def timed(rounds: Sequence[Sequence[float]], names: Sequence[str] = ()) -> Trials:
     """One job in each of these rounds, with these durations."""
     names = names or [str(number) for number in range(len(rounds))]
     pairs = [(duration, name) for name, durations in zip(names, rounds, strict=True) for duration in durations]
     durations, jobs = zip(*pairs, strict=True)
-    return Timed(durations, jobs, jobs)
+    return Trials(durations, jobs, jobs)
 
 
-def simulated(seed: int, rounds: int, sds: Sequence[float], disturbed: str = "") -> list[Timed]:
+def simulated(seed: int, rounds: int, sds: Sequence[float], disturbed: str = "") -> list[Trials]:
     """Methods that take as long, in rounds that differ by 10 %; a method's cells differ by its standard deviation."""
     draw = np.random.default_rng(seed)
     logs = draw.normal(0, 0.1, rounds) + draw.normal(0, 1, (len(sds), rounds)) * np.array(sds)[:, np.newaxis]
@@ -70,7 +71,7 @@ def study_of_four(make_study: MakeStudy, rounds: Sequence[int] = (1, 2, 3, 4)) -
 def test_one_disturbed_round_does_not_hide_a_difference(make_study: MakeStudy) -> None:
     """In each of four rounds a method loads in 0.27, 0.31, 0.60 and 0.16 of the reference's time: it is faster."""
     [found] = compare(load_results(study_of_four(make_study).root))
-    load = {label: relative.load_cold for label, relative in found.relative.items()}
+    load = {label: relative.operations[Operation.LOAD_COLD] for label, relative in found.differences.items()}
 
     assert load[FAST].ratio.estimate == pytest.approx(stats.gmean(RATIOS[FAST]))
     assert load[FAST].ratio.high < 1
@@ -90,8 +91,8 @@ def test_a_method_that_only_reports_in_the_quiet_rounds_is_compared_within_them(
 
     [found] = compare(load_results(study.root))
 
-    assert found.relative[FAST].save.ratio.estimate == pytest.approx(1.0)
-    assert found.relative[FAST].save.verdict() == NOT_SIGNIFICANT
+    assert found.differences[FAST].operations[Operation.SAVE].ratio.estimate == pytest.approx(1.0)
+    assert found.differences[FAST].operations[Operation.SAVE].verdict() == NOT_SIGNIFICANT
 
 
 def test_advice_respects_rounds(make_study: MakeStudy) -> None:
@@ -157,7 +158,7 @@ def test_verdicts(rounds: int, trials: int, factor: float, expected: str) -> Non
 
 def test_nothing_measured_is_nothing_said() -> None:
     """A side without a valid sample has no ratio and no verdict; without pairs there are no differences."""
-    [found] = differences([(timed([[1.0]]), Timed())])
+    [found] = differences([(timed([[1.0]]), NO_TRIALS)])
 
     assert found.verdict() == ""
     assert differences([]) == []
@@ -175,7 +176,7 @@ def test_two_jobs_of_different_rounds_are_not_set_against_each_other() -> None:
     """Trials are permuted only where the two jobs are of one round; else the round may be the difference."""
     sides = timed([[2.0, 2.1, 2.2, 2.3, 2.4]], ["1"]), timed([[1.0, 1.1, 1.2, 1.3, 1.4]], ["2"])
 
-    [apart], [together] = differences([sides]), differences([(sides[0], timed([list(sides[1].durations)], ["1"]))])
+    [apart], [together] = differences([sides]), differences([(sides[0], timed([list(sides[1].durations_s)], ["1"]))])
 
     assert apart.verdict() == "too few rounds to tell"
     assert together.verdict() == "slower"
@@ -263,7 +264,7 @@ def test_a_disturbed_round_costs_little_power() -> None:
     results = []
     for seed in range(100):
         first, second, *others = simulated(seed, 4, [0.05] * 10, "round")
-        half = Timed(tuple(each / 2 for each in second.durations), second.jobs, second.rounds)
+        half = Trials(tuple(each / 2 for each in second.durations_s), second.jobs, second.rounds)
         results += differences([(half, first)], others)
 
     assert rate(results) >= 0.85
@@ -288,7 +289,7 @@ def test_noisy_methods_hide_no_difference_between_quiet_ones() -> None:
     results = []
     for seed in range(20):
         first, second, *others = simulated(seed, 4, [0.005, 0.005, *[0.5] * 8])
-        more = Timed(tuple(1.1 * each for each in second.durations), second.jobs, second.rounds)
+        more = Trials(tuple(1.1 * each for each in second.durations_s), second.jobs, second.rounds)
         results += differences([(more, first)], others)
 
     assert rate(results) == 1
@@ -310,7 +311,7 @@ def test_what_can_show_nothing_weakens_no_other() -> None:
     hopeless = timed([[1.0], [1.1]], ["0", "1"]), timed([[1.0], [1.1]], ["2", "3"])
 
     alone, *_ = differences([real])
-    among = differences([real, *[hopeless] * 20, (Timed(), Timed())])
+    among = differences([real, *[hopeless] * 20, (NO_TRIALS, NO_TRIALS)])
 
     assert among[0].corrected_p == among[0].test.p < SIGNIFICANT_P
     assert alone.verdict() == among[0].verdict() == "slower"

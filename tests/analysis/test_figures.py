@@ -23,7 +23,8 @@ from analysis.figures.kinds import pareto_front
 from analysis.figures.styles import looks
 from analysis.figures.svg import inline
 from analysis.logs.load import load_results
-from analysis.measures.trials import Setting, settings
+from analysis.measures.operation import Operation
+from analysis.measures.setting import Setting, settings
 from support.studies import StudyOnDisk
 
 Make = Callable[..., Any]
@@ -75,7 +76,7 @@ def test_every_trial_is_a_point_with_its_median_and_interval(two: Setting) -> No
     axes = axes_of(named(draw([two])[0], "trials-save"))
     points = [np.asarray(each.get_offsets()) for each in axes.collections]
     lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines]
-    median = two.methods[0].save.median()
+    median = two.methods[0][Operation.SAVE].median()
 
     assert [each[:, 0].tolist() for each in points] == [[2.0, 2.2, 2.1], [3.0, 3.3]]
     assert [np.round(each[:, 1]).tolist() for each in points] == [[0] * 3, [1] * 2]

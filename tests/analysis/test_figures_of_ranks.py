@@ -13,7 +13,7 @@ from analysis.figures.axes import INK
 from analysis.figures.figures import Drawn, draw
 from analysis.figures.styles import looks
 from analysis.logs.load import load_results
-from analysis.measures.trials import settings
+from analysis.measures.setting import settings
 from support.studies import Ranked
 
 GIB = 2**30

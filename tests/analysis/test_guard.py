@@ -11,7 +11,8 @@ import pytest
 from analysis.logs import columns
 from analysis.logs.frames import frames
 from analysis.logs.load import entries, load_results
-from analysis.measures.comparison import compare
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
 from support.logs import amended
 from support.notes import noted
 from support.studies import MakeStudy, Show
@@ -37,7 +38,7 @@ def test_other_circumstances_split_the_table(facts: dict[str, Any], told: str, m
         on_machine(study.log(label, save=[1.0], cold=[1.0], warm=[1.0], gib=[1.0]), packages="{}", cpu="CPU")
     on_machine(study.paths.log(study.job("tensorstore_basic").id), **facts)
 
-    found = compare(load_results(study.root))
+    found = settings(load_results(study.root))
 
     assert len(found) == 2
     assert all(told in comparison.apart for comparison in found)
@@ -51,7 +52,7 @@ def test_equal_circumstances_do_not_split(make_study: MakeStudy) -> None:
     for label in ("torch_save", "tensorstore_basic"):
         on_machine(study.log(label, save=[1.0], cold=[1.0]), packages="{}", cpu="CPU", host=f"node of {label}")
 
-    (found,) = compare(load_results(study.root))
+    (found,) = settings(load_results(study.root))
 
     assert found.apart == ""
 
@@ -103,8 +104,8 @@ def test_a_thousand_damaged_logs_crash_nothing(seed: int, make_study: MakeStudy)
             if broken.log is None:
                 assert broken.status == "unreadable"
                 assert len(broken.error.splitlines()) == 1
-    (found,) = compare(frames(entries(study.root)))
-    assert found.method("torch_save").save.median == 2.0
+    (found,) = settings(frames(entries(study.root)))
+    assert found.method("torch_save")[Operation.SAVE].median_s == 2.0
 
 
 def test_a_flipped_bit_in_a_sample_is_noticed(make_study: MakeStudy) -> None:

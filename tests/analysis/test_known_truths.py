@@ -16,6 +16,7 @@ from analysis.__main__ import check, compare_two
 from analysis.errors import ResultsError
 from analysis.logs.load import load_results
 from analysis.measures.comparison import compare
+from analysis.measures.operation import Operation
 from jobs import timing_log
 from jobs.timing_log import Ceiling
 from support.logs import amended
@@ -77,19 +78,19 @@ def truths(make_study: MakeStudy) -> StudyOnDisk:
 
 def test_the_factor_is_found(truths: StudyOnDisk) -> None:
     """Twice as slow is shown as twice as slow: the interval holds two, and the verdict is in words."""
-    found = only(truths.root).relative[SLOW]
+    found = only(truths.root).differences[SLOW]
 
-    for difference in (found.save, found.load_cold):
+    for difference in (found.operations[Operation.SAVE], found.operations[Operation.LOAD_COLD]):
         assert difference.ratio.low <= FACTOR <= difference.ratio.high
         assert difference.ratio.high - difference.ratio.low < 0.3
         assert difference.verdict() == "slower"
-    assert found.load_warm.verdict() == ""
+    assert found.operations[Operation.LOAD_WARM].verdict() == ""
     assert found.size == 1.0
 
 
 def test_no_difference_is_called_none(truths: StudyOnDisk) -> None:
     """The same speed is not significant, and its interval holds one."""
-    found = only(truths.root).relative[SAME].save
+    found = only(truths.root).differences[SAME].operations[Operation.SAVE]
 
     assert found.verdict() == "not significant"
     assert found.ratio.low <= 1.0 <= found.ratio.high
@@ -99,11 +100,11 @@ def test_another_reference_turns_the_verdict(truths: StudyOnDisk) -> None:
     """Against the slow method, the others take half as long."""
     [found] = compare(load_results(truths.root), SLOW)
 
-    assert found.methods[0].label == SLOW
-    assert {label: each.save.verdict() for label, each in found.relative.items()} == {
+    assert found.setting.methods[0].label == SLOW
+    assert {label: each.operations[Operation.SAVE].verdict() for label, each in found.differences.items()} == {
         REFERENCE: "faster", SAME: "faster", DRIFTING: "faster",
     }  # fmt: skip
-    ratio = found.relative[REFERENCE].save.ratio
+    ratio = found.differences[REFERENCE].operations[Operation.SAVE].ratio
     assert ratio.low <= 1 / FACTOR <= ratio.high
 
 
@@ -132,7 +133,7 @@ def test_a_null_difference_is_rarely_called_one(make_study: MakeStudy, tmp_path:
     called = {}
     for seed in range(12):
         comparison = only(make_truths(make_study, seed, all_report=True, below=tmp_path / str(seed)).root)
-        verdict = comparison.relative[SAME].save.verdict()
+        verdict = comparison.differences[SAME].operations[Operation.SAVE].verdict()
         if verdict != "not significant":
             called[seed] = verdict
 
@@ -250,9 +251,13 @@ def test_an_operation_is_valid_where_it_is_on_every_rank(make_study: MakeStudy) 
             log.samples.append(replace(sample, rank=1, valid=not wrong, reason="loaded state differs" if wrong else ""))
 
     amended(path, second_rank)
-    [method] = only(study.root).methods
+    [method] = only(study.root).setting.methods
 
-    assert (method.load_cold.count, method.load_cold.invalid, method.save.count) == (1, 1, 2)
+    assert (len(method[Operation.LOAD_COLD]), method[Operation.LOAD_COLD].invalid, len(method[Operation.SAVE])) == (
+        1,
+        1,
+        2,
+    )
     assert method.problems == (f"{study.job('torch_save').id}: 1 invalid load sample(s): loaded state differs",)
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.measures.method import Statistic
 from analysis.measures.statistics import Interval
+from analysis.measures.trials import NO_TRIALS, Trials
 from analysis.tables.html import html
 from analysis.tables.latex import LATEX_PACKAGES, in_latex, latex
 from analysis.tables.table import Change, Marked, Number, Part, Ratio, Share, Table
@@ -29,7 +29,7 @@ EVERYTHING = Table(
     (
         (
             Marked("torch_save", (1, 2)),
-            Statistic(4.0, 2.0, 6.0, 3, 1, 2.0, 6.0),
+            Trials((4.0, 2.0, 6.0), ("job",) * 3, invalid=1),
             Share(0.25),
             Part(0.5),
             Number(12345.678, 3),
@@ -39,7 +39,7 @@ EVERYTHING = Table(
         ),
         (
             HOSTILE,
-            Statistic(NAN, NAN, NAN, 0, 0, NAN, NAN),
+            NO_TRIALS,
             Share(NAN),
             Part(NAN),
             Number(NAN),

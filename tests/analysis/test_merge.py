@@ -19,6 +19,8 @@ from analysis.errors import ResultsError
 from analysis.logs.frames import frames
 from analysis.logs.load import entries
 from analysis.measures.comparison import compare
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings as all_settings
 from analysis.tables.methods import original_tables
 from analysis.tables.render import render
 from support.studies import MakeStudy, StudyOnDisk
@@ -119,7 +121,9 @@ def test_studies_stay_apart_in_one_file(make_study: MakeStudy, tmp_path: Path) -
     merge(*reversed(roots), output=output)
 
     assert shown(*roots) == shown(output)
-    assert [(each.study, each.methods[0].save.median) for each in compare(analysis.load_results(output))] == [
+    assert [
+        (each.study, each.methods[0][Operation.SAVE].median_s) for each in all_settings(analysis.load_results(output))
+    ] == [
         ("first", 1.0),
         ("second", 2.0),
     ]

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.logs.load import load_results
-from analysis.measures.caveats import _may_drift
+from analysis.measures import ceilings
 from analysis.measures.comparison import compare
-from analysis.measures.trials import settings
+from analysis.measures.method import Method
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
+from analysis.measures.stability import _may_drift
 from analysis.tables.methods import all_tables
 from jobs import timing_log
 from jobs.timing_log import Ceiling
@@ -27,7 +30,15 @@ STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98]
 
 def doubts(study: StudyOnDisk) -> list[str]:
     """What is said against the study's figures."""
-    return [str(doubt) for comparison in compare(load_results(study.root)) for doubt in comparison.doubts]
+    return [str(caveat) for setting in settings(load_results(study.root)) for caveat in setting.caveats]
+
+
+def torch_save_of(study: StudyOnDisk) -> Method:
+    """What was measured of torch_save in the study's one setting."""
+    (setting,) = settings(load_results(study.root))
+    method = setting.method("torch_save")
+    assert method is not None
+    return method
 
 
 def amend(path: Path, change: Callable[[timing_log.TimingLog], None]) -> None:
@@ -88,9 +99,8 @@ def test_a_disturbed_job(make_study: MakeStudy) -> None:
     amend(study.paths.log(study.job("torch_save").id), disturb)
 
     assert [line for line in doubts(study) if "write went from 2.00 to 1.00 GB/s" in line] != []
-    (found,) = compare(load_results(study.root))
-    method = found.method("torch_save")
-    assert 2 * 2 / (1 + 2) == method.cost.save_gbps / method.cost.save_share
+    usage = torch_save_of(study).usage[Operation.SAVE]
+    assert 2 * 2 / (1 + 2) == usage.gbps / usage.of_ceiling
 
 
 def test_jobs_at_the_same_time(make_study: MakeStudy) -> None:
@@ -200,13 +210,11 @@ def test_the_ceiling_is_the_faster_of_direct_and_buffered(make_study: MakeStudy)
         *_ceiling(4.0, buffered=True, operation="write"),
     )
 
-    (found,) = compare(load_results(study.root))
-    cost = found.method("torch_save").cost
-    assert (cost.write_ceiling_gbps, cost.read_ceiling_gbps) == (8.0, 4.0)
-    assert (cost.write_ceiling_way, cost.read_ceiling_way) == ("direct", "buffered")
+    reached = {"write": ceilings.Ceiling(8.0, "direct"), "read": ceilings.Ceiling(4.0, "buffered")}
+    assert torch_save_of(study).ceilings == reached
     assert "the ceiling here: for saves direct; for loads buffered" in _bandwidth_notes(study)
     (setting,) = settings(load_results(study.root))
-    assert dict(setting.ceilings_gbps) == {"write": 8.0, "read": 4.0}
+    assert setting.ceilings == reached
     assert [line for line in doubts(study) if "disturbed" in line or "by itself" in line] == []
 
 
@@ -214,8 +222,7 @@ def test_a_read_from_the_page_cache_is_no_ceiling(make_study: MakeStudy) -> None
     """Where the pages could not be evicted, what direct I/O did is left."""
     study = _with_ceilings(make_study, *_ceiling(1.0, buffered=False), *_ceiling(0.1, buffered=True, resident=0.5))
 
-    (found,) = compare(load_results(study.root))
-    assert found.method("torch_save").cost.read_ceiling_gbps == 2.0
+    assert torch_save_of(study).ceilings["read"].gbps == 2.0
 
 
 def test_a_log_of_before_buffered_ceilings_says_so(make_study: MakeStudy) -> None:
@@ -223,8 +230,7 @@ def test_a_log_of_before_buffered_ceilings_says_so(make_study: MakeStudy) -> Non
     rows = [replace(each, resident_fraction=math.nan) for each in _ceiling(1.0, buffered=False)]
     study = _with_ceilings(make_study, *rows)
 
-    (found,) = compare(load_results(study.root))
-    assert found.method("torch_save").cost.read_ceiling_gbps == 2.0
+    assert torch_save_of(study).ceilings["read"].gbps == 2.0
     assert "for loads direct, with no buffered I/O to compare" in _bandwidth_notes(study)
 
 

@@ -18,7 +18,8 @@ from analysis.logs.frames import frames
 from analysis.logs.load import entries, load_results
 from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
-from analysis.measures.trials import settings
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
 from analysis.tables.advice import projection_table
 from analysis.tables.targets_and_scales import across_tables
 from jobs import timing_log
@@ -32,42 +33,46 @@ OWN_S = [1.0, 1.25, 1.5, 3.0]
 
 def test_a_save_of_many_ranks_is_one(ranked: Ranked) -> None:
     """It lasts until the last has committed, moves the whole state, and each phase lasts over all ranks."""
-    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, load=[OWN_S] * 3)).methods
+    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, load=[OWN_S] * 3)).setting.methods
 
-    assert (method.save.median, method.save.count) == (3.25, 3)
-    assert (method.load_cold.median, method.load_cold.count) == (3.0, 3)
+    assert (method[Operation.SAVE].median_s, len(method[Operation.SAVE])) == (3.25, 3)
+    assert (method[Operation.LOAD_COLD].median_s, len(method[Operation.LOAD_COLD])) == (3.0, 3)
     # The last call ends after 1.5 s; the first sync begins after 0.5 s, the last ends after 3 s; so for commit.
-    assert method.phases == {"call": 1.5, "sync": 2.5, "commit": 2.25}
-    assert method.saved_bytes == method.loaded_bytes == GIB
-    assert method.cost.save_gbps == pytest.approx(GIB / 3.25 / 1e9)
+    assert {name: trials.median_s for name, trials in method.phases.items()} == {
+        "call": 1.5,
+        "sync": 2.5,
+        "commit": 2.25,
+    }
+    assert method[Operation.SAVE].moved_bytes == method[Operation.LOAD_COLD].moved_bytes == GIB
+    assert method.usage[Operation.SAVE].gbps == pytest.approx(GIB / 3.25 / 1e9)
 
 
 def test_costs_are_of_all_ranks_and_memory_is_the_largest_ones(ranked: Ranked) -> None:
     """CPU seconds add up; a rank has to fit by itself; files are counted once for all."""
-    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, disk=(12, 4))).methods
+    [method] = only(ranked(nodes=2, tasks=2, save=[OWN_S] * 3, disk=(12, 4))).setting.methods
 
-    assert method.cost.save_cpu_s == 4 * 3.25
-    assert method.cost.save_cores == 4
-    assert method.cost.save_extra_bytes == 4 * 2**20
-    assert (method.cost.file_count, method.cost.directory_count, method.cost.files_per_rank) == (12, 4, 3)
-    assert method.cost.creates_per_s == pytest.approx(16 / 3.25)
+    assert method.usage[Operation.SAVE].cpu_s == 4 * 3.25
+    assert method.usage[Operation.SAVE].cores == 4
+    assert method.usage[Operation.SAVE].extra_bytes == 4 * 2**20
+    assert (method.files.count, method.files.directory_count, method.files.per_rank) == (12, 4, 3)
+    assert method.files.created_per_s == pytest.approx(16 / 3.25)
 
 
 def test_the_ceiling_is_what_all_ranks_do_at_once(ranked: Ranked) -> None:
     """A GiB by four ranks from the first start to the last end, 2.75 s; before and after are two measurements."""
     study = ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 4)
-    [method], [setting] = only(study).methods, settings(load_results(study))
+    [method], [setting] = only(study).setting.methods, settings(load_results(study))
 
-    assert method.cost.write_ceiling_gbps == pytest.approx(GIB / 2.75 / 1e9)
-    assert method.cost.save_share == pytest.approx(2.75 / 2.0)
-    assert dict(setting.ceilings_gbps) == pytest.approx({"write": GIB / 2.75 / 1e9, "read": GIB / 2.75 / 1e9})
+    assert method.ceilings["write"].gbps == pytest.approx(GIB / 2.75 / 1e9)
+    assert method.usage[Operation.SAVE].of_ceiling == pytest.approx(2.75 / 2.0)
+    assert [setting.ceilings["write"].gbps, setting.ceilings["read"].gbps] == pytest.approx([GIB / 2.75 / 1e9] * 2)
 
 
 def test_a_ceiling_without_one_of_the_ranks_is_none(ranked: Ranked) -> None:
     """What three of four do is less than all of them can."""
-    [method] = only(ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 3)).methods
+    [method] = only(ranked(nodes=4, save=[[1.75] * 4], ceiling=[2.0] * 3)).setting.methods
 
-    assert str(method.cost.write_ceiling_gbps) == "nan"
+    assert str(method.ceilings["write"].gbps) == "nan"
 
 
 def test_both_ways_of_a_ceiling_are_what_all_ranks_do_at_once(ranked: Ranked) -> None:
@@ -77,10 +82,10 @@ def test_both_ways_of_a_ceiling_are_what_all_ranks_do_at_once(ranked: Ranked) ->
     log = timing_log.read(path)
     log.ceiling += [replace(each, duration_s=1.25, direct=False, buffered=True) for each in log.ceiling]
     log.write(path)
-    [method] = only(study).methods
+    [method] = only(study).setting.methods
 
-    assert method.cost.write_ceiling_gbps == pytest.approx(GIB / 2.0 / 1e9)
-    assert (method.cost.write_ceiling_way, method.cost.read_ceiling_way) == ("buffered", "buffered")
+    assert method.ceilings["write"].gbps == pytest.approx(GIB / 2.0 / 1e9)
+    assert (method.ceilings["write"].way, method.ceilings["read"].way) == ("buffered", "buffered")
 
 
 @pytest.mark.parametrize(
@@ -94,10 +99,10 @@ def test_both_ways_of_a_ceiling_are_what_all_ranks_do_at_once(ranked: Ranked) ->
 def test_an_operation_that_a_rank_is_missing_in_is_invalid(lost: Any, told: str, ranked: Ranked) -> None:
     """The reason names it; the other trials count."""
     study = ranked(nodes=4, save=[OWN_S] * 3, load=[OWN_S] * 3, lost=lost)
-    [method] = only(study).methods
-    kind = method.save if lost[0][1] == "save" else method.load_cold
+    [method] = only(study).setting.methods
+    kind = method[Operation.SAVE if lost[0][1] == "save" else Operation.LOAD_COLD]
 
-    assert (kind.count, kind.invalid) == (2, 1)
+    assert (len(kind), kind.invalid) == (2, 1)
     assert method.problems == (f"r01-torch_save-shared-4x1: {told}",)
 
 
@@ -105,7 +110,9 @@ def test_a_rank_that_never_reported_anything_is_missed(ranked: Ranked) -> None:
     """Even where only the first is there, as if the job had one rank."""
     study = ranked(nodes=2, save=[[1.0, 1.0]], lost=[(0, "save", 1)])
 
-    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
+    assert only(study).setting.methods[0].problems == (
+        "r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",
+    )
 
 
 def test_a_rank_that_was_lost_on_the_way_is_missed(ranked: Ranked) -> None:
@@ -116,8 +123,10 @@ def test_a_rank_that_was_lost_on_the_way_is_missed(ranked: Ranked) -> None:
     log.samples = [each for each in log.samples if each.rank == 0 or each.phase in {"call", "sync"}]
     log.write(path)
 
-    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",)
-    assert only(study).methods[0].phases == {}
+    assert only(study).setting.methods[0].problems == (
+        "r01-torch_save-shared-2x1: 1 invalid save sample(s): missing: rank 1",
+    )
+    assert only(study).setting.methods[0].phases == {}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,7 @@ def test_a_reason_that_names_the_rank_is_enough(own: str, told: str, ranked: Ran
     """What the samples say themselves is kept, and not said twice."""
     study = ranked(nodes=4, save=[OWN_S], lost=[(0, "save", 3)], reasons={(0, "save"): own})
 
-    assert only(study).methods[0].problems == (f"r01-torch_save-shared-4x1: 1 invalid save sample(s): {told}",)
+    assert only(study).setting.methods[0].problems == (f"r01-torch_save-shared-4x1: 1 invalid save sample(s): {told}",)
 
 
 def test_the_first_reason_counts(ranked: Ranked) -> None:
@@ -146,22 +155,24 @@ def test_the_first_reason_counts(ranked: Ranked) -> None:
     ]
     log.write(path)
 
-    assert only(study).methods[0].problems == ("r01-torch_save-shared-2x1: 1 invalid save sample(s): a disk is full",)
+    assert only(study).setting.methods[0].problems == (
+        "r01-torch_save-shared-2x1: 1 invalid save sample(s): a disk is full",
+    )
 
 
 def test_fewer_ranks_may_load_than_save(ranked: Ranked) -> None:
     """By the header's number; without it the others were missing."""
     load = [[1.0, 2.0]] * 2
-    [method] = only(ranked(nodes=4, save=[OWN_S] * 2, load=load, load_ranks=2)).methods
+    [method] = only(ranked(nodes=4, save=[OWN_S] * 2, load=load, load_ranks=2)).setting.methods
 
-    assert (method.load_cold.median, method.load_cold.count, method.problems) == (2.0, 2, ())
+    assert (method[Operation.LOAD_COLD].median_s, len(method[Operation.LOAD_COLD]), method.problems) == (2.0, 2, ())
 
 
 def test_the_straggler_is_named(ranked: Ranked) -> None:
     """Rank 3 on node1 was last in every save; of loads every rank was once, and node0's twice of three."""
     loads = [[2.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, 1.0]]
     study = ranked(nodes=2, tasks=2, save=[OWN_S] * 3, load=loads)
-    save, load = only(study).methods[0].spreads
+    save, load = only(study).setting.methods[0].imbalances
 
     assert (save.fastest_s, save.median_s, save.slowest_s) == (1.0, 1.375, 3.0)
     assert save.slowest_over_median == pytest.approx(3.0 / 1.375)
@@ -169,12 +180,12 @@ def test_the_straggler_is_named(ranked: Ranked) -> None:
     assert (save.last_host.name, save.last_host.trials, save.unsure) == ("node1", 3, 0)
     assert save.relative == pytest.approx([seconds / 1.375 for seconds in OWN_S])
     assert (load.last_rank.trials, load.last_host.name, load.last_host.trials) == (1, "node0", 2)
-    assert settings(load_results(study))[0].methods[0].spreads == (save, load)
+    assert settings(load_results(study))[0].methods[0].imbalances == (save, load)
 
 
 def test_nobody_is_last_where_the_clocks_do_not_tell(ranked: Ranked) -> None:
     """Rank 3 ended 1.5 s after rank 2: their clocks, known to a second each, don't tell who was last."""
-    [save] = only(ranked(nodes=4, save=[OWN_S] * 2, clock_s=1.0)).methods[0].spreads
+    [save] = only(ranked(nodes=4, save=[OWN_S] * 2, clock_s=1.0)).setting.methods[0].imbalances
     assert (save.last_rank.trials, save.unsure) == (0, 2)
 
 
@@ -182,7 +193,7 @@ def test_an_invalid_operation_says_nothing_about_its_ranks(ranked: Ranked) -> No
     """The killed rank's trial is not among those that are compared."""
     study = ranked(nodes=4, save=[OWN_S, [9.0] * 4], lost=[(1, "save", 3)])
 
-    assert [each.trials for each in only(study).methods[0].spreads] == [1]
+    assert [each.trials for each in only(study).setting.methods[0].imbalances] == [1]
 
 
 def test_many_rounds_count_all_their_trials(ranked: Ranked) -> None:
@@ -190,7 +201,7 @@ def test_many_rounds_count_all_their_trials(ranked: Ranked) -> None:
     for number in (1, 2):
         study = ranked(nodes=4, save=[OWN_S] * 2, number=number)
 
-    [save] = only(study).methods[0].spreads
+    [save] = only(study).setting.methods[0].imbalances
     assert (save.trials, save.last_rank.trials) == (4, 4)
 
 
@@ -199,11 +210,11 @@ def test_every_rank_of_a_replicated_state_loads_all_of_it(ranked: Ranked, show: 
     study = ranked(
         nodes=4, save=[[1.75] * 4] * 2, load=[[2.0] * 4] * 2, ceiling=[2.0] * 4, state={"sharding": "replicated"}
     )
-    [method], [setting] = only(study).methods, settings(load_results(study))
+    [method], [setting] = only(study).setting.methods, settings(load_results(study))
 
-    assert (method.saved_bytes, method.loaded_bytes) == (GIB, 4 * GIB)
-    assert method.cost.load_gbps == pytest.approx(4 * GIB / 2.0 / 1e9)
-    assert setting.methods[0].loads["cold"].gbps().estimate == pytest.approx(4 * GIB / 2.0 / 1e9)
+    assert (method[Operation.SAVE].moved_bytes, method[Operation.LOAD_COLD].moved_bytes) == (GIB, 4 * GIB)
+    assert method.usage[Operation.LOAD_COLD].gbps == pytest.approx(4 * GIB / 2.0 / 1e9)
+    assert setting.methods[0][Operation.LOAD_COLD].gbps().estimate == pytest.approx(4 * GIB / 2.0 / 1e9)
     assert "a load moves 4 times the bytes of a save" in show(study, "text")
 
 
@@ -216,7 +227,7 @@ def test_jobs_that_share_the_state_differently_do_not_share_a_table(ranked: Rank
     for number, way in enumerate(ways, 1):
         study = ranked(nodes=2, save=[[1.0, 1.0]], number=number, **way)
 
-    found = compare(load_results(study))
+    found = settings(load_results(study))
     assert len(found) == len(ways)
     assert all("how ranks share the state" in each.apart for each in found)
     assert sorted({each.agreed["load_ranks"] for each in found}) == ["0", "2"]
@@ -238,7 +249,7 @@ def test_older_logs_have_the_defaults(ranked: Ranked) -> None:
     del log.state["sharding"], log.state["contents"]
     log.write(path)
 
-    assert only(study).agreed["state_sharding"] == "dim0"
+    assert only(study).setting.agreed["state_sharding"] == "dim0"
 
 
 def test_merged_logs_say_the_same(ranked: Ranked, tmp_path: Path) -> None:

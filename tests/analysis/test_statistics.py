@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 
 from analysis.measures.statistics import (
     Interval,
-    Timed,
     _by_job,
     _Draws,
     geometric_mean,
     median_interval,
     ratio_interval,
 )
+from analysis.measures.trials import Trials
 
 SECONDS = st.floats(1e-6, 1e6)
 
 
-def simulated(seed: int, jobs: int, trials: int, median_s: float = 1.0, between: float = 0.05) -> Timed:
+def simulated(seed: int, jobs: int, trials: int, median_s: float = 1.0, between: float = 0.05) -> Trials:
     """Trials whose jobs differ among each other as much as `between`, and trials within a job by 2 %."""
     draw = np.random.default_rng(seed)
     level = median_s * np.exp(draw.normal(0, between, (jobs, 1)))
     seconds = level * np.exp(draw.normal(0, 0.02, (jobs, trials)))
     names = np.repeat([f"job {number}" for number in range(jobs)], trials)
-    return Timed(tuple(seconds.ravel().tolist()), tuple(names.tolist()))
+    return Trials(tuple(seconds.ravel().tolist()), tuple(names.tolist()))
 
 
 def same(first: Interval, second: Interval) -> bool:
@@ -91,7 +91,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     missed = []
     for seed in range(100):
         slow, fast = simulated(2 * seed, 10, 5, median_s=2.0), simulated(2 * seed + 1, 10, 5)
-        interval = ratio_interval(slow.durations, slow.jobs, fast.durations, fast.jobs)
+        interval = ratio_interval(slow.durations_s, slow.jobs, fast.durations_s, fast.jobs)
         if not interval.low <= 2.0 <= interval.high:
             missed.append((seed, interval))
 
@@ -121,7 +121,7 @@ def test_geometric_mean(ratios: Sequence[float], expected: float) -> None:
 def test_many_jobs_are_resampled_as_numpy_would(trials: int, between: float) -> None:
     """The quick way by how often each job was drawn gives what the medians of the drawn trials are."""
     many = simulated(1, 40, trials, between=between)
-    draws = _Draws(_by_job(many.durations, many.jobs))
+    draws = _Draws(_by_job(many.durations_s, many.jobs))
     chosen = np.random.default_rng(2).integers(0, 40, (50, 40))
 
     expected = np.median(draws._padded[chosen].reshape(50, -1), axis=1)

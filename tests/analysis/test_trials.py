@@ -8,7 +8,9 @@ import pytest
 
 from analysis.advice.advice import Assumptions, advise
 from analysis.logs.load import load_results
-from analysis.measures.trials import UNKNOWN, settings
+from analysis.measures.method import UNKNOWN_FACT
+from analysis.measures.operation import Operation
+from analysis.measures.setting import settings
 from jobs import timing_log
 from support.studies import MakeStudy, StudyOnDisk
 
@@ -19,14 +21,14 @@ def test_trials_are_the_valid_measured_samples(three_methods: StudyOnDisk) -> No
     basic = setting.methods[1]
 
     assert [method.label for method in setting.methods] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
-    assert basic.save.durations_s == (80, 87.6, 100)
-    assert basic.loads["cold"].durations_s == (30, 20, 25)
-    assert basic.loads["warm"].durations_s == (9, 14, 10)
+    assert basic[Operation.SAVE].durations_s == (80, 87.6, 100)
+    assert basic[Operation.LOAD_COLD].durations_s == (30, 20, 25)
+    assert basic[Operation.LOAD_WARM].durations_s == (9, 14, 10)
     assert basic.phases["call"].durations_s == (40, 43.8, 50)
     assert list(basic.phases) == ["call", "sync", "commit"]
-    assert basic.size_bytes == 1.5 * 2**30
+    assert basic.files.size_bytes == 1.5 * 2**30
     assert basic.state_bytes == 2**30
-    assert set(basic.save.jobs) == {"r01-tensorstore_basic-disk-1x1"}
+    assert set(basic[Operation.SAVE].jobs) == {"r01-tensorstore_basic-disk-1x1"}
 
 
 def test_trials_of_several_rounds_are_in_order_of_time(make_study: MakeStudy) -> None:
@@ -36,8 +38,8 @@ def test_trials_of_several_rounds_are_in_order_of_time(make_study: MakeStudy) ->
     study.log("torch_save", number=2, save=[1, 2], clock_zero_unix_s=1e9)
     [setting] = settings(load_results(study.root))
 
-    assert setting.methods[0].save.durations_s == (1, 2, 3, 4)
-    assert list(setting.methods[0].save.started_s) == sorted(setting.methods[0].save.started_s)
+    assert setting.methods[0][Operation.SAVE].durations_s == (1, 2, 3, 4)
+    assert list(setting.methods[0][Operation.SAVE].started_s) == sorted(setting.methods[0][Operation.SAVE].started_s)
 
 
 def test_invalid_samples_and_missing_jobs(make_study: MakeStudy) -> None:
@@ -46,8 +48,8 @@ def test_invalid_samples_and_missing_jobs(make_study: MakeStudy) -> None:
     study.log("torch_save", save=[2, 4, 6], cold=[1, 2, 3], invalid={(1, "cold"): "loaded state differs: w"})
     [setting] = settings(load_results(study.root))
 
-    assert setting.methods[0].loads["cold"].durations_s == (1, 3)
-    assert [len(method.save) for method in setting.methods] == [3, 0, 0]
+    assert setting.methods[0][Operation.LOAD_COLD].durations_s == (1, 3)
+    assert [len(method[Operation.SAVE]) for method in setting.methods] == [3, 0, 0]
 
 
 @pytest.mark.parametrize("facts", ["", "no JSON", "[1]", '{"best_for": "x"}'])
@@ -57,7 +59,7 @@ def test_facts_of_old_and_damaged_logs_are_unknown(facts: str, make_study: MakeS
     study.log("torch_save", save=[1, 2], cold=[1, 2], strategy_facts=facts)
     [setting] = settings(load_results(study.root))
 
-    assert setting.methods[0].fact("other_readers") == UNKNOWN
+    assert setting.methods[0].fact("other_readers") == UNKNOWN_FACT
 
 
 def test_facts_of_newer_logs_make_open_formats(make_study: MakeStudy) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.measures.differences import differences
-from analysis.measures.statistics import Timed
+from analysis.measures.trials import Trials
 
 KINDS = ("quiet", "round", "cells", "noisy")
 ROUNDS, METHODS, TRIALS = (3, 4, 5, 8), (2, 4, 10), 3
@@ -70,7 +70,7 @@ def called(durations: Floats) -> tuple[float, float]:
     one, some = 0, 0
     for study in durations:
         rounds = tuple(str(number) for number in range(study.shape[1]) for _ in range(study.shape[2]))
-        first, *others = (Timed(tuple(method.ravel().tolist()), rounds, rounds) for method in study)
+        first, *others = (Trials(tuple(method.ravel().tolist()), rounds, rounds) for method in study)
         one += differences([(others[0], first)], others)[0].significant
         some += any(difference.significant for difference in differences([(each, first) for each in others]))
     return one / len(durations), some / len(durations)

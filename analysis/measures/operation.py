@@ -1,0 +1,37 @@
+"""The operations that are measured: a save, and the loads by the state of the page cache before them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal
+
+Direction = Literal["write", "read"]
+"""What a ceiling is of: saves write, loads read."""
+
+
+class Operation(Enum):
+    """A save or a kind of load, in the order of the tables. The value is a load's `cache` in the timing log."""
+
+    SAVE = "save"
+    LOAD_COLD = "cold"
+    LOAD_UNPROVEN = "cold-unproven"
+    LOAD_WARM = "warm"
+
+    @property
+    def cache(self) -> str:
+        """The state of the page cache before a load, as tables name it."""
+        return "not proven cold" if self is Operation.LOAD_UNPROVEN else self.value
+
+    @property
+    def label(self) -> str:
+        """The operation as tables and figures name it."""
+        return "save" if self is Operation.SAVE else f"load, {self.cache}"
+
+    @property
+    def direction(self) -> Direction:
+        """The ceiling that the operation is compared with."""
+        return "write" if self is Operation.SAVE else "read"
+
+
+LOADS = (Operation.LOAD_COLD, Operation.LOAD_UNPROVEN, Operation.LOAD_WARM)
+"""The loads, beginning with the one that is nearest to a restart from storage."""

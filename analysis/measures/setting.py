@@ -1,0 +1,159 @@
+"""The model of the measurements: setting -> method -> operation -> trials, computed once from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis.logs.frames import Results
+from analysis.logs.operations import several_ranks, whole_ceilings, whole_operations
+from analysis.measures.caveats import Caveat
+from analysis.measures.ceilings import Ceiling, best, ceilings
+from analysis.measures.groups import Group, agreement, groups
+from analysis.measures.method import Measurements, Method, method_of
+from analysis.measures.operation import Direction
+from analysis.measures.stability import caveats_about
+from analysis.measures.stragglers import own_work
+
+REFERENCE = "torch_save"
+"""The method that others are compared with unless another one is named, as in the original OpenLLaMA-3B comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What must be equal for methods to be compared: study, target, scale, state, versions, kind of node."""
+
+    study: str
+    target: str
+    nodes: int
+    tasks_per_node: int
+    methods: tuple[Method, ...]
+    """The reference first, then by label; also those without a valid trial."""
+    apart: str = ""
+    """How this setting differs from others of the same study, target and scale; empty if there are none."""
+    agreed: Mapping[str, str] = field(default_factory=dict)
+    """The values that all of its jobs agree in, by the keys of `groups.MUST_AGREE`."""
+    state: str = ""
+    """The state in words."""
+    node_local: bool | None = None
+    """Whether each node has such a target of its own; None where the logs don't have it."""
+    ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
+    """What the target did by itself, in all jobs of the setting."""
+    caveats: tuple[Caveat, ...] = ()
+    """What makes the numbers less reliable."""
+
+    @property
+    def scale(self) -> str:
+        """Nodes and tasks per node: `2x4`."""
+        return f"{self.nodes}x{self.tasks_per_node}"
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks."""
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def name(self) -> str:
+        """Study, target and scale."""
+        return f"{self.study}, target {self.target}, {self.scale}"
+
+    @property
+    def at_all_scales(self) -> str:
+        """The setting in words, for what covers all of its scales."""
+        return f"{self.study}, target {self.target}{self._apart_in_brackets}"
+
+    @property
+    def _apart_in_brackets(self) -> str:
+        return f" ({self.apart})" if self.apart else ""
+
+    def __str__(self) -> str:
+        """The setting in words: its name, and how it differs from others of the same name."""
+        return self.name + self._apart_in_brackets
+
+    def method(self, label: str) -> Method | None:
+        """The method with that label."""
+        return next((method for method in self.methods if method.label == label), None)
+
+
+def settings(results: Results, reference: str = REFERENCE) -> list[Setting]:
+    """Build everything that was measured, by study, target and scale.
+
+    Args:
+        results: the frames.
+        reference: the label of the method that comes first.
+    """
+    several = several_ranks(results.samples, results.jobs)
+    samples = _ByJob(whole_operations(results.samples, several))
+    disk, ceiling = _ByJob(results.disk), _ByJob(best(whole_ceilings(results.ceiling)))
+    work = _ByJob(own_work(several, results.ranks))
+    return [
+        _setting(group, Measurements(*(rows.of(group.jobs) for rows in (samples, disk, ceiling, work))), reference)
+        for group in groups(results.jobs)
+    ]
+
+
+class _ByJob:
+    """The rows of a frame, looked up by job."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+        self._rows = frame.groupby(["study", "job_id"], sort=False).indices
+
+    def of(self, jobs: pd.DataFrame) -> pd.DataFrame:
+        """The rows of these jobs, in the order of the frame."""
+        keys = zip(jobs["study"], jobs["job_id"], strict=True)
+        rows = [self._rows[key] for key in keys if key in self._rows]
+        return self._frame.take(np.sort(np.concatenate(rows)) if rows else [])
+
+
+def _setting(group: Group, measurements: Measurements, reference: str) -> Setting:
+    jobs = group.jobs
+    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != reference, label))
+    by_label = (jobs[jobs["label"] == label] for label in labels)
+    return Setting(
+        study=group.study,
+        target=group.target,
+        nodes=group.nodes,
+        tasks_per_node=group.tasks_per_node,
+        methods=tuple(method_of(own, measurements.of(own)) for own in by_label),
+        apart=group.apart,
+        agreed=agreement(jobs),
+        state=_state_in_words(jobs),
+        node_local=_node_local(jobs),
+        ceilings=ceilings(measurements.ceiling),
+        caveats=caveats_about(jobs, measurements.samples, measurements.ceiling),
+    )
+
+
+def _node_local(jobs: pd.DataFrame) -> bool | None:
+    values = set(jobs["node_local"].dropna().map(bool)) if "node_local" in jobs else set()
+    return values.pop() if len(values) == 1 else None
+
+
+def _state_in_words(jobs: pd.DataFrame) -> str:
+    described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
+    if not len(described):
+        return "no job got as far as building it"
+    return "; ".join(
+        f"{job['state_model']}, {job['state_tensors']:.0f} tensors, {job['state_parameters'] / 1e9:.3f}e9 "
+        f"parameters, {job['state_dtypes']}, {job['state_bytes'] / 2**30:.2f} GiB, digest "
+        f"{job['state_digest'][:12]}{_sharding_in_words(job)}"
+        for _, job in described.drop_duplicates("state_digest").iterrows()
+    )
+
+
+def _sharding_in_words(job: pd.Series) -> str:
+    """How the state differs from weights that one rank saves and loads."""
+    ranks = int(job["nodes"] * job["tasks_per_node"])
+    words = [f"contents {job['state_contents']}"] if job["state_contents"] != "weights" else []
+    if ranks > 1:
+        words.append(f"among {ranks} ranks, {job['state_sharding']}")
+    if job["load_ranks"]:
+        words.append(f"loaded on {job['load_ranks']:.0f} ranks")
+    if job["read_shift"]:
+        nodes = "node" if job["read_shift"] == 1 else "nodes"
+        words.append(f"each share loaded {job['read_shift']:.0f} {nodes} from where it was written")
+    return "".join(f", {word}" for word in words)
