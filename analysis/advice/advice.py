@@ -70,7 +70,7 @@ class Pick:
 
     question: str
     best: tuple[str, ...]
-    """Labels, the smallest median first; empty where nothing can be said."""
+    """Labels, the smallest median first; empty where nothing is known."""
     value: Interval
     """The first one's: seconds, bytes, or a share of the machine."""
     unit: Literal["s", "bytes", "share"]

@@ -29,7 +29,7 @@ class Wanted:
     """14 for training in 16 bit with Adam: 2 for the weights, 12 for their 32-bit copy and its two moments."""
     nodes: int
     shared_limit_gbps: float | None = None
-    """What the shared filesystem can do in all, in GB/s (1e9 bytes); None where nobody said."""
+    """What the shared filesystem can do in all, in GB/s (1e9 bytes); None where it is not stated."""
 
     @property
     def size_bytes(self) -> float:

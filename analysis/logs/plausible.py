@@ -39,7 +39,7 @@ _NUMBERS = {"state_bytes": int, "steal_share": float, "memory_bytes": int}
 
 
 def check(log: Log, where: str) -> Log:
-    """The log, if what is said of its job can be so.
+    """The log, if the facts about its job are possible.
 
     Raises:
         TimingLogError: naming what can't.
@@ -63,10 +63,10 @@ def check(log: Log, where: str) -> Log:
 
 def _is_object(text: str, *, of_texts: bool) -> bool:
     try:
-        said = json.loads(text or "{}")
+        content = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and (not of_texts or all(isinstance(value, str) for value in said.values()))
+    return isinstance(content, dict) and (not of_texts or all(isinstance(value, str) for value in content.values()))
 
 
 def _check_tables(log: Log, where: str) -> None:
@@ -81,14 +81,14 @@ def _check_tables(log: Log, where: str) -> None:
 
 def _columns(log: Log) -> list[tuple[str, str, NDArray[Any]]]:
     """The columns of numbers of all tables but the samples."""
-    found = []
+    numbers = []
     for table in ("disk", "ceiling", "ranks"):
         rows = log.tables[table]
         for array, names in ((rows.whole, WHOLE[table]), (rows.floats, FLOATS[table])):
             for values, column in zip(array, names, strict=True):
                 if KINDS[table][column] in {"int", "float"} and column != "start_s":
-                    found.append((table, column, values))
-    return found
+                    numbers.append((table, column, values))
+    return numbers
 
 
 def judged(samples: pd.DataFrame) -> pd.DataFrame:

@@ -42,9 +42,9 @@ def groups(jobs: pd.DataFrame) -> Iterator[Group]:
     """The jobs by study, target and scale, and by what they must agree in."""
     keys = ["study", "target", "nodes", "tasks_per_node"]
     known = jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
-    for key, found in known.groupby(keys, sort=True):
+    for key, at_scale in known.groupby(keys, sort=True):
         study, target, nodes, tasks = map(str, key)
-        for members, apart in split(found):
+        for members, apart in split(at_scale):
             yield Group(study, target, int(float(nodes)), int(float(tasks)), apart, members)
 
 
@@ -54,28 +54,28 @@ def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
     Jobs that never reported, or failed before their state was built, go with the largest group.
     """
     known = [column for column in MUST_AGREE if column in jobs]
-    told = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
-    if not len(told):
+    described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
+    if not len(described):
         return [(jobs, "")]
-    keys = told[known].fillna("unknown").astype(str).agg("\x1f".join, axis=1)
+    keys = described[known].fillna("unknown").astype(str).agg("\x1f".join, axis=1)
     if len(set(keys)) == 1:
         return [(jobs, "")]
-    differing = [column for column in known if len(set(told[column].fillna("unknown").astype(str))) > 1]
+    differing = [column for column in known if len(set(described[column].fillna("unknown").astype(str))) > 1]
     largest = cast("Hashable", keys.mode().iloc[0])
-    silent = jobs.loc[jobs.index.difference(told.index)]
+    silent = jobs.loc[jobs.index.difference(described.index)]
     groups = []
-    for key, group in told.groupby(keys, sort=True):
+    for key, group in described.groupby(keys, sort=True):
         members = pd.concat([group, silent]) if key == largest else group
         groups.append((members.sort_index(), _apart(group, differing)))
     return groups
 
 
 def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:
-    parts = [f"{MUST_AGREE[column]} ({_said(column, group[column].iloc[0])})" for column in differing]
+    parts = [f"{MUST_AGREE[column]} ({_in_words(column, group[column].iloc[0])})" for column in differing]
     return f"not set beside the study's other jobs, which differ in {'; '.join(parts)}"
 
 
-def _said(column: str, value: Any) -> str:
+def _in_words(column: str, value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a job without a log has none, and made it a float
     return "as many as save it" if column == "load_ranks" and value == 0 else str(value)[:200]

@@ -151,8 +151,8 @@ class _Draws:
     def medians(self, jobs: NDArray[np.int64], axis: int = -1) -> Floats:  # noqa: ARG002  # scipy says it: the last
         """The median of each resample; `jobs` has one resample a row."""
         rows = jobs.astype(np.int64).reshape(-1, len(self.counts))
-        found = self._of_whole_jobs(rows) if len(self.counts) >= _MANY_JOBS else self._of_both_stages(rows)
-        return found.reshape(jobs.shape[:-1])
+        medians = self._of_whole_jobs(rows) if len(self.counts) >= _MANY_JOBS else self._of_both_stages(rows)
+        return medians.reshape(jobs.shape[:-1])
 
     def _of_both_stages(self, jobs: NDArray[np.int64]) -> Floats:
         counts = self.counts[jobs][..., np.newaxis]
@@ -170,8 +170,8 @@ class _Draws:
         times = np.bincount(places.ravel(), minlength=jobs.size).reshape(jobs.shape).astype(np.int32)
         count = len(self._sorted)
         # The middle of a resample hardly ever lies outside the middle quarter of all trials.
-        found = self._middle(times, 3 * count // 8, 5 * count // 8)
-        return self._middle(times, 0, count) if np.isnan(found).any() else found
+        medians = self._middle(times, 3 * count // 8, 5 * count // 8)
+        return self._middle(times, 0, count) if np.isnan(medians).any() else medians
 
     def _middle(self, times: NDArray[np.int32], start: int, end: int) -> Floats:
         """The median of each resample, NaN where it lies outside these of the sorted trials."""
