@@ -87,7 +87,7 @@ def selftest(results: Path) -> int:
 
 @app.command(name="compare")
 def compare_two(a: Path, b: Path, /, *, style: StyleOption = "text") -> int:
-    """Compare two results, before and after or here and there: each method on each target, and what else differs.
+    """Compare two results, before and after or on two machines: every method on every target, and what else differs.
 
     Args:
         a: a study's directory, a directory of studies, a log, or a merged file.
@@ -198,12 +198,12 @@ def _usual_report(results: Sequence[Path]) -> Path:
     if len(results) == 1 and (results[0] / "logs").is_dir():
         return results[0] / "report" / "report.html"
     raise ResultsError(
-        "RESULTS is not one study's directory, so that there is no usual place: name the file with -o FILE"
+        "RESULTS is not one study's directory, so the report has no default path: name the file with -o FILE"
     )
 
 
 def _entries(results: Sequence[Path]) -> list[Entry]:
-    """The jobs of the results, read by all CPUs; on a terminal a bar shows how far it is."""
+    """Read the jobs of the results with all CPUs; a terminal shows the progress as a bar."""
     if not results:
         raise ResultsError("name at least one RESULTS: a study's directory, a log, or a merged file")
     return entries(list(results), workers=usable_cpus(), progress=_progress)
@@ -219,7 +219,7 @@ def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:
 
 
 def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
-    """Print the tables of each comparison in the results, then those across them."""
+    """Print the tables of every comparison in the results, then the tables across them."""
     comparisons = compare(_frames(results), reference)
     tables = [table for comparison in comparisons for table in all_tables(comparison)]
     print(render([*tables, *across_tables(comparisons)], style))

@@ -1,5 +1,5 @@
-"""What can be wrong with results, told in one message."""
+"""Defines the error for results that can't be analysed."""
 
 
 class ResultsError(Exception):
-    """Results that aren't there, can't be read, or contradict each other."""
+    """Some results are missing, can't be read, or contradict one another; the message says which."""

@@ -1,4 +1,4 @@
-"""The judge of the self-test: whether results of strategies of known cost and known dishonesty show just that.
+"""Judges the self-test: whether results of strategies of known cost and known dishonesty show just that.
 
 `python -m jobs selftest` plans, submits and runs the shipped study `selftest`, and ends with this. Twice as slow must
 be measured as twice as slow, and every dishonest strategy must be caught.
@@ -19,7 +19,7 @@ from analysis.measures.statistics import ratio_interval
 _STRATEGY = "_selftest"
 
 _TOLERANCE = 0.05
-"""What scheduling and the disk's own noise may add to a sleep of half a second."""
+"""What scheduling and the noise of the disk may add to a sleep of half a second."""
 
 _DISHONEST = {
     "wrong_data": ("load", "loaded state differs"),
@@ -58,7 +58,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdict]:
     options = [_OPTIONS | json.loads(text or "{}") for text in jobs["strategy_options"]]
-    asked = jobs[["study", "job_id"]].assign(**{name: [each[name] for each in options] for name in _OPTIONS})
+    asked = jobs[["study", "job_id"]].assign(**{name: [option[name] for option in options] for name in _OPTIONS})
     samples = samples.merge(asked, on=["study", "job_id"], validate="many_to_one")
     totals = samples[(samples["phase"] == "total") & ~samples["warmup"]]
     honest = totals[totals["behaviour"] == "honest"]
@@ -82,7 +82,7 @@ def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdic
 
 
 def _known_costs(operation: str, valid: pd.DataFrame) -> Iterator[Verdict]:
-    """Whether sleeps of known length are measured as that, and a known rate takes its time."""
+    """Judge whether sleeps of known length are measured as that, and a known rate takes its time."""
     sleeps = sorted(set(valid["sleep_s"]) - {0})
     plain = valid[(valid["sleep_s"] == 0) & (valid["bytes_per_s"] == 0)]
     limited = valid[valid["bytes_per_s"] > 0]
@@ -115,7 +115,7 @@ def _upper_median(durations: pd.Series) -> float:
 
 
 def _phases(samples: pd.DataFrame) -> Verdict:
-    """Whether a save lasts as long as its call, its sync and its commit together: no part lies outside the clock."""
+    """Judge whether a save lasts as long as its call, sync and commit together: no part lies outside the clock."""
     saves = samples[(samples["operation"] == "save") & samples["valid"]]
     sums = saves.pivot_table(index=["job_id", "trial"], columns="phase", values="duration_s", aggfunc="sum")
     if not {"call", "sync", "commit", "total"} <= set(sums.columns):

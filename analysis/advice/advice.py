@@ -1,4 +1,4 @@
-"""What the measurements advise: the best strategies of each setting, and how often to checkpoint at what cost.
+"""What the measurements advise: the best strategies in a setting, and how often to checkpoint at what cost.
 
 Best is a set: all strategies that the data does not separate from the one with the smallest median.
 """
@@ -72,12 +72,12 @@ class Pick:
     best: tuple[str, ...]
     """Labels, the smallest median first; empty where nothing is known."""
     value: Interval
-    """The first one's: seconds, bytes, or a share of the machine."""
+    """The value of the first: seconds, bytes, or a share of the machine."""
     unit: Literal["s", "bytes", "share"]
     next_best: str
-    """The best of the others; empty where there is none."""
+    """The label of the best other method; empty where there is none."""
     next_ratio: Interval
-    """How many times as long, or large, as the first one's it is."""
+    """The value of `next_best` over that of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,12 @@ class Schedule:
     lost_range: Interval
     """The whole loss, with what it were at the ends of the intervals of stall and load."""
     lost_by_round: Trials
-    """The whole loss at the medians of each round, by which schedules are compared within rounds. It has no unit: a
-    fraction of the machine stands for each duration."""
+    """The whole loss at the medians per round, by which schedules are compared within rounds. It has no unit: fractions
+    of the machine take the place of durations."""
     daly_s_by_mtbf: tuple[float, ...]
-    """One for each of `MTBF_HOURS`, as the next."""
+    """Daly's intervals for `MTBF_HOURS`."""
     lost_by_mtbf: tuple[float, ...]
+    """The whole losses for `MTBF_HOURS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,13 @@ class Advice:
     assumptions: Assumptions
     picks: tuple[Pick, ...]
     schedules: tuple[Schedule, ...]
-    """The least loss first; those with unknown loss last."""
+    """Sorted by loss, the least first; schedules of unknown loss last."""
     thin: tuple[str, ...]
     """Where the data is too thin, in words."""
 
 
 def advise(setting: Setting, assumptions: Assumptions) -> Advice:
-    """The advice for one setting.
+    """Advise on one setting.
 
     Raises:
         ResultsError: if an assumption makes no sense.
@@ -144,7 +145,7 @@ def advise(setting: Setting, assumptions: Assumptions) -> Advice:
 
 
 def restart_load(method: Method, restore: Restore) -> Operation | None:
-    """The load that a restart does: of the kind asked for, or the nearest that was measured."""
+    """Return the load that a restart does: of the kind asked for, or the nearest that was measured."""
     if restore == "warm" and len(method[Operation.LOAD_WARM]):
         return Operation.LOAD_WARM
     return method.cold_load()
@@ -196,7 +197,7 @@ def _schedule(method: Method, assumptions: Assumptions) -> Schedule:
 
 
 def _fastest(question: str, measured: dict[str, Trials]) -> Pick:
-    """The methods that no other is measurably faster than."""
+    """Find the methods that no other is measurably faster than."""
     medians = {label: trials.median() for label, trials in measured.items() if len(trials)}
     order = sorted(medians, key=lambda label: (medians[label].estimate, label))
     if not order:
@@ -213,7 +214,7 @@ def _fastest(question: str, measured: dict[str, Trials]) -> Pick:
 
 
 def _takes_longer(slower: Trials, faster: Trials, difference: Difference) -> bool:
-    """Whether the data shows that the first takes longer: the ratio's interval lies above 1, and the test agrees.
+    """Return whether the data shows that the first takes longer: the interval is above 1, and the test agrees.
 
     Where there are too few rounds for that, no trial of the one may be as fast as one of the other.
     """
@@ -235,9 +236,9 @@ def _smallest(methods: Sequence[Method]) -> Pick:
 
 
 def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
-    """The methods that lose the least: those that none loses measurably less than, within rounds.
+    """Find the methods that lose the least: no other loses measurably less within rounds.
 
-    Where there are too few rounds, those whose range reaches into the best one's are not separated from it.
+    With too few rounds for a test, a method whose range overlaps that of the best is not separated from it.
     """
     known = [schedule for schedule in schedules if not math.isnan(schedule.lost.total)]
     if not known:
@@ -261,7 +262,7 @@ def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
 
 
 def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
-    """Where the data is too thin for the advice."""
+    """List where the data is too thin for the advice."""
     methods = setting.methods
     saves = {m.label: m[Operation.SAVE] for m in methods}
     kinds = {m.label: restart_load(m, assumptions.restore) for m in methods}

@@ -34,7 +34,7 @@ class Loss:
 
 
 def young_interval_s(stall_s: float, mtbf_s: float) -> float:
-    """Seconds of computing between two checkpoints that lose least, to first order: sqrt(2 C M).
+    """Return the seconds of computing between two checkpoints that lose least, to first order: sqrt(2 C M).
 
     Good where the stall is far shorter than the MTBF. NaN where an input is unknown.
 
@@ -46,7 +46,7 @@ def young_interval_s(stall_s: float, mtbf_s: float) -> float:
 
 
 def daly_interval_s(stall_s: float, mtbf_s: float) -> float:
-    """Seconds of computing between two checkpoints that lose least, by Daly's series for C < 2 M, and M from there on.
+    """Return the seconds of computing between two checkpoints that lose least: Daly's series; M from C = 2 M on.
 
     NaN where an input is unknown.
 
@@ -61,7 +61,7 @@ def daly_interval_s(stall_s: float, mtbf_s: float) -> float:
 
 
 def loss(interval_s: float, stall_s: float, restart_s: float, mtbf_s: float, *, behind_s: float = 0.0) -> Loss:
-    """The share of the machine that checkpoints and failures take, by Daly's expected wall time.
+    """Return the share of the machine that checkpoints and failures take, by Daly's expected wall time.
 
     A second of progress takes M exp(R / M) (exp((interval + C) / M) - 1) / interval seconds in all.
 
@@ -71,8 +71,8 @@ def loss(interval_s: float, stall_s: float, restart_s: float, mtbf_s: float, *, 
         restart_s: R, seconds from a failure until the job computes again.
         mtbf_s: M, mean time between failures of the whole job.
         behind_s: seconds after the stall until the checkpoint is safe, if the job computes meanwhile. A failure then
-            finds the last safe checkpoint that much older: on average each failure repeats as much work more. It is
-            counted as part of the restart, which is exact to first order in (interval + C) / M.
+            loses that much more work on average, since the last safe checkpoint is that much older. The loss counts
+            as part of the restart, which is exact to first order in (interval + C) / M.
 
     Raises:
         ResultsError: if a time isn't positive (for the restart and `behind_s`: is negative) or not finite.

@@ -1,8 +1,8 @@
 """How long a bigger state on more nodes would take, from what was measured: a range, never a number.
 
-The model: every node writes and reads an equal share of the state, all at once, each at the rate that a node was
-measured to reach, and no faster than the target by itself (its ceiling). Node-local targets don't disturb each other,
-so their rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that
+The model: every node writes and reads an equal share of the state, all at once, at the rate that a node was
+measured to reach, and no faster than the target by itself (its ceiling). Node-local targets are independent, so their
+rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that
 the nodes together get at least one node's rate and at most the sum.
 """
 
@@ -17,7 +17,7 @@ from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
 
 FAR = 10.0
-"""From this factor on, in either direction, an extrapolation gets a warning of its own."""
+"""From this factor on, in either direction, an extrapolation gets a separate warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Wanted:
     """14 for training in 16 bit with Adam: 2 for the weights, 12 for their 32-bit copy and its two moments."""
     nodes: int
     shared_limit_gbps: float | None = None
-    """What the shared filesystem can do in all, in GB/s (1e9 bytes); None where it is not stated."""
+    """What the shared filesystem can do in all, in GB/s (1e9 bytes); None where it is not given."""
 
     @property
     def size_bytes(self) -> float:
-        """Of the whole state."""
+        """The size of the whole state."""
         return self.parameters * self.bytes_per_parameter
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class Projected:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What the methods of one setting would take."""
+    """What the methods of one setting would take, as ranges."""
 
     setting: Setting
     wanted: Wanted
@@ -85,7 +85,7 @@ class Projection:
 
 
 def project(setting: Setting, wanted: Wanted) -> Projection:
-    """What the methods of a setting would take for the wanted state on the wanted nodes.
+    """Project what the methods of a setting would take for the wanted state on the wanted nodes.
 
     Raises:
         ResultsError: if what is wanted makes no sense.
@@ -114,13 +114,13 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
 
 
 def _rates_gbps(trials: Trials) -> tuple[float, float]:
-    """The lowest and the highest rate that the trials' interval supports, of all measured nodes together."""
+    """Return the lowest and the highest rate that the trials' interval supports, of all measured nodes together."""
     rate = trials.gbps()
     return rate.low, rate.high
 
 
 def _span(rates_gbps: tuple[float, float], ceiling_gbps: float, setting: Setting, wanted: Wanted) -> Span:
-    """The time at these rates of all measured nodes together, as the ceiling is, which is NaN where unknown."""
+    """Return the time at these rates of all measured nodes together; the ceiling, NaN where unknown, is theirs, too."""
     low, high, ceiling_gbps = (rate / max(setting.nodes, 1) for rate in (*rates_gbps, ceiling_gbps))
     if math.isnan(low) or math.isnan(high):
         return Span(math.nan, math.nan, "")

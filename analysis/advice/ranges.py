@@ -1,4 +1,4 @@
-"""The check that a number given by a user is in its range."""
+"""Checks that a number given by a user is in its range."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from analysis.errors import ResultsError
 
 POSITIVE = math.ulp(0.0)
-"""As the least value: any number above zero."""
+"""The least value of a range that holds any number above zero."""
 
 
 def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:

@@ -13,28 +13,28 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from analysis.figures.styles import Look, wrapped
+from analysis.figures.styles import Style, wrapped
 from analysis.measures.statistics import Interval
 
 Side = Literal["x", "y"]
 
 INK = "#1f2328"
-"""Text, axes and everything that is no strategy's; a report replaces it by the page's own colour."""
+"""The colour of text, axes and everything that belongs to no strategy; a report replaces it by the page's colour."""
 
 WIDTH_IN = 3.5
-"""A column of a paper with two."""
+"""The width of a column in a paper with two columns."""
 
 _GRID: dict[str, Any] = {"color": "#808080", "alpha": 0.3, "linewidth": 0.4}
 
 _ROW_LINE_IN, _LEGEND_LINE_IN = 0.125, 0.11
-"""Height of a line of text."""
+"""The heights of a line of text."""
 
 _LOG_FROM = 8.0
 """From this factor between the smallest and the largest value on, an axis is logarithmic."""
 
 
 def rows(labels: Sequence[str], extra_lines: float = 0, least_lines: float = 1.5) -> tuple[Figure, Axes]:
-    """Axes with a row for each label, the first on top; a row is as high as so many lines, or more."""
+    """Return axes with one row per label, the first on top; a row has the height of `least_lines` lines, or more."""
     texts = wrapped(labels)
     lines = max(least_lines, *(text.count("\n") + 1.2 for text in texts))
     height = 0.5 + _ROW_LINE_IN * (lines * len(texts) + extra_lines)
@@ -49,9 +49,9 @@ def rows(labels: Sequence[str], extra_lines: float = 0, least_lines: float = 1.5
 
 
 def with_legend(
-    labels: Sequence[str], looks: Mapping[str, Look], *, lines: bool = False, others: Sequence[Line2D] = ()
+    labels: Sequence[str], styles: Mapping[str, Style], *, lines: bool = False, others: Sequence[Line2D] = ()
 ) -> tuple[Figure, Axes]:
-    """Axes with a legend of all labels below, in two columns where there are several; then of other lines."""
+    """Return axes with a legend below, in two columns where it is long: all labels, then the other lines."""
     texts = wrapped(labels)
     columns = 2 if len(texts) + len(others) > 2 else 1
     heights = [text.count("\n") + 1.4 for text in texts] + [1.4] * len(others)
@@ -62,7 +62,7 @@ def with_legend(
     axes.grid(**_GRID)
     _plain(axes)
     handles = [
-        Line2D([], [], markersize=4, label=text, **marks(looks[label], line=lines))
+        Line2D([], [], markersize=4, label=text, **marks(styles[label], line=lines))
         for label, text in zip(labels, texts, strict=True)
     ]
     figure.legend(handles=[*handles, *others], loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
@@ -74,39 +74,39 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def marks(look: Look, *, line: bool = False) -> dict[str, Any]:
-    """How `plot` draws a strategy: its marks, with or without the line that joins them."""
+def marks(style: Style, *, line: bool = False) -> dict[str, Any]:
+    """Return the arguments of `plot` for a strategy: its marks, with or without the line that joins them."""
     return {
-        "marker": look.marker,
-        "color": look.colour,
-        "markerfacecolor": look.colour if look.filled else "none",
+        "marker": style.marker,
+        "color": style.color,
+        "markerfacecolor": style.color if style.filled else "none",
         "markeredgewidth": 0.7,
-        "linestyle": look.line if line else "none",
+        "linestyle": style.line if line else "none",
     }
 
 
-def scattered(look: Look) -> dict[str, Any]:
-    """How `scatter` draws a strategy."""
-    face = look.colour if look.filled else "none"
-    return {"marker": look.marker, "facecolors": face, "edgecolors": look.colour, "linewidths": 0.7}
+def scattered(style: Style) -> dict[str, Any]:
+    """Return the arguments of `scatter` for a strategy."""
+    face = style.color if style.filled else "none"
+    return {"marker": style.marker, "facecolors": face, "edgecolors": style.color, "linewidths": 0.7}
 
 
 def swatch(hatch: str, alpha: float, label: str) -> Patch:
-    """A legend's entry for a part of a bar, in no strategy's colour."""
+    """Return a legend's entry for a part of a bar, in a colour that no strategy has."""
     return Patch(facecolor=("#808080", alpha), hatch=hatch, edgecolor=INK, linewidth=0.4, label=label)
 
 
-def point(axes: Axes, x: Interval, y: Interval, look: Look, size: float = 5) -> None:
-    """A point with its intervals, where they are known."""
+def point(axes: Axes, x: Interval, y: Interval, style: Style, size: float = 5) -> None:
+    """Draw a point with its intervals, where they are known."""
     if not math.isnan(x.low) and x.low != x.high:
-        axes.plot([x.low, x.high], [y.estimate, y.estimate], color=look.colour, linewidth=0.8)
+        axes.plot([x.low, x.high], [y.estimate, y.estimate], color=style.color, linewidth=0.8)
     if not math.isnan(y.low) and y.low != y.high:
-        axes.plot([x.estimate, x.estimate], [y.low, y.high], color=look.colour, linewidth=0.8)
-    axes.plot([x.estimate], [y.estimate], markersize=size, **marks(look))
+        axes.plot([x.estimate, x.estimate], [y.low, y.high], color=style.color, linewidth=0.8)
+    axes.plot([x.estimate], [y.estimate], markersize=size, **marks(style))
 
 
 def spread(axes: Axes, side: Side, values: Sequence[float], label: str) -> None:
-    """A scale for durations: from zero, or logarithmic where they differ by much; `label` has the unit."""
+    """Set a scale for durations: from zero, or logarithmic where they differ by much; `label` has the unit."""
     if min(values) > 0 and max(values) > _LOG_FROM * min(values):
         logarithmic(axes, side, values)
         label = f"{label}, logarithmic"
@@ -117,7 +117,7 @@ def spread(axes: Axes, side: Side, values: Sequence[float], label: str) -> None:
 
 
 def logarithmic(axes: Axes, side: Side, positive: Sequence[float]) -> None:
-    """A logarithmic scale with plain numbers at its ticks, and room around these values."""
+    """Set a logarithmic scale with plain numbers at its ticks, and room around these values."""
     low, high = min(positive), max(positive)
     room = max(1.25, (high / low) ** 0.06)
     decades = math.log10(high * room * room / low)

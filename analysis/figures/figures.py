@@ -1,6 +1,6 @@
-"""Which figures there are of some results, and their files: SVG with text as text, PDF with its fonts, PNG.
+"""Draws the figures of some results and writes their files: SVG with text as text, PDF with its fonts, PNG.
 
-Each is as wide as a column of a paper and has one pair of axes. The same results give the same bytes.
+A figure is as wide as a column of a paper and has one pair of axes. The same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from analysis.errors import ResultsError
 from analysis.figures import kinds, scaling
 from analysis.figures.axes import INK
-from analysis.figures.styles import Look, looks
+from analysis.figures.styles import Style, styles_of
 from analysis.measures.ceilings import Ceiling
 from analysis.measures.method import Method
 from analysis.measures.operation import LOADS, Operation
@@ -34,7 +34,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 """Without dates and versions, so that the same results give the same files."""
 
-_STYLE: Any = {
+_RC_PARAMS: Any = {
     "svg.hashsalt": "ckpt-study",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -60,23 +60,23 @@ class Drawn:
     """A figure with what a reader needs beside it."""
 
     name: str
-    """For files: letters, digits, dots and dashes."""
+    """The name for files: letters, digits, dots and dashes."""
     caption: str
     alt: str
-    """What it shows, with the numbers, for those who don't see it."""
+    """The content in words, with the numbers, for readers who don't see the figure."""
     setting: Setting | None
-    """Where it was measured; None if in several."""
+    """Where it was measured; None if in several settings."""
     figure: Figure
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is drawn: the methods of a setting that measured an operation, and how they look."""
+    """What is drawn: the methods of a setting that measured an operation, with their styles."""
 
     setting: Setting
     operation: Operation
     measured: tuple[tuple[Method, Trials], ...]
-    looks: dict[str, Look]
+    styles: dict[str, Style]
 
     @property
     def title(self) -> str:
@@ -92,36 +92,36 @@ class Panel:
 Drawer = Callable[[Panel], kinds.Result]
 
 _KINDS: dict[str, Drawer] = {
-    "trials": lambda panel: kinds.trials(panel.measured, panel.looks, panel.title),
-    "ecdf": lambda panel: kinds.ecdf(panel.measured, panel.looks, panel.title),
-    "phases": lambda panel: kinds.phases(panel.measured, panel.looks),
+    "trials": lambda panel: kinds.trials(panel.measured, panel.styles, panel.title),
+    "ecdf": lambda panel: kinds.ecdf(panel.measured, panel.styles, panel.title),
+    "phases": lambda panel: kinds.phases(panel.measured, panel.styles),
     "roofline": lambda panel: kinds.roofline(
-        panel.measured, panel.looks, panel.title, panel.ceiling.gbps, panel.ceiling.way
+        panel.measured, panel.styles, panel.title, panel.ceiling.gbps, panel.ceiling.way
     ),
-    "pareto": lambda panel: kinds.pareto(panel.measured, panel.looks, panel.title),
-    "drift": lambda panel: kinds.drift(panel.measured, panel.looks, panel.title),
-    "ranks": lambda panel: scaling.ranks(panel.measured, panel.looks, panel.title, panel.operation),
+    "pareto": lambda panel: kinds.pareto(panel.measured, panel.styles, panel.title),
+    "drift": lambda panel: kinds.drift(panel.measured, panel.styles, panel.title),
+    "ranks": lambda panel: scaling.ranks(panel.measured, panel.styles, panel.title, panel.operation),
 }
 
 
 def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
-    """Every figure that there is data for; and for each other one, why there is none."""
-    styles = looks(method.label for setting in settings for method in setting.methods)
+    """Draw every figure that has data; return the others as messages that say why there is none."""
+    styles = styles_of(method.label for setting in settings for method in setting.methods)
     drawn: list[Drawn] = []
     absent: list[str] = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_RC_PARAMS):
         for setting in settings:
             for panel in _panels(setting, styles):
                 for kind, drawer in _KINDS.items():
                     if _wanted(kind, panel):
                         _add(drawn, absent, kind, panel, drawer(panel))
         for panel, others in _scales(settings, styles):
-            _add(drawn, absent, "scale", panel, scaling.scale(others, panel.looks, panel.title))
+            _add(drawn, absent, "scale", panel, scaling.scale(others, panel.styles, panel.title))
     return drawn, absent
 
 
 def _wanted(kind: str, panel: Panel) -> bool:
-    """The page cache has neither phases, nor a ceiling of the target's, nor a use for smaller files."""
+    """Return whether a figure makes sense: loads have no phases, and warm ones no ceiling and no use for sizes."""
     if kind == "ranks" and panel.setting.ranks == 1:
         return False
     if panel.operation is Operation.LOAD_WARM:
@@ -129,7 +129,7 @@ def _wanted(kind: str, panel: Panel) -> bool:
     return panel.operation is Operation.SAVE or kind != "phases"
 
 
-def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
+def _panels(setting: Setting, styles: dict[str, Style]) -> list[Panel]:
     loads = [load for load in LOADS if any(len(method[load]) for method in setting.methods)]
     panels = []
     for operation in (Operation.SAVE, *(loads or [Operation.LOAD_COLD])):
@@ -138,8 +138,8 @@ def _panels(setting: Setting, styles: dict[str, Look]) -> list[Panel]:
     return panels
 
 
-def _scales(settings: Sequence[Setting], styles: dict[str, Look]) -> list[tuple[Panel, list[scaling.AtScale]]]:
-    """For each study and target, and what else jobs must agree in: what its methods did at each scale."""
+def _scales(settings: Sequence[Setting], styles: dict[str, Style]) -> list[tuple[Panel, list[scaling.AtScale]]]:
+    """Collect what the methods measured at all scales, by study, target and what else jobs must agree in."""
 
     def key(setting: Setting) -> tuple[str, str, tuple[tuple[str, str], ...]]:
         return setting.study, setting.target, tuple(sorted(setting.agreed.items()))
@@ -173,35 +173,35 @@ def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result:
     operation = "" if kind == "phases" else panel.operation.value
     parts = filter(None, (setting.study, setting.target, scale, kind, operation))
     stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:_LONGEST_NAME]
-    taken = {each.name for each in drawn}
-    names = (stem + f"-{number}" * (number > 1) for number in range(1, len(taken) + 2))
-    name = next(each for each in names if each not in taken)
+    taken = {figure.name for figure in drawn}
+    names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 2)))
+    name = next(name for name in names if name not in taken)
     caption = f"{result.caption} Study {where}."
     drawn.append(Drawn(name, caption, result.alt, None if kind == "scale" else setting, result.figure))
 
 
-def save(drawn: Drawn, style: str, file: Any) -> None:
+def save(drawn: Drawn, file_format: str, file: Any) -> None:
     """Write one figure, in one of `FORMATS`, to a path or an open file."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(_RC_PARAMS), warnings.catch_warnings():
         # A label may hold what the font lacks; it's shown as a box then.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        transparent = style == "svg"
+        transparent = file_format == "svg"
         drawn.figure.savefig(
-            file, format=style, metadata=_METADATA[style], transparent=transparent,
+            file, format=file_format, metadata=_METADATA[file_format], transparent=transparent,
             facecolor="none" if transparent else "white",
         )  # fmt: skip
 
 
 def write(drawn: Sequence[Drawn], directory: Path) -> None:
-    """Write the figures in all formats; the directory is made where it doesn't exist.
+    """Write the figures in all formats; create the directory where it doesn't exist.
 
     Raises:
         ResultsError: if they can't be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for each in drawn:
-            for style in FORMATS:
-                save(each, style, directory / f"{each.name}.{style}")
+        for figure in drawn:
+            for file_format in FORMATS:
+                save(figure, file_format, directory / f"{figure.name}.{file_format}")
     except OSError as error:
         raise ResultsError(f"can't write figures to {directory}: {error}") from error

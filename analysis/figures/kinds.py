@@ -1,4 +1,4 @@
-"""How each kind of figure is drawn: from trials and looks to one pair of axes, its caption and its words."""
+"""Draws every kind of figure: from trials and styles to one pair of axes, a caption and the content in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.axes import INK, logarithmic, marks, point, rows, scattered, spread, swatch, with_legend
-from analysis.figures.styles import Look
+from analysis.figures.styles import Style
 from analysis.measures.method import Method
 from analysis.measures.statistics import Interval, exactly
 from analysis.measures.trials import Trials
@@ -32,43 +32,43 @@ class Picture:
 
 
 Result = Picture | str
-"""A picture; or why there is none."""
+"""A picture, or a message that says why there is none."""
 
 NOTHING = "no valid trial"
 
 
-def trials(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
-    """Every trial as a point, with median and interval."""
+def trials(chosen: Chosen, styles: Mapping[str, Style], title: str) -> Result:
+    """Draw every trial as a point, with median and interval."""
     if not chosen:
         return NOTHING
     figure, axes = rows([method.label for method, _ in chosen])
-    said = []
+    summaries = []
     for row, (method, measured) in enumerate(chosen):
-        look, median = looks[method.label], measured.median()
+        style, median = styles[method.label], measured.median()
         # Spread over the row in the order of time, so that equal values stay visible.
         offsets = np.linspace(-0.28, 0.28, len(measured)) if len(measured) > 1 else np.zeros(1)
-        axes.scatter(measured.durations_s, row + offsets, s=9, alpha=0.75, **scattered(look))
+        axes.scatter(measured.durations_s, row + offsets, s=9, alpha=0.75, **scattered(style))
         axes.plot([median.estimate] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.4, solid_capstyle="butt")
         if not math.isnan(median.low):
             axes.plot([median.low, median.high], [row, row], color=INK, linewidth=0.9)
-        said.append(f"{method.label} {_interval(median)} s, {len(measured)} trials")
+        summaries.append(f"{method.label} {_interval(median)} s, {len(measured)} trials")
     spread(axes, "x", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
     caption = f"Trials ({title}): each point is one, upright lines are medians, flat ones their 95 % intervals."
-    return Picture(figure, caption, f"Duration of each trial, {title}. Medians: {'; '.join(said)}.")
+    return Picture(figure, caption, f"Duration of each trial, {title}. Medians: {'; '.join(summaries)}.")
 
 
-def ecdf(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
-    """The share of trials that took at most so long."""
+def ecdf(chosen: Chosen, styles: Mapping[str, Style], title: str) -> Result:
+    """Draw the share of trials that took at most so long."""
     if not chosen:
         return NOTHING
     if max(len(measured) for _, measured in chosen) < 2:
         return "a distribution needs two valid trials of a method"
-    figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
+    figure, axes = with_legend([method.label for method, _ in chosen], styles, lines=True)
     for method, measured in chosen:
-        values, look = np.sort(measured.durations_s), looks[method.label]
+        values, style = np.sort(measured.durations_s), styles[method.label]
         shares = np.arange(1, len(values) + 1) / len(values)
-        axes.step(np.r_[values[0], values], np.r_[0, shares], where="post", color=look.colour, linestyle=look.line)
-        axes.plot(values, shares, markersize=3, **marks(look))
+        axes.step(np.r_[values[0], values], np.r_[0, shares], where="post", color=style.color, linestyle=style.line)
+        axes.plot(values, shares, markersize=3, **marks(style))
     axes.set_ylim(0, 1.04)
     axes.set_ylabel("share of trials")
     spread(axes, "x", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
@@ -77,14 +77,14 @@ def ecdf(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
     return Picture(figure, caption, f"Cumulative distribution of {title}. Fastest and slowest trials: {slowest}.")
 
 
-def phases(chosen: Chosen, looks: Mapping[str, Look]) -> Result:
-    """What a save spends its time on, one bar a method."""
+def phases(chosen: Chosen, styles: Mapping[str, Style]) -> Result:
+    """Draw what a save spends its time on, one bar per method."""
     chosen = [(method, measured) for method, measured in chosen if method.phases]
     names = list(dict.fromkeys(name for method, _ in chosen for name in method.phases))
     if not names:
         return "no save was measured in phases"
     figure, axes = rows([method.label for method, _ in chosen], extra_lines=2)
-    said = []
+    summaries = []
     widest = 0.0
     for row, (method, _) in enumerate(chosen):
         left = 0.0
@@ -92,85 +92,85 @@ def phases(chosen: Chosen, looks: Mapping[str, Look]) -> Result:
             seconds = _mean(method.phases.get(name))
             hatch, alpha = _PHASES[min(number, len(_PHASES) - 1)]
             axes.barh(row, seconds, 0.7, left, hatch=hatch, edgecolor=INK, linewidth=0.4,
-                      facecolor=(looks[method.label].colour, alpha))  # fmt: skip
+                      facecolor=(styles[method.label].color, alpha))  # fmt: skip
             left += seconds
         axes.text(left, row, f" {left:.3g} s", va="center", fontsize=6)
         widest = max(widest, left)
         parts = ", ".join(f"{name} {_mean(method.phases.get(name)):.3g} s" for name in names)
-        said.append(f"{method.label}: {parts}")
+        summaries.append(f"{method.label}: {parts}")
     axes.set_xlim(0, widest * 1.22 or 1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("save, mean of trials [s]")
     handles = [swatch(*_PHASES[min(number, len(_PHASES) - 1)], name) for number, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names), frameon=False)
     caption = "Phases of a save, stacked: means, since medians of parts don't add up to the median of the whole."
-    return Picture(figure, caption, f"Mean duration of each phase of a save. {'; '.join(said)}.")
+    return Picture(figure, caption, f"Mean duration of each phase of a save. {'; '.join(summaries)}.")
 
 
-def roofline(chosen: Chosen, looks: Mapping[str, Look], title: str, ceiling_gbps: float, way: str) -> Result:
-    """Bandwidth over the size of the files, below the target's own."""
+def roofline(chosen: Chosen, styles: Mapping[str, Style], title: str, ceiling_gbps: float, way: str) -> Result:
+    """Draw bandwidth over the size of the files, below the bandwidth of the target by itself."""
     if math.isnan(ceiling_gbps):
         return "the ceiling of the target was not measured"
     points = [(m, t.gbps()) for m, t in chosen if m.files.mean_file_bytes > 0 and t.median().estimate > 0]
     if not points:
         return NOTHING
-    figure, axes = with_legend([m.label for m, _ in points], looks)
+    figure, axes = with_legend([m.label for m, _ in points], styles)
     axes.axhline(ceiling_gbps, color=INK, linewidth=1.2)
     roof = f"{ceiling_gbps:.3g} GB/s" + (f", {way}" if way else "")
     axes.annotate(f"ceiling {roof}", (0.01, ceiling_gbps), xycoords=("axes fraction", "data"),
                   xytext=(0, 2), textcoords="offset points", fontsize=6)  # fmt: skip
     for method, rate in points:
-        point(axes, exactly(method.files.mean_file_bytes / 2**20), rate, looks[method.label])
+        point(axes, exactly(method.files.mean_file_bytes / 2**20), rate, styles[method.label])
     logarithmic(axes, "x", [m.files.mean_file_bytes / 2**20 for m, _ in points])
     logarithmic(axes, "y", [ceiling_gbps, *(rate.estimate for _, rate in points)])
     axes.set_xlabel("mean size of a file [MiB]")
     axes.set_ylabel(f"{title} [GB/s]")
-    said = "; ".join(f"{m.label} {r.estimate:.3g} GB/s, {r.estimate / ceiling_gbps:.0%}" for m, r in points)
+    summary = "; ".join(f"{m.label} {r.estimate:.3g} GB/s, {r.estimate / ceiling_gbps:.0%}" for m, r in points)
     caption = (
         f"Roofline ({title}): bandwidth with its 95 % interval, over the size of the files; the line is what the "
         "target did by itself in the same jobs, by direct or buffered I/O, whichever was faster. A small state, still "
         "in a cache, may be above it."
     )
-    return Picture(figure, caption, f"Ceiling {roof}. {title} and share of the ceiling: {said}.")
+    return Picture(figure, caption, f"Ceiling {roof}. {title} and share of the ceiling: {summary}.")
 
 
-def pareto(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
-    """Size on disk against time, and the front: what is neither larger nor slower than another."""
+def pareto(chosen: Chosen, styles: Mapping[str, Style], title: str) -> Result:
+    """Draw size on disk against time, and the front: the methods that no other beats in both."""
     points = [
         (method, method.files.size_bytes / 2**30, t.median()) for method, t in chosen if method.files.size_bytes > 0
     ]
     if not points:
         return "no size on disk with a valid trial"
-    figure, axes = with_legend([method.label for method, _, _ in points], looks)
+    figure, axes = with_legend([method.label for method, _, _ in points], styles)
     front = pareto_front([(size, time.estimate) for _, size, time in points])
     edge = sorted((points[i][2].estimate, points[i][1]) for i in front)
     axes.step(*zip(*edge, strict=True), where="post", color=INK, linewidth=0.8, linestyle=":", label="front")
     for method, size, time in points:
-        point(axes, time, exactly(size), looks[method.label])
+        point(axes, time, exactly(size), styles[method.label])
     spread(axes, "x", [time.estimate for _, _, time in points], f"{title} [s]")
     axes.set_ylim(0, max(size for _, size, _ in points) * 1.15)
     axes.set_ylabel("size on disk [GiB]")
-    said = "; ".join(f"{m.label} {size:.3g} GiB, {time.estimate:.3g} s" for m, size, time in points)
+    summary = "; ".join(f"{m.label} {size:.3g} GiB, {time.estimate:.3g} s" for m, size, time in points)
     best = ", ".join(points[i][0].label for i in front)
     caption = f"Size and time ({title}): the dotted line joins what no other method beats in both."
-    return Picture(figure, caption, f"Size on disk and median {title}. {said}. Not beaten in both: {best}.")
+    return Picture(figure, caption, f"Size on disk and median {title}. {summary}. Not beaten in both: {best}.")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the points that no other is at least as small in both, and smaller in one."""
+    """Return the indices of the points that no other is at least as small in both as, and smaller in one."""
     return [i for i, (x, y) in enumerate(points) if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)]
 
 
-def drift(chosen: Chosen, looks: Mapping[str, Look], title: str) -> Result:
-    """Every trial at the time when it ran."""
+def drift(chosen: Chosen, styles: Mapping[str, Style], title: str) -> Result:
+    """Draw every trial at the time when it ran."""
     if not chosen:
         return NOTHING
-    figure, axes = with_legend([method.label for method, _ in chosen], looks, lines=True)
+    figure, axes = with_legend([method.label for method, _ in chosen], styles, lines=True)
     zero = min(measured.started_s[0] for _, measured in chosen)
     for method, measured in chosen:
-        look = looks[method.label]
+        style = styles[method.label]
         minutes = [(started - zero) / 60 for started in measured.started_s]
-        axes.plot(minutes, measured.durations_s, linewidth=0.5, markersize=3, **marks(look, line=True))
+        axes.plot(minutes, measured.durations_s, linewidth=0.5, markersize=3, **marks(style, line=True))
     axes.set_xlabel("time since the first trial [min]")
     axes.xaxis.set_major_locator(MaxNLocator(6))
     spread(axes, "y", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")

@@ -1,7 +1,7 @@
-"""How a strategy looks in every figure: its colour, marker and line depend on its label, and on nothing else.
+"""Gives a strategy its style in every figure: colour, marker and line depend on its label, and on nothing else.
 
-The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008) that stand out on white and on black, and a
-grey; markers, their filling and lines tell apart what shares a colour, and what is printed without any.
+The colours are a grey and those of M. Okabe and K. Ito (Color Universal Design, 2008) that stand out on white and on
+black; markers, their filling and lines distinguish strategies of the same colour, and figures printed without colour.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from analysis.tables.table import printable
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES = ("-", "--", ":", "-.")
 
@@ -27,45 +27,45 @@ _MOST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a strategy is drawn with."""
+class Style:
+    """The marks and lines that a strategy is drawn with."""
 
-    colour: str
+    color: str
     marker: str
     filled: bool
     line: str
 
 
 ALL = tuple(
-    Look(colour, marker, filled, LINES[m % len(LINES)])
+    Style(color, marker, filled, LINES[m % len(LINES)])
     for filled, (m, marker) in itertools.product((True, False), enumerate(MARKERS))
-    for colour in COLOURS
+    for color in COLORS
 )
 
 
-def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """A look for each label, all different while there are at most as many labels as looks.
+def styles_of(labels: Iterable[str]) -> dict[str, Style]:
+    """Assign a style to every label; all differ while there are at most as many labels as styles.
 
-    It is the label's own, whatever else is drawn; only where two labels own the same one (1 pair in 165) does
-    the later of them by name take the next that nobody owns.
+    A label has the same style whatever else is drawn. Only where two labels would have the same one (1 pair in 165)
+    does the later of them by name get the next that is free.
     """
     names = sorted(set(labels))
     owners: dict[int, str] = {}
     for label in names:
-        owners.setdefault(_own(label), label)
-    chosen = {label: place for place, label in owners.items()}
+        owners.setdefault(_preferred(label), label)
+    chosen = {label: index for index, label in owners.items()}
     taken = set(owners)
     for label in names:
         if label not in chosen:
-            own = _own(label)
-            places = ((own + step) % len(ALL) for step in range(len(ALL)))
-            chosen[label] = next((place for place in places if place not in taken), own)
+            preferred = _preferred(label)
+            indices = ((preferred + step) % len(ALL) for step in range(len(ALL)))
+            chosen[label] = next((index for index in indices if index not in taken), preferred)
             taken.add(chosen[label])
     return {label: ALL[chosen[label]] for label in names}
 
 
-def _own(label: str) -> int:
-    """The place of a label's own look."""
+def _preferred(label: str) -> int:
+    """Return the index in `ALL` of the style that a label gets if it is free."""
     if label in _PINNED:
         return _PINNED[label]
     digest = hashlib.sha256(label.encode("utf-8", "backslashreplace")).digest()
@@ -73,9 +73,9 @@ def _own(label: str) -> int:
 
 
 def wrapped(labels: Sequence[str]) -> list[str]:
-    """Labels in a few short lines, each option on its own if there is room; what is too long ends with dots.
+    """Break labels into a few short lines, options on separate ones if there is room; longer labels end with dots.
 
-    Labels that would then read the same are given more room.
+    Labels that would then read the same get more room.
     """
     texts = [_wrapped(label, _MOST_LINES) for label in labels]
     alike = {text for text, count in Counter(texts).items() if count > 1}
@@ -86,7 +86,9 @@ def wrapped(labels: Sequence[str]) -> list[str]:
 
 def _wrapped(label: str, most_lines: int) -> str:
     name, *options = printable(label).split("+")
-    lines = [line for part in (name, *(f"+{each}" for each in options)) for line in textwrap.wrap(part, _LONGEST_LINE)]
+    lines = [
+        line for part in (name, *(f"+{option}" for option in options)) for line in textwrap.wrap(part, _LONGEST_LINE)
+    ]
     if len(lines) > most_lines:
         lines = [*lines[: most_lines - 1], lines[most_lines - 1][: _LONGEST_LINE - 1] + "…"]
     return "\n".join(lines)

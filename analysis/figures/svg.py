@@ -1,4 +1,4 @@
-"""A figure as SVG that can stand in a page: ids of its own, the page's colour for its text, and words beside it."""
+"""Turns a figure into SVG for an HTML page: with unique ids, the page's colour for text, and a description in words."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _XLINK = "http://www.w3.org/1999/xlink"
 
 
 def inline(drawn: Drawn, prefix: str) -> Markup:
-    """The `<svg>` element; `prefix` sets its ids apart from those of the page's other figures."""
+    """Return the `<svg>` element; `prefix` makes its ids different from those of the page's other figures."""
     file = io.BytesIO()
     save(drawn, "svg", file)
     root = ET.fromstring(file.getvalue())  # noqa: S314  # what matplotlib wrote just now
     for parent in list(root.iter()):
         for child in list(parent):
-            # The style would hold for the whole page, which has it in its own; metadata is for files.
+            # The style sheet would apply to the whole page, which has another; metadata is for files.
             if child.tag in {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}:
                 parent.remove(child)
     for element in root.iter():

@@ -1,6 +1,6 @@
 """Timing logs in memory, by column: thousands of logs load about fifty times as fast as lists of records do.
 
-A log's table becomes two arrays, of whole numbers and of floats, with one row for each column of the format. Truth
+A log's table becomes two arrays, of whole numbers and of floats, with one row per column of the format. Truth
 values are whole numbers here, and texts are dictionary-encoded: codes are indices of the sorted `words` of the table.
 """
 
@@ -22,7 +22,7 @@ from jobs import timing_log
 from jobs.timing_log import TABLES, Header, LogColumns, TimingLogError
 
 KINDS = {name: {column.name: str(column.type) for column in fields(row)} for name, row in TABLES.items()}
-"""The columns of each table and their types: int, float, bool or str."""
+"""Table -> column -> type: int, float, bool or str."""
 
 WHOLE = {name: [column for column, kind in kinds.items() if kind != "float"] for name, kinds in KINDS.items()}
 FLOATS = {name: [column for column, kind in kinds.items() if kind == "float"] for name, kinds in KINDS.items()}
@@ -33,7 +33,7 @@ DEFAULTS = {
     name: {column.name: column.default for column in fields(row) if column.default is not MISSING}
     for name, row in TABLES.items()
 }
-"""What stands for the columns that an older log lacks."""
+"""The values of columns that an older log lacks."""
 
 _HEADER = [attribute.name for attribute in fields(Header)]
 _CHUNK = 64
@@ -44,12 +44,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rows:
-    """One table of one log; each array has a row for each column of `WHOLE` or `FLOATS`."""
+    """One table of one log; the arrays have one row per column of `WHOLE` or `FLOATS`."""
 
     whole: Whole
     floats: Floats
     words: tuple[str, ...]
-    """Sorted, without one that isn't used."""
+    """The texts of the table, sorted and without one that isn't used."""
 
     def __len__(self) -> int:
         return int(self.whole.shape[1])
@@ -69,7 +69,7 @@ class Log:
     """`state`, `storage` and `provenance`."""
 
     def header_facts(self) -> dict[str, Any]:
-        """The header by name; its values are plain, so that nothing needs a copy."""
+        """Return the header by name; its values are plain, so that nothing needs a copy."""
         return {name: getattr(self.header, name) for name in _HEADER}
 
 
@@ -83,7 +83,7 @@ def read(path: Path) -> Log:
 
 
 def read_many(paths: Sequence[Path], workers: int = 1) -> Iterator[Log | TimingLogError]:
-    """Read logs, in the order of the paths; where one can't be read, its error stands.
+    """Read logs, in the order of the paths; where one can't be read, its error is in its position.
 
     Args:
         paths: of the logs.
@@ -102,7 +102,7 @@ def read_many(paths: Sequence[Path], workers: int = 1) -> Iterator[Log | TimingL
 
 
 def usable_cpus() -> int:
-    """The CPUs that this process may use."""
+    """Return the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -117,17 +117,17 @@ def _read_chunk(paths: Sequence[Path]) -> list[Log | TimingLogError]:
 
 
 def packed(log: LogColumns) -> Log:
-    """A log with its tables as `Rows`."""
+    """Pack the tables of a log as `Rows`."""
     return Log(log.header, {name: _packed(name, log.tables[name]) for name in TABLES}, log.attributes)
 
 
 def empty(name: str) -> Rows:
-    """A table without rows."""
+    """Return a table without rows."""
     return _packed(name, dict.fromkeys(KINDS[name], ()))
 
 
 def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
-    """The whole numbers of one table of all logs, its texts as codes: numbers of words in one sorted vocabulary."""
+    """Join one table of all logs: the sorted vocabulary, and whole numbers in which texts are codes of its words."""
     vocabulary = sorted(set(itertools.chain.from_iterable(log.tables[name].words for log in logs)))
     code = {word: number for number, word in enumerate(vocabulary)}
     whole = np.concatenate(
@@ -136,14 +136,14 @@ def joined(name: str, logs: Sequence[Log]) -> tuple[list[str], Whole]:
     start = 0
     for log in logs:
         rows = log.tables[name]
-        here = whole[:, start : start + len(rows)]
-        here[TEXTS[name]] = np.array([code[word] for word in rows.words], np.int64)[here[TEXTS[name]]]
+        part = whole[:, start : start + len(rows)]
+        part[TEXTS[name]] = np.array([code[word] for word in rows.words], np.int64)[part[TEXTS[name]]]
         start += len(rows)
     return vocabulary, whole
 
 
 def joined_floats(name: str, logs: Sequence[Log]) -> Floats:
-    """The floats of one table of all logs."""
+    """Join the floats of one table of all logs."""
     return np.concatenate([np.empty((len(FLOATS[name]), 0)), *(log.tables[name].floats for log in logs)], axis=1)
 
 

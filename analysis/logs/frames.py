@@ -1,4 +1,4 @@
-"""Jobs and their logs -> tidy pandas frames: one row for each job, sample, checkpoint on disk, ceiling and rank."""
+"""Jobs and their logs -> tidy pandas frames: one row per job, sample, checkpoint on disk, ceiling and rank."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ _BEFORE_SHARDING = {"state_sharding": "dim0", "state_contents": "weights"}
 
 
 def _circumstances(log: Log) -> dict[str, Any]:
-    """The facts about a job that decide which jobs it may be compared with, and how far it can be trusted."""
+    """Collect the facts that decide which jobs a job may be compared with, and how far it can be trusted."""
     machine, storage = log.attributes["provenance"], log.attributes["storage"]
     memory = machine.get("memory_bytes")
     kind = [str(machine.get("cpu", "unknown CPU")), f"{machine.get('cpus_usable', '?')} CPUs"]

@@ -1,4 +1,4 @@
-"""Timing logs -> tidy pandas frames: `load("results/quick")`, one row for each sample.
+"""Timing logs -> tidy pandas frames: `load("results/quick")`, one row per sample.
 
 A result is a study's directory, a directory that holds several, one log, or a merged file. A job that was planned
 and left no log is a row of `Results.jobs` too: nothing is silently dropped between the plan and the table.
@@ -38,7 +38,7 @@ def _without_display(items: Iterable[Any], count: int) -> Iterable[Any]:  # noqa
 
 
 def load(results: Path | str | Sequence[Path | str], workers: int = 1) -> pd.DataFrame:
-    """Read results into one tidy frame: a row for each sample, with the attributes of its job and its state.
+    """Read results into one tidy frame: a row per sample, with the attributes of its job and its state.
 
     The columns are those of the timing log's samples and header, with the state's as `state_*`; units and meanings of
     the samples' columns are in `.attrs["columns"]`. Jobs without a sample have no row: `load_results(...).jobs` has
@@ -50,7 +50,7 @@ def load(results: Path | str | Sequence[Path | str], workers: int = 1) -> pd.Dat
             `if __name__ == "__main__"`.
 
     Raises:
-        ResultsError: if there are none, or two logs claim to be the same job and differ.
+        ResultsError: if the paths hold no results, or two logs claim to be the same job and differ.
     """
     loaded = load_results(results, workers)
     of_jobs = [name for name in loaded.jobs if name in _KEYS or name not in loaded.samples]
@@ -60,10 +60,10 @@ def load(results: Path | str | Sequence[Path | str], workers: int = 1) -> pd.Dat
 
 
 def load_results(results: Path | str | Sequence[Path | str], workers: int = 1) -> Results:
-    """Read results into frames, one for each kind of row.
+    """Read results into frames, one per kind of row.
 
     Raises:
-        ResultsError: if there are none, or two logs claim to be the same job and differ.
+        ResultsError: if the paths hold no results, or two logs claim to be the same job and differ.
     """
     return frames(entries(results, workers))
 
@@ -74,7 +74,7 @@ def entries(
     """List every job of the results, sorted by study and id; reading a job twice is harmless.
 
     Raises:
-        ResultsError: if there are none, or two logs claim to be the same job and differ.
+        ResultsError: if the paths hold no results, or two logs claim to be the same job and differ.
     """
     paths = [results] if isinstance(results, Path | str) else list(results)
     known: dict[tuple[str, str], Entry] = {}
@@ -155,7 +155,7 @@ _PLANNED = {attribute.name: str(attribute.type) for attribute in fields(Header)}
 
 
 def _planned(job: dict[str, Any]) -> dict[str, Any]:
-    """A job of a plan, once its id can't name a file elsewhere and its attributes have the right types."""
+    """Check a job of a plan: its id can't name a file elsewhere, and its attributes have the right types."""
     check_job_id(job["id"])
     for key in job.keys() & _PLANNED.keys():
         if type(job[key]) is not {"int": int, "str": str, "float": float}[_PLANNED[key]]:

@@ -3,11 +3,11 @@
 /             attrs: schema = "ckpt-timing-logs", schema_version
 /jobs         one row per job: study, job_id, status, error, planned (JSON), logged (whether it left a log)
 /attributes   the attributes of the logs: job (its row), group (header, state, …), key, value (JSON)
-/samples, /disk, /ceiling, /ranks    the logs' tables, one below the other, each row with its job's in /jobs as `job`
+/samples, /disk, /ceiling, /ranks    the logs' tables, one below the other; `job` is the row of the job in /jobs
 
 Columns of texts are dictionary-encoded: integer codes into the dataset `<column>_values`, or `words` of a table.
 The order of the logs, and repeating one, change nothing. The format's history:
-    1  a group for each job, with its log inside; still read
+    1  a group per job, with its log inside; still read
     2  columns: ten thousand logs make fifty datasets instead of half a million; /ranks came later
 """
 
@@ -95,7 +95,7 @@ _HEADER = {attribute.name for attribute in fields(Header)}
 
 
 class _Table:
-    """One table of all jobs, from which each job's rows are cut."""
+    """One table of all jobs, from which the rows of a job are cut."""
 
     def __init__(self, group: Group, name: str, jobs: int) -> None:
         self._name = name

@@ -1,7 +1,7 @@
 """Many ranks -> one operation: it lasts from the first start to the last end, and moves what all ranks move.
 
 An operation is what all ranks did together in a trial's save, or in one of its loads. It is valid if every rank that
-should have reported did so, and each of its samples is valid.
+should have reported did so, and all of its samples are valid.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SUMS = (
 """Columns that add up over the ranks; unknown where one rank's value is."""
 
 _LARGEST = ("peak_rss_bytes", "peak_extra_bytes")
-"""Columns of which the largest rank's value counts: each rank needs that much memory."""
+"""Columns of which the largest value of a rank counts: every rank needs that much memory."""
 
 _MOST_NAMED = 5
 
 
 def several_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
-    """Select the samples of jobs that have several ranks, and judge each operation as a whole.
+    """Select the samples of jobs that have several ranks, and judge every operation as a whole.
 
     Args:
         samples: of all jobs, as in `Results.samples`.
@@ -59,7 +59,7 @@ def several_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _expected_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
-    """How many ranks should have reported the operation of each sample."""
+    """Return, per sample, how many ranks should have reported its operation."""
     expected = samples["nodes"] * samples["tasks_per_node"]
     if "load_ranks" not in jobs or not (jobs["load_ranks"].fillna(0) > 0).any():
         return expected
@@ -69,7 +69,7 @@ def _expected_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
 
 
 def _first_reason(samples: pd.DataFrame) -> pd.Series:
-    """The first reason, by time, why one of an operation's samples isn't valid; empty if there is none."""
+    """Return the first reason, by time, why one of an operation's samples isn't valid; empty if there is none."""
     ordered = samples.sort_values("start_s", kind="stable")
     ordered["reason"] = ordered["reason"].where(ordered["reason"] != "")
     return ordered.groupby(OPERATION, sort=False)["reason"].transform("first").fillna("").reindex(samples.index)
@@ -86,12 +86,12 @@ def _with_missing(reason: str, missing: Sequence[int]) -> str:
 
 
 def whole_operations(samples: pd.DataFrame, several: pd.DataFrame) -> pd.DataFrame:
-    """Fold the ranks: one row for each phase of each operation.
+    """Fold the ranks: one row per operation and phase.
 
     A load is proven cold where it is proven on every rank.
 
     Args:
-        samples: of all jobs; those of a single rank stay as they are.
+        samples: of all jobs; samples of a single rank are returned unchanged.
         several: the samples of several ranks, as `several_ranks` returns them.
     """
     if not len(several):
@@ -110,13 +110,13 @@ def whole_operations(samples: pd.DataFrame, several: pd.DataFrame) -> pd.DataFra
 
 
 def ordered_caches(caches: pd.Series) -> pd.Series:
-    """States of the page cache as an ordered category, so that `max` is the worst one."""
+    """Return states of the page cache as an ordered category, so that `max` is the worst one."""
     others = sorted(set(caches) - set(_CACHES))  # a damaged log may hold any text
     return caches.astype(pd.CategoricalDtype([*_CACHES, *others], ordered=True))
 
 
 def whole_ceilings(ceiling: pd.DataFrame) -> pd.DataFrame:
-    """Fold the ranks of each ceiling: what all of them moved at the same time, until the last had ended.
+    """Fold the ranks of every ceiling: what all of them moved at the same time, until the last had ended.
 
     A measurement that lacks a rank is no ceiling of all ranks, and is left out.
     """

@@ -1,4 +1,4 @@
-"""What can't have been measured: a sample of it isn't valid, and says why; a log whose other facts can't be is refused.
+"""Finds values that can't have been measured: such a sample isn't valid; a log with other impossible facts is refused.
 
 Whoever writes a log may write any number, and a median over -1 s or 1e300 s would be shown like any other.
 """
@@ -35,14 +35,14 @@ _HEADER_RANGES = {
 }
 
 _NUMBERS = {"state_bytes": int, "steal_share": float, "memory_bytes": int}
-"""Facts that are reckoned with, where a log has them."""
+"""Facts that analysis computes with, where a log has them, and their types."""
 
 
 def check(log: Log, where: str) -> Log:
-    """The log, if the facts about its job are possible.
+    """Return the log if the facts about its job are possible.
 
     Raises:
-        TimingLogError: naming what can't.
+        TimingLogError: naming the impossible fact.
     """
     for name, (low, high) in _HEADER_RANGES.items():
         value = getattr(log.header, name)
@@ -63,10 +63,10 @@ def check(log: Log, where: str) -> Log:
 
 def _is_object(text: str, *, of_texts: bool) -> bool:
     try:
-        content = json.loads(text or "{}")
+        value = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and (not of_texts or all(isinstance(value, str) for value in content.values()))
+    return isinstance(value, dict) and (not of_texts or all(isinstance(text, str) for text in value.values()))
 
 
 def _check_tables(log: Log, where: str) -> None:
@@ -80,19 +80,19 @@ def _check_tables(log: Log, where: str) -> None:
 
 
 def _columns(log: Log) -> list[tuple[str, str, NDArray[Any]]]:
-    """The columns of numbers of all tables but the samples."""
-    numbers = []
+    """List the columns of numbers in all tables but the samples."""
+    columns = []
     for table in ("disk", "ceiling", "ranks"):
         rows = log.tables[table]
         for array, names in ((rows.whole, WHOLE[table]), (rows.floats, FLOATS[table])):
             for values, column in zip(array, names, strict=True):
                 if KINDS[table][column] in {"int", "float"} and column != "start_s":
-                    numbers.append((table, column, values))
-    return numbers
+                    columns.append((table, column, values))
+    return columns
 
 
 def judged(samples: pd.DataFrame) -> pd.DataFrame:
-    """The samples; those that can't have been measured aren't valid, and their reason says what is wrong."""
+    """Mark samples that can't have been measured as invalid; their reason says what is wrong."""
     wrong = pd.Series("", index=samples.index, dtype="str")
 
     def note(which: pd.Series, what: str, values: pd.Series) -> None:

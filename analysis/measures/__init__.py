@@ -1,1 +1,1 @@
-"""Computes what each method measured from frames: settings, statistics, differences and caveats."""
+"""Computes what every method measured from frames: settings, statistics, differences and caveats."""

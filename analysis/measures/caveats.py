@@ -100,7 +100,7 @@ class Caveat:
 
 
 def in_short(caveats: Sequence[Caveat]) -> list[str]:
-    """One line for each kind: its first caveat, and how many more there are."""
+    """Write one line per kind of caveat: the first, and how many more there are."""
     by_kind: dict[Kind, list[Caveat]] = {}
     for caveat in caveats:
         by_kind.setdefault(caveat.kind, []).append(caveat)

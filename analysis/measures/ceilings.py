@@ -1,4 +1,4 @@
-"""What the target can do by itself: of each job the faster of direct and buffered I/O, writes and reads apart."""
+"""What the target can do by itself: the faster of direct and buffered I/O per job, writes and reads apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ceiling:
 
 
 def ceilings(rows: pd.DataFrame) -> dict[Direction, Ceiling]:
-    """The ceilings of writes and reads, from rows that `best` chose."""
+    """Return the ceilings of writes and reads, from rows that `best` chose."""
     of_direction = {}
     for direction in get_args(Direction):
         chosen = rows[rows["operation"] == direction]
@@ -41,7 +41,7 @@ def ceilings(rows: pd.DataFrame) -> dict[Direction, Ceiling]:
 
 
 def best(ceiling: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the faster way, for each job and operation, with that `way`; rates are total bytes over total time.
+    """Select the rows of the faster way per job and operation, with that `way`; rates are total bytes over total time.
 
     On some network filesystems direct I/O is many times slower than what every strategy does, and on some disks faster.
     """

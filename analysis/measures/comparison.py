@@ -16,7 +16,7 @@ from analysis.measures.setting import REFERENCE, Setting, settings
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """How one method differs from another; each ratio is its own value over the other's."""
+    """How one method differs from another; a ratio is the value of the first over that of the second."""
 
     operations: Mapping[Operation, Difference]
     size: float
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def compare(results: Results, reference: str = "") -> list[Comparison]:
-    """Compare methods: one comparison for each setting.
+    """Compare methods: one comparison per setting.
 
     Args:
         results: the frames.
@@ -54,7 +54,7 @@ def compare(results: Results, reference: str = "") -> list[Comparison]:
 
 
 def _differences_from(reference: str, methods: Sequence[Method]) -> dict[str, Relative]:
-    """How each other method differs from the reference, corrected for all of them in each operation by itself."""
+    """Compare all other methods with the reference; ps are corrected for all of them, separately per operation."""
     base = next((method for method in methods if method.label == reference), None)
     if base is None:
         return {}
@@ -66,7 +66,7 @@ def _differences_from(reference: str, methods: Sequence[Method]) -> dict[str, Re
 def related(
     pairs: Sequence[tuple[Method, Method]], among: Sequence[Method] = (), *, shared_rounds: bool = True
 ) -> list[Relative]:
-    """How the first of each pair differs from the second; the ps are corrected for all pairs of an operation.
+    """Compare the first method of every pair with the second; the ps are corrected for all pairs of an operation.
 
     Args:
         pairs: of methods.
@@ -91,5 +91,5 @@ def related(
 
 
 def ratio(value: float, reference: float) -> float:
-    """How many times the reference; NaN where one is unknown."""
+    """Return how many times the reference a value is; NaN where one is unknown."""
     return value / reference if reference else math.nan

@@ -7,7 +7,7 @@ A difference has to pass two tests. The first is the pair's own: the 95 % interv
 rounds, does not hold 1. It assumes nothing of the other methods. The second is corrected for how many differences are
 looked at, which few rounds alone could hardly pass. It may borrow its error: the scatter of the pair, or that of all
 methods in all rounds, which method and round leave of the logarithms of the medians (the additive model of a block
-design). Its p is twice the smaller of the two (Bonferroni). So methods that scatter alike help each other out, quiet
+design). Its p is twice the smaller of the two (Bonferroni). So methods that scatter alike support one another, quiet
 methods can't make a noisy one look sure, and noisy ones can't hide a quiet one.
 """
 
@@ -29,7 +29,7 @@ SIGNIFICANT_P = 0.05
 """A corrected p under this is called a difference."""
 
 FEWEST_ROUNDS = 3
-"""That a test needs: with two, nothing but the normal distribution would speak against chance."""
+"""A test needs so many: with two, nothing but the normal distribution would speak against chance."""
 
 NOT_SIGNIFICANT = "not significant"
 
@@ -48,7 +48,7 @@ class Outcome:
     enough: bool
     """Whether any result could have been called a difference."""
     unit: str
-    """What was counted: `rounds`, or `trials` where each side is one job."""
+    """What was counted: `rounds`, or `trials` where both sides are one job."""
 
 
 _TOO_FEW_ROUNDS = Outcome(math.nan, enough=False, unit="rounds")
@@ -59,7 +59,7 @@ class Difference:
     """How two methods differ: the ratio of their durations, and whether it could be chance."""
 
     ratio: Interval
-    """The geometric mean over the rounds of the ratio of medians in each."""
+    """The geometric mean, over the rounds, of the ratio of the two medians."""
     test: Outcome
     corrected_p: float
     """p, corrected for all differences that are looked at together; NaN where the test can't show any."""
@@ -70,7 +70,7 @@ class Difference:
         return self.corrected_p < SIGNIFICANT_P and (self.ratio.low > 1 or self.ratio.high < 1)
 
     def verdict(self, more: str = "slower", less: str = "faster") -> str:
-        """The difference in words; absent evidence is not called evidence of absence. Empty where nothing is known."""
+        """Return the difference in words, empty where unknown; absence of evidence isn't evidence of absence."""
         if math.isnan(self.ratio.estimate):
             return ""
         if not self.test.enough:
@@ -83,7 +83,7 @@ class Difference:
 def differences(
     pairs: Sequence[tuple[Trials, Trials]], among: Sequence[Trials] = (), *, shared_rounds: bool = True
 ) -> list[Difference]:
-    """How the first of each pair differs from the second; the ps are corrected for all pairs together.
+    """Compare the first of every pair with the second; the ps are corrected for all pairs together.
 
     By Benjamini and Hochberg: of the differences that are called so, at most 5 % are to be chance. (Holm's bound on any
     error at all would need more rounds than studies have.) Pairs that could show nothing don't count.
@@ -91,8 +91,8 @@ def differences(
     Args:
         pairs: of one operation.
         among: the other methods of the same rounds, whose scatter adds to what is known of the error.
-        shared_rounds: False where the sides come from two studies, whose rounds have nothing to do with each other: the
-            rounds of each side are then a sample of their own, and Welch's t test compares the two.
+        shared_rounds: False where the sides come from two studies, whose rounds are unrelated: the rounds of the
+            two sides are then two samples, and Welch's t test compares the two.
     """
     usable = {
         id(trials): trials if measurable(trials.durations_s) else NO_TRIALS
@@ -114,7 +114,7 @@ def _difference(first: Trials, second: Trials, error: _Error, shared_rounds: boo
 
 @functools.lru_cache(maxsize=1024)
 def round_medians(trials: Trials) -> Mapping[str, float]:
-    """The median duration, in s, of each round that has one."""
+    """Return the median duration in s, by round."""
     rounds: dict[str, list[float]] = {}
     for name, duration in zip(trials.rounds or trials.jobs, trials.durations_s, strict=True):
         rounds.setdefault(name, []).append(duration)
@@ -143,42 +143,42 @@ _NO_ERROR = _Error(math.nan, 0)
 
 
 def _common_error(methods: Sequence[Mapping[str, float]]) -> _Error:
-    """The residual of the additive model, by least squares: some methods may be missing in some rounds."""
+    """Compute the residual of the additive model by least squares: methods may be missing in some rounds."""
     rounds = sorted({name for medians in methods for name in medians})
     if not rounds:
         return _NO_ERROR
     table = np.log([[medians.get(name, math.nan) for name in rounds] for medians in methods])
-    there = np.isfinite(table)
-    known = np.where(there, table, 0)
+    present = np.isfinite(table)
+    known = np.where(present, table, 0)
     normal = np.block(
-        [[np.diag(there.sum(1)), there.astype(float)], [there.T.astype(float), np.diag(there.sum(0))]]
+        [[np.diag(present.sum(1)), present.astype(float)], [present.T.astype(float), np.diag(present.sum(0))]]
     )  # fmt: skip
     effects, _, rank, _ = np.linalg.lstsq(normal, np.concatenate([known.sum(1), known.sum(0)]), rcond=None)
-    left = np.where(there, table - effects[: len(table), np.newaxis] - effects[len(table) :], 0)
-    freedom = int(there.sum() - rank)
+    left = np.where(present, table - effects[: len(table), np.newaxis] - effects[len(table) :], 0)
+    freedom = int(present.sum() - rank)
     return _Error(float((left**2).sum()) / freedom, freedom) if freedom > 0 else _NO_ERROR
 
 
 def _within_rounds(first: Mapping[str, float], second: Mapping[str, float], error: _Error) -> Difference:
-    """A paired comparison: a round in which either is missing says nothing of the two."""
+    """Compare in pairs: a round in which either is missing says nothing about the two."""
     ratios = [first[name] / second[name] for name in first if name in second]
     count = len(ratios)
     if count < 2:
         estimate = ratios[0] if count else float(np.exp(_logs(first).mean() - _logs(second).mean()))
         return Difference(Interval(estimate, math.nan, math.nan), _TOO_FEW_ROUNDS, math.nan)
     logs = np.log(ratios)
-    mean, own = float(logs.mean()), float(logs.var(ddof=1))
-    ratio = _exp(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * math.sqrt(own / count))
+    mean, variance = float(logs.mean()), float(logs.var(ddof=1))
+    ratio = _exp(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * math.sqrt(variance / count))
     if count < FEWEST_ROUNDS:
         return Difference(ratio, _TOO_FEW_ROUNDS, math.nan)
-    p = _student_p(mean, math.sqrt(own / count), count - 1)
+    p = _student_p(mean, math.sqrt(variance / count), count - 1)
     if error.freedom > count - 1:  # there are other methods
         p = min(1.0, 2 * min(p, _student_p(mean, math.sqrt(2 * error.variance / count), error.freedom)))
     return Difference(ratio, Outcome(p, enough=True, unit="rounds"), math.nan)
 
 
 def _between_rounds(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
-    """Welch's comparison of two samples of rounds, of two studies."""
+    """Compare two samples of rounds, of two studies, by Welch's t test."""
     sides = _logs(first), _logs(second)
     counts = len(first), len(second)
     mean = float(sides[0].mean() - sides[1].mean())
@@ -196,7 +196,7 @@ def _between_rounds(first: Mapping[str, float], second: Mapping[str, float]) -> 
 
 
 def _of_two_jobs(first: Trials, second: Trials) -> Difference:
-    """With one job a side there are only trials to permute: the answer holds for these two jobs, and not for others."""
+    """Permute the trials of two jobs, one per side: the answer holds for these two jobs, and not for others."""
     ratio = ratio_interval(first.durations_s, first.jobs, second.durations_s, second.jobs)
     a, b = (np.log(sorted(side.durations_s)) for side in (first, second))
     if min(len(a), len(b)) < 2:
@@ -211,7 +211,7 @@ def _of_two_jobs(first: Trials, second: Trials) -> Difference:
 
 
 def _student_p(mean: float, scatter: float, freedom: float) -> float:
-    """Two-sided; where nothing scatters, any difference is certain."""
+    """Return the two-sided p; where nothing scatters, any difference is certain."""
     if abs(mean) < _LEAST_LOG:
         return 1.0
     return float(2 * stats.t.sf(abs(mean) / scatter, freedom)) if scatter > 0 else 0.0

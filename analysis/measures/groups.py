@@ -39,17 +39,17 @@ class Group:
 
 
 def groups(jobs: pd.DataFrame) -> Iterator[Group]:
-    """The jobs by study, target and scale, and by what they must agree in."""
+    """Group the jobs by study, target and scale, and by what they must agree in."""
     keys = ["study", "target", "nodes", "tasks_per_node"]
     known = jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
-    for key, at_scale in known.groupby(keys, sort=True):
+    for key, rows in known.groupby(keys, sort=True):
         study, target, nodes, tasks = map(str, key)
-        for members, apart in split(at_scale):
+        for members, apart in split(rows):
             yield Group(study, target, int(float(nodes)), int(float(tasks)), apart, members)
 
 
 def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
-    """The jobs in groups that may be compared, each with what sets it apart (empty if there is one group).
+    """Split jobs into groups that may be compared, with what sets a group apart (empty if it is the only one).
 
     Jobs that never reported, or failed before their state was built, go with the largest group.
     """
@@ -77,11 +77,11 @@ def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:
 
 def _in_words(column: str, value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a job without a log has none, and made it a float
+        value = int(value)  # a job without a log has none, which turns the column into floats
     return "as many as save it" if column == "load_ranks" and value == 0 else str(value)[:200]
 
 
 def agreement(jobs: pd.DataFrame) -> dict[str, str]:
-    """What the jobs of a group agree in, by the keys of `MUST_AGREE`; nothing where none built its state."""
+    """Return what the jobs of a group agree in, by the keys of `MUST_AGREE`; nothing where none built its state."""
     described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
     return {key: str(described[key].iloc[0]) for key in MUST_AGREE if key in described and len(described)}

@@ -62,11 +62,11 @@ class Method:
     facts: Mapping[str, str] = field(default_factory=dict)
     """The strategy's description of itself when the log was written."""
     operations: Mapping[Operation, Trials] = field(default_factory=dict)
-    """Only those that were measured. A save lasts until the checkpoint is committed."""
+    """The trials of the measured operations. A save lasts until the checkpoint is committed."""
     phases: Mapping[str, Trials] = field(default_factory=dict)
-    """The parts of a save, in their order; each from its first start on a rank to its last end."""
+    """The parts of a save, in their order; a part lasts from its first start on a rank to its last end."""
     usage: Mapping[Operation, Usage] = field(default_factory=dict)
-    """Only of operations with a valid trial."""
+    """What the operations with a valid trial needed."""
     files: Files = Files()
     ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
     """What the target did by itself in this method's jobs."""
@@ -80,20 +80,20 @@ class Method:
         return self.operations.get(operation, NO_TRIALS)
 
     def fact(self, name: str) -> str:
-        """One of the facts about the strategy; `UNKNOWN_FACT` where the log was written before it existed."""
+        """Return one of the facts about the strategy; `UNKNOWN_FACT` where the log was written before it existed."""
         return self.facts.get(name, UNKNOWN_FACT)
 
     def cold_load(self) -> Operation | None:
-        """The load that is nearest to a restart from storage: proven cold, else unproven, else warm."""
+        """Return the load that is nearest to a restart from storage: proven cold, else unproven, else warm."""
         return next((load for load in LOADS if len(self[load])), None)
 
     def load_trials(self) -> Trials:
-        """The trials of that load."""
+        """Return the trials of `cold_load()`."""
         load = self.cold_load()
         return self[load] if load else NO_TRIALS
 
     def usage_of(self, operation: Operation | None) -> Usage:
-        """What an operation needed; NaN where it has no valid trial."""
+        """Return what an operation needed; NaN where it has no valid trial."""
         return self.usage.get(operation, Usage()) if operation else Usage()
 
     @property
@@ -112,10 +112,10 @@ class Measurements:
     ceiling: pd.DataFrame
     """Rows that `ceilings.best` chose."""
     work: pd.DataFrame
-    """The own work of each rank (`stragglers.own_work`)."""
+    """The work of single ranks (`stragglers.own_work`)."""
 
     def of(self, jobs: pd.DataFrame) -> Measurements:
-        """The rows of some of the jobs, which are all of one study."""
+        """Return the rows of some of the jobs, which are all of one study."""
         ids = set(jobs["job_id"])
         frames = (self.samples, self.disk, self.ceiling, self.work)
         return Measurements(*(frame[frame["job_id"].isin(ids)] for frame in frames))
@@ -152,12 +152,12 @@ def method_of(jobs: pd.DataFrame, measurements: Measurements) -> Method:
 
 
 def _zeros_s(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
-    """The zero of the clock of each sample's job, in seconds since 1970."""
+    """Return, per sample, the zero of its job's clock in seconds since 1970."""
     return samples["job_id"].map(jobs.set_index("job_id")["clock_zero_unix_s"]).astype("float64")
 
 
 def _kinds(totals: pd.DataFrame) -> pd.Series:
-    """The value of the `Operation` of each sample."""
+    """Return, per sample, the value of its `Operation`."""
     return totals["cache"].where(totals["operation"] != "save", Operation.SAVE.value)
 
 

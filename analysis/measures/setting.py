@@ -33,13 +33,13 @@ class Setting:
     methods: tuple[Method, ...]
     """The reference first, then by label; also those without a valid trial."""
     apart: str = ""
-    """How this setting differs from others of the same study, target and scale; empty if there are none."""
+    """How this setting differs from others of the same study, target and scale; empty if there are no others."""
     agreed: Mapping[str, str] = field(default_factory=dict)
     """The values that all of its jobs agree in, by the keys of `groups.MUST_AGREE`."""
     state: str = ""
     """The state in words."""
     node_local: bool | None = None
-    """Whether each node has such a target of its own; None where the logs don't have it."""
+    """Whether every node has a separate target of that name; None where the logs don't have it."""
     ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
     """What the target did by itself, in all jobs of the setting."""
     caveats: tuple[Caveat, ...] = ()
@@ -74,7 +74,7 @@ class Setting:
         return self.name + self._apart_in_brackets
 
     def method(self, label: str) -> Method | None:
-        """The method with that label."""
+        """Return the method with that label."""
         return next((method for method in self.methods if method.label == label), None)
 
 
@@ -103,7 +103,7 @@ class _ByJob:
         self._rows = frame.groupby(["study", "job_id"], sort=False).indices
 
     def of(self, jobs: pd.DataFrame) -> pd.DataFrame:
-        """The rows of these jobs, in the order of the frame."""
+        """Return the rows of these jobs, in the order of the frame."""
         keys = zip(jobs["study"], jobs["job_id"], strict=True)
         rows = [self._rows[key] for key in keys if key in self._rows]
         return self._frame.take(np.sort(np.concatenate(rows)) if rows else [])
@@ -118,7 +118,7 @@ def _setting(group: Group, measurements: Measurements, reference: str) -> Settin
         target=group.target,
         nodes=group.nodes,
         tasks_per_node=group.tasks_per_node,
-        methods=tuple(method_of(own, measurements.of(own)) for own in by_label),
+        methods=tuple(method_of(rows, measurements.of(rows)) for rows in by_label),
         apart=group.apart,
         agreed=agreement(jobs),
         state=_state_in_words(jobs),
@@ -146,7 +146,7 @@ def _state_in_words(jobs: pd.DataFrame) -> str:
 
 
 def _sharding_in_words(job: pd.Series) -> str:
-    """How the state differs from weights that one rank saves and loads."""
+    """Describe how the state differs from weights that one rank saves and loads."""
     ranks = int(job["nodes"] * job["tasks_per_node"])
     words = [f"contents {job['state_contents']}"] if job["state_contents"] != "weights" else []
     if ranks > 1:

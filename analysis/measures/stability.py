@@ -91,7 +91,7 @@ def _order(name: str, durations: Sequence[float]) -> Iterator[Caveat]:
 
 
 def _may_drift(durations: Sequence[float]) -> bool:
-    """Whether scipy's test, which takes a hundred times as long, could find a drift.
+    """Return whether scipy's test, which takes a hundred times as long, could find a drift.
 
     Its statistic t = r sqrt((n - 2) / (1 - r^2)) has heavier tails than the normal distribution, so that |t| must
     exceed 1.95 at the least. With ties this r is not the test's, which is then done in any case.
@@ -179,7 +179,7 @@ def _effects(totals: pd.DataFrame, jobs: pd.DataFrame) -> Iterator[Caveat]:
 
 
 def _effect(group: pd.DataFrame, values: pd.Series) -> float:
-    """How much the levels of a factor differ, without the methods' own differences; 0 with a single level."""
+    """Return how much the levels of a factor differ, without the methods' own differences; 0 with a single level."""
     if values.nunique() < 2:
         return 0.0
     relative = group["duration_s"] / group.groupby("label")["duration_s"].transform("median")

@@ -1,7 +1,7 @@
 """What samples support: medians and ratios with bootstrap intervals, by scipy.
 
 Trials of one job share its node, its minute and its neighbours, so they say less than as many trials of different jobs.
-Everything here therefore needs the job of each duration. Results are the same whatever the samples' order.
+Everything here therefore needs the jobs of the durations. Results are the same whatever the samples' order.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 def exactly(value: float) -> Interval:
-    """A value that is counted, and has no uncertainty."""
+    """Return a value that is counted, and has no uncertainty."""
     return Interval(value, value, value)
 
 
 def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval:
-    """The median of all durations, with its 95 % bootstrap interval.
+    """Return the median of all durations, with its 95 % bootstrap interval.
 
-    Jobs are drawn with replacement, then trials within each drawn job; with a single job, trials only. From 30 jobs on,
+    Jobs are drawn with replacement, then trials within the drawn jobs; with a single job, trials only. From 30 jobs on,
     whole jobs are drawn, as the textbook has it (Davison and Hinkley 1997, section 3.8). With three to five, that has
     too few distinct results: of simulated studies its intervals held the true median in 74 to 89 of 100, and these in
     75 to 98, least where jobs differ by more than their trials do. Intervals from so few jobs are rather too narrow.
 
     Args:
         durations: in s.
-        jobs: the job of each duration.
+        jobs: the jobs of the durations, in the same order.
 
     Returns:
         The interval, in s. With fewer than two durations its ends are NaN; with none, the median too.
@@ -74,7 +74,7 @@ def ratio_interval(
     denominator: Sequence[float],
     denominator_jobs: Sequence[str],
 ) -> Interval:
-    """How many times the median of the second durations the median of the first is, with its bootstrap interval.
+    """Return the median of the numerator over that of the denominator, with its 95 % bootstrap interval.
 
     Both sides are drawn as in `median_interval`, one independently of the other. With fewer than two durations on a
     side, the ends are NaN; without any, or with one that no clock can tell from zero, the estimate too.
@@ -89,7 +89,7 @@ def ratio_interval(
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """The mean of ratios to one reference, over states or targets; NaN if one is unknown, or there are none.
+    """Return the mean of ratios to one reference, over states or targets; NaN if one is unknown, or there are none.
 
     Unlike the arithmetic mean it gives the same order of methods whichever is the reference (Fleming and Wallace 1986).
     """
@@ -98,7 +98,7 @@ def geometric_mean(ratios: Sequence[float]) -> float:
 
 
 def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
-    """The durations of each job, in an order that does not depend on theirs."""
+    """Split durations by job, in an order that does not depend on theirs."""
     if not len(durations):
         return []
     values = np.asarray(durations, float)
@@ -108,7 +108,7 @@ def _by_job(durations: Sequence[float], jobs: Sequence[str]) -> list[Floats]:
 
 
 def measurable(durations: Sequence[float]) -> bool:
-    """Whether there are durations, a clock can tell all of them from zero, and all of them ended."""
+    """Return whether there are durations, all of them ended, and a clock can distinguish all of them from zero."""
     return bool(len(durations)) and min(durations) >= LEAST_S and max(durations) < math.inf
 
 
@@ -119,9 +119,9 @@ def _percentiles(estimate: float, resamples: Floats) -> Interval:
 
 @functools.lru_cache(maxsize=1024)
 def _medians(durations: tuple[float, ...], jobs: tuple[str, ...]) -> Floats:
-    """The medians of the resamples, by scipy's bootstrap; NaN with fewer than two durations.
+    """Return the medians of the resamples, by scipy's bootstrap; NaN with fewer than two durations.
 
-    They are kept: a method's own interval and each of its ratios need the same ones.
+    They are cached: the interval of a method and all of its ratios need the same ones.
     """
     if len(durations) < 2:
         return np.full(_RESAMPLES, np.nan)
@@ -138,7 +138,7 @@ class _Draws:
 
     def __init__(self, groups: Sequence[Floats]) -> None:
         if len(groups) == 1:
-            groups = [groups[0][i : i + 1] for i in range(len(groups[0]))]  # each trial stands for itself
+            groups = [groups[0][i : i + 1] for i in range(len(groups[0]))]  # single trials are drawn
         self.counts = np.array([len(group) for group in groups])
         self._padded = np.full((len(groups), self.counts.max()), np.nan)
         for row, group in zip(self._padded, groups, strict=True):
@@ -149,7 +149,7 @@ class _Draws:
         self._sorted, self._job_of_sorted = pooled[order], np.repeat(np.arange(len(groups)), self.counts)[order]
 
     def medians(self, jobs: NDArray[np.int64], axis: int = -1) -> Floats:  # noqa: ARG002  # scipy says it: the last
-        """The median of each resample; `jobs` has one resample a row."""
+        """Return the medians of the resamples; `jobs` has one resample per row."""
         rows = jobs.astype(np.int64).reshape(-1, len(self.counts))
         medians = self._of_whole_jobs(rows) if len(self.counts) >= _MANY_JOBS else self._of_both_stages(rows)
         return medians.reshape(jobs.shape[:-1])
@@ -165,16 +165,16 @@ class _Draws:
         return np.asarray(np.nanmedian(drawn.reshape(len(jobs), -1), axis=-1))
 
     def _of_whole_jobs(self, jobs: NDArray[np.int64]) -> Floats:
-        """By how often each job was drawn: the trials are sorted once for all resamples."""
-        places = jobs + len(self.counts) * np.arange(len(jobs))[:, np.newaxis]
-        times = np.bincount(places.ravel(), minlength=jobs.size).reshape(jobs.shape).astype(np.int32)
+        """Count how often jobs were drawn: the trials are sorted once for all resamples."""
+        indices = jobs + len(self.counts) * np.arange(len(jobs))[:, np.newaxis]
+        times = np.bincount(indices.ravel(), minlength=jobs.size).reshape(jobs.shape).astype(np.int32)
         count = len(self._sorted)
         # The middle of a resample hardly ever lies outside the middle quarter of all trials.
         medians = self._middle(times, 3 * count // 8, 5 * count // 8)
         return self._middle(times, 0, count) if np.isnan(medians).any() else medians
 
     def _middle(self, times: NDArray[np.int32], start: int, end: int) -> Floats:
-        """The median of each resample, NaN where it lies outside these of the sorted trials."""
+        """Return the medians of the resamples, NaN where one lies outside these of the sorted trials."""
         before = np.bincount(self._job_of_sorted[:start], minlength=len(self.counts))
         drawn = (times @ self.counts)[:, np.newaxis]
         within = np.cumsum(times[:, self._job_of_sorted[start:end]], axis=1, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""How the ranks of an operation differ: the own work of each rank, which one was last, and how often.
+"""How the ranks of an operation differ: the work of single ranks, which one was last, and how often.
 
 A rank's own work is what it does before it waits for the others: in a save its call and its sync, in a load all of it.
 """
@@ -34,7 +34,7 @@ NO_STRAGGLER = Straggler("", 0)
 class Imbalance:
     """How the ranks of one method differ in one operation.
 
-    Times are medians over the trials, of the fastest, the middle and the slowest rank in each of them.
+    Times are medians over the trials, of the fastest, the middle and the slowest rank of a trial.
     """
 
     operation: Operation
@@ -44,29 +44,29 @@ class Imbalance:
     median_s: float
     slowest_s: float
     slowest_over_median: float
-    """The median over the trials of this ratio in each; NaN where a clock can't tell the time from zero."""
+    """The median of this ratio over the trials; NaN where a clock can't tell the time from zero."""
     last_rank: Straggler
     last_host: Straggler
     unsure: int
-    """Trials without a last rank: the last two ended nearer to each other than their clocks are known."""
+    """Trials without a last rank: the last two ended closer together than their clocks are known."""
     numbers: tuple[int, ...]
     """The numbers of the ranks, in order."""
     relative: tuple[float, ...]
-    """Each rank's own work over that of the middle rank: medians over the trials."""
+    """The own work of the ranks over that of the middle rank: medians over the trials."""
     host_of_last: str
     """Where `last_rank` ran in most of the trials in which it was last."""
 
 
 def own_work(several: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
-    """Sum up each rank's own work in each valid measured operation of jobs with several ranks.
+    """Sum up the own work of every rank in all valid measured operations of jobs with several ranks.
 
     Args:
         several: samples, as `operations.several_ranks` returns them.
         ranks: as in `Results.ranks`.
 
     Returns:
-        One row for each rank of each operation of at least two: the job's `study` and `job_id`, `trial`, `kind` (the
-        value of an `Operation`), `rank`, `own_s`, `end_s`, and, where the log has them, `host` and
+        One row per operation and rank, of operations of at least two ranks: the job's `study` and `job_id`, `trial`,
+        `kind` (the value of an `Operation`), `rank`, `own_s`, `end_s`, and, where the log has them, `host` and
         `clock_uncertainty_s`.
     """
     if not len(several):
@@ -90,7 +90,7 @@ def own_work(several: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def imbalances(work: pd.DataFrame) -> tuple[Imbalance, ...]:
-    """How the ranks differ in each operation; empty where no operation had several.
+    """Describe how the ranks differ, per operation; empty where no operation had several.
 
     Args:
         work: of one method's jobs at one scale, as `own_work` returns it.
@@ -128,7 +128,7 @@ def _imbalance(operation: Operation, work: pd.DataFrame) -> Imbalance:
 
 
 def _most_often(values: pd.Series) -> Straggler:
-    """The most frequent value; of several the first by name."""
+    """Return the most frequent value; of several the first by name."""
     counts = values.value_counts()
     if not len(counts):
         return NO_STRAGGLER

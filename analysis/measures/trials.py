@@ -1,4 +1,4 @@
-"""The trials of one operation: durations with the job and round of each, their median and rate."""
+"""The trials of one operation: durations with their jobs and rounds, their median and rate."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Trials:
 
     durations_s: tuple[float, ...] = ()
     jobs: tuple[str, ...] = ()
-    """The job of each trial."""
+    """The jobs of the trials."""
     rounds: tuple[str, ...] = ()
-    """The round of each trial; empty where every job is a round of its own."""
+    """The rounds of the trials; empty where every job is a separate round."""
     started_s: tuple[float, ...] = ()
-    """The start of each trial, in seconds since 1970; may be empty."""
+    """The starts of the trials, in seconds since 1970; may be empty."""
     moved_bytes: float = math.nan
-    """How much each trial moved: the state, or more where every rank loads all of it."""
+    """How much a trial moved: the state, or more where every rank loads all of it."""
     invalid: int = 0
     """How many more trials were measured, and may not be used."""
 
@@ -36,11 +36,11 @@ class Trials:
         return float(np.median(self.durations_s)) if self.durations_s else math.nan
 
     def median(self) -> Interval:
-        """The median duration in s, with its 95 % bootstrap interval; NaN where the trials support none."""
+        """Return the median duration in s, with its 95 % bootstrap interval; NaN where the trials support none."""
         return _median(self.durations_s, self.jobs)
 
     def gbps(self) -> Interval:
-        """The rate at the median, and at the ends of its interval: GB/s, with GB = 1e9 bytes; NaN without a time."""
+        """Return the rate at the median, with its interval: GB/s, with GB = 1e9 bytes; NaN without a time."""
         median = self.median()
         ends = (median.estimate, median.high, median.low)
         return Interval(*(self.moved_bytes / end / 1e9 if end > 0 else math.nan for end in ends))

@@ -33,7 +33,7 @@ from analysis.tables.targets_and_scales import across_tables
 from jobs.timing_log import write_atomically
 
 MOST_EMBEDDED_BYTES = 8_000_000
-"""Of compressed samples: more would not pass as an attachment."""
+"""The limit for compressed samples: a larger page would not pass as an attachment."""
 
 MOST_JOBS = 200
 """Rows of the table of jobs; the compressed one has all."""
@@ -48,8 +48,8 @@ class _Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What the page says about one setting."""
+class _Section:
+    """The part of the page about one setting."""
 
     anchor: str
     title: str
@@ -67,14 +67,17 @@ class _Download:
 
 
 def report(results: Results, assumptions: Assumptions) -> str:
-    """The page, as HTML. The same results give the same page.
+    """Return the page as HTML. The same results give the same page.
 
     Raises:
         ResultsError: if an assumption makes no sense.
     """
     comparisons = compare(results)
     drawn, absent = draw([comparison.setting for comparison in comparisons])
-    plots = {each.name: _Plot(inline(each, f"plot-{n}"), printable(each.caption)) for n, each in enumerate(drawn, 1)}
+    plots = {
+        figure.name: _Plot(inline(figure, f"plot-{number}"), printable(figure.caption))
+        for number, figure in enumerate(drawn, 1)
+    }
     downloads, not_embedded = _downloads(results)
     studies = sorted(set(results.jobs["study"].dropna().map(str)))
     template = jinja2.Environment(
@@ -84,12 +87,12 @@ def report(results: Results, assumptions: Assumptions) -> str:
         title=printable(f"Checkpoint study: {', '.join(studies)}"),
         subtitle=_subtitle(results),
         style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
-        places=[
-            _place(number, comparison, assumptions, [(each, plots[each.name]) for each in drawn])
+        sections=[
+            _section(number, comparison, assumptions, [(figure, plots[figure.name]) for figure in drawn])
             for number, comparison in enumerate(comparisons, 1)
         ],
         across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
-        across_plots=[plots[each.name] for each in drawn if each.setting is None],
+        across_plots=[plots[figure.name] for figure in drawn if figure.setting is None],
         assumed=assumed(assumptions),
         method=[HOW_SEPARATED, MODEL],
         warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
@@ -102,7 +105,7 @@ def report(results: Results, assumptions: Assumptions) -> str:
 
 
 def write(page: str, path: Path) -> None:
-    """Write the page; the directory is made where it doesn't exist, and an older page is replaced whole.
+    """Write the page: create the directory where it doesn't exist, and replace an older page as a whole.
 
     Raises:
         ResultsError: if it can't be written.
@@ -114,26 +117,26 @@ def write(page: str, path: Path) -> None:
         raise ResultsError(f"can't write {path}: {error}") from error
 
 
-def _place(
+def _section(
     number: int, comparison: Comparison, assumptions: Assumptions, drawn: Sequence[tuple[Drawn, _Plot]]
-) -> _Place:
+) -> _Section:
     advice = advise(comparison.setting, assumptions)
     elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, MODEL}
-    told = {*(f"assumed: {each}" for each in assumed(assumptions)), *(f"thin: {each}" for each in advice.thin)}
+    elsewhere |= {f"assumed: {line}" for line in assumed(assumptions)} | {f"thin: {line}" for line in advice.thin}
     tables = [
         *all_tables(comparison),
         *(
-            replace(each, notes=tuple(n for n in each.notes if n not in elsewhere | told))
-            for each in advice_tables(advice)
+            replace(table, notes=tuple(note for note in table.notes if note not in elsewhere))
+            for table in advice_tables(advice)
         ),
     ]
-    return _Place(
+    return _Section(
         anchor=f"place-{number}",
         title=printable(str(comparison.setting)),
         words=[printable(line) for line in in_words(advice)],
         thin=[printable(line) for line in advice.thin],
-        tables=[html(table, f"table-{number}-{place}") for place, table in enumerate(tables, 1) if table.rows],
-        plots=[plot for each, plot in drawn if each.setting is comparison.setting],
+        tables=[html(table, f"table-{number}-{index}") for index, table in enumerate(tables, 1) if table.rows],
+        plots=[plot for figure, plot in drawn if figure.setting is comparison.setting],
     )
 
 
@@ -159,7 +162,7 @@ def _warnings(setting: Setting) -> Iterator[str]:
 
 
 def _facts(jobs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """What differs between machines and days, each value once."""
+    """List what differs between machines and days, every value once."""
     named = {
         "state_model": "state", "state_digest": "digest of the state", "node_type": "kind of node", "kernel": "kernel",
         "packages": "packages", "cpu_governor": "CPU governor", "cold_loads": "cold loads",
@@ -190,17 +193,17 @@ def _harmless(value: Any) -> Any:
 
 
 def _downloads(results: Results) -> tuple[list[_Download], list[str]]:
-    """The frames as files inside the page, while they are small enough; and what is to be done about the others."""
-    found, left = [], []
+    """Return the frames that are small enough as files inside the page, and messages on what to do about the others."""
+    downloads, messages = [], []
     for name, frame in (("samples", results.samples), ("disk", results.disk), ("jobs", results.jobs)):
         words = {str(name): column.map(_harmless) for name, column in frame.items() if column.dtype.kind == "O"}
         packed = gzip.compress(frame.assign(**words).to_csv(index=False).encode("utf-8", "backslashreplace"), mtime=0)
         if len(packed) > MOST_EMBEDDED_BYTES:
-            left.append(
+            messages.append(
                 f"{name}: {len(packed) / 1e6:.0f} MB compressed, too much for this page. "
                 "`python -m analysis merge` puts all logs in one file."
             )
             continue
         uri = "data:application/gzip;base64," + base64.b64encode(packed).decode()
-        found.append(_Download(f"{name}.csv.gz", uri, f"{len(frame)} rows, {len(packed) / 1e3:.0f} kB"))
-    return found, left
+        downloads.append(_Download(f"{name}.csv.gz", uri, f"{len(frame)} rows, {len(packed) / 1e3:.0f} kB"))
+    return downloads, messages

@@ -20,7 +20,7 @@ from analysis.errors import ResultsError
 from analysis.figures.axes import WIDTH_IN
 from analysis.figures.figures import Drawn, draw, write
 from analysis.figures.kinds import pareto_front
-from analysis.figures.styles import looks
+from analysis.figures.styles import styles_of
 from analysis.figures.svg import inline
 from analysis.logs.load import load_results
 from analysis.measures.operation import Operation
@@ -145,7 +145,7 @@ def test_scale_needs_two_scales(two: Setting, measured: Make, setting: Make) -> 
 
 def test_a_strategy_has_one_colour_in_all_figures(two: Setting) -> None:
     """Points, lines, bars and legends show torch_save in its own blue."""
-    own = looks(["torch_save"])["torch_save"].colour
+    own = styles_of(["torch_save"])["torch_save"].color
     drawn, _ = draw([two])
 
     for each in drawn:

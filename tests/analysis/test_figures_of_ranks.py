@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis.figures.axes import INK
 from analysis.figures.figures import Drawn, draw
-from analysis.figures.styles import looks
+from analysis.figures.styles import styles_of
 from analysis.logs.load import load_results
 from analysis.measures.setting import settings
 from support.studies import Ranked
@@ -36,7 +36,7 @@ def test_bandwidth_over_ranks_with_ideal_and_ceiling(scaled: Path) -> None:
     lines = {
         (line.get_color(), line.get_marker()): line for line in axes.lines if len(np.asarray(line.get_xdata())) > 2
     }
-    torch = lines[looks(["torch_save"])["torch_save"].colour, "None"]
+    torch = lines[styles_of(["torch_save"])["torch_save"].color, "None"]
     [ceiling] = [line for line in axes.lines if line.get_color() == INK and len(np.asarray(line.get_xdata())) == 4]
     [ideal] = [line for line in axes.lines if line.get_color() == INK and len(np.asarray(line.get_xdata())) == 2]
     marks = [line for line in axes.lines if len(np.asarray(line.get_xdata())) == 1]
