@@ -1,4 +1,4 @@
-"""Tables as text: no wider than the terminal, or than 80 columns where the output isn't one; COLUMNS overrides both."""
+"""Writes tables as text, no wider than the terminal, or 80 columns if the output is none; COLUMNS overrides both."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from rich.text import Text
 from analysis.tables.table import Table, numbered, printable, shown
 
 _BORDER = 3
-"""Characters beside each cell."""
+"""The number of characters that a column takes beside its cells."""
+
+_OPTION = re.compile(r"(?=\+)")
+_PUNCTUATION = re.compile(r"(?<=[_/=:;,)\]])|(?<=\w-)|(?<=\.)(?!\d)|(?=[(\[])")
+"""Labels may be broken here, but not in a decimal number or behind a sign."""
+_LABEL_BREAKS = (_OPTION, _PUNCTUATION)
 
 _WIDEST_WORDS = 60
 _ROOM = 24
-"""What the repeated columns leave at least for a block, if their labels can be split."""
+"""The width that the repeated columns leave at least for a block, if their labels can be split."""
 
 
 def text(table: Table) -> str:
@@ -42,21 +47,45 @@ def text(table: Table) -> str:
             narrow = max([*cells, _heading_width(headings[number])])
             widths[number] = max(1, min(widths[number], narrow, room - _BORDER))
         blocks = _blocks(widths, keys, room)
-        rows = [
-            [_paragraph(cell, widths[n]) if table.holds_words(n) else cell for n, cell in enumerate(row)]
-            for row in rows
-        ]
-    drawn = [_paragraph(table.title, width)]
+    headings = [_wrapped(heading, widths[n], _LABEL_BREAKS) for n, heading in enumerate(headings)]
+    rows = [
+        [_wrapped(cell, widths[n], _LABEL_BREAKS) if table.holds_words(n) else cell for n, cell in enumerate(row)]
+        for row in rows
+    ]
+    drawn = [_wrapped(table.title, width)]
     for block in blocks:
         words = [table.holds_words(number) for number in block]
         drawn.append(_block(headings, rows, widths, block, words))
-    return "\n".join([*drawn, *(_paragraph(note, width) for note in numbered(table))]) + "\n"
+    return "\n".join([*drawn, *(_wrapped(note, width) for note in numbered(table))]) + "\n"
 
 
-def _paragraph(content: str, width: int) -> str:
-    """Text on lines that break at spaces, or before a `+` in a word that is longer than a line; a path stays whole."""
-    words = [part for word in printable(content).split() for part in _wrapped_label(word, width).split("\n")]
-    return textwrap.fill(" ".join(words), width, break_long_words=False, break_on_hyphens=False)
+def _wrapped(content: str, width: int, breaks: Sequence[re.Pattern[str]] = (_OPTION,)) -> str:
+    """Break a text into lines at spaces, and words that are longer than a line at the first of `breaks` that helps.
+
+    In a paragraph a path stays whole. A part without any break may remain longer than a line.
+    """
+    lines = [""]
+    for word in printable(content).split():
+        parts = [word]
+        for pattern in breaks:
+            parts = [line for part in parts for line in _packed(pattern.split(part), width)]
+        joined = f"{lines[-1]} {parts[0]}".lstrip()
+        if cell_len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(parts[0])
+        lines += parts[1:]
+    return "\n".join(line for line in lines if line)
+
+
+def _packed(parts: Sequence[str], width: int) -> list[str]:
+    """Join as many consecutive parts as fit on a line."""
+    lines = [""]
+    for part in parts:
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _block(
@@ -79,7 +108,7 @@ def _block(
 
 
 def _blocks(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
-    """Fill each block with columns, in their order, behind the `keys` columns that every block repeats."""
+    """Fill blocks with columns, in their order, behind the `keys` columns that every block repeats."""
     blocks: list[list[int]] = []
     left = 0
     for number in range(keys, len(widths)):
@@ -92,13 +121,13 @@ def _blocks(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
 
 
 def _key_columns(rows: Sequence[Sequence[str]]) -> int:
-    """How many of the first columns it takes to tell rows apart; one if more than four don't."""
+    """Count the first columns that are needed to tell rows apart; one column if four don't suffice."""
     keys = (keys for keys in range(1, 5) if len({tuple(row[:keys]) for row in rows}) == len(rows))
     return min(next(keys, 1), len(rows[0])) if rows else 1
 
 
 def _key_widths(rows: Sequence[Sequence[str]], natural: Sequence[int], width: int) -> list[int]:
-    """The widths of the columns that blocks repeat: labels are split at each `+` before they take too much."""
+    """Choose the widths of the columns that blocks repeat: labels that would take too much are split at `+`."""
     parts = [
         max((cell_len(part) for row in rows for part in re.split(r"(?=\+)| ", row[key])), default=1)
         for key in range(len(natural))
@@ -109,18 +138,8 @@ def _key_widths(rows: Sequence[Sequence[str]], natural: Sequence[int], width: in
     return list(map(min, natural, limits))
 
 
-def _wrapped_label(label: str, width: int) -> str:
-    """A label on lines that begin with a `+` where it is too long."""
-    lines = [""]
-    for part in re.split(r"(?=\+)", label):
-        if lines[-1] and cell_len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
 def _heading_width(heading: str) -> int:
-    """The least width at which a heading takes two lines, or more where a word is longer."""
+    """Return the least width at which a heading takes two lines and no word is broken."""
     width = max(map(cell_len, heading.split()), default=1)
     while len(textwrap.wrap(heading, width)) > 2:
         width += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,31 @@ def test_other_formats_have_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
         written.append([render([table], style) for style in ("markdown", "csv", "html", "latex")])
 
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("columns", [30, 40, 50, 80])
+def test_labels_are_not_broken_inside_words(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label breaks before `+`, or behind punctuation where an option is longer than a line."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    numbers = [Number(10.0**12)] * 4
+    table = Table("t", "A title", ("method", *"abcd"), ((LONG, *numbers), ("torch_save", *numbers)), ())
+
+    shown = render([table], "text")
+
+    cells = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    lines = cells[: cells.index("torch_save")]
+    assert "".join(lines) == LONG
+    assert [line for line, after in pairwise(lines) if not (line[-1] in "_=" or after[0] == "+")] == []
+
+
+def test_headings_are_not_broken_inside_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heading that is wider than the terminal, like the name of a target, breaks behind punctuation."""
+    monkeypatch.setenv("COLUMNS", "40")
+    target = "shared_filesystem/of_the_department-of-physics"
+    table = Table("t", "A title", ("method", target), (("torch_save", Number(1)),), ())
+
+    shown = render([table], "text")
+
+    cells = [line.split("┃")[2].strip() for line in shown.splitlines() if line.startswith("┃")]
+    assert "".join(cells) == target
+    assert all(line[-1] in "_/-" for line in cells[:-1])
