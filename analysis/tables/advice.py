@@ -1,10 +1,10 @@
-"""Advice and projections as sentences and tables."""
+"""Writes advice and projections as sentences and tables."""
 
 from __future__ import annotations
 
 import math
 
-from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Pick, Schedule
+from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Schedule
 from analysis.advice.projection import FAR, Projection, Span
 from analysis.measures.operation import Operation
 from analysis.measures.statistics import Interval
@@ -27,43 +27,48 @@ _MOST_IN_A_SENTENCE = 3
 
 
 def advice_tables(advice: Advice) -> list[Table]:
-    """What is best, how often to checkpoint with each strategy, and how both depend on the MTBF."""
+    """Return the tables of what is best, how often to checkpoint, and how the answer depends on the MTBF."""
     return [_picks(advice), _schedules(advice), *_by_mtbf(advice)]
 
 
 def in_words(advice: Advice) -> list[str]:
-    """The answer in a few sentences: which strategy, how often, at what cost, and how sure that is."""
-    pick = next(each for each in advice.picks if each.question == "least of the machine lost")
+    """Answer in a few sentences: which strategy, how often, at what cost, and how sure that is."""
+    pick = next(pick for pick in advice.picks if pick.question == "least of the machine lost")
     where = f"On {advice.setting.target}, {_scale(advice)}"
     if not pick.best:
         return [f"{where}: no strategy has a valid save and a valid load, so there is no advice."]
-    first = next(each for each in advice.schedules if each.label == pick.best[0])
+    first = next(schedule for schedule in advice.schedules if schedule.label == pick.best[0])
     if len(pick.best) == 1:
-        said = [f"{where}, use {first.label}."]
+        sentences = [f"{where}, use {first.label}."]
     else:
-        said = [f"{where}, use {_some(pick.best)}: the data does not separate them."]
-    said.append(
+        sentences = [f"{where}, use {_some(pick.best)}: the data does not separate them."]
+    sentences.append(
         f"With {first.label} a checkpoint stops the job for {_duration(first.stall_s.estimate)}, and a restart loads "
         f"for {_duration(first.load_s.estimate)} ({_cache(first.load_kind)})."
     )
     hours = advice.assumptions.mtbf_hours
     steps = _steps(first, advice.assumptions)
     every = f", every {steps:,.0f} steps" if steps is not None else ""
-    said.append(
+    sentences.append(
         f"With a failure every {hours:g} h, checkpoint after every {_duration(first.daly_s)} of computing (Daly){every}"
         f"; checkpoints and failures then take {_share(first.lost_range)} of the machine."
     )
     if pick.next_best:
-        said.append(f"The next, {pick.next_best}, loses {pick.next_ratio.estimate:.3g} times as much.")
-    said += [f"Fastest to save: {_some(each.best)}." for each in advice.picks if each.question == "fastest save"]
-    said += [f"Fastest to load: {_some(each.best)}." for each in advice.picks if each.question == "fastest load"]
-    said += [f"Smallest: {_some(each.best)}." for each in advice.picks if each.question == "smallest" and each.best]
-    said += [_open_in_words(each) for each in advice.picks if each.question == "best open format"]
-    return said
+        sentences.append(f"The next, {pick.next_best}, loses {pick.next_ratio.estimate:.3g} times as much.")
+    best = {pick.question: pick.best for pick in advice.picks}
+    if "fastest save" in best:
+        sentences.append(f"Fastest to save: {_some(best['fastest save'])}.")
+    if "fastest load" in best:
+        sentences.append(f"Fastest to load: {_some(best['fastest load'])}.")
+    if best.get("smallest"):
+        sentences.append(f"Smallest: {_some(best['smallest'])}.")
+    if "best open format" in best:
+        sentences.append(_open_in_words(best["best open format"]))
+    return sentences
 
 
 def assumed(assumptions: Assumptions) -> list[str]:
-    """What the advice takes for granted, in words."""
+    """Put the assumptions of the advice into words."""
     stall = (
         "a checkpoint stops the job until it is committed: no strategy is taken to save while the job computes"
         if assumptions.stall == "committed"
@@ -83,7 +88,7 @@ def assumed(assumptions: Assumptions) -> list[str]:
 
 
 def _cache(load: Operation | None) -> str:
-    """The page cache before a load; a dash where there was none."""
+    """Describe the page cache before a load, with a dash for no load."""
     return load.cache if load else MISSING
 
 
@@ -101,20 +106,20 @@ def _or(labels: tuple[str, ...]) -> str:
 
 
 def _some(labels: tuple[str, ...]) -> str:
-    """As many as a sentence can take; the table has them all."""
+    """Name as many labels as a sentence can take; the table lists them all."""
     if len(labels) <= _MOST_IN_A_SENTENCE:
         return _or(labels)
     return f"{_or(labels[:_MOST_IN_A_SENTENCE])} or one of {len(labels) - _MOST_IN_A_SENTENCE} others"
 
 
-def _open_in_words(pick: Pick) -> str:
-    if not pick.best:
+def _open_in_words(labels: tuple[str, ...]) -> str:
+    if not labels:
         return "Open formats: none is known among these strategies."
-    return f"If other software has to read the checkpoint: {_some(pick.best)}."
+    return f"If other software has to read the checkpoint: {_some(labels)}."
 
 
 def _duration(seconds: float) -> str:
-    """A duration to three digits, in the unit that fits."""
+    """Write a duration with three digits, in the unit that fits."""
     if math.isnan(seconds):
         return "an unknown time"
     if seconds < 120:
@@ -130,7 +135,7 @@ def _share(value: Interval) -> str:
 
 
 def _steps(schedule: Schedule, assumptions: Assumptions) -> float | None:
-    """The interval in whole steps, at least one."""
+    """Convert Daly's interval to whole steps, at least one; None if that is unknown."""
     if assumptions.step_time_s is None or math.isnan(schedule.daly_s):
         return None
     return max(1.0, float(round(schedule.daly_s / assumptions.step_time_s)))
@@ -151,8 +156,8 @@ def _picks(advice: Advice) -> Table:
         for pick in advice.picks
     ]
     headings = ("question", "strategies", "value", "unit", "next best", "times as much")
-    notes = (*in_words(advice), HOW_SEPARATED, *(f"assumed: {each}" for each in assumed(advice.assumptions)),
-             *(f"thin: {each}" for each in advice.thin))  # fmt: skip
+    notes = (*in_words(advice), HOW_SEPARATED, *(f"assumed: {line}" for line in assumed(advice.assumptions)),
+             *(f"thin: {line}" for line in advice.thin))  # fmt: skip
     return Table("advice", f"Advice: {advice.setting}", headings, tuple(rows), notes)
 
 
@@ -163,20 +168,20 @@ def _times(factor: float, value: Interval) -> Interval:
 def _schedules(advice: Advice) -> Table:
     step = advice.assumptions.step_time_s
     rows: list[tuple[Cell, ...]] = []
-    for each in advice.schedules:
-        steps = _steps(each, advice.assumptions)
+    for schedule in advice.schedules:
+        steps = _steps(schedule, advice.assumptions)
         rows.append(
             (
-                each.label,
-                Estimate(each.stall_s, 3),
-                Estimate(each.load_s, 3),
-                _cache(each.load_kind),
-                Number(each.young_s / 60),
-                Number(each.daly_s / 60),
+                schedule.label,
+                Estimate(schedule.stall_s, 3),
+                Estimate(schedule.load_s, 3),
+                _cache(schedule.load_kind),
+                Number(schedule.young_s / 60),
+                Number(schedule.daly_s / 60),
                 *([Number(math.nan if steps is None else steps, 0)] if step is not None else []),
-                Number(100 * each.lost.checkpoints, 3),
-                Number(100 * each.lost.failures, 3),
-                Estimate(_times(100, each.lost_range), 3),
+                Number(100 * schedule.lost.checkpoints, 3),
+                Number(100 * schedule.lost.failures, 3),
+                Estimate(_times(100, schedule.lost_range), 3),
             )
         )
     headings = (
@@ -199,23 +204,23 @@ def _what_stalls(assumptions: Assumptions) -> str:
 def _by_mtbf(advice: Advice) -> list[Table]:
     where = advice.setting
     headings = tuple(f"{hours} h" for hours in MTBF_HOURS)
-    schedules = advice.schedules
     intervals: list[tuple[Cell, ...]] = [
-        (each.label, *(Number(value / 60) for value in each.daly_s_by_mtbf)) for each in schedules
+        (schedule.label, *(Number(value / 60) for value in schedule.daly_s_by_mtbf)) for schedule in advice.schedules
     ]
     lost: list[tuple[Cell, ...]] = [
-        (each.label, *(Number(100 * value, 3) for value in each.lost_by_mtbf)) for each in schedules
+        (schedule.label, *(Number(100 * value, 3) for value in schedule.lost_by_mtbf)) for schedule in advice.schedules
     ]
     return [
         Table("interval_by_mtbf", f"Minutes of computing between checkpoints (Daly), by MTBF: {where}",
               ("method", *(f"{heading} [min]" for heading in headings)), tuple(intervals), (MODEL,)),
         Table("lost_by_mtbf", f"Share of the machine lost to checkpoints and failures, by MTBF: {where}",
-              ("method", *(f"{heading} [%]" for heading in headings)), tuple(lost), ("at Daly's interval for each",)),
+              ("method", *(f"{heading} [%]" for heading in headings)), tuple(lost),
+              ("every method checkpoints at Daly's interval",)),
     ]  # fmt: skip
 
 
 def projection_table(projection: Projection) -> Table:
-    """What each method of a setting would take for the wanted state, with the model and how far it reaches."""
+    """Show how long the methods of a setting would take for the wanted state; the notes state the model."""
     wanted, setting = projection.wanted, projection.setting
 
     def cells(label: str, save: Span, load: Span, kind: str) -> tuple[Cell, ...]:
@@ -224,7 +229,7 @@ def projection_table(projection: Projection) -> Table:
             Number(load.least_s, 1), Number(load.most_s, 1), load.bound_by or "-", kind,
         )  # fmt: skip
 
-    rows = [cells(each.label, each.save, each.load, _cache(each.load_kind)) for each in projection.methods]
+    rows = [cells(method.label, method.save, method.load, _cache(method.load_kind)) for method in projection.methods]
     rows.append(cells("(the target by itself)", *projection.ceiling, "-"))
     headings = (
         "method", "save, least [s]", "save, most [s]", "save bound by",
@@ -247,10 +252,10 @@ def _projection_notes(projection: Projection) -> list[str]:
     else:
         adds_up = (
             "shared, without a stated limit: from all nodes at full rate to one node's rate in all; "
-            "say --shared-limit-gbps for a narrower range"
+            "set --shared-limit-gbps for a narrower range"
         )
     if setting.node_local is None:
-        adds_up += "; the logs don't say whether the target is node-local, so it is taken as shared"
+        adds_up += "; the logs don't record whether the target is node-local, so it is taken as shared"
     model = (
         "model: each node writes and reads an equal share of the state, all at once, at the measured rate of a node "
         "(95 % interval of the median), at most at the target's ceiling; time = bytes / rate"

@@ -1,4 +1,4 @@
-"""Two sets of results side by side, before and after or here and there: each method, and what else differs."""
+"""Compares two sets of results, of two clusters or from before and after a change: methods, and what else differs."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ FACTS = {
     "storage_layout": "stripes",
     "cold_loads": "cold loads",
 }
-"""The columns of `Results.jobs` that may explain a difference, and what the table calls them."""
+"""The columns of `Results.jobs` that may explain a difference, with their names in the table."""
 
 _STATE = ("state_digest", "state_contents", "state_sharding", "load_ranks", "read_shift")
-"""The keys of `Setting.agreed` by which several settings of one target and scale find each other."""
+"""The keys of `Setting.agreed` by which several settings of one target and scale are paired."""
 
 _NOTHING = "(not known)"
 
@@ -64,7 +64,7 @@ class _Pair:
     second: Setting
 
     def methods(self) -> list[tuple[Method, Method]]:
-        """The methods that both sides have: the second side's, then the first's."""
+        """Pair the methods that both sides have: the second side's, then the first's."""
         pairs = ((self.second.method(method.label), method) for method in self.first.methods)
         return [(second, first) for second, first in pairs if second is not None]
 
@@ -73,23 +73,25 @@ def contrast(first: Results, second: Results, names: tuple[str, str] = ("A", "B"
     """Compare the second results with the first: every method on every target, and what else differs.
 
     Args:
-        first: before, or here.
-        second: after, or there.
-        names: what the notes call the two.
+        first: the results that the second are compared with, A in the tables.
+        second: the results that are compared with the first, B in the tables.
+        names: the names of A and B in the notes.
     """
     pairs, left_out = _paired(settings(first), settings(second))
-    return [_methods_table(pairs, left_out, names), _of_circumstances(first, second, names)]
+    return [_methods_table(pairs, left_out, names), _circumstances(first, second, names)]
 
 
 def _paired(first: Sequence[Setting], second: Sequence[Setting]) -> tuple[list[_Pair], list[str]]:
-    """The settings that have one of the same target and scale on the other side, and notes on the rest."""
+    """Pair the settings of both sides that have one target and scale, and list the others as notes."""
 
     def key(setting: Setting) -> tuple[str, int, int]:
         return setting.target, setting.nodes, setting.tasks_per_node
 
     pairs, notes = [], []
-    for of_both in sorted({key(setting) for setting in (*first, *second)}):
-        in_first, in_second = ([setting for setting in side if key(setting) == of_both] for side in (first, second))
+    for target_and_scale in sorted({key(setting) for setting in (*first, *second)}):
+        in_first, in_second = (
+            [setting for setting in side if key(setting) == target_and_scale] for side in (first, second)
+        )
         if len(in_first) == len(in_second) == 1:
             pairs.append(_Pair(in_first[0], in_second[0]))
             continue
@@ -104,7 +106,7 @@ def _paired(first: Sequence[Setting], second: Sequence[Setting]) -> tuple[list[_
 
 
 def _state(setting: Setting) -> tuple[str | None, ...]:
-    """The state that is saved, how ranks share it, and on which of them it is loaded."""
+    """Return what identifies the saved state, how ranks share it, and which of them load it."""
     return tuple(setting.agreed.get(key) for key in _STATE)
 
 
@@ -136,7 +138,7 @@ def _methods_table(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple
 
 
 def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> tuple[int, ...]:
-    """The numbers of a row's footnotes: unequal states, jobs that failed, samples that don't count."""
+    """Number a row's footnotes on unequal states, failed jobs and invalid trials; new ones are added to `footnotes`."""
     notes = [f"A: {first.label}: {problem}" for problem in first.problems]
     notes += [f"B: {second.label}: {problem}" for problem in second.problems]
     if pair.first.apart:
@@ -145,7 +147,7 @@ def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> 
     if states[0] != states[1]:
         notes.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
     elif _state(pair.first) != _state(pair.second):
-        notes.insert(0, f"{pair.first.target}: A and B shared the state among their ranks differently, or loaded it so")
+        notes.insert(0, f"{pair.first.target}: A and B differ in how ranks share the state, or in which ranks load it")
     footnotes += [note for note in notes if note not in footnotes]
     return tuple(footnotes.index(note) + 1 for note in notes)
 
@@ -158,8 +160,8 @@ def _absent(pairs: Sequence[_Pair]) -> Iterator[str]:
                 yield f"only in {name}, target {pair.first.target}: {', '.join(sorted(only))}"
 
 
-def _of_circumstances(first: Results, second: Results, names: tuple[str, str]) -> Table:
-    """Each fact in which the two differ, with both values; those of storage for each target."""
+def _circumstances(first: Results, second: Results, names: tuple[str, str]) -> Table:
+    """List the facts in which the two results differ, with both values; facts of storage are listed per target."""
     rows: list[tuple[Cell, ...]] = []
     targets = sorted({str(target) for side in (first, second) for target in side.jobs["target"].dropna()})
     for key, words in FACTS.items():
@@ -177,7 +179,7 @@ def _of_circumstances(first: Results, second: Results, names: tuple[str, str]) -
         rows.append(("rounds", *rounds))
     notes = (
         f"A is {names[0]}; B is {names[1]}",
-        "of what the logs know: what differs here may be the reason, or part of it",
+        "only what the logs record is compared; what differs here may be the reason, or part of it",
     )
     return Table("circumstances", "What else differs", ("what", "A", "B"), tuple(rows), notes)
 
@@ -195,13 +197,13 @@ def _plain(value: Any) -> str:
 
 
 def _packages(jobs: pd.DataFrame) -> dict[str, str]:
-    """The versions of each package, as the jobs recorded them."""
-    found: dict[str, set[str]] = {}
+    """Return the versions of the packages, as the jobs recorded them."""
+    recorded: dict[str, set[str]] = {}
     for text in set(jobs["packages"].dropna()) if "packages" in jobs else ():
         try:
             versions = dict(json.loads(text))
         except (ValueError, TypeError):
             versions = {"(as recorded)": text}
         for package, version in versions.items():
-            found.setdefault(str(package), set()).add(str(version))
-    return {package: "; ".join(sorted(versions)) for package, versions in found.items()}
+            recorded.setdefault(str(package), set()).add(str(version))
+    return {package: "; ".join(sorted(versions)) for package, versions in recorded.items()}

@@ -1,4 +1,4 @@
-"""Tables as CSV, without a text that a spreadsheet would compute."""
+"""Writes tables as CSV, without a text that a spreadsheet would compute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.tables.table import Cell, Change, Estimate, Marked, Ratio, Table, 
 
 
 def csv(table: Table) -> str:
-    """Write a table for programs: numbers unrounded, a column for each part of a statistic, the table's name first."""
+    """Write a table for programs: numbers unrounded, every part of a statistic in a column, the table's name first."""
     records = []
     for row in table.rows:
         record: dict[str, str | float] = {"table": table.name, "title": no_formula(printable(table.title))}
@@ -26,12 +26,12 @@ def csv(table: Table) -> str:
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d[\d.]*(e[+-]?\d+)?( %)?)?", re.IGNORECASE)
 _CELL_IN_NOTE = re.compile(rf'([,;]["\s]*)(?!\+ is )(?={_FORMULA.pattern})')
-"""A note isn't quoted: spreadsheets begin a cell behind each of its separators. Our own notes say what `+ is`."""
+"""A note isn't quoted: spreadsheets begin a cell behind its separators. Notes of this package contain `+ is`."""
 _APOSTROPHE = r"\1'"
 
 
 def no_formula(text: str) -> str:
-    """A text that spreadsheets show as it is: one that they would compute gets an apostrophe, as OWASP advises.
+    """Return a text that spreadsheets show as it is: one that they would compute gets an apostrophe, as OWASP advises.
 
     Numbers, with or without a sign, stay as they are.
     """

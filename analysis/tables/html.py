@@ -1,4 +1,4 @@
-"""Tables as HTML: whatever a log holds is text, never markup."""
+"""Writes tables as HTML: whatever a log holds is text, never markup."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 
 
 def html(table: Table, anchor: str) -> Markup:
-    """A table as an HTML figure; `anchor` is its id, and has to be the only one of its page."""
+    """Write a table as an HTML figure; `anchor` is its id, which no other element of the page may have."""
 
     def cell(content: Cell) -> tuple[str, str, tuple[int, ...]]:
         if isinstance(content, Marked):

@@ -1,4 +1,4 @@
-"""Tables as LaTeX: whatever a log holds is text, never a command."""
+"""Writes tables as LaTeX: whatever a log holds is text, never a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LATEX = {
     "–": r"\textendash{}", "—": r"\textemdash{}",
     "’": "'", "‘": "`", "“": "``", "”": "''", "…": r"\dots{}",
 }  # fmt: skip
-"""What means something else in LaTeX; a bracket is kept from being an option."""
+"""The characters that LaTeX reads as commands; a bracket could begin an option."""
 
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0308"
 _END_OF_LATIN = 0x180
@@ -25,9 +25,9 @@ LATEX_PACKAGES = ("booktabs", "graphicx", "siunitx")
 
 
 def latex(table: Table) -> str:
-    r"""A table as a LaTeX float, for a document that loads `LATEX_PACKAGES`; too wide a table is shrunk to the line.
+    r"""Write a table as a LaTeX float, for a document that loads `LATEX_PACKAGES`; a wide one is shrunk to the line.
 
-    Columns of plain numbers are siunitx's S columns; every other number stands in `\num`.
+    Columns of plain numbers are siunitx's S columns; every other number is an argument of `\num`.
     """
     columns = range(len(table.headings))
     plain = [bool(table.rows) and all(isinstance(row[column], Number) for row in table.rows) for column in columns]
@@ -79,7 +79,7 @@ def _latex_cell(cell: Cell, *, bare: bool) -> str:
 
 
 def in_latex(text: str, *, strip: bool = True) -> str:
-    """A text that LaTeX prints as it is; letters that its standard fonts lack are named by their code point."""
+    """Return a text that LaTeX prints as it is; letters that its standard fonts lack are named by their code point."""
     written = "".join(_latex_character(character) for character in (printable(text) if strip else text))
     return re.sub("-(?=-)", "-{}", written)  # two dashes would become one
 

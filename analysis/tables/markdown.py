@@ -1,4 +1,4 @@
-"""Tables as Markdown: whatever a log holds is text, never markup."""
+"""Writes tables as Markdown: whatever a log holds is text, never markup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tabulate import tabulate
 from analysis.tables.table import Table, numbered, printable, shown
 
 _MARKDOWN = (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("`", "\\`"))
-"""Characters of Markdown, so that no text of a log ends a cell or becomes HTML, a link, a picture or code."""
+"""Escapes, so that no text of a log ends a cell or becomes HTML, a link, a picture or code."""
 
 
 def markdown(table: Table) -> str:

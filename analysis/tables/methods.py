@@ -1,4 +1,4 @@
-"""What the tables of one comparison hold: those of the original comparison, phases, bandwidth, cost."""
+"""Makes the tables of one comparison: those of the original comparison, phases, bandwidth, cost and ranks."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ _WHAT_SPREAD = (
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """The original comparison's tables, the parts of a save, and what the methods reach and cost."""
-    found = [*original_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
-    return [*found, *([_spread(comparison)] if comparison.setting.ranks > 1 else [])]
+    """Return the original comparison's tables, then those of phases, bandwidth and cost, and that of several ranks."""
+    tables = [*original_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
+    return [*tables, *([_spread(comparison)] if comparison.setting.ranks > 1 else [])]
 
 
 def original_tables(comparison: Comparison) -> list[Table]:
-    """The three tables of the original OpenLLaMA-3B comparison: summary, relative to PyTorch, T5X against basic."""
+    """Return the three tables of the original OpenLLaMA-3B comparison: summary, relative to PyTorch, T5X to basic."""
     return [_summary(comparison), _relative(comparison), _t5x_against_basic(comparison)]
 
 
 def shown_operations(methods: Iterable[Method]) -> list[Operation]:
-    """The operations that get a column: loads that aren't proven cold only where there are any."""
+    """Return the operations that get a column: loads not proven cold get one only if some were measured."""
     unproven = any(Operation.LOAD_UNPROVEN in method.operations for method in methods)
     return [operation for operation in Operation if unproven or operation is not Operation.LOAD_UNPROVEN]
 
@@ -115,7 +115,7 @@ def _relative(comparison: Comparison) -> Table:
     headings = ("method", *(operation.label for operation in operations), "size")
     title = f"Relative to {reference}: {comparison.setting}"
     if comparison.setting.method(reference) is None:
-        return Table("relative", title, headings, (), (f"the study has no {reference} to set the others against",))
+        return Table("relative", title, headings, (), (f"the study has no {reference} to compare the others with",))
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (label, *(_change(relative.operations[operation]) for operation in operations), Share(relative.size - 1))
         for label, relative in comparison.differences.items()
@@ -140,7 +140,7 @@ def _t5x_against_basic(comparison: Comparison) -> Table:
 
 
 def notes_on_tests(relatives: Iterable[Relative], how: str = HOW_TESTED) -> list[str]:
-    """How the verdicts came about, where there are any."""
+    """Explain the tests behind the verdicts, if any verdict is shown."""
     tests = [difference for relative in relatives for difference in relative.operations.values()]
     verdicts = [difference for difference in tests if difference.verdict()]
     within = any(shown.test.unit == "trials" and math.isfinite(shown.corrected_p) for shown in verdicts)
@@ -197,7 +197,7 @@ def _bandwidth(comparison: Comparison) -> Table:
 
 
 def _ceiling_ways(methods: Collection[Method]) -> list[str]:
-    """How the ceilings were reached, where there are any."""
+    """Explain how the ceilings were measured, if any were."""
     ways = {
         "saves": {method.ceilings["write"].way for method in methods} - {""},
         "loads": {method.ceilings["read"].way for method in methods} - {""},
@@ -207,7 +207,7 @@ def _ceiling_ways(methods: Collection[Method]) -> list[str]:
 
 
 def repeated(methods: Iterable[Method]) -> list[str]:
-    """That loads move more than what was saved, where every rank loads all of it."""
+    """Note that loads move more bytes than saves if every rank loads the whole state."""
     moved = [(method.load_trials().moved_bytes, method[Operation.SAVE].moved_bytes) for method in methods]
     factors = sorted({round(loaded / saved, 2) for loaded, saved in moved if saved > 0})
     more = " or ".join(f"{factor:g}" for factor in factors if factor > 1)
@@ -281,5 +281,5 @@ def _spread(comparison: Comparison) -> Table:
 
 
 def in_trials(straggler: Straggler, trials: int) -> str:
-    """Who was last, in how many of the trials."""
+    """Name the rank or host that was last most often, and in how many of the trials."""
     return f"{straggler.name} ({straggler.trials} of {trials} trials)" if straggler.trials else MISSING

@@ -1,4 +1,4 @@
-"""Tables in a format: text, Markdown, CSV, LaTeX or HTML, each in a module of its own."""
+"""Writes tables as text, Markdown, CSV, LaTeX or HTML; every format has a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table before it has a format, and the kinds of cells that it is made of. `analysis.tables.render` writes them."""
+"""Defines a table and its kinds of cells, independent of the format in which `analysis.tables.render` writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A plain quantity, shown with that many decimals."""
+    """A plain quantity, shown with `decimals` decimals."""
 
     value: float
     decimals: int = 2
@@ -39,7 +39,7 @@ class Change:
     """A relative difference with its interval and the verdict: +25.0 % [+10.0, +40.0], not significant."""
 
     interval: Interval
-    """Of the share: 0.25 is 25 %."""
+    """The interval of the share: 0.25 is 25 %."""
     verdict: str
     p: float
 
@@ -63,7 +63,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A text, and the numbers of the footnotes that belong to it."""
+    """A text with the numbers of the footnotes that belong to it."""
 
     text: str
     notes: tuple[int, ...]
@@ -74,7 +74,7 @@ Cell = str | Marked | Trials | Share | Part | Number | Change | Ratio | Estimate
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: headings carry the units, the first column says what a row is about."""
+    """A table: headings carry the units, and the first column names the subject of a row."""
 
     name: str
     """A short name for files and CSV."""
@@ -83,20 +83,20 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
     footnotes: tuple[str, ...] = ()
-    """Those that cells are `Marked` with, from 1."""
+    """The footnotes that cells are `Marked` with; the first is number 1."""
 
     def holds_words(self, column: int) -> bool:
-        """Whether a column is text, and not numbers."""
+        """Return whether a column holds texts and no numbers."""
         return all(isinstance(row[column], str | Marked) for row in self.rows)
 
 
 def numbered(table: Table) -> list[str]:
-    """All that stands below a table: the footnotes with their numbers, then the other notes."""
+    """Return the lines below a table: the footnotes with their numbers, then the other notes."""
     return [*(f"[{number}] {note}" for number, note in enumerate(table.footnotes, 1)), *table.notes]
 
 
 def shown(cell: Cell) -> str:
-    """A cell as people read it."""
+    """Write a cell for people to read."""
     if isinstance(cell, str):
         return printable(cell)
     if isinstance(cell, Marked):
@@ -107,13 +107,13 @@ def shown(cell: Cell) -> str:
 def pieces(cell: Trials | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
     """Split a cell of numbers into texts and whether they are numbers, so that a format can set numbers as such."""
     if isinstance(cell, Trials):
-        return _of_trials(cell)
+        return _trials_pieces(cell)
     if isinstance(cell, Change):
         sign_is_enough = cell.verdict in {"slower", "faster"}
-        return _of_interval(cell.interval, "+.1f", 100, " %", "" if sign_is_enough else cell.verdict)
+        return _interval_pieces(cell.interval, "+.1f", 100, " %", "" if sign_is_enough else cell.verdict)
     if isinstance(cell, Ratio | Estimate):
         decimals, verdict = (2, cell.verdict) if isinstance(cell, Ratio) else (cell.decimals, "")
-        return _of_interval(cell.interval, f".{decimals}f", 1, "", verdict)
+        return _interval_pieces(cell.interval, f".{decimals}f", 1, "", verdict)
     if math.isnan(cell.value):
         return [(MISSING, False)]
     if isinstance(cell, Number):
@@ -121,15 +121,15 @@ def pieces(cell: Trials | Share | Part | Number | Change | Ratio | Estimate) -> 
     return [(f"{100 * cell.value:{'+.1f' if isinstance(cell, Share) else '.0f'}}", True), (" %", False)]
 
 
-def _of_trials(cell: Trials) -> list[tuple[str, bool]]:
+def _trials_pieces(cell: Trials) -> list[tuple[str, bool]]:
     invalid = [(", ", False), (f"{cell.invalid}", True), (" invalid", False)] if cell.invalid else []
     if not len(cell):
         return invalid[1:] or [(MISSING, False)]
-    interval = _of_interval(cell.median(), ".2f", 1, "", "")
+    interval = _interval_pieces(cell.median(), ".2f", 1, "", "")
     return [*interval, (", n = ", False), (f"{len(cell)}", True), *invalid]
 
 
-def _of_interval(interval: Interval, spec: str, scale: float, unit: str, verdict: str) -> list[tuple[str, bool]]:
+def _interval_pieces(interval: Interval, spec: str, scale: float, unit: str, verdict: str) -> list[tuple[str, bool]]:
     if math.isnan(interval.estimate):
         return [(MISSING, False)]
     estimate, low, high = (f"{scale * value:{spec}}" for value in (interval.estimate, interval.low, interval.high))
@@ -140,6 +140,6 @@ def _of_interval(interval: Interval, spec: str, scale: float, unit: str, verdict
 
 
 def printable(text: str) -> str:
-    """A text from a log on one line, without control characters."""
+    """Return a text from a log on one line, without control characters."""
     joined = " ".join(text.split())
     return "".join(character for character in joined if unicodedata.category(character)[0] != "C")

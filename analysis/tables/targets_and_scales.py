@@ -1,4 +1,4 @@
-"""What the tables across comparisons hold: targets against each other, scales, and means over all of them."""
+"""Makes the tables across comparisons: targets side by side, scales, and means over all comparisons."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ HOW_SCALED = (
 )
 
 _MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
-"""Filesystems with caches of their own have no proven cold loads: the loads then stand in different rows."""
+"""Loads from filesystems that keep a cache cannot be proven cold; the loads are then listed in different rows."""
 
 
 def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    """The tables that need several comparisons; none where there is only one."""
+    """Return the tables that need several comparisons; an empty list for a single one."""
     settings = [comparison.setting for comparison in comparisons]
     return [*_targets(settings), *_scales(settings), *_means(comparisons)]
 
 
 def _labels(settings: Sequence[Setting]) -> list[str]:
-    """The labels of all methods, each once."""
+    """Return the labels of all methods without repetition."""
     return list(dict.fromkeys(method.label for setting in settings for method in setting.methods))
 
 
@@ -66,7 +66,7 @@ def _targets_table(title: str, group: Sequence[Setting]) -> Table:
             methods = [setting.method(label) for setting in together]
             mark = (1,) if _proven_on_some_only(methods, operation) else ()
             if mark:
-                footnotes = ("loads proven cold on one target and not on another are not set against each other",)
+                footnotes = ("loads proven cold on one target and not on another are not compared",)
             medians = (method[operation] if method else "-" for method in methods)
             ratios = (_ratio(relatives.get((other.target, label)), operation) for other in together[1:])
             rows.append((Marked(label, mark), operation.label, *medians, *ratios))
@@ -84,7 +84,7 @@ def _targets_table(title: str, group: Sequence[Setting]) -> Table:
 
 
 def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Relative]:
-    """How each method on another target differs from the same method on the first, by target and label."""
+    """Compare the methods on other targets with the same methods on the first, by target and label."""
     first, *others = settings
     pairs = {
         (setting.target, method.label): (method, base)
@@ -96,7 +96,7 @@ def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Re
 
 
 def _proven_on_some_only(methods: Sequence[Method | None], operation: Operation) -> bool:
-    """Whether loads of this kind, cold or unproven, were measured on some targets and the other kind on others."""
+    """Return whether loads were proven cold on some targets and not on others; false for saves and warm loads."""
     cold = (Operation.LOAD_COLD, Operation.LOAD_UNPROVEN)
     kinds = {kind for method in methods if method for kind in cold if len(method[kind])}
     return operation in kinds and len(kinds) > 1
@@ -110,7 +110,7 @@ def _ratio(relative: Relative | None, operation: Operation) -> Cell:
 
 
 def _agreeing(group: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
-    """The largest set of settings that agree, one for each target, and a note for each one left out."""
+    """Choose the largest set of settings that agree, one per target, and note which ones are left out."""
     keys = [key for key in MUST_AGREE if key not in _MAY_DIFFER_BETWEEN_TARGETS]
 
     def agreed(setting: Setting) -> tuple[str | None, ...]:
@@ -124,7 +124,7 @@ def _agreeing(group: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
     for setting in group:
         if not any(setting is member for member in together.values()):
             differing = [MUST_AGREE[key] for key, a, b in zip(keys, agreed(setting), chosen, strict=True) if a != b]
-            why = f"it differs in {', '.join(differing)}" if differing else "the target has other jobs here"
+            why = f"it differs in {', '.join(differing)}" if differing else "other jobs of the target are compared"
             notes.append(f"left out: {setting}: {why}")
     return list(together.values()), notes
 
@@ -167,7 +167,7 @@ def _scales_table(title: str, group: Sequence[Setting], agreed: Mapping[str, str
 
 
 def _scaled(group: Sequence[Setting], operation: Operation) -> dict[tuple[str, str], tuple[Cell, ...]]:
-    """Bandwidth, efficiency and part of the ceiling, by method and scale; empty where nothing was measured."""
+    """Return bandwidth, efficiency and part of the ceiling, by method and scale; empty if nothing was measured."""
     cells: dict[tuple[str, str], tuple[Cell, ...]] = {}
     measured = False
     for label in _labels(group):
@@ -183,18 +183,18 @@ def _scaled(group: Sequence[Setting], operation: Operation) -> dict[tuple[str, s
     return cells if measured else {}
 
 
-def _efficiency(one: tuple[Setting, Method], base: tuple[Setting, Method], operation: Operation) -> Interval:
-    """The bandwidth of a rank of one over that of a rank of the other; against itself exactly 1."""
-    if one[1] is base[1]:
+def _efficiency(scaled: tuple[Setting, Method], base: tuple[Setting, Method], operation: Operation) -> Interval:
+    """Divide the bandwidth of a rank by that of a rank at the base scale; at the base itself it is exactly 1."""
+    if scaled[1] is base[1]:
         return Interval(1.0, math.nan, math.nan)
-    trials, base_trials = one[1][operation], base[1][operation]
+    trials, base_trials = scaled[1][operation], base[1][operation]
     speedup = differences([(base_trials, trials)])[0].ratio
-    more = trials.moved_bytes / base_trials.moved_bytes * base[0].ranks / one[0].ranks
+    more = trials.moved_bytes / base_trials.moved_bytes * base[0].ranks / scaled[0].ranks
     return Interval(more * speedup.estimate, more * speedup.low, more * speedup.high)
 
 
 def _means(comparisons: Sequence[Comparison]) -> Iterator[Table]:
-    """The geometric mean of each method's ratios to the reference over all comparisons that have the reference."""
+    """Average the methods' ratios to the reference geometrically, over all comparisons that have the reference."""
     group = [comparison for comparison in comparisons if comparison.differences]
     if len(group) < 2:
         return

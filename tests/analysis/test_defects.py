@@ -154,7 +154,7 @@ def test_a_study_without_the_reference(style: str, make_study: MakeStudy, show: 
     study.log("tensorstore_t5x", save=[5])
     shown = show(study.root, style)
 
-    assert "the study has no torch_save to set the others against" in shown
+    assert "the study has no torch_save to compare the others with" in shown
     assert {"csv": "T5X,0.5,"}.get(style, "+50.0 %") in shown
 
 

@@ -175,7 +175,7 @@ def test_targets_stand_against_each_other(make_study: MakeStudy, show: Show) -> 
         row = found[operation, "torch_save"]
         assert [float(row[f"{target} [s] valid"]) for target in (present, absent)] == [40, 0]
         assert (row["nvme / lustre"], row["notes"]) == ("", "1")
-    assert "loads proven cold on one target and not on another are not set against each other" in shown
+    assert "loads proven cold on one target and not on another are not compared" in shown
 
 
 def test_targets_that_differ_in_more_are_left_out_with_the_reason(make_study: MakeStudy, show: Show) -> None:
