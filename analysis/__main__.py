@@ -68,7 +68,7 @@ def check(*results: Path) -> int:
             f"{setting.name}: {method.label}: {problem}" for method in setting.methods for problem in method.problems
         ]
         lines += [f"{setting.name}: {caveat}" for caveat in setting.caveats]
-    print("\n".join(printable(line) for line in lines) or "nothing to say against these results")
+    print("\n".join(printable(line) for line in lines) or "no problems in these results")
     return 1 if lines else 0
 
 

@@ -1,1 +1,1 @@
-"""Advice: checkpoint intervals, a recommended strategy, and projections to other sizes."""
+"""Advises on checkpoint intervals and strategies, and projects to other sizes."""

@@ -1,4 +1,4 @@
-"""What the measurements advise: the best strategies in a setting, and how often to checkpoint at what cost.
+"""Derives advice from the measurements: the best strategies in a setting, and how often to checkpoint at what cost.
 
 Best is a set: all strategies that the data does not separate from the one with the smallest median.
 """
@@ -115,7 +115,7 @@ class Advice:
     schedules: tuple[Schedule, ...]
     """Sorted by loss, the least first; schedules of unknown loss last."""
     thin: tuple[str, ...]
-    """Where the data is too thin, in words."""
+    """The parts of the advice for which the data is too thin, in words."""
 
 
 def advise(setting: Setting, assumptions: Assumptions) -> Advice:

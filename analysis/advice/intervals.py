@@ -1,4 +1,4 @@
-"""How often to checkpoint, and what checkpoints and failures cost: the models of Young and Daly, as functions.
+"""Computes how often to checkpoint, and what checkpoints and failures cost: the models of Young and Daly, as functions.
 
 The model: failures come at random and independently, on average one per `mtbf_s` of the whole job; the job computes for
 `interval_s`, stands still for `stall_s` while it saves, and repeats. At a failure it loses what it did since the last
@@ -29,7 +29,7 @@ class Loss:
 
     @property
     def total(self) -> float:
-        """What isn't progress."""
+        """The share of the time that isn't progress."""
         return self.checkpoints + self.failures
 
 

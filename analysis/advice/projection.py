@@ -1,4 +1,4 @@
-"""How long a bigger state on more nodes would take, from what was measured: a range, never a number.
+"""Projects how long a bigger state on more nodes would take from what was measured: a range, never a number.
 
 The model: every node writes and reads an equal share of the state, all at once, at the rate that a node was
 measured to reach, and no faster than the target by itself (its ceiling). Node-local targets are independent, so their
@@ -56,7 +56,7 @@ class Span:
     least_s: float
     most_s: float
     bound_by: str
-    """What decides about the best case: `strategy`, `ceiling` or `limit`."""
+    """The quantity that limits the best case: `strategy`, `ceiling` or `limit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Projection:
     node_factor: float
     methods: tuple[Projected, ...]
     ceiling: tuple[Span, Span]
-    """What no strategy could go below, if a node's ceiling is what was measured: save and load."""
+    """The least times of a save and a load, if a node's ceiling stays as measured: no strategy can be faster."""
 
 
 def project(setting: Setting, wanted: Wanted) -> Projection:

@@ -1,1 +1,1 @@
-"""Figures of the measurements."""
+"""Draws figures of the measurements."""

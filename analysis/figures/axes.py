@@ -1,4 +1,4 @@
-"""What all figures share: the axes for rows and for a legend below, logarithmic scales, points with intervals."""
+"""Draws what all figures share: the axes for rows and for a legend below, logarithmic scales, points with intervals."""
 
 from __future__ import annotations
 

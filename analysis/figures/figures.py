@@ -85,7 +85,7 @@ class Panel:
 
     @property
     def ceiling(self) -> Ceiling:
-        """What the target did by itself."""
+        """The rate that the target reached by itself."""
         return self.setting.ceilings[self.operation.direction]
 
 

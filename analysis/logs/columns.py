@@ -1,4 +1,4 @@
-"""Timing logs in memory, by column: thousands of logs load about fifty times as fast as lists of records do.
+"""Holds timing logs in memory, by column: thousands of logs load about fifty times as fast as lists of records do.
 
 A log's table becomes two arrays, of whole numbers and of floats, with one row per column of the format. Truth
 values are whole numbers here, and texts are dictionary-encoded: codes are indices of the sorted `words` of the table.

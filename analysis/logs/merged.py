@@ -1,4 +1,4 @@
-"""The merged file: the logs of many jobs in one HDF5 file, column by column.
+"""Reads and writes the merged file: the logs of many jobs in one HDF5 file, column by column.
 
 /             attrs: schema = "ckpt-timing-logs", schema_version
 /jobs         one row per job: study, job_id, status, error, planned (JSON), logged (whether it left a log)

@@ -47,9 +47,9 @@ def check(log: Log, where: str) -> Log:
     for name, (low, high) in _HEADER_RANGES.items():
         value = getattr(log.header, name)
         if not low <= value <= high:
-            raise TimingLogError(f"{where} can't be so: its {name} is {value}, expected {low} to {high}")
+            raise TimingLogError(f"{where} is impossible: its {name} is {value}, expected {low} to {high}")
     if log.header.nodes * log.header.tasks_per_node > _MOST_PROCESSES:
-        raise TimingLogError(f"{where} can't be so: it has more than {_MOST_PROCESSES:,} processes")
+        raise TimingLogError(f"{where} is impossible: it has more than {_MOST_PROCESSES:,} processes")
     for name in ("strategy_facts", "strategy_options"):
         if not _is_object(getattr(log.header, name), of_texts=name == "strategy_facts"):
             raise TimingLogError(f"{where} is a damaged timing log: its {name} is no JSON object of texts")
@@ -76,7 +76,7 @@ def _check_tables(log: Log, where: str) -> None:
             values = values[~np.isnan(values)]  # noqa: PLW2901  # NaN where nothing was read, and in earlier logs
         if len(values) and not (values.min() >= lowest and values.max() <= _MOST_BYTES):
             wrong = values.max() if values.min() >= lowest else values.min()
-            raise TimingLogError(f"{where} can't be so: a {column} in its /{table} is {wrong}")
+            raise TimingLogError(f"{where} is impossible: a {column} in its /{table} is {wrong}")
 
 
 def _columns(log: Log) -> list[tuple[str, str, NDArray[Any]]]:

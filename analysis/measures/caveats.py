@@ -1,4 +1,4 @@
-"""What makes numbers less reliable: every kind of caveat, with its text and what to do about it."""
+"""Defines the kinds of caveat that make numbers less reliable, with their texts and remedies."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Caveat:
     """A method and operation, a job, or a round."""
     number: float = math.nan
     details: Mapping[str, str | float] = field(default_factory=dict)
-    """What else the kind's text shows."""
+    """The other values that the kind's text shows."""
 
     @property
     def what(self) -> str:

@@ -1,4 +1,4 @@
-"""What the target can do by itself: the faster of direct and buffered I/O per job, writes and reads apart."""
+"""Computes what the target can do by itself: the faster of direct and buffered I/O per job, writes and reads apart."""
 
 from __future__ import annotations
 

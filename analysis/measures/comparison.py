@@ -1,4 +1,4 @@
-"""The methods of a setting compared with a reference: ratios with intervals, and corrected verdicts."""
+"""Compares the methods of a setting with a reference: ratios with intervals, and corrected verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether methods differ, from rounds: a study is a randomised complete block design, and its rounds are the blocks.
+"""Tests whether methods differ: a study is a randomised complete block design, and its rounds are the blocks.
 
 What disturbs a round disturbs all methods in it, so methods are compared within rounds: by the logarithm of the ratio
 of their medians in the same round. The trials of a job are parts of one observation. The round is the unit.

@@ -1,4 +1,4 @@
-"""What may be set side by side: jobs that differ in nothing that is not being compared.
+"""Groups the jobs that may be compared: they differ only in what is being compared.
 
 Strategy and target are compared. A difference in anything else — the state, the versions, the kind of node — splits
 the table, and the split says what differs.

@@ -1,4 +1,4 @@
-"""One method of a setting: its trials, what they cost, the files they wrote, and what is missing or wrong."""
+"""Describes one method of a setting: its trials, what they cost, the files they wrote, and what is missing or wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Usage:
     gbps: float = math.nan
     """Total bytes over total time, in GB/s with GB = 1e9 bytes."""
     of_ceiling: float = math.nan
-    """That rate as a fraction of the ceiling that the same jobs measured."""
+    """`gbps` as a fraction of the ceiling that the same jobs measured."""
     cpu_s: float = math.nan
     cores: float = math.nan
     """CPU time over duration, total over total."""
@@ -69,7 +69,7 @@ class Method:
     """What the operations with a valid trial needed."""
     files: Files = Files()
     ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
-    """What the target did by itself in this method's jobs."""
+    """The rates that the target reached by itself in this method's jobs."""
     imbalances: tuple[Imbalance, ...] = ()
     """How its ranks differ; empty where there is one rank."""
     problems: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The operations that are measured: a save, and the loads by the state of the page cache before them."""
+"""Names the operations that are measured: a save, and the loads by the state of the page cache before them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Literal
 
 Direction = Literal["write", "read"]
-"""What a ceiling is of: saves write, loads read."""
+"""The direction of a ceiling: saves write, loads read."""
 
 
 class Operation(Enum):

@@ -1,4 +1,4 @@
-"""The model of the measurements: setting -> method -> operation -> trials, computed once from the results."""
+"""Builds the model of the measurements: setting -> method -> operation -> trials, computed once from the results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Setting:
     node_local: bool | None = None
     """Whether every node has a separate target of that name; None where the logs don't have it."""
     ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
-    """What the target did by itself, in all jobs of the setting."""
+    """The rates that the target reached by itself, in all jobs of the setting."""
     caveats: tuple[Caveat, ...] = ()
     """What makes the numbers less reliable."""
 

@@ -1,4 +1,4 @@
-"""How far the numbers of a setting can be trusted: checks for spread, drift, disturbance and the effects of rounds."""
+"""Checks how far the numbers of a setting can be trusted: spread, drift, disturbance and the effects of rounds."""
 
 from __future__ import annotations
 

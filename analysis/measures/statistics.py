@@ -1,4 +1,4 @@
-"""What samples support: medians and ratios with bootstrap intervals, by scipy.
+"""Computes what samples support: medians and ratios with bootstrap intervals, by scipy.
 
 Trials of one job share its node, its minute and its neighbours, so they say less than as many trials of different jobs.
 Everything here therefore needs the jobs of the durations. Results are the same whatever the samples' order.
@@ -23,7 +23,7 @@ _MANY_JOBS = 30
 """From so many jobs on, whole jobs are drawn."""
 
 LEAST_S = 1e-9
-"""What a clock can tell. A shorter duration is no measurement: it has neither a ratio nor a logarithm."""
+"""The least time that a clock resolves. A shorter one is no measurement: it has neither a ratio nor a logarithm."""
 
 _BATCH = 2_000_000
 """Values that are held at once, so that memory does not grow with the number of resamples."""

@@ -1,4 +1,4 @@
-"""How the ranks of an operation differ: the work of single ranks, which one was last, and how often.
+"""Computes how the ranks of an operation differ: the work of single ranks, which one was last, and how often.
 
 A rank's own work is what it does before it waits for the others: in a save its call and its sync, in a load all of it.
 """
@@ -24,7 +24,7 @@ class Straggler:
     name: str
     """A rank's number, or a host; empty where no trial shows it."""
     trials: int
-    """In how many trials it was the last."""
+    """The number of trials in which it was the last."""
 
 
 NO_STRAGGLER = Straggler("", 0)
@@ -54,7 +54,7 @@ class Imbalance:
     relative: tuple[float, ...]
     """The own work of the ranks over that of the middle rank: medians over the trials."""
     host_of_last: str
-    """Where `last_rank` ran in most of the trials in which it was last."""
+    """The host of `last_rank` in most of the trials in which it was last."""
 
 
 def own_work(several: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The trials of one operation: durations with their jobs and rounds, their median and rate."""
+"""Holds the trials of one operation: durations with their jobs and rounds, their median and rate."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_what_cannot_have_been_measured_is_no_valid_sample(
 
 @pytest.mark.parametrize("changed", [{"nodes": 0}, {"nodes": 10**12}, {"strategy_facts": "{nonsense"}, {"round": -1}])
 def test_a_job_that_cannot_be_is_unreadable(changed: dict[str, Any], three_methods: StudyOnDisk) -> None:
-    """A log whose header can't be so is named, in one line, and the others are read."""
+    """A log with an impossible header is named, in one line, and the others are read."""
     path = three_methods.paths.log("r01-torch_save-disk-1x1")
     log = timing_log.read(path)
     log.header = replace(log.header, **changed)
