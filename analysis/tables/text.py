@@ -29,7 +29,10 @@ _ROOM = 24
 
 
 def text(table: Table) -> str:
-    """Draw a table. One that is too wide is split into blocks of columns that repeat the row labels."""
+    """Draw a table. One that is too wide is split into blocks of columns that repeat the row labels.
+
+    Of a table without rows only the title and the notes are shown.
+    """
     width = shutil.get_terminal_size().columns
     headings = [printable(heading) for heading in table.headings]
     rows = [[shown(cell) for cell in row] for row in table.rows]
@@ -53,7 +56,7 @@ def text(table: Table) -> str:
         for row in rows
     ]
     drawn = [_wrapped(table.title, width)]
-    for block in blocks:
+    for block in blocks if rows else []:
         words = [table.holds_words(number) for number in block]
         drawn.append(_block(headings, rows, widths, block, words))
     return "\n".join([*drawn, *(_wrapped(note, width) for note in numbered(table))]) + "\n"

@@ -111,3 +111,10 @@ def test_headings_are_not_broken_inside_words(monkeypatch: pytest.MonkeyPatch) -
     cells = [line.split("┃")[2].strip() for line in shown.splitlines() if line.startswith("┃")]
     assert "".join(cells) == target
     assert all(line[-1] in "_/-" for line in cells[:-1])
+
+
+def test_a_table_without_rows_has_no_frame() -> None:
+    """The title and the note that says why there are none are all that is shown."""
+    empty = Table("empty", "Nothing to show", ("method", "save"), (), ("the study has no torch_save",))
+
+    assert "Nothing to show\nthe study has no torch_save\n" == render([empty], "text")
