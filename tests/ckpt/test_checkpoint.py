@@ -166,7 +166,6 @@ def test_a_full_disk(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [final] == list(final.parent.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 @pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_tuned", "torch_save"])
 def test_incomplete(strategy: str, final: Path, tmp_path: Path) -> None:
     """Whichever file is missing or cut, the load says which, with what was expected, and so does `inspect`."""

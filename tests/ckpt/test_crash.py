@@ -31,6 +31,7 @@ def final(tmp_path: Path) -> Path:
     return tmp_path / "run" / "latest"
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 @pytest.mark.parametrize("before", ["nothing", "a checkpoint", "what a killed save left"])
 def test_at_every_change(before: str, final: Path, tmp_path: Path) -> None:
     """The process ends, without a chance to clean up, at each line of this package that finds something on disk changed
