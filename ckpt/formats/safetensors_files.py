@@ -41,7 +41,8 @@ def headers_of(path: Path) -> dict[Path, Header]:
             a tensor that isn't in the file.
     """
     weight_map, metadata = _read_index(path)
-    files = sorted({path / file for file in weight_map.values()}) if weight_map else [_only_file(path)]
+    has_index = weight_map or metadata  # a state without tensors has an index of ours without files
+    files = sorted({path / file for file in weight_map.values()}) if has_index else [_only_file(path)]
     headers = {file: read_header(file, metadata) for file in files}
     file_of: dict[str, Path] = {}
     for file, header in headers.items():
@@ -172,7 +173,7 @@ def _read_index(path: Path, *, require_files: bool = True) -> tuple[dict[str, st
     if outside:
         raise CheckpointError(f"{index} names a file outside its directory: {outside[0]!r}")
     missing = [file for file in sorted(set(file_of.values())) if require_files and not (path / file).is_file()]
-    if missing or not file_of:
+    if missing or (not file_of and not metadata):
         raise CheckpointError(f"{path} is no complete checkpoint: it lacks {', '.join(missing) or 'every file'}")
     return file_of, metadata
 
