@@ -114,7 +114,7 @@ class Header:
     strategy_options: str
     """JSON."""
     strategy_facts: str
-    """JSON: what the strategy says of itself (`ckpt.strategy.Facts`)."""
+    """JSON: the strategy's description and capabilities as texts (`ckpt.strategy.Strategy.facts`)."""
     target: str
     round: int
     nodes: int
