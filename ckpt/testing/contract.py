@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from ckpt.disk import listing
 from ckpt.errors import CheckpointError
@@ -25,7 +25,7 @@ from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition
 from ckpt.strategy import OPTIONAL, Checksum, Footprint, Strategy
 from ckpt.testing import processes
-from ckpt.testing.states import every_dtype, exact, state_dicts
+from ckpt.testing.states import contiguous_by_name_only, every_dtype, exact, state_dicts
 from ckpt.workload import building
 
 PER_STRATEGY = settings(
@@ -103,6 +103,7 @@ class StrategyContract:
 
     @PER_STRATEGY
     @given(drawn=state_dicts())
+    @example(drawn=contiguous_by_name_only())
     def test_round_trip(self, strategy: Strategy, tmp_path: Path, drawn: State) -> None:
         """Names in their order, dtypes, shapes and every bit come back, and the save lists exactly its files.
 

@@ -61,6 +61,14 @@ def every_dtype() -> State:
     return state
 
 
+def contiguous_by_name_only() -> State:
+    """Tensors that torch calls contiguous whatever their stride: of one element, and of none."""
+    return {
+        "one": torch.arange(2).bfloat16()[::2],
+        "none": torch.empty(0, dtype=torch.bfloat16)[::2],
+    }
+
+
 def _fits_json(name: str) -> bool:
     """JSON makes one character of a high and a low surrogate in sequence; it keeps everything else."""
     return not re.search("[\ud800-\udbff][\udc00-\udfff]", name)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ckpt.errors import CheckpointError
 from ckpt.single_process import SingleProcessStrategy
-from ckpt.state.dtypes import name_of, torch_dtype
+from ckpt.state.dtypes import name_of, to_bytes, torch_dtype
 from ckpt.state.layout import Layout, State
 from ckpt.strategy import Capabilities, Description, Footprint
 
@@ -54,12 +54,10 @@ class RawFile(SingleProcessStrategy):
 
     def write_rank(self, state: State, path: Path) -> list[Path]:
         """Write the line, then the tensors."""
-        import torch
-
         with path.open("wb", buffering=self.buffer_kib * 1024) as file:
             file.write(_header((name, name_of(tensor), tuple(tensor.shape)) for name, tensor in state.items()))
             for tensor in state.values():
-                file.write(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+                file.write(to_bytes(tensor))
         return [path]
 
     def read_rank(self, path: Path, names: Collection[str] | None) -> State:
