@@ -29,11 +29,6 @@ from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
 from jobs.plan.study import Slurm, Target
 
-_NETWORK_FILESYSTEMS = frozenset({
-    "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3",
-    "wekafs",
-})  # fmt: skip
-
 _PROBE_S = 90
 """How long a compute node may take to become free and answer."""
 
@@ -147,7 +142,7 @@ def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Find
 
 def _results(paths: StudyPaths) -> Finding:
     mount = mounts.mount_of(paths.root)
-    if mount.filesystem in _NETWORK_FILESYSTEMS:
+    if mount.facts.shared:
         return Finding("ok", f"the results directory lies on {mount.filesystem}, which nodes share")
     return Finding(
         "unknown",

@@ -38,14 +38,6 @@ _NAME = re.compile(
 _EARLIER_NAME = re.compile(r"\.partial-(?P<checkpoint>.*)-[0-9a-f]{16}", re.DOTALL)
 """As the first releases wrote it: where the host's name begins is ambiguous."""
 
-_ONE_KERNEL = frozenset({
-    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
-})  # fmt: skip
-"""Filesystems that one kernel mounts at a time: its locks hold for all processes."""
-
-_ALL_HOSTS = frozenset({"ceph", "gfs2", "ocfs2"})
-"""Filesystems on which flock(2) locks hold on all hosts."""
-
 
 class Use(Enum):
     """Whether a save still writes into a staging directory."""
@@ -189,9 +181,9 @@ def _is_of_an_earlier_start(leftover: Leftover, environment: Mapping[str, str] =
 
 def _locks_reach_all_hosts(path: Path) -> bool:
     mount = mounts.mount_of(path)
-    if mount.filesystem == "lustre":
+    if mount.facts.locks == "with flock":
         return "flock" in mount.options.split(",")  # neither localflock nor noflock
-    return mount.filesystem in _ONE_KERNEL | _ALL_HOSTS
+    return mount.facts.locks == "always"
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

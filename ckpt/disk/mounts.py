@@ -8,13 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
-
-_OWN_CACHES = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "smb3", "wekafs",
-    "zfs",
-})  # fmt: skip
-"""Filesystems that may cache data outside the kernel's page cache."""
+from ckpt.disk.filesystems import Filesystem, Kind, facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +21,14 @@ class Mount:
     mount_point: str
 
     @property
+    def facts(self) -> Filesystem:
+        """What is known of filesystems of its type."""
+        return facts(self.filesystem)
+
+    @property
     def in_memory(self) -> bool:
         """Whether its files are in memory only."""
-        return self.filesystem in MEMORY_FILESYSTEMS
+        return self.facts.kind is Kind.MEMORY
 
 
 def existing_parent(path: Path) -> Path:
@@ -59,9 +58,9 @@ def free_bytes(path: Path) -> int:
 
 def cache_caveat(mount: Mount) -> str:
     """Why a cold load can't be proven on this filesystem, and what to do about it; empty if it can."""
-    if mount.filesystem in _OWN_CACHES or mount.filesystem.startswith("fuse"):
+    if mount.facts.other_caches:
         return (
-            f"{mount.filesystem} caches outside this kernel's page cache (in its client or its servers), where nobody "
+            f"{mount.filesystem} caches outside this kernel's page cache (in {mount.facts.other_caches}), where nobody "
             "can look: read on another node than wrote, read with O_DIRECT, or take a state of over three times the "
             "memory"
         )

@@ -1,0 +1,128 @@
+"""What is known of each type of filesystem. Of a type that isn't in the table nothing is assumed.
+
+A fact that is the mount's, and not the type's, is not here: options weaken a filesystem (`weakening_options`), and the
+devices below it are `block_devices`' matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
+
+Locks = Literal["always", "with flock", "unknown"]
+
+
+class Kind(Enum):
+    """Where a filesystem keeps its files, as the kernel of this machine sees it."""
+
+    LOCAL = "local"
+    """On block devices of this machine."""
+    NETWORK = "network"
+    """On servers, or on disks that several machines share."""
+    PROGRAM = "FUSE"
+    """Wherever a program of this machine keeps them (a FUSE filesystem that the table doesn't have)."""
+    STACKED = "stacked"
+    """On other filesystems of this machine."""
+    MEMORY = "memory"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """The facts about one type of filesystem.
+
+    Attributes:
+        name: the kernel's name of the type, as in /proc/mounts.
+        kind: where it keeps its files.
+        fsync: what has happened when fsync has returned.
+        other_caches: whose caches, besides this kernel's page cache, may hold its files; empty if there are none.
+        shared: whether it shows the same files on all nodes that mount it.
+        locks: whether flock(2) locks hold for all who may write: always, with the mount option `flock`, or unknown.
+        weakening_options: mount options with which fsync guarantees less than `fsync` says.
+    """
+
+    name: str
+    kind: Kind = Kind.UNKNOWN
+    fsync: str = "unknown"
+    other_caches: str = ""
+    shared: bool = False
+    locks: Locks = "unknown"
+    weakening_options: frozenset[str] = frozenset()
+
+
+_ON_DEVICE = "data and metadata are on the device, and its write cache is flushed"
+_NO_BARRIERS = frozenset({"nobarrier", "barrier=0", "fsync_mode=nobarrier"})
+_LOCAL = Filesystem("", Kind.LOCAL, _ON_DEVICE, locks="always", weakening_options=_NO_BARRIERS)
+_NETWORK = Filesystem("", Kind.NETWORK, other_caches="its client or its servers", shared=True)
+_STACKED = Filesystem("", Kind.STACKED, "what the filesystem below does", locks="always")
+_MEMORY = Filesystem("", Kind.MEMORY, "nothing: its files are in memory", locks="always")
+_PROGRAM = Filesystem("", Kind.PROGRAM, other_caches="its program or its servers")
+
+_LOCAL_TYPES = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "reiserfs", "xfs")
+_MEMORY_TYPES = ("devtmpfs", "hugetlbfs", "ramfs", "tmpfs")
+
+_SERVERS_STORED = "the servers have answered that the data are on their stable storage"
+_UPLOADED = "the data are uploaded; the object store decides when they are on its disks"
+_PASSED_ON = "the server has answered; whether it syncs is its own matter"
+
+_NETWORK_FSYNC = {
+    "9p": _PASSED_ON,
+    "afs": "the server has stored the data; it need not have synced them",
+    "beegfs": "the storage servers have synced, unless `tuneRemoteFSync = false`",
+    "ceph": "the disks of all replicas have the data",
+    "cifs": "the server was asked to flush, unless mounted with `nostrictsync`; whether it syncs is its own matter",
+    "coda": "unknown",
+    "fuse.ceph": "the disks of all replicas have the data",
+    "fuse.ceph-fuse": "the disks of all replicas have the data",
+    "fuse.daos": "the data are in the persistent memory or on the disks of the servers",
+    "fuse.dfuse": "the data are in the persistent memory or on the disks of the servers",
+    "fuse.gcsfuse": _UPLOADED,
+    "fuse.gfarm2fs": "the file servers have the data; they need not have synced them",
+    "fuse.glusterfs": "the bricks have synced",
+    "fuse.juicefs": f"{_UPLOADED}; with `--writeback` they are in the local cache only",
+    "fuse.lizardfs": "the chunkservers have the data; they sync only with `HDD_FSYNC_BEFORE_CLOSE = 1`",
+    "fuse.mfs": "the chunkservers have the data; they sync only with `HDD_FSYNC_BEFORE_CLOSE = 1`",
+    "fuse.mount-s3": _UPLOADED,
+    "fuse.rclone": _UPLOADED,
+    "fuse.s3fs": _UPLOADED,
+    "fuse.seaweedfs": "the volume servers have the data; they sync only with `-fsync`",
+    "fuse.sshfs": "the server has synced, if it is OpenSSH's",
+    "gfs2": _ON_DEVICE,
+    "gpfs": _SERVERS_STORED,
+    "lustre": "the object servers have committed the data to their disks",
+    "nfs": f"{_SERVERS_STORED}, unless they export with `async`",
+    "nfs4": f"{_SERVERS_STORED}, unless they export with `async`",
+    "ocfs2": _ON_DEVICE,
+    "orangefs": _PASSED_ON,
+    "panfs": _SERVERS_STORED,
+    "pvfs2": _PASSED_ON,
+    "smb3": "the server was asked to flush, unless mounted with `nostrictsync`; whether it syncs is its own matter",
+    "virtiofs": "the host's filesystem has synced",
+    "wekafs": _SERVERS_STORED,
+}
+_LOCKS: dict[str, Locks] = {"ceph": "always", "gfs2": "always", "ocfs2": "always", "lustre": "with flock"}
+
+_TABLE: dict[str, Filesystem] = {
+    **{name: replace(_LOCAL, name=name) for name in _LOCAL_TYPES},
+    "zfs": replace(_LOCAL, name="zfs", fsync=f"{_ON_DEVICE}, unless `sync=disabled`", other_caches="its ARC"),
+    **{name: replace(_MEMORY, name=name) for name in _MEMORY_TYPES},
+    "overlay": replace(_STACKED, name="overlay", weakening_options=frozenset({"volatile"})),
+    "ecryptfs": replace(_STACKED, name="ecryptfs", other_caches="the filesystem below", locks="unknown"),
+    **{
+        name: replace(_STACKED, name=name, other_caches="its program and the filesystem below", locks="unknown")
+        for name in ("fuse.bindfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.unionfs")
+    },
+    **{
+        name: replace(_NETWORK, name=name, fsync=fsync, locks=_LOCKS.get(name, "unknown"))
+        for name, fsync in _NETWORK_FSYNC.items()
+    },
+}
+
+
+def facts(name: str) -> Filesystem:
+    """What is known of a type of filesystem, by the kernel's name; `Kind.UNKNOWN` if it isn't in the table."""
+    known = _TABLE.get(name)
+    if known is not None:
+        return known
+    return replace(_PROGRAM, name=name) if name.startswith("fuse") else Filesystem(name)
