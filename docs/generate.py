@@ -156,6 +156,8 @@ def _timing_log() -> str:
         "disk": timing_log.DiskUse,
         "ceiling": timing_log.Ceiling,
         "ranks": timing_log.Rank,
+        "metadata": timing_log.Metadata,
+        "hooks": timing_log.Hook,
     }
     header = _table(
         ("attribute", "type", "meaning"),

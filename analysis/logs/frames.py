@@ -54,6 +54,8 @@ class Results:
         ceiling: one row per measurement of a ceiling (`jobs.timing_log.Ceiling`), with the same attributes.
         ranks: one row per process (`jobs.timing_log.Rank`), with the same attributes; none for logs written before
             jobs had several ranks.
+        metadata: one row per rank and operation on small files (`jobs.timing_log.Metadata`), with the same attributes.
+        hooks: one row per command that ran outside the clocks (`jobs.timing_log.Hook`), with the same attributes.
     """
 
     jobs: pd.DataFrame
@@ -61,6 +63,8 @@ class Results:
     disk: pd.DataFrame
     ceiling: pd.DataFrame
     ranks: pd.DataFrame
+    metadata: pd.DataFrame
+    hooks: pd.DataFrame
 
 
 def frames(entries: Sequence[Entry]) -> Results:

@@ -3,12 +3,12 @@
 /             attrs: schema = "ckpt-timing-logs", schema_version
 /jobs         one row per job: study, job_id, status, error, planned (JSON), logged (whether it left a log)
 /attributes   the attributes of the logs: job (its row), group (header, state, …), key, value (JSON)
-/samples, /disk, /ceiling, /ranks    the logs' tables, one below the other; `job` is the row of the job in /jobs
+/samples, /disk, …    the tables of the logs, one below the other; `job` is the row of the job in /jobs
 
 Columns of texts are dictionary-encoded: integer codes into the dataset `<column>_values`, or `words` of a table.
 The order of the logs, and repeating one, change nothing. The format's history:
     1  a group per job, with its log inside; still read
-    2  columns: ten thousand logs make fifty datasets instead of half a million; /ranks came later
+    2  columns: ten thousand logs make fifty datasets instead of half a million; the last three tables came later
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.logs.columns import FLOATS, KINDS, WHOLE, Log
-from jobs.timing_log import TimingLogError
+from jobs.timing_log import TABLES, TimingLogError
 
 _LONGEST_S = 1e9
 """32 years: longer than any job."""
@@ -71,7 +71,7 @@ def _is_object(text: str, *, of_texts: bool) -> bool:
 
 def _check_tables(log: Log, where: str) -> None:
     for table, column, values in _columns(log):
-        lowest = -1 if column.endswith(("_bytes", "_count")) else 0
+        lowest = -1 if column.endswith(("_bytes", "_count")) or (table, column) == ("hooks", "trial") else 0
         if column == "resident_fraction":
             values = values[~np.isnan(values)]  # noqa: PLW2901  # NaN where nothing was read, and in earlier logs
         if len(values) and not (values.min() >= lowest and values.max() <= _MOST_BYTES):
@@ -82,7 +82,7 @@ def _check_tables(log: Log, where: str) -> None:
 def _columns(log: Log) -> list[tuple[str, str, NDArray[Any]]]:
     """List the columns of numbers in all tables but the samples."""
     columns = []
-    for table in ("disk", "ceiling", "ranks"):
+    for table in TABLES.keys() - {"samples"}:
         rows = log.tables[table]
         for array, names in ((rows.whole, WHOLE[table]), (rows.floats, FLOATS[table])):
             for values, column in zip(array, names, strict=True):

@@ -5,6 +5,8 @@
     /disk        one row per trial: what the checkpoint took on disk (`DiskUse`)
     /ceiling     what the target did by itself before the first trial and after the last (`Ceiling`)
     /ranks       one row per process of the job (`Rank`): where it ran, how well its clock is known
+    /metadata    one row per rank and operation on small files (`Metadata`); left out if there is none
+    /hooks       one row per command of the study that ran outside every clock (`Hook`); left out if there is none
     /state, /storage, /provenance    attributes: what was saved, where, by what
 
 Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
@@ -41,6 +43,8 @@ from jobs.timing_log.schema import (
     Ceiling,
     DiskUse,
     Header,
+    Hook,
+    Metadata,
     Rank,
     Sample,
     check_job_id,
@@ -50,7 +54,7 @@ from jobs.timing_log.writing import TimingLog, write_atomically
 
 __all__ = [
     "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
-    "SCHEMA_VERSION", "SKIPPED", "TABLES", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "LogColumns",
-    "Progress", "Rank", "Sample", "TimingLog", "TimingLogError", "check_job_id", "columns_of", "header_of", "opened",
-    "plain_fact", "read", "read_columns", "read_progress", "sealed", "write_atomically",
+    "SCHEMA_VERSION", "SKIPPED", "TABLES", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "Hook", "LogColumns",
+    "Metadata", "Progress", "Rank", "Sample", "TimingLog", "TimingLogError", "check_job_id", "columns_of", "header_of",
+    "opened", "plain_fact", "read", "read_columns", "read_progress", "sealed", "write_atomically",
 ]  # fmt: skip

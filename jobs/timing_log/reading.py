@@ -15,12 +15,9 @@ from jobs.errors import TimingLogError
 from jobs.timing_log.file_checks import LOG, Bounds, check_texts, read_file
 from jobs.timing_log.objects import Group, checked
 from jobs.timing_log.progress import Progress
-from jobs.timing_log.schema import ATTRIBUTES, SCHEMA, SCHEMA_VERSION, TABLES, Header
+from jobs.timing_log.schema import ATTRIBUTES, LATER_TABLES, SCHEMA, SCHEMA_VERSION, TABLES, Header
 from jobs.timing_log.seal import check_seal, note_of
 from jobs.timing_log.writing import TimingLog
-
-_LATER_TABLES = {"ceiling", "ranks"}
-"""Those that the first logs lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,7 @@ def columns_of(group: Group, where: str) -> LogColumns:
 def _table(file: Group, name: str) -> dict[str, Any]:
     """A table's columns, those that an older log lacks at their default."""
     columns = fields(TABLES[name])
-    if name not in file.groups and name in _LATER_TABLES:
+    if name not in file.groups and name in LATER_TABLES:
         return {column.name: [] for column in columns}
     group = file.group(name)
     table = {

@@ -97,7 +97,46 @@ class Rank:
     clock_uncertainty_s: float = _column("s", "how far its clock may be from the first rank's, at most")
 
 
-TABLES: dict[str, type] = {"samples": Sample, "disk": DiskUse, "ceiling": Ceiling, "ranks": Rank}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """Small files on the target: what one rank did with them, by itself or at the same time as the other ranks."""
+
+    when: str = _column("1", "before the first trial")
+    operation: str = _column("1", "mkdir, create, stat, read, unlink or rmdir")
+    count: int = _column("1", "files, or directories, that it was done to, one after the other")
+    size_bytes: int = _column("byte", "size of each file; 0 for directories")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration of all of them; nothing is synced")
+    rank: int = _column("1", "rank that did it, from 0")
+    made_by: int = _column("1", "rank that had made the files: another node's client can't have them cached")
+    ranks: int = _column("1", "how many ranks did the same at the same time, each in a directory of its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """A command of the study that ran outside every clock."""
+
+    when: str = _column("1", "prepare (before the trials) or between (a save and its loads)")
+    trial: int = _column("1", "number of the trial in its job, from 0; -1 for prepare")
+    command: str = _column("1", "the command as it ran")
+    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = _column("s", "duration")
+    exit_code: int = _column("1", "exit code: 0 if it succeeded, 124 if it ran too long, 127 if it can't be started")
+    output: str = _column("1", "the end of what it printed")
+    rank: int = _column("1", "rank that ran it, from 0")
+
+
+TABLES: dict[str, type] = {
+    "samples": Sample,
+    "disk": DiskUse,
+    "ceiling": Ceiling,
+    "ranks": Rank,
+    "metadata": Metadata,
+    "hooks": Hook,
+}
+LATER_TABLES = frozenset({"ceiling", "ranks", "metadata", "hooks"})
+"""Those that the first logs lack; the last two are also left out where they have no row."""
+
 ATTRIBUTES = ("state", "storage", "provenance")
 """The groups that hold attributes only."""
 

@@ -11,7 +11,18 @@ import numpy as np
 
 from jobs.timing_log import progress
 from jobs.timing_log.progress import Progress
-from jobs.timing_log.schema import ATTRIBUTES, SCHEMA, SCHEMA_VERSION, Ceiling, DiskUse, Header, Rank, Sample
+from jobs.timing_log.schema import (
+    ATTRIBUTES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Ceiling,
+    DiskUse,
+    Header,
+    Hook,
+    Metadata,
+    Rank,
+    Sample,
+)
 from jobs.timing_log.seal import sealed
 
 _LONGEST_TEXT_BYTES = 60_000
@@ -34,6 +45,8 @@ class TimingLog:
     disk: list[DiskUse] = field(default_factory=list)
     ceiling: list[Ceiling] = field(default_factory=list)
     ranks: list[Rank] = field(default_factory=list)
+    metadata: list[Metadata] = field(default_factory=list)
+    hooks: list[Hook] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +82,10 @@ class TimingLog:
         _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
         _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
         _write_rows(group.create_group("ranks"), "ranks_row", Rank, self.ranks)
+        if self.metadata:  # most logs have neither, and analysis opens every column of thousands
+            _write_rows(group.create_group("metadata"), "metadata_row", Metadata, self.metadata)
+        if self.hooks:
+            _write_rows(group.create_group("hooks"), "hooks_row", Hook, self.hooks)
         for name in ATTRIBUTES:
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():

@@ -24,6 +24,7 @@ from analysis.tables.csv import no_formula
 from analysis.tables.render import render
 from analysis.tables.table import Marked, Number, Share, Table
 from jobs import timing_log
+from support.logs import LogBuilder, job
 from support.studies import StudyOnDisk
 
 
@@ -139,3 +140,26 @@ def test_a_job_that_cannot_be_is_unreadable(changed: dict[str, Any], three_metho
     bad = found["r01-torch_save-disk-1x1"]
     assert (bad.status, len(bad.error.splitlines()), str(path) in bad.error) == ("unreadable", 1, True)
     assert {entry.status for entry in found.values()} == {"unreadable", "complete"}
+
+
+@pytest.mark.parametrize(
+    ("table", "changed"),
+    [
+        ("metadata", {"duration_s": -1.0}),
+        ("metadata", {"duration_s": math.nan}),
+        ("metadata", {"count": -1}),
+        ("hooks", {"trial": -2}),
+        ("hooks", {"duration_s": math.inf}),
+        ("hooks", {"exit_code": -1}),
+    ],
+)
+def test_small_files_and_commands_that_cannot_be(table: str, changed: dict[str, Any], tmp_path: Path) -> None:
+    """A log with an impossible number of files or duration of a command is refused, naming table and column."""
+    built = LogBuilder(job("torch_save")).trial(save=1.0).metadata({"stat": 5.0}).hook("true")
+    rows = getattr(built.log, table)
+    rows[0] = replace(rows[0], **changed)
+
+    [entry] = entries(built.write(tmp_path / "study" / "logs" / "r01-torch_save-disk-1x1.h5").parents[1])
+
+    [column] = changed
+    assert (entry.status, f"a {column} in its /{table} is" in entry.error) == ("unreadable", True)

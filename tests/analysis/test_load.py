@@ -103,7 +103,7 @@ def with_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 def assert_same(first: analysis.Results, second: analysis.Results) -> None:
     """Assert that two results hold the same frames."""
-    for name in ("jobs", "samples", "disk", "ceiling", "ranks"):
+    for name in ("jobs", "samples", "disk", "ceiling", "ranks", "metadata", "hooks"):
         pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
 
 

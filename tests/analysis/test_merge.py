@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from analysis.measures.operation import Operation
 from analysis.measures.setting import settings as all_settings
 from analysis.tables.methods import original_tables
 from analysis.tables.render import render
+from support.logs import LogBuilder, job
 from support.studies import MakeStudy, StudyOnDisk
 
 REPOSITORY = Path(analysis.__file__).parents[1]
@@ -127,6 +130,37 @@ def test_studies_stay_apart_in_one_file(make_study: MakeStudy, tmp_path: Path) -
         ("first", 1.0),
         ("second", 2.0),
     ]
+
+
+def test_small_files_and_commands_go_through_a_merge(tmp_path: Path) -> None:
+    """What a target does with small files, and the commands of the study, stand in frames after a merge as before."""
+    built = LogBuilder(job("torch_save")).trial(save=1.0).metadata({"mkdir": 50.0, "create": 200.0}, ranks=2)
+    log = (
+        built.hook("lfs setstripe -c 4 /scratch")
+        .hook("drop", 2.5, trial=0, exit_code=0, output="done\n")
+        .write(tmp_path / "log.h5")
+    )
+    merge(log, output=tmp_path / "merged.h5")
+
+    for path in (log, tmp_path / "merged.h5"):
+        results = analysis.load_results(path)
+        small = results.metadata
+        assert [(row.operation, row.rank, row.made_by, row.count / row.duration_s) for row in rows(small)] == [
+            ("mkdir", 0, 1, 50.0),
+            ("mkdir", 1, 0, 50.0),
+            ("create", 0, 1, 200.0),
+            ("create", 1, 0, 200.0),
+        ]
+        hooks = rows(results.hooks)
+        assert [(row.when, row.trial, row.command, row.output) for row in hooks] == [
+            ("prepare", -1, "lfs setstripe -c 4 /scratch", ""),
+            ("between", 0, "drop", "done\n"),
+        ]
+
+
+def rows(frame: pd.DataFrame) -> list[SimpleNamespace]:
+    """A frame's rows by column."""
+    return [SimpleNamespace(**row) for row in frame.to_dict("records")]
 
 
 def test_an_output_may_be_one_of_the_inputs(three_methods: StudyOnDisk, tmp_path: Path) -> None:

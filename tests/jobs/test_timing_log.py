@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from jobs import timing_log
 from jobs.errors import TimingLogError
-from jobs.timing_log import DiskUse, Header, Sample, TimingLog, reading
+from jobs.timing_log import DiskUse, Header, Hook, Metadata, Sample, TimingLog, reading
 from jobs.timing_log.seal import sealed
 from support.frozen_log import V1, exactly, version_1
 
@@ -48,6 +48,8 @@ logs = st.builds(
     header=records(Header),
     samples=st.lists(records(Sample), max_size=4),
     disk=st.lists(records(DiskUse), max_size=3),
+    metadata=st.lists(records(Metadata), max_size=2),
+    hooks=st.lists(records(Hook), max_size=2),
     state=attributes,
     storage=attributes,
     provenance=attributes,

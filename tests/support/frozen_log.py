@@ -72,5 +72,5 @@ def version_1() -> TimingLog:
 def exactly(log: TimingLog) -> str:
     """Everything in a log as text, so that a NaN equals itself and True isn't 1."""
     tables = {name: dict(sorted(getattr(log, name).items())) for name in ("state", "storage", "provenance")}
-    rows = (log.samples, log.disk, log.ceiling, log.ranks)
+    rows = (log.samples, log.disk, log.ceiling, log.ranks, log.metadata, log.hooks)
     return repr((log.header, *rows, tables))

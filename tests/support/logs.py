@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from jobs import timing_log
 from jobs.plan.plan import Job
-from jobs.timing_log import Ceiling, DiskUse, Header, Rank, Sample, TimingLog
+from jobs.timing_log import Ceiling, DiskUse, Header, Hook, Metadata, Rank, Sample, TimingLog
 
 GIB = 2**30
 GB = 10**9
@@ -191,6 +191,43 @@ class LogBuilder:
             for operation in ("write", "read")
             for rank, duration_s in enumerate(seconds)
         ]
+        return self
+
+    def metadata(self, rates: Mapping[str, float], *, ranks: int = 1, count: int = 100) -> Self:
+        """Add what ranks did with small files at the same time: operation -> how many per second each rank did."""
+        self.log.metadata += [
+            Metadata(
+                when="before",
+                operation=operation,
+                count=count,
+                size_bytes=0 if operation.endswith("dir") else 3901,
+                start_s=10.0 * number,
+                duration_s=count / rate,
+                rank=rank,
+                made_by=(rank + 1) % ranks,
+                ranks=ranks,
+            )
+            for number, (operation, rate) in enumerate(rates.items())
+            for rank in range(ranks)
+        ]
+        return self
+
+    def hook(
+        self, command: str, seconds: float = 1.0, *, trial: int = -1, exit_code: int = 0, output: str = ""
+    ) -> Self:
+        """Add a command that the first rank ran: before the trials, or between a trial's save and its loads."""
+        self.log.hooks.append(
+            Hook(
+                when="prepare" if trial < 0 else "between",
+                trial=trial,
+                command=command,
+                start_s=0.0,
+                duration_s=seconds,
+                exit_code=exit_code,
+                output=output,
+                rank=0,
+            )
+        )
         return self
 
     def hosts(self, host: str, clock_s: float) -> Self:
