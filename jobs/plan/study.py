@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
 from ckpt import registry
-from ckpt.errors import ContradictionError, UnknownStrategyError
+from ckpt.errors import UnknownStrategyError
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
 from jobs.plan.scale import Scale
+from jobs.plan.strategy_choice import StrategyChoice
+from jobs.plan.table import Table, merged
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
@@ -38,22 +37,6 @@ Axis = Annotated[
     AfterValidator(_at_least_one),
 ]
 """Numbers that a study tries one after the other; a file may also give one alone."""
-
-
-class Table(BaseModel):
-    """A table of the study file: frozen, and no key that isn't known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """One table over another: a key's value from above, tables within merged in the same way."""
-    both = {
-        key: merged(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], dict) and isinstance(above[key], dict)
-    }
-    return below | above | both
 
 
 class Slurm(Table):
@@ -158,45 +141,6 @@ class Trials(Table):
         if self.read_shift and self.load_ranks:
             raise ValueError("read_shift and load_ranks both determine what a rank loads: leave one of them out")
         return self
-
-
-class StrategyChoice(Table):
-    """A strategy with its options, as a study names it; an option that is a list is an axis."""
-
-    name: str
-    options: dict[str, Any] = {}
-
-    @property
-    def methods(self) -> tuple[Strategy, ...]:
-        """The strategies, in the order of the lists, the first option changing slowest.
-
-        Raises:
-            UnknownStrategyError: if the strategy, an option or a value doesn't exist, or no combination is left.
-        """
-        return self._expanded[0]
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Why combinations of options were dropped that make no sense together."""
-        return self._expanded[1]
-
-    @cached_property
-    def _expanded(self) -> tuple[tuple[Strategy, ...], tuple[str, ...]]:
-        axes = {key: value for key, value in self.options.items() if isinstance(value, list)}
-        methods: list[Strategy] = []
-        dropped: list[str] = []
-        for values in itertools.product(*axes.values()):
-            try:
-                methods.append(registry.create(self.name, self.options | dict(zip(axes, values, strict=True))))
-            except ContradictionError as error:
-                if not axes:
-                    raise
-                dropped.append(str(error))
-        if not methods:
-            empty = ", ".join(key for key, value in axes.items() if not value)
-            reasons = "; ".join(dropped) or f"an axis is empty ({empty})"
-            raise ContradictionError(f"strategy {self.name}: no combination of its options is left: {reasons}")
-        return tuple(methods), tuple(dropped)
 
 
 class Study(Table):

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from ckpt.errors import CheckpointError
 from ckpt.workload.spec import StateSpec
 from jobs.errors import StudyError
-from jobs.plan.study import Slurm, StrategyChoice, Study, Target, Trials, merged
+from jobs.plan.strategy_choice import StrategyChoice
+from jobs.plan.study import Slurm, Study, Target, Trials
+from jobs.plan.table import merged
 
 _ROOM = Path(__file__).parent.parent
 # An installed wheel carries the profiles inside this package; a checkout has them in slurm/.

@@ -9,7 +9,7 @@ import pytest
 from ckpt.errors import ContradictionError, UnknownStrategyError
 from jobs.errors import StudyError
 from jobs.plan import plan, study_file
-from jobs.plan.study import StrategyChoice
+from jobs.plan.strategy_choice import StrategyChoice
 
 
 def test_every_combination() -> None:
