@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +65,44 @@ class Cluster:
         return found
 
 
-def _start(accounting: str, port: int) -> Iterator[Cluster]:
+@dataclass(frozen=True)
+class StrictSite(Cluster):
+    """A running development cluster with users, accounts, limits and rules; see slurm/devcluster/strict.lua."""
+
+    def run_as(
+        self, user: str, *command: str | Path, timeout_s: int = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the login node as `alice` or `bob`, in the checkout, with further variables set."""
+        return subprocess.run(
+            [DEVCLUSTER, "as", user, *map(str, command)], env=self.environment | variables, cwd=ROOT,
+            capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def jobs(
+        self, *arguments: str | Path, timeout_s: int = 280, user: str = "alice", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m jobs …` on the login node, as a user."""
+        return self.run_as(user, sys.executable, "-m", "jobs", *arguments, timeout_s=timeout_s, **variables)
+
+    def directory(self, user: str = "alice") -> Path:
+        """A new directory of the user's, which nodes see."""
+        path = Path(tempfile.mkdtemp(dir=Path(self.environment["DEVCLUSTER_SHARED"]) / user))
+        shutil.chown(path, user=path.parent.stat().st_uid)
+        path.chmod(0o755)
+        return path
+
+    @contextlib.contextmanager
+    def limits(self, user: str = "alice", **limits: int) -> Iterator[None]:
+        """Limit the user's associations (MaxSubmitJobs, MaxJobs, …); no limit again afterwards."""
+        change = ["sacctmgr", "-i", "modify", "user", user, "set"]
+        self.ask(*change, *(f"{key}={number}" for key, number in limits.items()))
+        try:
+            yield
+        finally:
+            self.ask(*change, *(f"{key}=-1" for key in limits))
+
+
+def _start(accounting: str, port: int, site: str = "open") -> Iterator[Cluster]:
     search = os.environ["PATH"] + ":/usr/sbin:/sbin"
     absent = [name for name in NEEDED if shutil.which(name, path=search) is None]
     if absent:
@@ -73,7 +112,8 @@ def _start(accounting: str, port: int) -> Iterator[Cluster]:
         pytest.skip(reason)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
     environment |= {
-        "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{accounting}",
+        "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{port}",
+        "DEVCLUSTER_SITE": site,
         "DEVCLUSTER_PORT": str(port),
         "DEVCLUSTER_ACCOUNTING": accounting,
         "DEVCLUSTER_OWNER": str(os.getpid()),
@@ -85,7 +125,7 @@ def _start(accounting: str, port: int) -> Iterator[Cluster]:
         key, _, value = line.removeprefix("export ").partition("=")
         environment[key] = value
     try:
-        yield Cluster(environment)
+        yield (StrictSite if site == "strict" else Cluster)(environment)
     finally:
         subprocess.run([DEVCLUSTER, "clean"], env=environment, check=True, timeout=120)
 
@@ -102,17 +142,44 @@ def cluster_without_accounting() -> Iterator[Cluster]:
     yield from _start("no", 23100)
 
 
+@pytest.fixture(scope="session")
+def strict_site() -> Iterator[Cluster]:
+    """Four nodes as a strict site runs them: users, accounts, limits, rules, GPUs, memory that is counted."""
+    if os.getuid() != 0:
+        reason = "a site with users of its own needs root"
+        if os.environ.get("CKPT_REQUIRE_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield from _start("yes", 23200, "strict")
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., Path]:
     """Write a small study of the devcluster's site; keys of tables may be given over it."""
+    return _study_writer(tmp_path)
+
+
+@pytest.fixture
+def home(strict_site: StrictSite) -> Path:
+    """A new directory of alice's at the strict site: for her studies and her results."""
+    return strict_site.directory()
+
+
+@pytest.fixture
+def write_site_study(home: Path) -> Callable[..., Path]:
+    """As `write_study`, in alice's directory."""
+    return _study_writer(home)
+
+
+def _study_writer(directory: Path) -> Callable[..., Path]:
 
     def write(
         name: str, *, strategies: str = '["torch_save"]', repeats: int = 2, targets: str = "shared = {}",
         slurm: str = "", rounds: int = 1, vocabulary: int = 1000, warmups: int = 1, trials: str = "",
     ) -> Path:  # fmt: skip
-        model = tmp_path / "config.json"
+        model = directory / "config.json"
         model.write_text(json.dumps(TINY_MODEL | {"vocab_size": vocabulary}))
-        path = tmp_path / f"{name}.toml"
+        path = directory / f"{name}.toml"
         path.write_text(
             f'name = "{name}"\nsite = "devcluster"\nstrategies = {strategies}\nrounds = {rounds}\n'
             f'[state]\nmodel = "{model}"\n[targets]\n{targets}\n'
@@ -128,7 +195,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """When a test fails, say what the cluster saw: sinfo, squeue, sacct, the daemons' logs."""
     report = yield
     if report.when == "call" and report.failed:
-        for name in ("cluster", "cluster_without_accounting"):
+        for name in ("cluster", "cluster_without_accounting", "strict_site"):
             if name in item.funcargs:
                 environment = item.funcargs[name].environment
                 found = subprocess.run(
