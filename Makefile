@@ -15,8 +15,8 @@ demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print it
 	$(BIN)/python -m jobs run quick --cluster local
 
 test: $(READY)  ## set up .venv, run the tests
-	$(BIN)/python -m pytest -m 'not slurm' --numprocesses 2 $(PYTEST_ARGUMENTS)
-	$(BIN)/python -m pytest -m slurm $(PYTEST_ARGUMENTS)  # by themselves: they share one cluster
+	$(BIN)/python -m pytest -m 'not slurm and not filesystems' --numprocesses 2 $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m 'slurm or filesystems' $(PYTEST_ARGUMENTS)  # one at a time: they share one cluster and one set of mounts
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .

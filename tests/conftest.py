@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from support.filesystems import HERE, Filesystem, Mounts, chosen, mounts_of_this_run
 
 # Machines are noisy and disks slow: how long an example takes says nothing about its behaviour.
 settings.register_profile(
@@ -22,3 +27,47 @@ def weird_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / request.param
     path.mkdir()
     return path
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test that is marked `every_filesystem` on each real filesystem that can do what it is about."""
+    marks = list(metafunc.definition.iter_markers("every_filesystem"))
+    if not marks or "tmp_path" not in metafunc.fixturenames:
+        return
+    needed = [mark.kwargs["only"] for mark in marks if mark.kwargs]
+    able = [each for each in chosen() if all(getattr(each, what) for what in needed)]
+    metafunc.parametrize(
+        "filesystem",
+        [
+            pytest.param(HERE, id=pytest.HIDDEN_PARAM),
+            *(pytest.param(each, id=each.name, marks=pytest.mark.filesystems) for each in able),
+        ],
+        indirect=True,
+        scope="function",
+    )
+
+
+@pytest.fixture(scope="session")
+def mounts() -> Iterator[Mounts]:
+    """Real filesystems, mounted for this test run: `mounts.start("gluster")` returns the directory."""
+    with mounts_of_this_run() as found:
+        yield found
+
+
+@pytest.fixture
+def filesystem(request: pytest.FixtureRequest) -> Filesystem:
+    """What the filesystem of `tmp_path` can do; by default that of pytest's own temporary directory."""
+    found: Filesystem = getattr(request, "param", HERE)
+    return found
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, filesystem: Filesystem, tmp_path: Path) -> Iterator[Path]:
+    """A new directory on that filesystem."""
+    if filesystem is HERE:
+        yield tmp_path
+        return
+    mounts: Mounts = request.getfixturevalue("mounts")
+    path = Path(tempfile.mkdtemp(prefix=f"{tmp_path.name}-", dir=mounts.start(filesystem.name)))
+    yield path
+    shutil.rmtree(path)

@@ -10,6 +10,8 @@ import pytest
 from ckpt.disk import durable
 from ckpt.disk.durable import write_atomically
 
+pytestmark = pytest.mark.every_filesystem
+
 
 def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     """An earlier file is replaced by a new one, text is stored as UTF-8, and no other file is left."""

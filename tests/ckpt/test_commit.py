@@ -14,6 +14,8 @@ from ckpt.disk import commit, durable, leftovers
 from ckpt.disk.pinned import identity
 from ckpt.errors import CheckpointError
 
+pytestmark = pytest.mark.every_filesystem
+
 
 def _take_by_directory(final: Path) -> None:
     final.mkdir()

@@ -11,6 +11,8 @@ import pytest
 
 from ckpt.disk import direct_io, mounts, page_cache
 
+pytestmark = pytest.mark.every_filesystem
+
 SIZES = [1, 4096, direct_io.BLOCK_BYTES - 1, direct_io.BLOCK_BYTES, 3 * direct_io.BLOCK_BYTES + 5000]
 
 
@@ -27,6 +29,7 @@ def test_a_file_of_that_size_is_written_and_synced(size_bytes: int, tmp_path: Pa
     assert page_cache.dirty_pages(tmp_path) in {0, None}
 
 
+@pytest.mark.every_filesystem(only="direct")
 def test_past_the_page_cache(tmp_path: Path) -> None:
     """Where the filesystem takes direct I/O, neither writing nor reading leaves pages in the cache."""
     path = tmp_path / "file"

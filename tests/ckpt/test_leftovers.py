@@ -16,6 +16,8 @@ from ckpt.disk.leftovers import Use
 from ckpt.disk.mounts import Mount
 from support.command_lines import run_module
 
+pytestmark = pytest.mark.every_filesystem
+
 STATE = {"w": torch.ones(10)}
 
 

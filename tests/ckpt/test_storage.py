@@ -13,6 +13,8 @@ from ckpt.disk import durable, listing, mounts, page_cache
 from ckpt.disk.listing import Inventory
 from ckpt.disk.mounts import Mount
 
+pytestmark = pytest.mark.every_filesystem
+
 PAGE = mmap.PAGESIZE
 SIZES_BYTES = [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 1_000_001]
 
@@ -46,6 +48,7 @@ def cached_pages(directory: Path) -> list[tuple[int | None, int | None]]:
     return found
 
 
+@pytest.mark.every_filesystem(only="sees_pages")
 def test_eviction_is_proven(on_disk: Path) -> None:
     """All pages are resident after writing, none after flush and evict, all again after reading; no byte is lost."""
     written = read_all(on_disk)
@@ -57,6 +60,7 @@ def test_eviction_is_proven(on_disk: Path) -> None:
     assert page_cache.resident_fraction(on_disk) == 1.0
 
 
+@pytest.mark.every_filesystem(only="sees_pages")
 def test_eviction_that_fails_is_seen(on_disk: Path) -> None:
     """Pages that another process holds stay, whatever was asked of the kernel, and the fraction says how many."""
     held = on_disk / "level 1" / "below" / "5"
@@ -77,6 +81,7 @@ def test_unsynced_data_survives_eviction(on_disk: Path) -> None:
     assert written == read_all(on_disk)
 
 
+@pytest.mark.every_filesystem(only="sees_pages")
 def test_cachestat_agrees_with_mincore(on_disk: Path) -> None:
     """Two system calls that count cached pages count the same ones: all, none, and some."""
     counts = cached_pages(on_disk)

@@ -46,6 +46,7 @@ class Contract(StrategyContract):
         }
 
 
+@pytest.mark.every_filesystem
 class TestTorchSave(Contract):
     """torch.save."""
 
@@ -133,6 +134,7 @@ class TestTensorstoreT5xManyChunks(Contract):
         monkeypatch.setattr(tensorstore_t5x, "_TARGET_CHUNK_BYTES", 4000)
 
 
+@pytest.mark.every_filesystem
 class TestSafetensorsDirect(Contract):
     """Our safetensors."""
 
@@ -155,6 +157,7 @@ class TestSafetensorsDirectUnchecked(Contract):
     name, options = "safetensors_direct", {"checksum": False}
 
 
+@pytest.mark.every_filesystem
 class TestTensorstoreTuned(Contract):
     """TensorStore as it can be."""
 
@@ -197,6 +200,7 @@ class TestTensorstoreT5xRealManyChunks(Contract):
         monkeypatch.setattr(tensorstore_t5x_real, "_TARGET_CHUNK_BYTES", 4000)
 
 
+@pytest.mark.every_filesystem
 class TestTensorstoreOcdbt(Contract):
     """TensorStore's database."""
 
@@ -215,6 +219,7 @@ class TestTensorstoreOcdbtManyFiles(Contract):
         monkeypatch.setattr(tensorstore_ocdbt, "MIB", 4000)
 
 
+@pytest.mark.every_filesystem
 class TestHdf5(Contract):
     """HDF5 with contiguous datasets."""
 

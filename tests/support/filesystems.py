@@ -1,0 +1,112 @@
+"""Real filesystems for tests: which there are, what each can do, and where they are mounted.
+
+Tests with the marker `every_filesystem` run once in pytest's own temporary directory and once on each of these
+filesystems; `every_filesystem(only="exchanges")` leaves out those that can't, as the fields of `Filesystem` say.
+Those variants have the marker `filesystems`, need root, and start what they need by `devcluster filesystems`.
+CKPT_FILESYSTEMS="cephfs xfs" chooses other filesystems than those of every run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent.parent / "slurm" / "devcluster" / "filesystems"
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """What is known of a filesystem that `devcluster filesystems start` mounts."""
+
+    name: str
+    exchanges: bool = True  # two directories, in one step
+    sees_pages: bool = True  # cachestat tells the cached and the dirty pages of its files
+    direct: bool = True  # O_DIRECT passes this machine's page cache
+    proves_cold: bool = True  # what isn't in this mount's page cache comes from a disk
+    counts_blocks: bool = True  # st_blocks is what a file takes
+    network: bool = False
+    compresses: bool = False
+
+
+HERE = Filesystem("here")
+"""pytest's own temporary directory; believed to be a local disk."""
+
+FILESYSTEMS = {
+    each.name: each
+    for each in (
+        Filesystem("ext4"),
+        Filesystem("ext4-buffered", proves_cold=False),
+        Filesystem("ext4-ram", proves_cold=False),
+        Filesystem("xfs"),
+        Filesystem("btrfs", direct=False),
+        Filesystem("btrfs-zstd", direct=False, compresses=True),
+        Filesystem("overlay", sees_pages=False, proves_cold=False),
+        Filesystem("gluster", exchanges=False, sees_pages=False, proves_cold=False, network=True),
+        Filesystem(
+            "cephfs", exchanges=False, sees_pages=False, proves_cold=False, counts_blocks=False, network=True
+        ),
+    )
+}  # fmt: skip
+IN_EVERY_RUN = "xfs btrfs-zstd ext4-buffered ext4-ram overlay"
+
+
+def chosen() -> list[Filesystem]:
+    """The filesystems of this run."""
+    return [FILESYSTEMS[name] for name in os.environ.get("CKPT_FILESYSTEMS", IN_EVERY_RUN).split()]
+
+
+@dataclass
+class Mounts:
+    """Filesystems of this test run alone, each mounted when a test first asks for it."""
+
+    root: Path
+    _up: set[str] = field(default_factory=set)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which `devcluster filesystems` means these."""
+        return os.environ | {
+            "DEVCLUSTER_FILESYSTEMS_ROOT": str(self.root),
+            "DEVCLUSTER_FILESYSTEMS": str(self.root / "mnt"),
+            "DEVCLUSTER_FILESYSTEMS_OWNER": str(os.getpid()),
+            "DEVCLUSTER_FILESYSTEMS_ADDRESS": "127.1.9.1",
+        }
+
+    def start(self, name: str) -> Path:
+        """Where it is mounted. Where it can't be, the test is skipped, or fails if nothing may be skipped."""
+        if name not in self._up:
+            if os.geteuid() != 0:
+                _do_without("mounting needs root")
+            done = subprocess.run(
+                [SCRIPT, "start", name], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            )
+            if "is not installed" in done.stderr:
+                _do_without(done.stderr)
+            assert done.returncode == 0, done.stderr
+            self._up.add(name)
+        return self.root / "mnt" / name
+
+
+def _do_without(reason: str) -> None:
+    if os.environ.get("CKPT_REQUIRE_ALL"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def mounts_of_this_run() -> Iterator[Mounts]:
+    """Mounts that go with the test run, even when it is killed."""
+    mounts = Mounts(Path(f"/tmp/ckpt-fs-{os.getpid()}"))
+    try:
+        yield mounts
+    finally:
+        done = subprocess.run(
+            [SCRIPT, "clean"], env=mounts.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
