@@ -32,7 +32,8 @@ def weird_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat a test that is marked `every_filesystem` on each real filesystem that can do what it is about."""
     marks = list(metafunc.definition.iter_markers("every_filesystem"))
-    if not marks or "tmp_path" not in metafunc.fixturenames:
+    draws = getattr(metafunc.function, "is_hypothesis_test", False)  # of many states, that is: not of files
+    if not marks or draws or "tmp_path" not in metafunc.fixturenames:
         return
     needed = [mark.kwargs["only"] for mark in marks if mark.kwargs]
     able = [each for each in chosen() if all(getattr(each, what) for what in needed)]

@@ -85,6 +85,7 @@ def test_publish_where_the_name_was_taken_meanwhile(take: Callable[[Path], None]
     assert listing(expected) == [path for path in listing(tmp_path) if not path.startswith("expected")]
 
 
+@pytest.mark.every_filesystem(only="exchanges")
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "replaced"])
 def test_two_savers(exists: bool, tmp_path: Path) -> None:  # pytest's parameter
     """Two that write the same checkpoint don't meet before the end: the first to publish has the name, the other one
@@ -105,6 +106,7 @@ def test_two_savers(exists: bool, tmp_path: Path) -> None:  # pytest's parameter
     assert (final / "from").read_text() == "second"
 
 
+@pytest.mark.every_filesystem(only="exchanges")
 def test_the_old_checkpoint_was_removed_meanwhile(tmp_path: Path) -> None:
     """Who removes the checkpoint that a save is to replace does not take the new one with it."""
     final = tmp_path / "final"
@@ -179,6 +181,7 @@ class TestFailingSync:
                 staging.publish()
         assert listing(tmp_path) == ["final", "final/new"]
 
+    @pytest.mark.every_filesystem(only="exchanges")
     @pytest.mark.usefixtures("fails")
     def test_the_old_one_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was replaced is removed by the next save, which can sync, and not before."""
@@ -198,6 +201,7 @@ class TestFailingSync:
         assert listing(tmp_path) == ["final", "final/new"]
 
 
+@pytest.mark.every_filesystem(only="exchanges")
 def test_an_interrupt_between_the_exchange_and_the_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old checkpoint is not removed before the exchange is durable: a power cut would leave neither."""
     final = tmp_path / "final"

@@ -50,6 +50,7 @@ def locked() -> Iterator[list[int]]:
         os.close(descriptor)
 
 
+@pytest.mark.every_filesystem(only="locks_everywhere")
 @pytest.mark.parametrize("prefix", ["@", "-"], ids=["now", "as the first releases named it"])
 def test_another_hosts(final: Path, prefix: str) -> None:
     """A job that goes on elsewhere removes what it left, where locks are everybody's, as on any local filesystem."""
@@ -142,6 +143,7 @@ class TestCommand:
         assert done.stderr == ""
         return done.returncode, done.stdout
 
+    @pytest.mark.every_filesystem(only="locks_everywhere")
     def test_listing_and_removing(self, final: Path, locked: list[int]) -> None:
         """It lists what there is, with its size and whether it is in use; `--remove` removes what isn't."""
         assert (0, f"{final.parent}: no leftovers of saves\n") == self.run(str(final.parent))

@@ -104,6 +104,7 @@ def test_cachestat_agrees_with_mincore(on_disk: Path) -> None:
         assert page_cache._mincore(file.fileno(), path.stat().st_size) == some
 
 
+@pytest.mark.every_filesystem(only="sees_pages")
 def test_either_system_call_will_do(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cachestat mincore answers; without both the answer is NaN, which no threshold takes for cold."""
     monkeypatch.setattr(page_cache, "_cachestat", lambda _descriptor: None)

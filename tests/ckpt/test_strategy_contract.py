@@ -200,7 +200,6 @@ class TestTensorstoreT5xRealManyChunks(Contract):
         monkeypatch.setattr(tensorstore_t5x_real, "_TARGET_CHUNK_BYTES", 4000)
 
 
-@pytest.mark.every_filesystem
 class TestTensorstoreOcdbt(Contract):
     """TensorStore's database."""
 

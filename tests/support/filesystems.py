@@ -30,6 +30,7 @@ class Filesystem:
     direct: bool = True  # O_DIRECT passes this machine's page cache
     proves_cold: bool = True  # what isn't in this mount's page cache comes from a disk
     counts_blocks: bool = True  # st_blocks is what a file takes
+    locks_everywhere: bool = True  # a lock is seen by every host, as far as the mount can tell
     network: bool = False
     compresses: bool = False
 
@@ -47,13 +48,13 @@ FILESYSTEMS = {
         Filesystem("btrfs", direct=False),
         Filesystem("btrfs-zstd", direct=False, compresses=True),
         Filesystem("overlay", sees_pages=False, proves_cold=False),
-        Filesystem("gluster", exchanges=False, sees_pages=False, proves_cold=False, network=True),
+        Filesystem("gluster", exchanges=False, locks_everywhere=False, sees_pages=False, proves_cold=False, network=True),
         Filesystem(
             "cephfs", exchanges=False, sees_pages=False, proves_cold=False, counts_blocks=False, network=True
         ),
     )
 }  # fmt: skip
-IN_EVERY_RUN = "xfs btrfs-zstd ext4-buffered ext4-ram overlay"
+IN_EVERY_RUN = "xfs btrfs-zstd ext4-buffered ext4-ram overlay gluster"
 
 
 def chosen() -> list[Filesystem]:
