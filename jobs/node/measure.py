@@ -15,6 +15,7 @@ from jobs.node import received
 from jobs.node.ceiling import measure_ceiling
 from jobs.node.context import JobContext
 from jobs.node.recorder import Progress, Recorder, describe_trial, journal
+from jobs.node.storage.facts import written_layout
 from jobs.node.subject import Subject
 from jobs.node.trial import Trial, TrialError
 from jobs.plan.study import Trials
@@ -77,6 +78,8 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
             trial.load(final, cold=True)
         if trials.warm_load:
             trial.load(final, cold=False)
+        if context.is_first and not recorder.knows_of_storage("written_layout"):
+            recorder.storage({"written_layout": written_layout(final)})
         sent = groups.world.gather([asdict(sample) for sample in trial.samples])
         groups.world.barrier()  # all processes have read
         others = groups.world.read(sent, received.rows(Sample))[1:]

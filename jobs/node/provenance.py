@@ -1,4 +1,4 @@
-"""The machine, storage, software and Slurm job of a measurement; an unavailable fact is `unknown` with the reason."""
+"""The machine, software and Slurm job of a measurement; an unavailable fact is `unknown` with the reason."""
 
 from __future__ import annotations
 
@@ -6,44 +6,32 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ckpt.disk import mounts
+from jobs.node.known import UnknownFactError, ask, known, text
 
 _PACKAGES = ("torch", "transformers", "tensorstore", "numpy", "submitit", "h5py", "ml_dtypes", "ckpt-study")
-
-_ANSWER_S = 20
-
-# The command that shows how a parallel filesystem lays out a directory's new files.
-_LAYOUT_COMMANDS = {
-    "lustre": ["lfs", "getstripe", "-d"],
-    "gpfs": ["mmlsattr", "-L"],
-    "beegfs": ["beegfs-ctl", "--getentryinfo"],
-}
 
 
 def of_machine(submitted_version: str, resolved_study: str) -> dict[str, Any]:
     """The facts about host, software and job; `submitted_version` is the code's when the job was submitted."""
     return {
-        "host": _known(platform.node),
-        "kernel": _known(platform.release),
-        "cpu": _known(_cpu_model),
-        "cpus_usable": _known(lambda: len(os.sched_getaffinity(0))),
-        "cpu_governor": _known(lambda: _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "memory_bytes": _known(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        "cgroup_limits": _known(_cgroup_limits),
-        "clock_source": _known(lambda: _text("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
-        "mounts": _known(_mounts),
+        "host": known(platform.node),
+        "kernel": known(platform.release),
+        "cpu": known(_cpu_model),
+        "cpus_usable": known(lambda: len(os.sched_getaffinity(0))),
+        "cpu_governor": known(lambda: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "memory_bytes": known(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "cgroup_limits": known(_cgroup_limits),
+        "clock_source": known(lambda: text("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
+        "mounts": known(_mounts),
         "modules": os.environ.get("LOADEDMODULES") or "unknown (LOADEDMODULES is not set: no module system here)",
         "python": sys.version.split()[0],
-        "packages": json.dumps({name: _known(partial(metadata.version, name)) for name in _PACKAGES}),
+        "packages": json.dumps({name: known(partial(metadata.version, name)) for name in _PACKAGES}),
         "code_version": code_version(),
         "code_version_submitted": submitted_version or "unknown (run by hand)",
         "study": resolved_study,
@@ -53,38 +41,21 @@ def of_machine(submitted_version: str, resolved_study: str) -> dict[str, Any]:
     }
 
 
-def of_storage(directory: Path) -> dict[str, Any]:
-    """The facts about what a directory lies on, or would lie on if it existed."""
-    existing = mounts.existing_parent(directory)
-    mount = mounts.mount_of(existing)
-    space = os.statvfs(existing)
-    return {
-        "path": str(directory),
-        **asdict(mount),
-        "capacity_bytes": space.f_frsize * space.f_blocks,
-        "free_bytes": space.f_frsize * space.f_bavail,
-        "free_inodes": space.f_favail if space.f_files else "unknown (this filesystem doesn't count them)",
-        "cache_caveat": mounts.cache_caveat(mount),
-        "device": _known(lambda: _block_device(existing)),
-        "layout": _known(lambda: _layout(mount.filesystem, existing)),
-    }
-
-
 def dirty_bytes() -> Any:
     """The bytes in this machine's memory that are still to be written to storage, by any process."""
 
     def read() -> int:
-        kilobytes = dict(re.findall(r"^(Dirty|Writeback):\s+(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE))
+        kilobytes = dict(re.findall(r"^(Dirty|Writeback):\s+(\d+) kB$", text("/proc/meminfo"), re.MULTILINE))
         return 1024 * (int(kilobytes["Dirty"]) + int(kilobytes["Writeback"]))
 
-    return _known(read)
+    return known(read)
 
 
 class Steal:
     """The fraction of this machine's CPU time that a hypervisor gave to others, since this was made."""
 
     def __init__(self) -> None:
-        self._before = _known(_cpu_times)
+        self._before = known(_cpu_times)
 
     def share(self) -> Any:
         """From 0 to 1; or `unknown` with the reason."""
@@ -93,7 +64,7 @@ class Steal:
             times = {name: after - self._before[name] for name, after in _cpu_times().items()}
             return float(times["steal"] / max(0.01, sum(times.values())))
 
-        return _known(read)
+        return known(read)
 
 
 def _cpu_times() -> dict[str, float]:
@@ -107,24 +78,24 @@ def _cpu_times() -> dict[str, float]:
 def code_version() -> str:
     """The package's version, the git commit it runs from, and whether the tree differs from it."""
     root = Path(__file__).resolve().parent.parent.parent
-    version = _known(lambda: metadata.version("ckpt-study"))
+    version = known(lambda: metadata.version("ckpt-study"))
     if not (root / ".git").exists():
         return f"{version} (no git checkout)"
     try:
-        commit = _ask("git", "-C", str(root), "rev-parse", "HEAD")
-        return f"{version} {commit}{' dirty' if _ask('git', '-C', str(root), 'status', '--porcelain') else ''}"
-    except (OSError, subprocess.SubprocessError) as error:
+        commit = ask("git", "-C", str(root), "rev-parse", "HEAD")
+        return f"{version} {commit}{' dirty' if ask('git', '-C', str(root), 'status', '--porcelain') else ''}"
+    except UnknownFactError as error:
         return f"{version} unknown commit ({error})"
 
 
 def _cpu_model() -> str:
-    match = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    match = re.search(r"^model name\s*: (.*)$", text("/proc/cpuinfo"), re.MULTILINE)
     return match[1] if match else platform.processor() or platform.machine()
 
 
 def _cgroup_limits() -> str:
     """The limits on CPU and memory of the control group that this process is in."""
-    groups = dict(line.split(":", 2)[1:] for line in _text("/proc/self/cgroup").splitlines())
+    groups = dict(line.split(":", 2)[1:] for line in text("/proc/self/cgroup").splitlines())
     root = Path("/sys/fs/cgroup")
     candidates = {
         "cpu.max": root / groups.get("", "/").lstrip("/") / "cpu.max",
@@ -133,47 +104,11 @@ def _cgroup_limits() -> str:
     }
     limits = {name: path.read_text().strip() for name, path in candidates.items() if path.is_file()}
     if not limits:
-        raise FileNotFoundError("no limits are visible below /sys/fs/cgroup")
+        raise UnknownFactError("no limits are visible below /sys/fs/cgroup")
     return json.dumps(limits)
 
 
 def _mounts() -> str:
     """Every mount of a real filesystem, as findmnt has it."""
-    mounted = json.loads(_ask("findmnt", "--json", "--list", "--real", "--output", "TARGET,SOURCE,FSTYPE,OPTIONS"))
+    mounted = json.loads(ask("findmnt", "--json", "--list", "--real", "--output", "TARGET,SOURCE,FSTYPE,OPTIONS"))
     return json.dumps(mounted["filesystems"])
-
-
-def _block_device(directory: Path) -> str:
-    """The disk under a directory: name, model, scheduler, whether it rotates."""
-    number = directory.stat().st_dev
-    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
-    disk = device if (device / "queue").is_dir() else device.parent  # a partition's queue is its disk's
-    facts = {
-        "name": disk.name,
-        "model": _known(lambda: _text(disk / "device" / "model")),
-        "scheduler": _known(lambda: _text(disk / "queue" / "scheduler")),
-        "rotational": _known(lambda: _text(disk / "queue" / "rotational")),
-    }
-    return json.dumps(facts)
-
-
-def _layout(filesystem: str, directory: Path) -> str:
-    if filesystem not in _LAYOUT_COMMANDS:
-        raise LookupError(f"{filesystem} has no stripes to ask for")
-    return _ask(*_LAYOUT_COMMANDS[filesystem], str(directory))
-
-
-def _ask(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S)
-    return done.stdout.strip()
-
-
-def _text(path: Path | str) -> str:
-    return Path(path).read_text().strip()
-
-
-def _known(fact: Callable[[], Any]) -> Any:
-    try:
-        return fact()
-    except Exception as error:  # noqa: BLE001  # no missing fact may end a measurement
-        return f"unknown ({type(error).__name__}: {error})"

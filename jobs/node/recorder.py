@@ -45,8 +45,12 @@ class Recorder:
         self._steal = Steal()
 
     def storage(self, facts: Mapping[str, Any]) -> None:
-        """Take what the target lies on."""
-        self._log.storage = dict(facts)
+        """Take facts about what the target lies on, beside those that are there."""
+        self._log.storage |= facts
+
+    def knows_of_storage(self, fact: str) -> bool:
+        """Whether the log has that fact about what the target lies on."""
+        return fact in self._log.storage
 
     def provenance(self, **facts: Any) -> None:
         """Take further facts about the machine."""

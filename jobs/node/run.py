@@ -30,6 +30,7 @@ from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups, connect
 from jobs.node.interrupt import Interrupted, interruptible
 from jobs.node.recorder import Progress, Recorder, journal
+from jobs.node.storage import facts
 from jobs.node.topology import ProcessInfo, assign, process_info
 from jobs.paths import StudyPaths
 from jobs.plan import plan
@@ -200,11 +201,13 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
         journal(job.id, f"the code is not what was submitted: {version_changed(machine)}")
     recorder.start(machine)
     directory = targets.resolve(job.target, target, os.environ)
-    storage = provenance.of_storage(directory)
+    storage = facts.of_storage(directory)
     recorder.storage(storage)
     # What this node never had is in none of its caches.
     context = replace(context, cold_provable=bool(not storage["cache_caveat"] or study.trials.read_shift))
     targets.check(job.target, target, directory, job.directory_bytes, job.directory_files)
+    if context.is_first:
+        recorder.storage(facts.of_servers(directory))
     context.method.prepare()
     recorder.ranks(_ranks(context))
     if context.is_first:

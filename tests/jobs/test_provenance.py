@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jobs.node import provenance
+from jobs.node.storage.facts import of_servers, of_storage
 
 
 def test_facts_are_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +19,10 @@ def test_facts_are_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     facts = provenance.of_machine("", "{}")
 
-    assert all(isinstance(value, int | float | str) for value in (facts | provenance.of_storage(Path("/"))).values())
+    assert all(
+        isinstance(value, int | float | str)
+        for value in (facts | of_storage(Path("/")) | of_servers(Path("/"))).values()
+    )
     assert (os.getpid(), sys.version.split()[0]) == (facts["process_id"], facts["python"])
     assert os.uname().nodename == facts["host"]
     assert len(os.sched_getaffinity(0)) == facts["cpus_usable"]

@@ -1,0 +1,1 @@
+"""What a target lies on: the filesystem with its version, servers, layout and devices."""

@@ -1,0 +1,126 @@
+"""The facts about what a target lies on; one that can't be had is `unknown` with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ckpt.disk import mounts
+from ckpt.disk.filesystems import Kind, facts
+from ckpt.disk.mounts import Mount
+from jobs.node.known import UnknownFactError, known
+from jobs.node.storage import local, network, parallel
+
+_Ask = Callable[[Mount, Path], str]
+
+
+def _nothing(reason: str) -> _Ask:
+    def ask(mount: Mount, _path: Path) -> str:
+        raise UnknownFactError(reason.format(mount.filesystem))
+
+    return ask
+
+
+_NOT_ASKED = _nothing("{} is not among the filesystems that this package knows how to ask")
+_SERVERS_OWN = _nothing("how the server stores files is not shown to {} clients")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the facts about one type of filesystem come from: of a directory, and `written` of a file in it."""
+
+    version: _Ask
+    servers: _Ask
+    layout: _Ask
+    written: _Ask
+
+
+_UNKNOWN = _Sources(_NOT_ASKED, _NOT_ASKED, _NOT_ASKED, _NOT_ASKED)
+_LOCAL = _Sources(local.kernel_version, local.no_servers, _NOT_ASKED, local.written)
+_CEPH = _Sources(network.ceph_version, network.ceph_servers, network.ceph_layout, network.ceph_written)
+_NFS = _Sources(network.nfs_version, network.nfs_servers, _SERVERS_OWN, _SERVERS_OWN)
+_MOOSEFS = _Sources(
+    network.moosefs_version, network.moosefs_servers, network.moosefs_layout, network.moosefs_written
+)  # fmt: skip
+_JUICEFS = _Sources(
+    network.juicefs_version, network.juicefs_servers, network.juicefs_layout, network.juicefs_layout
+)  # fmt: skip
+
+_SOURCES = {
+    "lustre": _Sources(
+        parallel.lustre_version, parallel.lustre_servers, parallel.lustre_layout, parallel.lustre_written
+    ),
+    "gpfs": _Sources(parallel.gpfs_version, parallel.gpfs_servers, parallel.gpfs_layout, parallel.gpfs_written),
+    "beegfs": _Sources(
+        parallel.beegfs_version, parallel.beegfs_servers, parallel.beegfs_layout, parallel.beegfs_layout
+    ),
+    "ceph": _CEPH,
+    "fuse.ceph": _CEPH,
+    "fuse.ceph-fuse": _CEPH,
+    "fuse.glusterfs": _Sources(
+        network.gluster_version, network.gluster_servers, network.gluster_layout, network.gluster_written
+    ),
+    "fuse.mfs": _MOOSEFS,
+    "fuse.juicefs": _JUICEFS,
+    "nfs": _NFS,
+    "nfs4": _NFS,
+    "btrfs": _Sources(local.kernel_version, local.no_servers, local.btrfs_layout, local.btrfs_written),
+    "xfs": _Sources(local.kernel_version, local.no_servers, local.xfs_layout, local.written),
+    "ext4": _Sources(local.kernel_version, local.no_servers, local.ext4_layout, local.written),
+    "overlay": _Sources(local.kernel_version, local.no_servers, local.overlay_layout, local.written),
+}
+
+_BY_SOURCE = (("ceph-fuse", _CEPH), ("mfs#", _MOOSEFS), ("JuiceFS:", _JUICEFS))
+"""Some FUSE filesystems are told apart by the mount's source only."""
+
+
+def _sources(mount: Mount) -> _Sources:
+    if mount.filesystem in _SOURCES:
+        return _SOURCES[mount.filesystem]
+    if mount.filesystem.startswith("fuse"):
+        return next((sources for begin, sources in _BY_SOURCE if mount.source.startswith(begin)), _UNKNOWN)
+    return _LOCAL if facts(mount.filesystem).kind in {Kind.LOCAL, Kind.MEMORY} else _UNKNOWN
+
+
+def of_storage(directory: Path) -> dict[str, Any]:
+    """What a directory lies on, or would lie on if it existed; little, since every process of a job asks for it."""
+    existing = mounts.existing_parent(directory)
+    mount = mounts.mount_of(existing)
+    space = os.statvfs(existing)
+    return {
+        "path": str(directory),
+        **asdict(mount),
+        "capacity_bytes": space.f_frsize * space.f_blocks,
+        "free_bytes": space.f_frsize * space.f_bavail,
+        "free_inodes": space.f_favail if space.f_files else "unknown (this filesystem doesn't count them)",
+        "cache_caveat": mounts.cache_caveat(mount),
+    }
+
+
+def of_servers(directory: Path) -> dict[str, Any]:
+    """What the filesystem's own tools say of a directory; the first process of a job asks for it, for all."""
+    mount = mounts.mount_of(directory)
+    sources = _sources(mount)
+    return {
+        "filesystem_version": known(lambda: sources.version(mount, directory)),
+        "servers": known(lambda: sources.servers(mount, directory)),
+        "layout": known(lambda: sources.layout(mount, directory)),
+        "device": known(lambda: local.devices(mount, directory)),
+    }
+
+
+def written_layout(checkpoint: Path) -> str:
+    """How the largest file of a written checkpoint is laid out."""
+
+    def layout() -> str:
+        files = [file for file in checkpoint.rglob("*") if file.is_file()]
+        if not files:
+            raise UnknownFactError("the checkpoint has no file on this node")
+        file = max(files, key=lambda file: file.stat().st_size)
+        mount = mounts.mount_of(file)
+        return _sources(mount).written(mount, file)
+
+    return str(known(layout))
