@@ -22,10 +22,12 @@ from jobs import plan_table, timing_log
 from jobs import status as statuses
 from jobs.cluster import queue_state, slurm, submit
 from jobs.cluster.arrays import batches
-from jobs.cluster.local import ClusterName, default_cluster, refuse_here
+from jobs.cluster.choice import ClusterName, default_cluster
+from jobs.cluster.local import refuse_here
 from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
+from jobs.job_status import BAD
 from jobs.node import targets
 from jobs.paths import StudyPaths, find_study
 from jobs.plan import plan as plans
@@ -48,7 +50,7 @@ ClusterOption = Annotated[
     ClusterName | None,
     Parameter(
         name="--cluster",
-        help="debug (in this process), local (on this machine), slurm; by default slurm where there is one",
+        help="debug (in this process), local (on this machine), slurm; by default slurm where it is installed",
     ),
 ]
 IdsOption = Annotated[bool, Parameter(help="for scripts, print one line per job: id, nodes, tasks per node")]
@@ -135,7 +137,7 @@ def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] 
         console.print(statuses.table(jobs))
     else:
         console.print(statuses.table(jobs))
-    return 1 if any(job.state in statuses.BAD for job in jobs) else 0
+    return 1 if any(job.state in BAD for job in jobs) else 0
 
 
 @app.command

@@ -13,7 +13,9 @@ from rich.text import Text
 from jobs import plan_table
 from jobs import status as statuses
 from jobs.cluster import submit
-from jobs.cluster.local import ClusterName, LocalRunner, run_in_this_process
+from jobs.cluster.choice import ClusterName
+from jobs.cluster.local import LocalRunner, run_in_this_process
+from jobs.job_status import ON_THEIR_WAY, JobStatus
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
 from jobs.terminal import wide_console
@@ -76,7 +78,7 @@ def follow(
     has_ended: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[statuses.JobStatus]:
+) -> list[JobStatus]:
     """Show all jobs until they have ended; a terminal gets a table that changes, anything else a line per change.
 
     Args:
@@ -87,7 +89,7 @@ def follow(
         clock: the time, in s.
         sleep: waits that many seconds, or until `has_ended` may have changed.
     """
-    shown: list[statuses.JobStatus] = []
+    shown: list[JobStatus] = []
     watch = statuses.Watch(paths, planned)
     changed_s = active_s = clock()
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -99,14 +101,14 @@ def follow(
                 _show(console, live, shown, jobs)
                 shown, changed_s = jobs, clock()
             states = {job.state for job in jobs}
-            if more or states & statuses.ON_THEIR_WAY:
+            if more or states & ON_THEIR_WAY:
                 active_s = clock()
             # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
             elif "lost" not in states or clock() - active_s >= _LOG_LAG_S:
                 watch = statuses.Watch(paths, planned)  # so as to miss nothing
                 jobs = watch.look()
                 _show(console, live, shown, jobs)
-                if not {job.state for job in jobs} & statuses.ON_THEIR_WAY:
+                if not {job.state for job in jobs} & ON_THEIR_WAY:
                     return jobs
                 shown = jobs
             sleep(cost.pause_s(_SLURM_POLL_S if watch.on_slurm else _POLL_S, clock() - changed_s))
@@ -140,9 +142,7 @@ def _cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def _show(
-    console: Console, live: Live, before: Sequence[statuses.JobStatus], jobs: Sequence[statuses.JobStatus]
-) -> None:
+def _show(console: Console, live: Live, before: Sequence[JobStatus], jobs: Sequence[JobStatus]) -> None:
     if console.is_terminal:
         live.update(statuses.table(jobs, most_rows=max(5, console.height - 4)), refresh=True)
         return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,27 +18,19 @@ from rich.text import Text
 from ckpt.cli import printable
 from jobs import timing_log
 from jobs.cluster import queue_state, slurm
-from jobs.cluster.queue_state import QueueState
+from jobs.cluster.slurm_states import GONE, Ending, QueueState
 from jobs.cluster.submissions import Submission, submissions
+from jobs.job_status import BAD, ON_THEIR_WAY, JobStatus, derive
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
 from jobs.terminal import JobId
 from jobs.timing_log import Progress, TimingLogError, file_checks
 
-State = Literal[
-    "not submitted", "waiting", "running", "unknown", "stuck", "complete", "skipped", "failed", "interrupted", "lost"
-]
-
-ON_THEIR_WAY = frozenset({"waiting", "running", "unknown"})
-"""States that change without anybody's help."""
-
-BAD = frozenset({"failed", "interrupted", "lost", "stuck"})
-"""States that need attention."""
-
 _ENDED = frozenset({"skipped", "failed", "interrupted"})
 """States that a job which is gone stays in."""
 
-_EARLY = frozenset({"interrupted", "lost"})
+_EARLY = frozenset({"interrupted", "ending", "lost"})
+"""States of a job that is gone, of which Slurm may know more."""
 
 _MOST_LOGS = 50
 """Of jobs under way, that one look asks for."""
@@ -54,22 +46,6 @@ _STYLES: Mapping[str, str] = {"complete": "green", "running": "cyan"} | dict.fro
 
 _MOST_ROWS = 40
 """A terminal's table shows so many jobs, the ones that need attention first."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """One job: its state, and what a person wants to know about it."""
-
-    job_id: str
-    state: State
-    detail: str
-    """Why it waits, where it runs, or what went wrong."""
-    trials_done: int
-    trials: int
-    last_bandwidth_gbps: float | None
-    """Of the last operation, in GB/s of the state's logical size."""
-    log: str
-    """Path of its timing log, whether it is there yet or not."""
 
 
 def of_study(paths: StudyPaths, plan: Plan) -> list[JobStatus]:
@@ -108,7 +84,9 @@ class Watch:
         self._paths = paths
         self._jobs = {job.id: _Known(job) for job in plan.jobs}
         self._submissions: Signature = None
-        self._endings: dict[str, str] = {}
+        self._endings: dict[str, Ending] = {}
+        self._ended_unix_s: dict[str, float] = {}
+        """When this saw that jobs had ended."""
         self._looks = 0
         self.operations = 0
         """System calls on the files of the results so far."""
@@ -126,7 +104,7 @@ class Watch:
             if job_id in looked_at or job_id not in gone:
                 job.status = self._status(job, where.get(job_id))
                 job.settled = job.status.state == "complete" or (job_id in gone and job.status.state in _ENDED)
-        self._explain([job for job_id, job in unsettled.items() if job_id in looked_at & gone])
+        self._explain({job_id: where.get(job_id, GONE) for job_id in looked_at & gone})
         return [job.status for job in self._jobs.values() if job.status]
 
     @property
@@ -174,22 +152,33 @@ class Watch:
                 known.progress = progress
         return asked
 
-    def _status(self, known: _Known, where: QueueState | None, output: Path | None = None) -> JobStatus:
+    def _status(
+        self, known: _Known, where: QueueState | None, ending: Ending | None = None, output: Path | None = None
+    ) -> JobStatus:
         path = str(self._paths.log(known.job.id))
         if isinstance(known.progress, TimingLogError):
             return JobStatus(known.job.id, "failed", str(known.progress), 0, known.job.trials, None, path)
-        return derive(known.job, known.progress, known.submission, where, path, output)
+        ended_s = 0.0
+        if ending and known.submission:
+            now = time.time()
+            seen = self._ended_unix_s.setdefault(known.submission.scheduler_id, now)
+            ended_s = now - min(seen, ending.ended_unix_s or now)
+        return derive(
+            known.job, known.progress, known.submission, where, path, ending=ending, ended_s=ended_s, output=output
+        )
 
-    def _explain(self, ended: Sequence[_Known]) -> None:
-        """Say why jobs ended early: in accounting's words, and in their own."""
-        early = [job for job in ended if job.submission and job.status and job.status.state in _EARLY]
+    def _explain(self, ended: Mapping[str, QueueState]) -> None:
+        """Say why jobs ended early: in accounting's words, or the queue's, and in their own."""
+        jobs = [self._jobs[job_id] for job_id in ended]
+        early = [job for job in jobs if job.submission and job.status and job.status.state in _EARLY]
         numbers = [job.submission.scheduler_id for job in early if job.submission and job.submission.cluster == "slurm"]
         self._endings.update(slurm.endings([number for number in numbers if number not in self._endings]))
         for job in early:
             assert job.submission is not None  # chosen by that
             self.operations += _OUTPUT_OPERATIONS
-            ending = QueueState("gone", self._endings.get(job.submission.scheduler_id, ""))
-            job.status = self._status(job, ending, output_of(self._paths, job.submission))
+            queued = ended[job.job.id].detail
+            ending = self._endings.get(job.submission.scheduler_id, Ending(queued, queued) if queued else None)
+            job.status = self._status(job, ended[job.job.id], ending, output_of(self._paths, job.submission))
 
     def _sign(self, path: Path) -> Signature:
         """What changes when a file is written anew; None if there is no file."""
@@ -214,52 +203,6 @@ def output_of(paths: StudyPaths, submission: Submission) -> Path | None:
         if (paths.slurm / name).is_file():
             return paths.slurm / name
     return None
-
-
-def derive(
-    job: Job,
-    reached: Progress | None,
-    submission: Submission | None,
-    where: QueueState | None,
-    log_path: str,
-    output: Path | None = None,
-) -> JobStatus:
-    """The status of a job by its log and its state in the queue."""
-    done, last = (reached.trials_done, reached.last_bandwidth_gbps) if reached else (0, None)
-
-    def status(state: State, detail: str) -> JobStatus:
-        return JobStatus(job.id, state, detail, done, job.trials, last, log_path)
-
-    if reached is not None and reached.status == timing_log.COMPLETE:
-        return status("complete", f"code {reached.code_changed}" if reached.code_changed else "")
-    if where is not None and where.state != "gone":
-        return status(where.state, where.detail)
-    ending = f" ({where.detail})" if where is not None and where.detail else ""
-    for state in ("skipped", "failed"):
-        if reached is not None and reached.status == state:
-            return status(state, reached.error)
-    if reached is not None and reached.status == timing_log.INTERRUPTED:
-        return status("interrupted", reached.error + ending)
-    if submission is None:
-        return status("not submitted", "")
-    left = "its log is not finished" if reached else "it left no log"
-    last_line = _last_line(output)
-    return status(
-        "lost",
-        f"the job ended{ending} and {left}" + (f"; the last line of its stderr is: {last_line}" if last_line else ""),
-    )
-
-
-def _last_line(output: Path | None) -> str:
-    """The last line that a job printed, if possible not srun's: the exception before it says more."""
-    try:
-        lines = (
-            [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()] if output else []
-        )
-    except OSError:
-        return ""
-    by_job = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
-    return (by_job or lines or [""])[-1]
 
 
 def missing(statuses: Sequence[JobStatus]) -> set[str]:

@@ -11,9 +11,9 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from jobs.cluster import slurm
+from jobs.cluster.choice import ClusterName
 from jobs.cluster.submissions import record
 from jobs.errors import SubmissionError
 from jobs.node.provenance import code_version
@@ -21,15 +21,8 @@ from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
 
-ClusterName = Literal["debug", "local", "slurm"]
-
 _POLL_S = 0.5
 """How soon the end of a job is seen where the kernel can't report it (before Linux 5.3)."""
-
-
-def default_cluster() -> ClusterName:
-    """Slurm where one answers, else this machine."""
-    return "slurm" if slurm.answers() else "local"
 
 
 def refuse_here(job: Job, cluster: ClusterName) -> None:

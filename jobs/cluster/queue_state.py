@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from jobs.cluster import processes, slurm
+from jobs.cluster import processes, slurm, slurm_states
+from jobs.cluster.slurm_states import GONE, QueueState
 from jobs.cluster.submissions import Submission
 from jobs.errors import StudyError
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """The state of a job on its cluster, and why it waits, or where it runs.
-
-    A job is `stuck` if it can't start by itself, and `unknown` if the cluster doesn't answer.
-    """
-
-    state: Literal["waiting", "running", "gone", "stuck", "unknown"]
-    detail: str = ""
 
 
 def of(sent: Sequence[Submission]) -> Mapping[str, QueueState]:
@@ -43,9 +31,10 @@ def cancel(sent: Sequence[Submission]) -> list[str]:
     if unknown:
         raise StudyError(f"can't cancel: {unknown[0]}")
     ended = [job_id for job_id, job in where.items() if job.state != "gone"]
-    queued = [latest[job_id].scheduler_id for job_id in ended if latest[job_id].cluster == "slurm"]
-    if queued:
-        slurm.cancel(queued)
+    # All of an array's jobs that haven't ended are this study's, and are to end.
+    slurm.cancel(
+        slurm_states.arrays(latest[job_id].scheduler_id for job_id in ended if latest[job_id].cluster == "slurm")
+    )
     for job_id in ended:
         if latest[job_id].cluster != "slurm":
             processes.end(int(latest[job_id].scheduler_id))
@@ -57,24 +46,14 @@ def _here(submission: Submission) -> QueueState:
         number = int(submission.scheduler_id)
         if processes.alive(number, submission.process_created_unix_s):
             return QueueState("running", f"process {number}")
-    return QueueState("gone")
+    return GONE
 
 
 def _on_slurm(sent: Sequence[Submission]) -> dict[str, QueueState]:
     if not sent:
         return {}
     try:
-        queue = slurm.queue()
+        queue = slurm.queue([submission.scheduler_id for submission in sent])
     except StudyError as error:
         return {submission.job_id: QueueState("unknown", str(error)) for submission in sent}
-    return {submission.job_id: _queued(queue.get(submission.scheduler_id)) for submission in sent}
-
-
-def _queued(queued: slurm.Queued | None) -> QueueState:
-    if queued is None:
-        return QueueState("gone")
-    if queued.state != "PENDING":
-        return QueueState("running", queued.nodes)
-    if queued.reason in slurm.NEVER_STARTS:
-        return QueueState("stuck", f"{queued.reason}: it can't start by itself")
-    return QueueState("waiting", queued.reason)
+    return {submission.job_id: queue.get(submission.scheduler_id, GONE) for submission in sent}

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
+from jobs.cluster import slurm_states
+from jobs.cluster.slurm_states import Ending, QueueState
 from jobs.errors import StudyError
 
 _ANSWER_S = 30
@@ -19,92 +19,89 @@ _ANSWER_S = 30
 
 _DEFAULT_LARGEST_ARRAY = 1000
 
-# Reasons for which a pending job never starts by itself (squeue's %r).
-NEVER_STARTS = frozenset({
-    "AccountNotAllowed", "AssocMaxJobsLimit", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount",
-    "InvalidQOS", "JobHeldAdmin", "JobHeldUser", "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed",
-    "launch_failed_requeued_held",
-})  # fmt: skip
+_MOST_NUMBERS = 1000
+"""In one question: a line of arguments has its limits."""
+
+_CANCEL_S = 1.0
+"""How long a controller that limits requests may take for one job that isn't part of an array."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """A job that Slurm still knows as pending or running."""
-
-    state: str
-    """As squeue has it: PENDING, RUNNING, COMPLETING, …"""
-    reason: str
-    nodes: str
-
-
-def answers() -> bool:
-    """Whether there is a Slurm here, and its controller answers."""
-    if shutil.which("sbatch") is None:
-        return False
-    try:
-        ask("sinfo", "--noheader", "--format=%R")
-    except StudyError:
-        return False
-    return True
-
-
-def ask(command: str, *arguments: str) -> str:
-    """The standard output of one of Slurm's commands.
+def ask(command: str, *arguments: str, timeout_s: float = _ANSWER_S) -> str:
+    """The standard output of one of Slurm's commands; times in it are in seconds since 1970, lists of ids complete.
 
     Raises:
         StudyError: if it isn't there, fails, or takes too long.
     """
     try:
-        done = subprocess.run([command, *arguments], capture_output=True, text=True, check=True, timeout=_ANSWER_S)
+        done = subprocess.run(
+            [command, *arguments], capture_output=True, text=True, check=True, timeout=timeout_s,
+            env=os.environ | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"},
+        )  # fmt: skip
     except FileNotFoundError:
         raise StudyError(f"{command} isn't installed here: run this on a login node of the cluster") from None
     except subprocess.CalledProcessError as error:
         raise StudyError(f"{command} failed: {error.stderr.strip() or error.returncode}") from None
     except subprocess.TimeoutExpired:
-        raise StudyError(f"{command} did not answer within {_ANSWER_S} s") from None
+        raise StudyError(f"{command} did not answer within {timeout_s:.0f} s") from None
     return done.stdout
 
 
-def queue() -> Mapping[str, Queued]:
-    """Every pending or running job of this user, in one call; array elements one by one.
+def queue(numbers: Sequence[str]) -> Mapping[str, QueueState]:
+    """Where these jobs are, whoever submitted them; array elements one by one. Without those that Slurm has forgotten.
 
     Raises:
         StudyError: if squeue doesn't answer.
     """
-    text = ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%N")
-    jobs = {}
-    for line in text.splitlines():
-        job_id, state, reason, nodes = line.strip().split("|", 3)
-        jobs[job_id] = Queued(state, reason, nodes)
+    jobs: dict[str, QueueState] = {}
+    # By the arrays' numbers: for a single one, the controller has to look at no other job.
+    for some in _chunks(slurm_states.arrays(numbers)):
+        try:
+            text = ask(
+                "squeue", "--local", "--noheader", "--array", "--states=all", f"--jobs={','.join(some)}",
+                f"--format={slurm_states.QUEUE_FORMAT}",
+            )  # fmt: skip
+        except StudyError as error:
+            if "Invalid job id" not in str(error):  # how squeue says that none of them is left
+                raise
+        else:
+            jobs |= slurm_states.in_queue(text)
     return jobs
 
 
-def endings(job_ids: Sequence[str]) -> Mapping[str, str]:
-    """How jobs ended, from accounting: state, exit code and node. Empty where there is no accounting."""
-    if not job_ids:
-        return {}
-    try:
-        text = ask(
-            "sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,NodeList",
-            "--jobs=" + ",".join(job_ids),
-        )  # fmt: skip
-    except StudyError:
-        return {}
-    jobs = {}
-    for line in text.splitlines():
-        job_id, state, exit_code, nodes = line.strip().split("|", 3)
-        if not state.startswith(("PENDING", "RUNNING")):
-            jobs[job_id] = f"{state}, exit code {exit_code}, on {nodes}"
-    return jobs
+def endings(numbers: Sequence[str]) -> Mapping[str, Ending]:
+    """How jobs ended, from accounting. Empty where there is no accounting."""
+    jobs = dict(_endings(numbers))
+    # Elements that never started are found by their array's number alone.
+    never_started = slurm_states.arrays(number for number in numbers if "_" in number and number not in jobs)
+    jobs = dict(_endings(never_started)) | jobs
+    return {number: jobs[number] for number in numbers if number in jobs}
 
 
-def cancel(job_ids: Iterable[str]) -> None:
-    """End these jobs and no others.
+def _endings(numbers: Sequence[str]) -> Iterator[tuple[str, Ending]]:
+    for some in _chunks(numbers):
+        try:
+            text = ask(
+                "sacct", "--allocations", "--noheader", "--parsable2", f"--format={slurm_states.ENDINGS_FORMAT}",
+                f"--jobs={','.join(some)}",
+            )  # fmt: skip
+        except StudyError:
+            return
+        yield from slurm_states.endings(text).items()
+
+
+def cancel(numbers: Sequence[str]) -> None:
+    """End these arrays and single jobs: one request for each, however many elements an array has.
 
     Raises:
         StudyError: if scancel fails.
     """
-    ask("scancel", *job_ids)
+    for some in _chunks(numbers):
+        ask("scancel", *some, timeout_s=_ANSWER_S + _CANCEL_S * len(some))
+
+
+def _chunks(numbers: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(numbers), _MOST_NUMBERS):
+        yield numbers[start : start + _MOST_NUMBERS]
 
 
 def largest_array() -> int:

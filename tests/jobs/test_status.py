@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from jobs import status, timing_log
+from jobs.cluster.slurm_states import Ending, QueueState
+from jobs.cluster.submissions import Submission
+from jobs.job_status import JobStatus, derive
 from jobs.plan import plan, study_file
-from jobs.status import QueueState, Submission
 from jobs.timing_log import TimingLog
 from support.logs import SAMPLE, header_of
 
@@ -48,20 +51,21 @@ CASES = {
     "interrupted, and running again": (log("interrupted", "time limit"), SENT, RUNNING, "running", "node7"),
     "killed before its log": (None, SENT, GONE, "lost", "left no log"),
     "killed while measuring": (log("running"), SENT, GONE, "lost", "log is not finished"),
+    "never starts": (None, SENT, QueueState("stuck", "JobHeldUser: it is held"), "stuck", "JobHeldUser: it is held"),
 }
 
 
 @pytest.mark.parametrize(("logged", "sent", "where", "state", "detail"), CASES.values(), ids=CASES)
 def test_derive(logged: Any, sent: Any, where: Any, state: str, detail: str) -> None:
     """A complete log is final; what is on its way comes before what an earlier run left; nothing is lost silently."""
-    found = status.derive(JOB, logged and logged.progress(), sent, where, "/results/slurm")
+    found = derive(JOB, logged and logged.progress(), sent, where, "/results/slurm")
 
     assert (JOB.id, state) == (found.job_id, found.state)
     assert detail in found.detail
     assert bool(detail) == bool(found.detail)
     assert (found.trials_done, found.trials) == (0 if logged is None else 1, 2)
     assert found.last_bandwidth_gbps == (None if logged is None else 1.5)
-    sends_again = state not in {"complete", "waiting", "running"}
+    sends_again = state not in {"complete", "waiting", "running", "stuck"}
     assert status.missing([found]) == ({JOB.id} if sends_again else set())
 
 
@@ -69,14 +73,48 @@ def test_every_status_of_a_log_is_known() -> None:
     """Each status that a log can have leads to a state of its own when the job is gone."""
     logged = [timing_log.RUNNING, timing_log.COMPLETE, timing_log.FAILED, timing_log.INTERRUPTED]
 
-    assert [status.derive(JOB, log(each).progress(), SENT, GONE, "").state for each in logged] == [
+    assert [derive(JOB, log(each).progress(), SENT, GONE, "").state for each in logged] == [
         "lost", "complete", "failed", "interrupted"
     ]  # fmt: skip
 
 
+def test_cancelled_jobs_are_cancelled() -> None:
+    """By Slurm's word, with a log that isn't finished or without one: no job is lost then; it is sent again."""
+    ending = Ending("CANCELLED", "CANCELLED by 2001, before it started")
+    for logged in (None, log("running").progress()):
+        found = derive(JOB, logged, SENT, GONE, "", ending=ending)
+        assert (found.state, found.detail) == ("cancelled", "CANCELLED by 2001, before it started")
+        assert status.missing([found]) == {JOB.id}
+    assert derive(JOB, log("interrupted", "SIGTERM").progress(), SENT, GONE, "", ending=ending).state == "interrupted"
+
+
+def test_a_log_may_become_visible_late() -> None:
+    """For 90 s after Slurm's COMPLETED the log isn't visible yet, and nothing is sent again; then the job is lost."""
+    ending = Ending("COMPLETED", "COMPLETED, exit code 0:0, on node7")
+    for logged in (None, log("running").progress()):
+        early, late = (derive(JOB, logged, SENT, GONE, "", ending=ending, ended_s=age) for age in (89, 91))
+        assert (early.state, late.state) == ("ending", "lost")
+        assert "COMPLETED, exit code 0:0, on node7), and the end of its log is not visible here yet" in early.detail
+        assert status.missing([early, late]) == {JOB.id}
+        assert status.missing([early]) == set()
+    assert derive(JOB, None, SENT, GONE, "", ending=Ending("FAILED", "FAILED"), ended_s=1).state == "lost"
+
+
+def test_a_job_that_ran_out_of_memory_says_so(tmp_path: Path) -> None:
+    """What slurmstepd prints about memory comes before the job's own last line."""
+    output = tmp_path / "17_0_0_log.err"
+    output.write_text(
+        "slurmstepd-node1: error: Exceeded job memory limit\nTraceback:\nKilled\nsrun: error: node1: task 0: Killed\n"
+    )
+    found = derive(JOB, None, SENT, GONE, "", ending=Ending("FAILED", "FAILED"), output=output)
+    assert "raise `mem_gb` below [slurm]: slurmstepd-node1: error: Exceeded job memory limit" in found.detail
+    output.write_text("srun: job 17 queued\nValueError: no\nsrun: error: node1: task 0: Exited with exit code 1\n")
+    assert derive(JOB, None, SENT, GONE, "", output=output).detail.endswith("stderr is: ValueError: no")
+
+
 def test_a_terminal_obeys_no_log() -> None:
     """What a log says of an error is shown without the characters that would move a cursor or change a colour."""
-    found = status.derive(JOB, log("failed", "no\x1b[2J \x07space").progress(), SENT, GONE, "")
+    found = derive(JOB, log("failed", "no\x1b[2J \x07space").progress(), SENT, GONE, "")
     console = Console(width=200, file=io.StringIO(), force_terminal=False)
     console.print(status.table([found]))
     assert isinstance(console.file, io.StringIO)
@@ -88,7 +126,7 @@ def test_a_terminal_obeys_no_log() -> None:
 def test_a_long_id_fits_a_narrow_terminal() -> None:
     """At 80 columns no line of the table is longer; an id breaks before an option, and states are whole."""
     job = "r01-tensorstore_tuned+chunk_mib=64+compression=zstd+concurrency=128-shared_filesystem-16x8"
-    running = status.JobStatus(job, "running", "waits for the barrier of the other ranks", 1, 2, 1.5, "log")
+    running = JobStatus(job, "running", "waits for the barrier of the other ranks", 1, 2, 1.5, "log")
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
     console.print(status.table([running]))
     assert isinstance(console.file, io.StringIO)

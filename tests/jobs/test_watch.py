@@ -22,6 +22,7 @@ from jobs.cluster.processes import created_unix_s
 from jobs.cluster.submissions import Submission
 from jobs.errors import TimingLogError
 from jobs.follow import follow
+from jobs.job_status import JobStatus
 from jobs.paths import StudyPaths
 from jobs.plan import plan
 from jobs.plan.plan import Plan
@@ -109,7 +110,7 @@ def watched(tiny: dict[str, Any], planned: Callable[[Mapping[str, Any]], StudyPa
     return lambda jobs, ended: Watched(planned(tiny | {"rounds": jobs}), ended)
 
 
-def states(found: list[status.JobStatus]) -> list[tuple[str, int]]:
+def states(found: list[JobStatus]) -> list[tuple[str, int]]:
     """What the test is about of each job."""
     return [(each.state, each.trials_done) for each in found]
 

@@ -185,16 +185,23 @@ def test_what_slurm_refuses_is_one_message(cluster: Any, write_study: WriteStudy
     assert "Traceback" not in done.stderr
 
 
-def test_slurm_is_the_default_where_it_answers(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
-    """With a controller `slurm`, without one `local`, even where the commands are installed."""
+def test_slurm_is_the_default_where_it_is_installed(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """With a controller `slurm`; without one nothing, since this may be a login node: by `--cluster local` only."""
     study = write_study("default", targets=f'x = {{ path = "{tmp_path}" }}')
     assert "would go to slurm" in cluster.jobs("run", study, "--results", tmp_path, "--dry-run").stdout
     before = cluster.environment["SLURM_CONF"]
     cluster.environment["SLURM_CONF"] = os.devnull
     try:
-        assert "would go to local" in cluster.jobs("run", study, "--results", tmp_path, "--dry-run").stdout
+        for command in ("run", "check"):
+            refused = cluster.jobs(command, study, "--results", tmp_path)
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert "Slurm is installed here and does not answer" in refused.stderr
+            assert "--cluster local" in refused.stderr
+        local = cluster.jobs("run", study, "--results", tmp_path, "--dry-run", "--cluster", "local")
+        assert "would go to local" in local.stdout
     finally:
         cluster.environment["SLURM_CONF"] = before
+    assert not (tmp_path / "default").exists()
 
 
 def test_the_selftest_passes(cluster: Any, tmp_path: Path) -> None:

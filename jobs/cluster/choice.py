@@ -1,0 +1,39 @@
+"""Where jobs go if the user doesn't say it: never to a login node because a batch system is silent, or another one."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Literal
+
+from jobs.cluster import slurm
+from jobs.errors import StudyError, SubmissionError
+
+ClusterName = Literal["debug", "local", "slurm"]
+
+_OTHERS = {"qsub": "PBS or Grid Engine", "bsub": "LSF", "flux": "Flux"}
+"""The commands of batch systems that jobs can't be submitted to."""
+
+
+def default_cluster() -> ClusterName:
+    """Slurm where it is installed, and this machine where there is no batch system.
+
+    Raises:
+        SubmissionError: if Slurm is installed and doesn't answer, or there is another batch system.
+    """
+    if shutil.which("sbatch"):
+        try:
+            slurm.ask("sinfo", "--noheader", "--format=%R")
+        except StudyError as error:
+            raise SubmissionError(
+                f"Slurm is installed here and does not answer ({error}), so no job was started: try again when it "
+                "does, or, if this is no login node, run the jobs on this machine by --cluster local"
+            ) from None
+        return "slurm"
+    for command, system in _OTHERS.items():
+        if shutil.which(command):
+            raise SubmissionError(
+                f"{command} is installed here, so this may be a login node of {system}, and no job was started: run "
+                "the whole study in one allocation, as docs/guide/cluster.md shows, or, if this is no login node, run "
+                "the jobs on this machine by --cluster local"
+            )
+    return "local"

@@ -1,0 +1,144 @@
+"""What a cluster answers about jobs, at a site with users, limits and a controller that is not always there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+WriteStudy = Callable[..., Path]
+
+LAX = 'account = "proj"\npartition = "lax"'
+
+
+class Sent:
+    """A study of alice's that was submitted, of one array."""
+
+    def __init__(self, site: Any, study: Path, **variables: str) -> None:
+        self.site, self.study, self.root = site, study, study.parent / study.stem
+        done = site.jobs("submit", study, "--results", study.parent, **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.array = self.numbers()[0].partition("_")[0]
+
+    def numbers(self) -> list[str]:
+        """Slurm's numbers of the jobs, in the plan's order."""
+        sent = json.loads((self.root / "slurm" / "submissions.json").read_text())
+        return [submission["scheduler_id"] for submission in sent]
+
+    def states(self, **options: Any) -> list[str]:
+        """The jobs' states by `status`."""
+        return [job["state"] for job in self.status(**options)]
+
+    def status(self, **options: Any) -> list[dict[str, Any]]:
+        """What `status --json` prints."""
+        found: list[dict[str, Any]] = json.loads(self.site.jobs("status", self.root, "--json", **options).stdout)
+        return found
+
+    def until(self, state: str, timeout_s: float = 60) -> dict[str, Any]:
+        """Wait until a job is in this state."""
+        status: dict[str, Any] = self.site.wait(
+            state, lambda: next((job for job in self.status() if job["state"] == state), None), timeout_s
+        )
+        return status
+
+
+@contextmanager
+def silent_controller(site: Any) -> Iterator[None]:
+    """The controller answers nobody meanwhile."""
+    process = int((Path(site.environment["DEVCLUSTER_ROOT"]) / "pid" / "slurmctld").read_text().split()[0])
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def requests(site: Any) -> dict[str, int]:
+    """What users have asked of the controller since its statistics were reset, by kind."""
+    table = site.ask("sdiag").partition("statistics by message type")[2].partition("statistics by user")[0]
+    counts = {}
+    for line in table.splitlines():
+        if line.strip().startswith("REQUEST_"):
+            kind, _, rest = line.strip().partition(" ")
+            counts[kind] = int(rest.partition("count:")[2].split()[0])
+    return counts
+
+
+def test_a_silent_controller_sends_no_study_to_the_login_node(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """`run` refuses, with one message, and leaves nothing behind; `check` says the same."""
+    study = write_site_study("silent", slurm=LAX, targets=f'here = {{ path = "{home}" }}')
+    with silent_controller(strict_site):
+        refused = [strict_site.jobs(command, study, "--results", home) for command in ("run", "check")]
+
+    for done in refused:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Slurm is installed here and does not answer" in done.stderr
+        assert "--cluster local" in done.stderr
+    assert not (home / "silent").exists()
+
+
+def test_jobs_are_known_by_their_numbers(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """Whatever $LOGNAME says, and whoever looks: running is running, and `submit` sends nothing twice."""
+    sent = Sent(strict_site, write_site_study("shared", slurm=LAX, repeats=100_000))
+    sent.until("running")
+    assert sent.states(user="bob") == ["running"]
+    again = strict_site.run_as(
+        "alice",
+        "env",
+        "LOGNAME=bob",
+        "USER=bob",
+        sys.executable,
+        "-m",
+        "jobs",
+        "submit",
+        sent.study,
+        "--results",
+        home,
+    )
+    assert "0 of 1 jobs to run" in again.stdout, again.stdout + again.stderr
+    strict_site.jobs("cancel", sent.root)
+    sent.until("interrupted")
+
+
+def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
+    strict_site: Any, write_site_study: WriteStudy
+) -> None:
+    """Of an array of which one job runs and the others wait: `scancel` of the array; each job is shown as cancelled."""
+    sent = Sent(strict_site, write_site_study("many", slurm=LAX, repeats=100_000, rounds=30))
+    sent.until("running")
+    strict_site.ask("sdiag", "--reset")
+    strict_site.jobs("cancel", sent.root)
+    assert requests(strict_site)["REQUEST_KILL_JOB"] == 1
+
+    sent.until("interrupted")
+    strict_site.wait("accounting", lambda: sent.states().count("cancelled") == 29)
+    assert "CANCELLED by 2001, before it started" in {job["detail"] for job in sent.status()}
+
+
+def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: WriteStudy) -> None:
+    """MaxJobs: AssocMaxJobsLimit is a job's turn that comes; held jobs are stuck, with how to release them."""
+    study = write_site_study("turns", slurm=LAX + "\nexclusive = true", targets="nvme = {}", repeats=100_000, rounds=3)
+    with strict_site.limits(MaxJobs=1):
+        sent = Sent(strict_site, study)
+        sent.until("running")
+        limited = strict_site.wait(
+            "the limit", lambda: [job for job in sent.status() if job["detail"] == "AssocMaxJobsLimit"]
+        )
+        assert {job["state"] for job in limited} == {"waiting"}
+        strict_site.ask("scontrol", "hold", sent.numbers()[2])
+        assert "`scontrol release" in sent.until("stuck")["detail"]
+        strict_site.ask("scontrol", "requeuehold", sent.numbers()[0])
+        strict_site.wait("two that are held", lambda: sent.states().count("stuck") == 2)
+        assert {"waiting", "running"} & set(sent.states())
+        strict_site.jobs("cancel", sent.root)
