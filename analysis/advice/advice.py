@@ -17,7 +17,7 @@ from analysis.advice.ranges import POSITIVE, check_range
 from analysis.measures.caveats import FEWEST_TRIALS
 from analysis.measures.differences import FEWEST_ROUNDS, Difference, differences, round_medians
 from analysis.measures.method import UNKNOWN_FACT, Method
-from analysis.measures.operation import Operation
+from analysis.measures.operation import COLD_LOADS, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.statistics import UNKNOWN, Interval, exactly
 from analysis.measures.trials import NO_TRIALS, Trials
@@ -269,7 +269,7 @@ def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
     loads = {m.label: len(m[kind]) if (kind := kinds[m.label]) else 0 for m in methods}
     jobs = {label: len(set(trials.jobs)) for label, trials in saves.items()}
     of_kind = {kind: [label for label, used in kinds.items() if used is kind] for kind in Operation}
-    cold_instead = [*of_kind[Operation.LOAD_COLD], *of_kind[Operation.LOAD_UNPROVEN]]
+    cold_instead = [label for kind in COLD_LOADS for label in of_kind[kind]]
     cases = [
         ("without a valid save", [label for label in saves if not len(saves[label])], "no advice about them"),
         ("without a valid load", [label for label in saves if len(saves[label]) and not loads[label]],
@@ -281,6 +281,8 @@ def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
          "how jobs differ is unknown, so their intervals are too narrow: add `rounds`"),
         ("two rounds", [label for label in saves if 1 < jobs[label] < FEWEST_ROUNDS],
          "too few for a test: called different only where no trials overlap; add `rounds`, to three or more"),
+        ("loads cold on this node only", of_kind[Operation.LOAD_CLIENT_COLD],
+         "servers may have had the data in memory, so a restart may take longer"),
         ("loads not proven cold", of_kind[Operation.LOAD_UNPROVEN], "a restart may take longer than they did"),
         ("no cold loads", of_kind[Operation.LOAD_WARM] if assumptions.restore == "cold" else [],
          "warm ones stand in, and a restart will take longer: set `cold = true`"),

@@ -21,7 +21,7 @@ from analysis.figures.axes import INK
 from analysis.figures.styles import Style, styles_of
 from analysis.measures.ceilings import Ceiling
 from analysis.measures.method import Method
-from analysis.measures.operation import LOADS, Operation
+from analysis.measures.operation import COLD_LOADS, LOADS, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
 
@@ -147,7 +147,7 @@ def _scales(settings: Sequence[Setting], styles: dict[str, Style]) -> list[tuple
     scales = []
     for shared in dict.fromkeys(map(key, settings)):
         group = [setting for setting in settings if key(setting) == shared]
-        for operation in (Operation.SAVE, Operation.LOAD_COLD, Operation.LOAD_UNPROVEN):
+        for operation in (Operation.SAVE, *COLD_LOADS):
             rows = [
                 scaling.AtScale(
                     setting.nodes, setting.tasks_per_node, method.label, method[operation],

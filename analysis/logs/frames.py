@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -140,10 +142,25 @@ def _circumstances(log: Log) -> dict[str, Any]:
         "packages", "python", "code_version", "host", "kernel", "cpu_governor", "clock_source", "cgroup_limits",
         "modules", "steal_share", "dirty_bytes_before", "node_local",
     )  # fmt: skip
-    stored = ("filesystem", "source", "options", "device", "layout", "cache_caveat")
     return {
         **{key: machine[key] for key in facts if key in machine},
-        **{f"storage_{key}": storage[key] for key in stored if key in storage},
+        **{f"storage_{key}": storage[key] for key in _STORED if key in storage},
         "node_type": ", ".join(kind),
         "cold_loads": "unproven" if storage.get("cache_caveat") else "proven where said",
+        "target_position": _target_position(machine.get("study"), log.header.target),
     }
+
+
+_STORED = (
+    "filesystem", "filesystem_version", "source", "servers", "options", "device", "layout", "written_layout",
+    "capacity_bytes", "free_bytes", "fsync_guarantee", "durability_proof", "cold_proof", "cache_caveat",
+)  # fmt: skip
+"""The facts about the storage that are columns of the jobs."""
+
+
+def _target_position(study: Any, target: str) -> float:
+    """Return the position of a target in its study, from 0; NaN where the log doesn't have the study."""
+    try:
+        return float(list(json.loads(study)["targets"]).index(target))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return math.nan

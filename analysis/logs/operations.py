@@ -14,7 +14,7 @@ import pandas as pd
 OPERATION = ["study", "job_id", "trial", "operation", "load_number"]
 """The columns that identify one operation."""
 
-_CACHES = ("n/a", "cold", "cold-unproven", "warm")
+_CACHES = ("n/a", "cold", "client-cold", "cold-unproven", "warm")
 """The state of the page cache before an operation. With several ranks, the last one in this order counts."""
 
 _SUMS = (

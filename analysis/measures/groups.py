@@ -6,6 +6,7 @@ the table, and the split says what differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,13 +40,21 @@ class Group:
 
 
 def groups(jobs: pd.DataFrame) -> Iterator[Group]:
-    """Group the jobs by study, target and scale, and by what they must agree in."""
-    keys = ["study", "target", "nodes", "tasks_per_node"]
+    """Group the jobs by study, target and scale, and by what they must agree in; targets in the study's order."""
+    keys = ["study", "position", "target", "nodes", "tasks_per_node"]
     known = jobs.fillna({"target": "unknown", "nodes": 0, "tasks_per_node": 0})
-    for key, rows in known.groupby(keys, sort=True):
-        study, target, nodes, tasks = map(str, key)
+    for key, rows in known.assign(position=_positions(known)).groupby(keys, sort=True):
+        study, _, target, nodes, tasks = map(str, key)
         for members, apart in split(rows):
             yield Group(study, target, int(float(nodes)), int(float(tasks)), apart, members)
+
+
+def _positions(jobs: pd.DataFrame) -> pd.Series:
+    """Return, per job, the position of its target in the study; targets of an unknown position come last."""
+    if "target_position" not in jobs:
+        return pd.Series(math.inf, index=jobs.index)
+    of_target = jobs.groupby(["study", "target"], sort=False)["target_position"].transform("min")
+    return of_target.astype("float64").fillna(math.inf)
 
 
 def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:

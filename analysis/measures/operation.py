@@ -14,13 +14,18 @@ class Operation(Enum):
 
     SAVE = "save"
     LOAD_COLD = "cold"
+    LOAD_CLIENT_COLD = "client-cold"
     LOAD_UNPROVEN = "cold-unproven"
     LOAD_WARM = "warm"
 
     @property
     def cache(self) -> str:
         """The state of the page cache before a load, as tables name it."""
-        return "not proven cold" if self is Operation.LOAD_UNPROVEN else self.value
+        names = {
+            Operation.LOAD_CLIENT_COLD: "cold on this node only",
+            Operation.LOAD_UNPROVEN: "not proven cold",
+        }
+        return names.get(self, self.value)
 
     @property
     def label(self) -> str:
@@ -33,5 +38,9 @@ class Operation(Enum):
         return "write" if self is Operation.SAVE else "read"
 
 
-LOADS = (Operation.LOAD_COLD, Operation.LOAD_UNPROVEN, Operation.LOAD_WARM)
+COLD_LOADS = (Operation.LOAD_COLD, Operation.LOAD_CLIENT_COLD, Operation.LOAD_UNPROVEN)
+"""The loads that were to be cold: proven to come from the device; with no page in this node's cache, whatever servers
+had cached; and not proven."""
+
+LOADS = (*COLD_LOADS, Operation.LOAD_WARM)
 """The loads, beginning with the one that is nearest to a restart from storage."""

@@ -83,9 +83,10 @@ def original_tables(comparison: Comparison) -> list[Table]:
 
 
 def shown_operations(methods: Iterable[Method]) -> list[Operation]:
-    """Return the operations that get a column: loads not proven cold get one only if some were measured."""
-    unproven = any(Operation.LOAD_UNPROVEN in method.operations for method in methods)
-    return [operation for operation in Operation if unproven or operation is not Operation.LOAD_UNPROVEN]
+    """Return the operations that get a column: loads not wholly proven cold get one only if some were measured."""
+    measured = {operation for method in methods for operation in method.operations}
+    always = {Operation.SAVE, Operation.LOAD_COLD, Operation.LOAD_WARM}
+    return [operation for operation in Operation if operation in measured | always]
 
 
 def _summary(comparison: Comparison) -> Table:

@@ -1,0 +1,52 @@
+"""What the `device` of a log's storage says: the devices below a target as JSON, each with those `below` it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+_DEEPEST = 32
+
+
+def parsed(device: object) -> list[dict[str, Any]]:
+    """The devices that a target lies on; empty where they are unknown, or written in a form that isn't ours.
+
+    Earlier logs have one JSON object, of the disk itself.
+    """
+    try:
+        content = json.loads(device) if isinstance(device, str) else None
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(content, dict):
+        content = [content | {"kind": "disk"}]
+    return _devices(content, 0)
+
+
+def _devices(content: object, depth: int) -> list[dict[str, Any]]:
+    if not isinstance(content, list) or depth > _DEEPEST:
+        return []
+    named = (item for item in content if isinstance(item, dict) and isinstance(item.get("name"), str))
+    return [item | {"below": _devices(item.get("below"), depth + 1)} for item in named]
+
+
+def disks(devices: Collection[Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the disks at the bottom."""
+    return frozenset(device["name"] for device in _all(devices) if device.get("kind") == "disk")
+
+
+def _all(devices: Collection[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for device in devices:
+        yield device
+        yield from _all(device["below"])
+
+
+def on_one_disk(disks_of: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Find targets that share a disk: disk -> its targets, in their order; only disks with several.
+
+    Args:
+        disks_of: target -> the disks that it lies on.
+    """
+    names = dict.fromkeys(disk for disks_here in disks_of.values() for disk in disks_here)
+    sharing = {name: [target for target, its in disks_of.items() if name in its] for name in names}
+    return {name: targets for name, targets in sorted(sharing.items()) if len(targets) > 1}
