@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any, Literal
 from ckpt import registry
 from ckpt.disk import mounts
 from ckpt.errors import MissingLibraryError
-from jobs.cluster import slurm
+from jobs.cluster import interpreter, slurm
 from jobs.cluster.arrays import Batch, batches
 from jobs.errors import StudyError, TargetError
 from jobs.node import targets
@@ -185,7 +186,7 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
     with submit.clean_environment():
         try:
             answer = subprocess.run(
-                [*command, sys.executable, "-m", "jobs.check"],
+                [*command, *interpreter.node_python(), "-m", "jobs.check"],
                 input=json.dumps(question), capture_output=True, text=True, check=True, timeout=_PROBE_S + 60,
             )  # fmt: skip
             findings = [Finding(**facts) for facts in json.loads(answer.stdout)]
@@ -203,7 +204,11 @@ def _no_answer(stderr: str) -> Finding:
     last = (stderr.strip().splitlines() or ["it printed nothing"])[-1]
     if "Unable to allocate resources" in stderr:
         return Finding("unknown", f"no compute node was free within {_PROBE_S} s: {last}", "try again when one is")
-    return Finding("problem", f"the package does not start on a compute node: {last}", f"nodes must see {sys.prefix}")
+    return Finding(
+        "problem",
+        f"the package does not start on a compute node by {shlex.join(interpreter.node_python())}: {last}",
+        f"nodes must see it; where Python starts otherwise there (a container, a module), set {interpreter.VARIABLE}",
+    )
 
 
 def answer(question: dict[str, Any]) -> list[Finding]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch, batches
+from jobs.cluster.interpreter import node_python
 from jobs.cluster.submissions import record
 from jobs.errors import SubmissionError
 from jobs.node.provenance import code_version
@@ -67,7 +69,7 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         parameters["dependency"] = ",".join(filter(None, [parameters.get("dependency"), "singleton"]))
     else:
         name += "-side-by-side"
-    executor = Executor(paths.slurm)
+    executor = Executor(paths.slurm, python=shlex.join(node_python()))
     # sbatch reads directives such as #BB and #DW only above the first command.
     if "setup" in parameters:
         parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))

@@ -26,6 +26,9 @@ _POLL_S = 0.1
 _GRACE_S = 10
 """How much longer than the rank timeout an answer may take, so that the first rank names whom all wait for."""
 
+_REPLACED_WITHIN_S = 5
+"""How long an address may refuse: one that a killed start left is replaced as soon as rank 0 starts."""
+
 _LONGEST_BYTES = 1000
 
 
@@ -98,6 +101,7 @@ def _read(path: Path) -> tuple[str, int, bytes]:
 def _join(path: Path, number: int, timeout_s: float) -> Exchange:
     """Connect; again, if strangers are in the way."""
     end = time.monotonic() + timeout_s
+    refused: dict[str, float] = {}
     while True:
         where = "the address"
         try:
@@ -111,6 +115,8 @@ def _join(path: Path, number: int, timeout_s: float) -> Exchange:
                     "that directory?"
                 ) from None
         except OSError as error:
-            if isinstance(error, ConnectionRefusedError) or time.monotonic() > end:
+            first_s = refused.setdefault(where, time.monotonic())
+            gone = isinstance(error, ConnectionRefusedError) and time.monotonic() - first_s > _REPLACED_WITHIN_S
+            if gone or time.monotonic() > end:
                 raise LostRankError(f"rank 0 can't be reached at {where}: {error}") from error
         time.sleep(_POLL_S * (1 + random.random()))  # noqa: S311  # so that they don't try all at once

@@ -1,10 +1,12 @@
 """Who is who in a job: which of its processes this is, and what it saves and loads; pure but for the environment.
 
-srun, or submitit's local executor, sets every process's rank in its environment.
+Whatever starts the processes (srun, mpiexec, flux, submitit's local executor) sets every process's rank in its
+environment.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,8 +30,53 @@ class ProcessInfo:
     """Different for every start of a job, the same for its processes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Launcher:
+    """The variables in which a launcher gives every process its rank."""
+
+    rank: str
+    size: str
+    start: tuple[str, ...]
+    """Together different for every start; empty where the launcher has nothing of that kind."""
+    node: str = ""
+    """The number of the node."""
+    local_rank: str = ""
+    """The number of the process on its node, where there is no `node`."""
+
+
+_LAUNCHERS = {
+    "submitit": _Launcher(
+        rank="SUBMITIT_LOCAL_GLOBALID",
+        size="SUBMITIT_LOCAL_NTASKS",
+        node="SUBMITIT_LOCAL_NODEID",
+        start=("SUBMITIT_LOCAL_JOB_ID",),
+    ),
+    "openmpi": _Launcher(
+        rank="OMPI_COMM_WORLD_RANK",
+        size="OMPI_COMM_WORLD_SIZE",
+        local_rank="OMPI_COMM_WORLD_LOCAL_RANK",
+        start=("PMIX_NAMESPACE",),
+    ),
+    "flux": _Launcher(
+        rank="FLUX_TASK_RANK", size="FLUX_JOB_SIZE", local_rank="FLUX_TASK_LOCAL_ID", start=("FLUX_JOB_ID",)
+    ),
+    "pals": _Launcher(rank="PALS_RANKID", size="PMI_SIZE", node="PALS_NODEID", start=("PALS_APID",)),
+    "hydra": _Launcher(rank="PMI_RANK", size="PMI_SIZE", local_rank="MPI_LOCALRANKID", start=()),
+    "slurm": _Launcher(
+        rank="SLURM_PROCID",
+        size="SLURM_STEP_NUM_TASKS",
+        node="SLURM_NODEID",
+        start=("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
+    ),
+}
+"""By name, in the order in which they are asked: an `mpiexec` may have been started by another launcher's process.
+
+Hydra is the `mpiexec` of MPICH and Intel MPI, PALS that of HPE Cray systems with PBS.
+"""
+
+
 def process_info(job: Job, environment: Mapping[str, str]) -> ProcessInfo:
-    """Read this process's rank from what srun, or submitit's local executor, set in the environment.
+    """Read this process's rank from what its launcher set in the environment.
 
     Raises:
         StudyError: if the job wasn't started with as many processes as it needs, or they aren't numbered node by node.
@@ -37,26 +84,41 @@ def process_info(job: Job, environment: Mapping[str, str]) -> ProcessInfo:
     scale = job.scale
     if scale.processes == 1:
         return ProcessInfo(0, 1, 0, "")
-    if "SUBMITIT_LOCAL_GLOBALID" in environment:
-        names = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_NODEID"
-        launch = "local-" + environment["SUBMITIT_LOCAL_JOB_ID"]
-    else:
-        names = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID"
-        launch = "-".join(environment.get(f"SLURM_{key}", "0") for key in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
-    rank, size, node = (int(environment.get(name, default)) for name, default in zip(names, "010", strict=True))
+    per_node = scale.processes_per_node
+    name, launcher = _launcher_of(environment)
+    rank, size = (_number(environment, variable) for variable in (launcher.rank, launcher.size)) if name else (0, 1)
     if size != scale.processes:
-        per_node = scale.processes_per_node
         raise StudyError(
             f"{job.id} takes {scale.processes} processes, {per_node} on each of {scale.nodes} node(s), and was started "
             f"as {size}: start it by `srun --nodes={scale.nodes} --ntasks-per-node={per_node} python -m jobs job …`, "
-            f"or let `python -m jobs run` do that"
+            f"by `mpiexec -n {scale.processes} …` or `flux run`, or let `python -m jobs run` do that"
         )
-    if node != rank // scale.processes_per_node:
+    expected, variable = (rank // per_node, launcher.node) if launcher.node else (rank % per_node, launcher.local_rank)
+    if _number(environment, variable) != expected:
         raise StudyError(
-            f"{job.id}: process {rank} runs on node {node}, and processes must be numbered node by node: "
-            "start it with srun's --distribution=block"
+            f"{job.id}: process {rank} has {variable}={environment[variable]}, and {expected} is expected where "
+            f"{per_node} processes on each node are numbered node by node: start it with srun's --distribution=block, "
+            "with mpiexec's -ppn, or, with Open MPI, --map-by ppr:N:node"
         )
-    return ProcessInfo(rank, size, node, launch)
+    start = "-".join(environment.get(variable, "0") for variable in launcher.start)
+    return ProcessInfo(rank, size, rank // per_node, re.sub(r"[^A-Za-z0-9_.-]", "_", f"{name}-{start}"))
+
+
+def _launcher_of(environment: Mapping[str, str]) -> tuple[str, _Launcher]:
+    """Return the launcher that started this process, and its name; an empty name if none did."""
+    for name, launcher in _LAUNCHERS.items():
+        if all(environment.get(key) for key in (launcher.rank, launcher.size, launcher.node or launcher.local_rank)):
+            return name, launcher
+    return "", _LAUNCHERS["slurm"]
+
+
+def _number(environment: Mapping[str, str], variable: str) -> int:
+    try:
+        return int(environment[variable])
+    except ValueError:
+        raise StudyError(
+            f"{variable}={environment[variable]!r} is no number, and a process's rank is read from it"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def trials_in(path: Path) -> int:
 def test_strangers_do_not_matter(start: Callable[..., tuple[StudyPaths, str, list[Any]]]) -> None:
     """With garbage and 200 held connections at its port from the first moment on, a job of three ranks completes."""
     paths, job_id, started = start("torch_save", 2)
-    meeting = paths.slurm / f"{job_id}.local-7.meeting"
+    meeting = paths.slurm / f"{job_id}.submitit-7.meeting"
     until(meeting.exists)
     port = int(meeting.read_text().split()[1])
     with contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def test_the_first_rank_is_killed_before_the_others_come(
     paths, job_id, started = start("torch_save", 2)
     for process in started[1:]:
         process.send_signal(signal.SIGSTOP)
-    until((paths.slurm / f"{job_id}.local-7.meeting").exists)
+    until((paths.slurm / f"{job_id}.submitit-7.meeting").exists)
     started[0].send_signal(signal.SIGKILL)
     started[0].wait()
     for process in started[1:]:

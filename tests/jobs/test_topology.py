@@ -71,17 +71,54 @@ def slurm(number: int, count: int, node: int) -> dict[str, str]:
 
 def test_process_info() -> None:
     """The environment of srun, or of submitit's local executor, says which process this is."""
-    assert ProcessInfo(3, 4, 1, "17-3-1") == process_info(make_job(), slurm(3, 4, 1))
+    assert ProcessInfo(3, 4, 1, "slurm-17-3-1") == process_info(make_job(), slurm(3, 4, 1))
     local = {"GLOBALID": "1", "NTASKS": "2", "NODEID": "0", "JOB_ID": "99", "LOCALID": "1"}
     found = process_info(make_job(1, 2), {f"SUBMITIT_LOCAL_{key}": value for key, value in local.items()})
-    assert ProcessInfo(1, 2, 0, "local-99") == found
+    assert ProcessInfo(1, 2, 0, "submitit-99") == found
     assert ProcessInfo(0, 1, 0, "") == process_info(make_job(1, 1), slurm(3, 4, 1))
+
+
+HYDRA = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "PMIX_NAMESPACE": "1827274753", "PMIX_RANK": "3",
+}  # fmt: skip
+PALS = {
+    "PALS_RANKID": "3", "PALS_NODEID": "1", "PALS_LOCAL_RANKID": "1", "PALS_APID": "f8c3:55", "PMI_RANK": "3",
+    "PMI_SIZE": "4", "PMI_LOCAL_RANK": "1",
+}  # fmt: skip
+FLUX = {
+    "FLUX_TASK_RANK": "3", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "4", "FLUX_JOB_NNODES": "2",
+    "FLUX_JOB_ID": "ƒ2ocxkrz", "PMI_RANK": "3", "PMI_SIZE": "4",
+}  # fmt: skip
+BATCH_STEP = {"SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_JOB_ID": "17", "SLURM_NTASKS": "4"}
+
+LAUNCHERS: dict[str, tuple[Mapping[str, str], str]] = {
+    "mpiexec of MPICH or Intel MPI": (HYDRA, "hydra-"),
+    "mpiexec of Open MPI": (OPEN_MPI, "openmpi-1827274753"),
+    "PALS": (PALS, "pals-f8c3_55"),
+    "Flux": (FLUX, "flux-_2ocxkrz"),
+    "mpiexec in the script of a Slurm job": (OPEN_MPI | BATCH_STEP, "openmpi-1827274753"),
+    "mpiexec whose helpers were started by srun": (HYDRA | slurm(1, 2, 1), "hydra-"),
+    "srun on a Cray": (slurm(3, 4, 1) | PALS, "pals-f8c3_55"),
+}
+
+
+@pytest.mark.parametrize(("environment", "launch"), LAUNCHERS.values(), ids=LAUNCHERS)
+def test_every_launcher(environment: Mapping[str, str], launch: str) -> None:
+    """The last of four ranks on two nodes; the name of the start can be part of a file's name."""
+    assert ProcessInfo(3, 4, 1, launch) == process_info(make_job(), environment)
 
 
 WRONG_STARTS: dict[str, tuple[Mapping[str, str], str]] = {
     "by hand": ({}, "takes 4 processes, 2 on each of 2 node(s), and was started as 1: start it by `srun --nodes=2"),
     "too few": (slurm(0, 2, 0), "was started as 2"),
-    "not node by node": (slurm(1, 4, 1), "process 1 runs on node 1, and processes must be numbered node by node"),
+    "not node by node": (slurm(1, 4, 1), "process 1 has SLURM_NODEID=1, and 0 is expected where 2 processes on each"),
+    "not node by node, by mpiexec": (
+        HYDRA | {"MPI_LOCALRANKID": "0"},
+        "process 3 has MPI_LOCALRANKID=0, and 1 is expected where 2 processes on each node are numbered node by node",
+    ),
+    "no number": (HYDRA | {"PMI_RANK": "three"}, "PMI_RANK='three' is no number"),
 }
 
 

@@ -1,0 +1,97 @@
+"""Jobs whose ranks were started by something else than srun, and studies in an allocation of another batch system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import timing_log
+from jobs.cluster.interpreter import node_python
+from jobs.paths import StudyPaths
+
+ROOT = Path(__file__).parent.parent.parent
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def installed(command: str) -> str:
+    """The path of a command; skips the test where it isn't installed, unless everything is required."""
+    path = shutil.which(command)
+    if path is None and os.environ.get("CKPT_REQUIRE_ALL"):
+        pytest.fail(f"{command} is not installed, and CKPT_REQUIRE_ALL is set")
+    return path or pytest.skip(f"{command} is not installed")
+
+
+def test_an_address_that_a_killed_start_left(
+    planned: Callable[[Mapping[str, Any]], StudyPaths], tiny: dict[str, Any], python: Any
+) -> None:
+    """MPICH's mpiexec gives its starts no number, so two ranks may find an old address first, and still meet."""
+    paths = planned(tiny | {"slurm": {"tasks_per_node": 2}})
+    job_id = "r01-torch_save-here-1x2"
+    left = paths.slurm / f"{job_id}.hydra-.meeting"
+    left.write_text(f"127.0.0.1 1 {'00' * 32}\n")
+    left.chmod(0o600)
+    done = subprocess.run(
+        [installed("mpiexec.hydra"), "-n", "2", sys.executable, "-m", "jobs", "job", paths.root, job_id],
+        env=python.environment(), cwd=python.cwd, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stderr
+    log = timing_log.read(paths.log(job_id))
+    assert ("complete", {0, 1}) == (log.header.status, {sample.rank for sample in log.samples})
+
+
+BATCH_SYSTEMS = {
+    "PBS, Open MPI": ("openmpi", {"PBS_JOBID": "17.server", "CKPT_STUDY_ARGUMENTS": "{study} --results {results}"}, ()),
+    "PBS, MPICH": ("hydra", {"PBS_JOBID": "17.server"}, ("{study}", "--results", "{results}")),
+}
+
+
+@pytest.mark.parametrize(("mpi", "variables", "arguments"), BATCH_SYSTEMS.values(), ids=BATCH_SYSTEMS)
+def test_a_study_in_one_allocation_of_pbs(
+    mpi: str, variables: Mapping[str, str], arguments: tuple[str, ...], tmp_path: Path, model: Path, target: Path
+) -> None:
+    """Jobs of one rank and of two run, and the tables are printed. PBS itself is not here, only its variables."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "mpiexec").write_text(f'#!/bin/sh\nexec {installed(f"mpiexec.{mpi}")} "$@"\n')
+    (commands / "mpiexec").chmod(0o755)
+    study = tmp_path / "one.toml"
+    study.write_text(
+        f'name = "one"\nstrategies = ["torch_save"]\n[state]\nmodel = "{model}"\n[targets.here]\npath = "{target}"\n'
+        "allow_tmpfs = true\n[trials]\nrepeats = 2\nwarmups = 0\n[slurm]\ntasks_per_node = [1, 2]\n"
+    )
+    values = {"study": str(study), "results": str(tmp_path / "results")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PBS_", "FLUX_"))}
+    environment = inherited | AS_ROOT | {
+        "PATH": f"{commands}:{os.environ['PATH']}", "PBS_O_WORKDIR": str(ROOT),
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "CKPT_STUDY_PYTHON": f"env CKPT_WORD=1 {sys.executable}", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    environment |= {key: value.format(**values) for key, value in variables.items()}
+    done = subprocess.run(
+        ["bash", ROOT / "slurm" / "study.pbs", *(argument.format(**values) for argument in arguments)],
+        env=environment, cwd="/", capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stderr
+    logs = [timing_log.read(path) for path in sorted((tmp_path / "results" / "one" / "logs").glob("*.h5"))]
+    assert [("complete", 1), ("complete", 2)] == [(log.header.status, log.header.tasks_per_node) for log in logs]
+    assert "torch_save" in done.stdout
+
+
+def test_how_python_starts_on_a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As here by default; else by a path, blanks included, or by a command of several words."""
+    monkeypatch.delenv("CKPT_STUDY_PYTHON", raising=False)
+    assert [sys.executable] == node_python()
+    monkeypatch.setenv("CKPT_STUDY_PYTHON", "apptainer exec image.sif python3")
+    assert ["apptainer", "exec", "image.sif", "python3"] == node_python()
+    path = tmp_path / "my python"
+    path.symlink_to(sys.executable)
+    monkeypatch.setenv("CKPT_STUDY_PYTHON", str(path))
+    assert [str(path)] == node_python()
