@@ -15,14 +15,14 @@ enter_site() { # goes on in the cluster's mount namespace, a new one if it isn't
   exec unshare --mount --propagation private "$self" "${arguments[@]}"
 }
 make_users() { # in the namespace
-  local name home uid=$first_uid
-  chmod 1777 "$root/shared"
+  local name uid=$first_uid
+  chmod 1777 "$shared"
   cp /etc/passwd "$root/etc/passwd"; cp /etc/group "$root/etc/group"
   for name in "${site_users[@]}"; do
     sed -i "/^$name:/d" "$root/etc/passwd" "$root/etc/group"
     echo "$name:x:$uid:$uid::$root/home/$name:/bin/bash" >>"$root/etc/passwd"
     echo "$name:x:$uid:" >>"$root/etc/group"
-    for home in home shared; do install -d -o "$uid" -g "$uid" "$root/$home/$name"; done
+    install -d -o "$uid" -g "$uid" "$root/home/$name" "$shared/$name"
     uid=$((uid + 1))
   done
   mount --bind "$root/etc/passwd" /etc/passwd && mount --bind "$root/etc/group" /etc/group ||

@@ -12,7 +12,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,8 @@ class Filesystem:
 HERE = Filesystem("here")
 """pytest's own temporary directory; believed to be a local disk."""
 
+_OVER_A_NETWORK = Filesystem("", exchanges=False, sees_pages=False, proves_cold=False, network=True)
+
 FILESYSTEMS = {
     each.name: each
     for each in (
@@ -48,12 +50,10 @@ FILESYSTEMS = {
         Filesystem("btrfs", direct=False),
         Filesystem("btrfs-zstd", direct=False, compresses=True),
         Filesystem("overlay", sees_pages=False, proves_cold=False),
-        Filesystem("gluster", exchanges=False, locks_everywhere=False, sees_pages=False, proves_cold=False, network=True),
-        Filesystem(
-            "cephfs", exchanges=False, sees_pages=False, proves_cold=False, counts_blocks=False, network=True
-        ),
+        replace(_OVER_A_NETWORK, name="gluster", locks_everywhere=False),
+        replace(_OVER_A_NETWORK, name="cephfs", counts_blocks=False),
     )
-}  # fmt: skip
+}
 IN_EVERY_RUN = "xfs btrfs-zstd ext4-buffered ext4-ram overlay gluster"
 
 
