@@ -30,6 +30,7 @@ from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups, connect
 from jobs.node.interrupt import Interrupted, interruptible
 from jobs.node.recorder import Progress, Recorder, journal
+from jobs.node.requeue import requeue_if_preempted
 from jobs.node.storage import facts
 from jobs.node.topology import ProcessInfo, assign, process_info
 from jobs.paths import StudyPaths
@@ -121,6 +122,8 @@ def _end(job: Job, paths: StudyPaths, process: ProcessInfo, groups: ProcessGroup
         journal(job.id, f"{rank}{ending.status} {ending.error}".rstrip())
     if groups:
         groups.leave()
+    if process.rank == 0 and ending.status == INTERRUPTED:
+        requeue_if_preempted(job.id, os.environ)
     return ending.status
 
 

@@ -142,6 +142,30 @@ def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: Wr
     assert 30 == sum(count == 2 for count in loads.values())  # the requeue may have come between a trial's two loads
 
 
+def test_a_preempted_job_is_requeued_and_a_cancelled_one_is_not(
+    cluster: Any, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    """Preempted with time to tidy up, a job goes back to the queue and on; `scancel` in the same partition ends it."""
+    study = write_study("preempted", repeats=MANY, slurm="exclusive = true", targets=(
+        'low = { path = "$DEVCLUSTER_SHARED", slurm = { partition = "preempt", nodelist = "node4" } }'
+    ))  # fmt: skip
+    job = Submitted(cluster, study, tmp_path)
+    job.until_measuring()
+    kept = job.trials()
+    cluster.ask("sbatch", "-p", "nvme", "--nodelist=node4", "--exclusive", "--output=/dev/null", "--wrap=true")
+
+    def restarted() -> bool:
+        log = job.log()
+        return log is not None and '"SLURM_RESTART_COUNT": "1"' in log.provenance["slurm"]
+
+    cluster.wait("the job back on its node", restarted)
+    cluster.wait("more trials", lambda: len(job.trials()) > len(kept))
+
+    cluster.jobs("cancel", job.root)
+    job.until("interrupted")
+    assert "" == cluster.ask("squeue", "-h", "-p", "preempt")
+
+
 def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """SIGKILL, which is what the kernel sends when memory runs out: lost, with what accounting knows."""
     job = Submitted(cluster, write_study("killed", repeats=MANY), tmp_path)
