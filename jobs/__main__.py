@@ -27,6 +27,7 @@ from jobs.cluster.local import refuse_here
 from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
+from jobs.hanging import bounded
 from jobs.job_status import BAD
 from jobs.node import targets
 from jobs.paths import StudyPaths, find_study
@@ -126,8 +127,8 @@ def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] 
         as_json: print every job with all that is known, for scripts.
         watch: on a terminal, refresh the table until the last job has ended.
     """
-    paths = find_study(results)
-    planned = _read_plan(paths)
+    paths = bounded(results, lambda: find_study(results))
+    planned = bounded(results, lambda: _read_plan(paths))
     jobs = statuses.of_study(paths, planned)
     console = wide_console()
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -23,7 +24,16 @@ from jobs.timing_log import GOOD
 
 _POLL_S = 0.5
 _SLURM_POLL_S = 5.0
-"""A look takes a question to Slurm's controller, which has other users."""
+"""The end of a job shows in its log before Slurm is asked again."""
+
+_QUESTION_S = 30.0
+"""Slurm's controller, which has other users, is asked that often; sooner after a change, while questions are left."""
+
+_MOST_QUESTIONS = 5
+"""In a row; one comes back every `_QUESTION_S`."""
+
+_HANGING_S = 1800.0
+"""How long the results' filesystem may not answer."""
 
 _MOST_POLL_S = 30.0
 
@@ -90,13 +100,15 @@ def follow(
         sleep: waits that many seconds, or until `has_ended` may have changed.
     """
     shown: list[JobStatus] = []
-    watch = statuses.Watch(paths, planned)
+    watch, questions = statuses.Watch(paths, planned, patience_s=_HANGING_S), _Questions(clock)
     changed_s = active_s = clock()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             more = not has_ended()
             cost = _Cost(watch)
-            jobs = watch.look()
+            jobs = watch.look(ask=questions.due())
+            if jobs != shown or watch.news:
+                questions.answers_may_differ()
             if jobs != shown:
                 _show(console, live, shown, jobs)
                 shown, changed_s = jobs, clock()
@@ -105,7 +117,7 @@ def follow(
                 active_s = clock()
             # A shared filesystem may show a job's last log later than Slurm says that the job has ended.
             elif "lost" not in states or clock() - active_s >= _LOG_LAG_S:
-                watch = statuses.Watch(paths, planned)  # so as to miss nothing
+                watch = statuses.Watch(paths, planned, patience_s=_HANGING_S)  # so as to miss nothing
                 jobs = watch.look()
                 _show(console, live, shown, jobs)
                 if not {job.state for job in jobs} & ON_THEIR_WAY:
@@ -137,6 +149,33 @@ class _Cost:
         )
 
 
+class _Questions:
+    """When to ask Slurm's controller: at first and after a change soon, and on average twice a minute."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left = float(_MOST_QUESTIONS)
+        self._begun_s = self._counted_s = clock()
+        self._asked_s = float("-inf")
+        self._changed = True
+
+    def answers_may_differ(self) -> None:
+        """Something has changed since the last question, or with the answer."""
+        self._changed = True
+
+    def due(self) -> bool:
+        """Whether to ask now; it counts as asked then."""
+        now = self._clock()
+        self._left = min(_MOST_QUESTIONS, self._left + (now - self._counted_s) / _QUESTION_S)
+        self._counted_s = now
+        soon = self._changed or now < self._begun_s + _QUESTION_S
+        if self._left < 1 or not (soon or now >= self._asked_s + _QUESTION_S):
+            return False
+        self._left -= 1
+        self._asked_s, self._changed = now, False
+        return True
+
+
 def _cpu_s() -> float:
     """The CPU time of this process and of those that it has waited for, such as squeue."""
     return sum(os.times()[:4])
@@ -150,3 +189,13 @@ def _show(console: Console, live: Live, before: Sequence[JobStatus], jobs: Seque
     for job in jobs:
         if known.get(job.job_id, ("not submitted", 0)) != (job.state, job.trials_done):
             console.print(Text(f"{job.job_id}: {job.state}, trial {job.trials_done} of {job.trials}"))
+    if (held_up := _held_up(jobs)) and held_up != _held_up(before):
+        console.print(Text(held_up))
+
+
+def _held_up(jobs: Sequence[JobStatus]) -> str:
+    """What the jobs wait for, if none runs."""
+    reasons = Counter(job.detail for job in jobs if job.state in {"waiting", "ending", "unknown"} and job.detail)
+    if not reasons or any(job.state == "running" for job in jobs):
+        return ""
+    return "waiting: " + "; ".join(f"{reason} ({number} jobs)" for reason, number in reasons.most_common())

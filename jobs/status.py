@@ -6,10 +6,12 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,6 +22,7 @@ from jobs import timing_log
 from jobs.cluster import queue_state, slurm
 from jobs.cluster.slurm_states import GONE, Ending, QueueState
 from jobs.cluster.submissions import Submission, submissions
+from jobs.hanging import LOOK_S, bounded
 from jobs.job_status import BAD, ON_THEIR_WAY, JobStatus, derive
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
@@ -39,6 +42,8 @@ _MOST_LOGS = 50
 _LIST_OPERATIONS = 5
 _READ_OPERATIONS = 5
 _OUTPUT_OPERATIONS = 6
+
+T = TypeVar("T")
 
 Signature = tuple[int, ...] | None
 
@@ -80,26 +85,30 @@ class Watch:
     directory entry has changed. Of the jobs under way, a look asks for the logs of a few, in turn; the first, for all.
     """
 
-    def __init__(self, paths: StudyPaths, plan: Plan) -> None:
-        self._paths = paths
+    def __init__(self, paths: StudyPaths, plan: Plan, *, patience_s: float = LOOK_S) -> None:
+        self._paths, self._patience_s = paths, patience_s
         self._jobs = {job.id: _Known(job) for job in plan.jobs}
         self._submissions: Signature = None
+        self._queue: dict[str, QueueState] = {}
+        """What the cluster last said of each submitted job, by its number there."""
         self._endings: dict[str, Ending] = {}
         self._ended_unix_s: dict[str, float] = {}
         """When this saw that jobs had ended."""
         self._looks = 0
         self.operations = 0
         """System calls on the files of the results so far."""
+        self.news = False
+        """Whether the last look found a log that had changed."""
 
-    def look(self) -> list[JobStatus]:
-        """The status of every planned job."""
+    def look(self, *, ask: bool = True) -> list[JobStatus]:
+        """The status of every planned job; Slurm is asked if `ask`, and otherwise for jobs that are new only."""
         self._looks += 1
-        self._read_submissions()
+        self._patiently(self._read_submissions)
         unsettled = {job_id: job for job_id, job in self._jobs.items() if not job.settled}
-        where = queue_state.of([job.submission for job in unsettled.values() if job.submission])
+        where = self._where([job.submission for job in unsettled.values() if job.submission], ask=ask)
         gone = {job_id for job_id in unsettled if job_id not in where or where[job_id].state == "gone"}
         just_ended = {job_id for job_id in gone if unsettled[job_id].on_its_way}
-        looked_at = self._read_logs(unsettled, just_ended) | just_ended
+        looked_at = self._patiently(lambda: self._read_logs(unsettled, just_ended)) | just_ended
         for job_id, job in unsettled.items():
             if job_id in looked_at or job_id not in gone:
                 job.status = self._status(job, where.get(job_id))
@@ -113,6 +122,17 @@ class Watch:
         return any(
             job.submission and job.submission.cluster == "slurm" for job in self._jobs.values() if not job.settled
         )
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do what asks the results' filesystem, which may hang."""
+        return bounded(self._paths.root, work, limit_s=self._patience_s)
+
+    def _where(self, sent: Sequence[Submission], *, ask: bool) -> Mapping[str, QueueState]:
+        """Where jobs are, or were when Slurm was last asked."""
+        due = [each for each in sent if ask or each.cluster != "slurm" or each.scheduler_id not in self._queue]
+        now = queue_state.of(due)
+        self._queue.update({each.scheduler_id: now[each.job_id] for each in due})
+        return {each.job_id: self._queue[each.scheduler_id] for each in sent}
 
     def _read_submissions(self) -> None:
         """Take up what was submitted since the last look."""
@@ -144,6 +164,7 @@ class Watch:
             if signature != known.signature:
                 known.signature = signature
                 changed.append((known, path))
+        self.news = bool(changed)
         self.operations += len(changed) * file_checks.FILE_OPERATIONS
         with ThreadPoolExecutor() as pool:
             for (known, _), progress in zip(
@@ -178,7 +199,11 @@ class Watch:
             self.operations += _OUTPUT_OPERATIONS
             queued = ended[job.job.id].detail
             ending = self._endings.get(job.submission.scheduler_id, Ending(queued, queued) if queued else None)
-            job.status = self._status(job, ended[job.job.id], ending, output_of(self._paths, job.submission))
+            job.status = self._patiently(partial(self._ended, job, ended[job.job.id], ending))
+
+    def _ended(self, job: _Known, where: QueueState, ending: Ending | None) -> JobStatus:
+        assert job.submission is not None
+        return self._status(job, where, ending, output_of(self._paths, job.submission))
 
     def _sign(self, path: Path) -> Signature:
         """What changes when a file is written anew; None if there is no file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ import pytest
 from rich.console import Console
 
 from jobs import status, timing_log
+from jobs.cluster import slurm
 from jobs.cluster.processes import created_unix_s
+from jobs.cluster.slurm_states import QueueState
 from jobs.cluster.submissions import Submission
 from jobs.errors import TimingLogError
 from jobs.follow import follow
@@ -220,6 +223,67 @@ def test_looks_in_an_hour(watched: Callable[..., Watched]) -> None:
     assert [line.partition(": ")[2] for line in told.getvalue().splitlines() if line.startswith(study.ids[1])] == [
         "running, trial 1 of 3", "running, trial 2 of 3", "complete, trial 3 of 3"
     ]  # fmt: skip
+
+
+def test_questions_to_slurm_in_an_hour(watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller is asked seven times in a minute at most, twice on average, however much the logs change."""
+    study = watched(jobs=2, ended=0)
+    sent = [Submission(each, "slurm", f"17_{number}", 0.0, "", "") for number, each in enumerate(study.ids)]
+    study.paths.submissions_json.write_text(json.dumps([asdict(each) for each in sent]))
+    asked: list[float] = []
+    running = dict.fromkeys(("17_0", "17_1"), QueueState("running", "node7"))
+    monkeypatch.setattr(slurm, "queue", lambda _: asked.append(clock.now_s) or running)
+    trials = iter(range(2, 300))
+    events = {float(at): lambda: study.log(study.ids[0], "running", trials=next(trials)) for at in range(20, 1800, 20)}
+    events[1800.0] = lambda: study.log(study.ids[0], "complete", trials=3)
+    events[_HOUR_S] = lambda: study.log(study.ids[1], "complete", trials=3)
+    clock = Simulated(events)
+    found = follow(Console(file=StringIO(), width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
+
+    assert states(found) == [("complete", 3)] * 2
+    assert max(sum(at <= other < at + 60 for other in asked) for at in asked) <= 7
+    assert 100 <= len(asked) <= 5 + _HOUR_S / 30
+    assert asked[:2] == [0, 5]  # a job may start at once
+
+
+def test_what_the_jobs_wait_for_is_shown(watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no job runs and the output is no terminal, a line has the reasons, and how many jobs have each."""
+    study = watched(jobs=3, ended=0)
+    sent = [Submission(each, "slurm", f"17_{number}", 0.0, "", "") for number, each in enumerate(study.ids)]
+    study.paths.submissions_json.write_text(json.dumps([asdict(each) for each in sent]))
+    reasons = ["ReqNodeNotAvail, Reserved for maintenance", "AssocMaxJobsLimit", "AssocMaxJobsLimit"]
+    waiting = {each.scheduler_id: QueueState("waiting", why) for each, why in zip(sent, reasons, strict=True)}
+    monkeypatch.setattr(slurm, "queue", lambda _: waiting)
+
+    def complete() -> None:
+        for each in study.ids:
+            study.log(each, "complete")
+
+    clock, told = Simulated({100.0: complete}), StringIO()
+    follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
+    assert [line for line in told.getvalue().splitlines() if line.startswith("waiting: ")] == [
+        "waiting: AssocMaxJobsLimit (2 jobs); ReqNodeNotAvail, Reserved for maintenance (1 jobs)"
+    ]
+
+
+def test_a_filesystem_that_hangs_ends_the_command(watched: Callable[..., Watched]) -> None:
+    """`status` ends with what hangs and what to do: here a pipe that nobody writes to, instead of a dead server."""
+    study = watched(jobs=1, ended=0)
+    study.paths.submissions_json.unlink()
+    os.mkfifo(study.paths.submissions_json)
+    program = "import sys, jobs.status as s; s.Watch.__init__.__kwdefaults__['patience_s'] = 1; "
+    program += "from jobs.__main__ import app; app(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "status", study.paths.root],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert f"error: {study.paths.root} has not answered for 1 s: is the server of /" in done.stderr
+    assert f"When `ls {study.paths.root}` answers, repeat the command" in done.stderr
 
 
 def test_the_note_in_a_log_is_what_the_whole_log_adds_up_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
