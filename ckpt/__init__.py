@@ -8,8 +8,8 @@
 Useful without the rest of this package. Importing it imports neither torch nor tensorstore: plans need neither.
 """
 
-from ckpt.checkpoint import convert, inspect, load, save
+from ckpt.checkpoint import convert, exists, inspect, load, save
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.tree.converters import register
 
-__all__ = ["CheckpointError", "CheckpointWarning", "convert", "inspect", "load", "register", "save"]
+__all__ = ["CheckpointError", "CheckpointWarning", "convert", "exists", "inspect", "load", "register", "save"]

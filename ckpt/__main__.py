@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ckpt import checkpoint, registry
 from ckpt.cli import run
-from ckpt.disk import leftovers, listing
+from ckpt.disk import leftovers, listing, versions
 from ckpt.errors import CheckpointError
 from ckpt.reading import path_of
 from ckpt.strategy import Strategy
@@ -157,13 +157,15 @@ def show_leftovers(directory: Path, *, remove: bool = False, unknown: bool = Fal
         directory: the directory that holds checkpoints.
         remove: remove the leftovers that no save is writing any more.
         unknown: with `--remove`, also remove those that a save on another host might still be writing, since locks
-            aren't visible across hosts: make sure that no job is.
+            aren't visible across hosts, and checkpoints whose link was removed or moved: make sure that nobody needs
+            them.
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("directory", "host", "job", "GB", "use"):
         table.add_column(heading, justify="right" if heading == "GB" else "left", overflow="fold")
     left = 0
-    for leftover in leftovers.in_directory(path_of(directory)):
+    path = path_of(directory)
+    for leftover in [*leftovers.in_directory(path), *versions.in_directory(path)]:
         size = f"{listing.inventory(leftover.path).apparent_bytes / 1e9:.3f}"
         use = leftovers.use_of(leftover)
         removed = remove and leftovers.remove(leftover, unknown=unknown)

@@ -1,10 +1,10 @@
-"""Checkpoints for a training loop: `save`, `load`, `inspect`, `convert`.
+"""Checkpoints for a training loop: `save`, `exists`, `load`, `inspect`, `convert`.
 
     ckpt.save({"model": model.state_dict(), "step": step}, "run/latest")
     state = ckpt.load("run/latest")
 
-A save is atomic: after a crash at any point, the final name refers to either the previous checkpoint or the new one,
-complete and on stable storage. Loading executes no code from files.
+A save is atomic: after a crash at any point, a load finds either the previous checkpoint or the new one, complete and
+on stable storage. Loading executes no code from files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt import foreign, manifest
-from ckpt.disk import listing
+from ckpt.disk import listing, versions
 from ckpt.disk.listing import Inventory
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
@@ -34,8 +34,9 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     Args:
         state: nested containers of tensors (on any device), numpy arrays and plain values; `ckpt.register` adds classes
             of your own.
-        directory: the checkpoint's final name; `~` is the home directory. If it is a symbolic link, the link's target
-            is replaced.
+        directory: the checkpoint's final name; `~` is the home directory. If it is a symbolic link of yours, the
+            link's target is replaced. Where the filesystem can't exchange two directories, a name that is saved again
+            becomes a link itself, to a version of the checkpoint beside it.
         strategy: the name of the strategy; `python -m ckpt strategies` lists them.
         options: of the strategy.
 
@@ -48,6 +49,16 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     final = path_of(directory)
     chosen = created(strategy, options)
     write(Content(*nested.flatten(state)), final, chosen)
+
+
+def exists(directory: Path | str) -> bool:
+    """Whether anything has a checkpoint's name, or a crash while it became a link left a checkpoint that `load` finds.
+
+    Raises:
+        CheckpointError: if `~user` names an unknown user.
+    """
+    path = path_of(directory)
+    return path.exists() or versions.interrupted(path) is not None
 
 
 def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:

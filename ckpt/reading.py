@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ckpt import registry
-from ckpt.disk import leftovers
+from ckpt.disk import leftovers, versions
 from ckpt.disk.pinned import Pinned, pinned
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
@@ -18,6 +20,10 @@ from ckpt.strategy import Strategy
 from ckpt.threads import explained
 
 _MOST_REPLACEMENTS = 100
+
+_MOST_STALE_LINKS = 20
+_STALE_LINK_S = 0.01
+"""A link may lead to a version that was removed meanwhile, and network filesystems show it for a while."""
 
 _Result = TypeVar("_Result")
 
@@ -77,15 +83,18 @@ def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
             return work(final, final)
     except OSError as error:
         raise CheckpointError(f"can't read {final}: {error}") from error
-    for _ in range(_MOST_REPLACEMENTS):
+    for attempt in range(_MOST_REPLACEMENTS):
         try:
-            with pinned(final) as directory:
+            with pinned(versions.interrupted(final) or final) as directory:
                 try:
                     return work(directory.path, final)
                 except (CheckpointError, OSError) as error:
                     if directory.is_current:
                         raise CheckpointError(_message(directory, error)) from error
         except (FileNotFoundError, NotADirectoryError):
+            if attempt < _MOST_STALE_LINKS and (os.path.lexists(final) or versions.interrupted(final)):
+                time.sleep(attempt * _STALE_LINK_S)
+                continue
             raise CheckpointError(
                 f"{final} is not a checkpoint: there is no such directory{_unfinished(final)}"
             ) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt import manifest
-from ckpt.disk import commit, durable
+from ckpt.disk import commit, durable, versions
 from ckpt.disk.pinned import Identity, identity
 from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
@@ -32,8 +32,8 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
     """
     tensors = content.tensors
     try:
-        if final.is_symlink():
-            final = Path(os.path.realpath(final))
+        final = versions.resolved(final)
+        versions.finish(final)
         replaces = _replaceable(final)
         durable.make_directories(final.parent)
         with commit.begin(final, replaces=replaces) as staging:

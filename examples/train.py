@@ -26,7 +26,7 @@ def main() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(64, 32), torch.nn.Linear(32, 64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     first = 0
-    if arguments.checkpoint.exists():
+    if ckpt.exists(arguments.checkpoint):
         state = ckpt.load(arguments.checkpoint)  # complete and verified, or CheckpointError
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -5,14 +5,13 @@
         staging.flush()                       # files and directories on stable storage
         staging.publish()                     # rename, and sync the parent: from here on it is a checkpoint
 
-With `replaces`, the rename exchanges the new checkpoint and the old one in a single step: the final name always has a
-checkpoint, and of several saves to one name the first to publish wins. A directory whose name begins with `.partial-`
-is never a checkpoint.
+With `replaces`, the new checkpoint and the old one are exchanged in a single step, or a link leads to the new one
+instead of the old one (`ckpt.disk.versions`). Of several saves to one name the first to publish wins. A directory whose
+name begins with `.partial-` is never a checkpoint.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from ckpt.disk import durable, leftovers, writeback
+from ckpt.disk import durable, leftovers, renames, versions, writeback
 from ckpt.disk.leftovers import Lock
 from ckpt.disk.pinned import Identity, identity
 from ckpt.errors import CheckpointError
@@ -54,18 +53,19 @@ def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
         )
     try:
         leftovers.sweep(final)
+        versions.sweep(final)
         staging = _new(final, replaces)
     except OSError as error:
         raise CheckpointError(f"can't write a checkpoint into {final.parent}: {error}") from error
     if replaces is not None:
         try:
-            _try_exchange(staging.path)
+            staging.choose_replacement()
         except OSError as error:
             staging.discard()
-            raise CheckpointError(
-                f"{final} exists, and this filesystem can't exchange two directories in one step ({error.strerror}): a "
-                "crash could leave neither. Give each checkpoint a name of its own, such as step-1000"
-            ) from error
+            raise CheckpointError(f"can't find out how to replace {final}, which is as it was: {error}") from error
+        except BaseException:
+            staging.discard()
+            raise
     return staging
 
 
@@ -97,14 +97,31 @@ class Staging:
         self.path, self.final = path, final
         self.identity = identity(descriptor)
         self._replaced = replaced
+        self._replacement: versions.Replacement | None = None
         self._descriptor = descriptor
-        self._is_durable = False
+        self._is_published = self._is_durable = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.discard()
+
+    def choose_replacement(self) -> None:
+        """Find out, before anything is written, how the earlier checkpoint can be replaced here.
+
+        Raises:
+            CheckpointError: if it can't be.
+            OSError: if the directory can't be written to.
+        """
+        if versions.version_of(self.final) or not renames.can_exchange(self.path):
+            if not renames.can_link(self.path):
+                raise CheckpointError(
+                    f"{self.final} exists, and this filesystem can neither exchange two directories nor make symbolic "
+                    "links: a crash could leave neither checkpoint. Give each checkpoint a name of its own, such as "
+                    "step-1000"
+                )
+            self._replacement = versions.Replacement(self.path, self.final)
 
     def flush(self, *, files: bool = True) -> None:
         """Bring everything to stable storage: the files, unless they are there already, and the directories.
@@ -128,20 +145,18 @@ class Staging:
             if self._replaced is None or not os.path.lexists(self.final):
                 _rename(self.path, self.final)
             else:
-                self._exchange(self._replaced)
+                self._replace(self._replaced)
         except OSError as error:
             if identity(self.final) != self.identity:  # some network filesystems report an error although it succeeded
                 raise CheckpointError(
                     f"can't rename {self.path} to {self.final}, which is as it was: {error}"
                 ) from error
+        self._is_published = True
         try:
             durable.fsync_path(self.final.parent)
         except OSError as error:
-            kept = (
-                ""
-                if self._replaced is None
-                else f"; the one that it replaced is kept in {self.path} until the next save"
-            )
+            old = self._replacement.old if self._replacement else self.path
+            kept = "" if self._replaced is None else f"; the one that it replaced is kept in {old} until the next save"
             raise CheckpointError(
                 f"{self.final} is the new checkpoint, but its directory could not be synced ({error}): a power cut may "
                 f"still take the name back{kept}"
@@ -149,13 +164,17 @@ class Staging:
         self._is_durable = True
         self.release()
 
-    def _exchange(self, replaced: Identity) -> None:
+    def _replace(self, replaced: Identity) -> None:
         with _locked(self.final):
-            if identity(self.final) == replaced:
-                _exchange(self.path, self.final)
+            if self._replacement and self._replacement.is_current(replaced):
+                self._replacement.publish(replaced)
+                if identity(self.final) == self.identity:
+                    return
+            elif not self._replacement and identity(self.final) == replaced:
+                renames.exchange(self.path, self.final)
                 if identity(self.path) == replaced:
                     return
-                _exchange(self.path, self.final)  # the locks don't reach the other save's host
+                renames.exchange(self.path, self.final)  # the locks don't reach the other save's host
         raise CheckpointError(
             f"{self.final} was replaced by another save meanwhile, which is what lies there: what this one wrote is "
             "removed. Let one process save under a name"
@@ -168,34 +187,45 @@ class Staging:
             self._descriptor = -1
 
     def discard(self) -> None:
-        """Remove the directory at `path`: what an unpublished save wrote, or what a published one replaced.
+        """Remove what an unpublished save wrote, or what a published one replaced.
 
-        What was replaced is kept as long as the exchange isn't durable: a power cut could undo it.
+        What was replaced is kept as long as the replacement isn't durable: a power cut could undo it.
         """
         self.release()
-        if self._replaced is not None and identity(self.path) == self._replaced and not self._is_durable:
+        is_published = self._is_published or identity(self.final) == self.identity
+        if self._replaced is not None and is_published and not self._is_durable:
             try:
                 durable.fsync_path(self.final.parent)
             except OSError:
                 return
+        if self._replacement and is_published:
+            self._replacement.retire()
+        elif self._replacement:
+            self._replacement.withdraw()
         shutil.rmtree(self.path, ignore_errors=True)  # the next save tries again to remove the rest
 
 
 def _rename(staging: Path, final: Path) -> None:
     """Rename if the final name is free: a plain rename would replace an empty directory."""
+    if os.path.lexists(final):  # some filesystems ignore the flag
+        raise _taken(final)
     try:
-        _renameat2(staging, final, _RENAME_NOREPLACE)
+        renames.rename_to_free(staging, final)
     except FileExistsError:
-        raise CheckpointError(
-            f"{final} was taken by another save, or another program, meanwhile: what lies there stays, what this save "
-            "wrote is removed. Let one process save under a name"
-        ) from None
+        raise _taken(final) from None
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+        if error.errno not in renames.UNSUPPORTED:
             raise
         if os.path.lexists(final):
-            raise CheckpointError(f"{final} was taken meanwhile: what lies there stays") from None
+            raise _taken(final) from None
         staging.rename(final)
+
+
+def _taken(final: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{final} was taken by another save, or another program, meanwhile: what lies there stays, what this save "
+        "wrote is removed. Let one process save under a name"
+    )
 
 
 @contextmanager
@@ -217,29 +247,3 @@ def _locked(final: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_exchange(staging: Path) -> None:
-    """Find out whether two directories can be exchanged here, before anything is written."""
-    first, second = staging / "first", staging / "second"
-    first.mkdir()
-    second.mkdir()
-    _exchange(first, second)
-    first.rmdir()
-    second.rmdir()
-
-
-def _exchange(first: Path, second: Path) -> None:
-    _renameat2(first, second, _RENAME_EXCHANGE)
-
-
-def _renameat2(source: Path, target: Path, flags: int) -> None:
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2

@@ -40,11 +40,19 @@ _EARLIER_NAME = re.compile(r"\.partial-(?P<checkpoint>.*)-[0-9a-f]{16}", re.DOTA
 
 
 class Use(Enum):
-    """Whether a save still writes into a staging directory."""
+    """Whether a save still writes into a directory, and whether it is needed."""
 
     WRITING = "being written"
     LEFT = "left by a save that ended"
     UNKNOWN = "unknown: locks on this filesystem don't reach other hosts"
+    UNLINKED = "a whole checkpoint that no link here leads to"
+
+
+class Version(Enum):
+    """Why a version of a checkpoint (`ckpt.disk.versions`) may be a leftover."""
+
+    REPLACED = "the version that replaced it has the checkpoint's name"
+    UNLINKED = "its link was removed or moved"
 
 
 class Lock(Enum):
@@ -57,16 +65,19 @@ class Lock(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A staging directory, as its name describes it."""
+    """A directory that a save may have left, as its name describes it."""
 
     path: Path
     checkpoint: str
     """The checkpoint's name, or its beginning."""
-    host: str
+    host: str = ""
     """Empty if the name doesn't have it."""
-    job: str
+    job: str = ""
     """The Slurm job; empty if there was none."""
-    restarts: int
+    restarts: int = 0
+    link: Path | None = None
+    """The link that leads to it until it is published; None for a staging directory."""
+    version: Version | None = None
 
 
 def new_path(final: Path, environment: Mapping[str, str] = os.environ) -> Path:
@@ -74,16 +85,19 @@ def new_path(final: Path, environment: Mapping[str, str] = os.environ) -> Path:
     job = environment.get("SLURM_JOB_ID", "")
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
     slurm = f"-job{job}.{restarts}" if job.isdecimal() and restarts.isdecimal() else ""
-    return final.parent / f"{PREFIX}{_beginning(final)}@{_host()}{slurm}-{secrets.token_hex(8)}"
+    return final.parent / f"{PREFIX}{beginning(final)}@{_host()}{slurm}-{secrets.token_hex(8)}"
 
 
 def of(final: Path) -> Iterator[Leftover]:
     """List the staging directories of a checkpoint, in use or not."""
-    beginning = _beginning(final)
-    for leftover in in_directory(final.parent):
-        earlier = not leftover.host and leftover.checkpoint.startswith(f"{beginning}-")
-        if leftover.checkpoint == beginning or earlier:
-            yield leftover
+    return (leftover for leftover in in_directory(final.parent) if is_of(leftover, final))
+
+
+def is_of(leftover: Leftover, final: Path) -> bool:
+    """Whether a save of this checkpoint made it."""
+    name = beginning(final)
+    earlier = leftover.path.name.startswith(PREFIX) and not leftover.host and leftover.checkpoint.startswith(f"{name}-")
+    return leftover.checkpoint == name or earlier
 
 
 def in_directory(directory: Path) -> Iterator[Leftover]:
@@ -91,12 +105,18 @@ def in_directory(directory: Path) -> Iterator[Leftover]:
     with os.scandir(directory) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_directory(entry)]
     for name in sorted(names):
-        parts = _NAME.fullmatch(name)
-        if parts:
-            restarts = int(parts["restarts"] or 0)
-            yield Leftover(directory / name, parts["checkpoint"], parts["host"], parts["job"] or "", restarts)
+        if leftover := parsed(directory / name, name):
+            yield leftover
         elif earlier := _EARLIER_NAME.fullmatch(name):
-            yield Leftover(directory / name, earlier["checkpoint"], "", "", 0)
+            yield Leftover(directory / name, earlier["checkpoint"])
+
+
+def parsed(path: Path, name: str) -> Leftover | None:
+    """Read a staging directory's name; None if it is not one."""
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        return None
+    return Leftover(path, parts["checkpoint"], parts["host"], parts["job"] or "", int(parts["restarts"] or 0))
 
 
 def sweep(final: Path) -> None:
@@ -106,13 +126,13 @@ def sweep(final: Path) -> None:
 
 
 def remove(leftover: Leftover, *, unknown: bool = False) -> bool:
-    """Remove a staging directory that a save left; with `unknown`, also one whose use is unknown.
+    """Remove a directory that a save left; with `unknown`, also one whose use is unknown, or to which no link leads.
 
     Returns:
         Whether it was removed. One that is being written never is.
     """
     with _probed(leftover) as probe:
-        if probe.use is not Use.LEFT and not (unknown and probe.use is Use.UNKNOWN):
+        if probe.use is not Use.LEFT and not (unknown and probe.use in {Use.UNKNOWN, Use.UNLINKED}):
             return False
         try:
             # It may be the checkpoint that a save replaced without having synced the exchange.
@@ -120,6 +140,8 @@ def remove(leftover: Leftover, *, unknown: bool = False) -> bool:
         except OSError:
             return False
         shutil.rmtree(leftover.path, ignore_errors=True)
+        if leftover.link and not os.path.lexists(leftover.path):
+            leftover.link.unlink(missing_ok=True)
     return not os.path.lexists(leftover.path)
 
 
@@ -159,8 +181,10 @@ def lock(descriptor: int) -> Lock:
 
 
 def _use(leftover: Leftover, answer: Lock) -> Use:
-    if answer is Lock.HELD:
+    if answer is Lock.HELD or (leftover.link and not os.path.lexists(leftover.link)):  # published meanwhile
         return Use.WRITING
+    if leftover.version:
+        return Use.LEFT if leftover.version is Version.REPLACED else Use.UNLINKED
     if _is_of_an_earlier_start(leftover):
         return Use.LEFT
     if answer is Lock.TAKEN and (leftover.host == _host() or _locks_reach_all_hosts(leftover.path)):
@@ -190,7 +214,8 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False)
 
 
-def _beginning(final: Path) -> str:
+def beginning(final: Path) -> str:
+    """A checkpoint's name, cut to what fits into other names."""
     return _cut(final.name, _LONGEST_NAME_BYTES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import itertools
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckpt.disk import renames
 from ckpt.registry import create, names
 from ckpt.state.compare import first_difference
 from ckpt.state.dtypes import BYTES_PER_ELEMENT, torch_dtype
@@ -51,6 +53,16 @@ def write_config(tmp_path: Path) -> WriteConfig:
         return str(models.write_config(path, **changes))
 
     return write
+
+
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that knows no flag of renameat2(2), as GlusterFS, CephFS by FUSE, Lustre and NFS."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(renames, "renameat2", refuse)
 
 
 SHARDINGS: tuple[Sharding, ...] = ("dim0", "tensors", "replicated")

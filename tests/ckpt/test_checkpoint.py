@@ -138,14 +138,15 @@ def test_long_names(name: str, final: Path) -> None:
     assert [name] == [path.name for path in final.parent.iterdir()]
 
 
-def test_a_filesystem_that_cannot_exchange(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where two directories can't be exchanged in one step, replacing is refused before anything is written."""
+@pytest.mark.usefixtures("without_exchange")
+def test_a_filesystem_without_exchange_and_links(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a checkpoint can't be replaced in any safe way, that is refused before anything is written."""
 
     def refuse(*_: object) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
+        raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(commit, "_exchange", refuse)
     ckpt.save(some_state(1), final)
+    monkeypatch.setattr(Path, "symlink_to", refuse)
     with pytest.raises(CheckpointError, match="step-1000"):
         ckpt.save(some_state(2), final)
     assert step_of(ckpt.load(final)) == 1

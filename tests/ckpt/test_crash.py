@@ -37,27 +37,44 @@ def test_at_every_change(before: str, final: Path, tmp_path: Path) -> None:
     """The process ends, without a chance to clean up, at each line of this package that finds something on disk changed
     since the line before: whatever a save that was killed can leave.
     """
+    _die_at_every_change(before, final, tmp_path)
+    assert [final] == list(final.parent.iterdir())  # the save that lived removed what another had left
 
-    def save() -> None:
-        ckpt.save(some_state(2), final, "torch_save")
 
-    if before != "nothing":
-        ckpt.save(some_state(1), final, "torch_save")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above
+@pytest.mark.usefixtures("without_exchange")
+@pytest.mark.parametrize("before", ["nothing", "a checkpoint", "a link", "what a killed save left"])
+def test_at_every_change_of_links(before: str, final: Path, tmp_path: Path) -> None:
+    """So it is where the name becomes a link, in the first replacement and in later ones."""
+    _die_at_every_change(before, final, tmp_path)
+    version = [final.readlink().name] if final.is_symlink() else []
+    assert sorted([final.name, *version]) == sorted(path.name for path in final.parent.iterdir())
+
+
+def _die_at_every_change(before: str, final: Path, tmp_path: Path) -> None:
+    def save(step: int) -> None:
+        ckpt.save(some_state(step), final, "torch_save")
+
+    for _ in range({"nothing": 0, "a link": 2}.get(before, 1)):
+        save(1)
     if before == "what a killed save left":
-        assert _die_at(5, save, final.parent)
+        assert _die_at(5, lambda: save(2), final.parent)
         assert len(list(final.parent.iterdir())) == 2
-    shutil.copytree(final.parent, tmp_path / "before")
+    shutil.copytree(final.parent, tmp_path / "before", symlinks=True)
     change, seen, alive = 0, set(), False
     while not alive:
         change += 1
         shutil.rmtree(final.parent)
-        shutil.copytree(tmp_path / "before", final.parent)
-        alive = not _die_at(change, save, final.parent)
-        seen.add((alive, step_of(ckpt.load(final)) if final.exists() else 0))
-        assert sum(1 for path in final.parent.iterdir() if path != final) <= 1
+        shutil.copytree(tmp_path / "before", final.parent, symlinks=True)
+        alive = not _die_at(change, lambda: save(2), final.parent)
+        is_there = before != "nothing" or final.exists()
+        seen.add((alive, step_of(ckpt.load(final)) if is_there else 0))
+        if not alive:
+            save(3)
+            assert step_of(ckpt.load(final)) == 3
+            assert len(list(final.parent.iterdir())) == 1 + final.is_symlink()
     assert change > 5
     assert seen == {(False, 0 if before == "nothing" else 1), (False, 2), (True, 2)}
-    assert [final] == list(final.parent.iterdir())  # the save that lived removed what another had left
 
 
 def test_at_random_times(final: Path) -> None:
@@ -111,10 +128,11 @@ def _die_at(change: int, work: Callable[[], None], directory: Path) -> bool:
 
 
 def _content(directory: Path) -> bytes:
-    """Every name below a directory, with every byte of the files."""
+    """Every name below a directory, with every byte of the files, and where links lead."""
     digest = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         with suppress(FileNotFoundError):  # whatever threads do meanwhile
             content = path.read_bytes() if path.is_file() else b""
+            content += os.fsencode(path.readlink()) if path.is_symlink() else b""
             digest.update(f"{path} {len(content)} ".encode() + content)
     return digest.digest()

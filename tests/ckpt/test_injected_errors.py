@@ -144,18 +144,18 @@ def test_a_rename_that_is_reported_as_failed(
     monkeypatch: pytest.MonkeyPatch,  # pytest's parameter
 ) -> None:
     """Network filesystems may do a rename and report that they failed: what counts is what lies there."""
-    from ckpt.disk import commit
+    from ckpt.disk import renames
 
     if exists:
         ckpt.save(state_of(1), final)
-    rename = commit._renameat2
+    rename = renames.renameat2
 
     def failing(source: Path, target: Path, flags: int) -> None:
         rename(source, target, flags)
         if target == final:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(commit, "_renameat2", failing)
+    monkeypatch.setattr(renames, "renameat2", failing)
     ckpt.save(state_of(2), final)
     assert step_of(final) == 2
     assert [final] == list(final.parent.iterdir())

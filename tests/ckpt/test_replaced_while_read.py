@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,17 @@ from ckpt.registry import create
 
 RACE_S = float(os.environ.get("CKPT_RACE_S", "1"))
 """How long each strategy's race of two processes lasts."""
+
+WITHOUT_EXCHANGE = """
+import errno
+from ckpt.disk import renames
+
+def refuse(*_):
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+renames.renameat2 = refuse
+"""
+"""For another process: a filesystem that can't exchange two directories, where the name becomes a link."""
 
 SAVER = """
 import sys, torch, ckpt
@@ -134,30 +145,38 @@ def test_memory_outlives_the_checkpoint(strategy: str, final: Path) -> None:
     assert {1.0} == steps_in(state)
 
 
-@pytest.fixture
-def saver(strategy: str, final: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that saves under the name as fast as it can."""
-    command = [sys.executable, "-c", SAVER, str(final), strategy]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process
-        process.kill()
+def race(code: str, strategy: str, final: Path) -> None:
+    """Load beside another process that saves under the name as fast as it can."""
+    command = [sys.executable, "-c", code, str(final), strategy]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as saver:
+        try:
+            assert saver.stdout is not None
+            saver.stdout.readline()
+            loads, seen = 0, set()
+            end = time.monotonic() + RACE_S
+            while time.monotonic() < end or loads < 3:
+                whole = ckpt.load(final)
+                some = ckpt.load(final, ["w", "b"]) if create(strategy).capabilities.partial_load else whole
+                assert len(steps_in(whole)) == 1
+                assert len({*some["w"].tolist(), *some["b"].tolist()}) == 1
+                seen |= steps_in(whole)
+                loads += 1
+            assert saver.poll() is None
+            print(f"{strategy}: {loads} loads of {len(seen)} checkpoints")
+        finally:
+            saver.kill()
 
 
-def test_a_race(strategy: str, final: Path, saver: subprocess.Popen[str]) -> None:
+def test_a_race(strategy: str, final: Path) -> None:
     """Of all loads beside a process that saves all the time, not one is wrong, or fails."""
-    loads, seen = 0, set()
-    end = time.monotonic() + RACE_S
-    while time.monotonic() < end or loads < 3:
-        whole = ckpt.load(final)
-        some = ckpt.load(final, ["w", "b"]) if create(strategy).capabilities.partial_load else whole
-        assert len(steps_in(whole)) == 1
-        assert len({*some["w"].tolist(), *some["b"].tolist()}) == 1
-        seen |= steps_in(whole)
-        loads += 1
-    assert saver.poll() is None
-    print(f"{strategy}: {loads} loads of {len(seen)} checkpoints")
+    race(SAVER, strategy, final)
+
+
+@pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_t5x"], indirect=True)
+def test_a_race_of_links(strategy: str, final: Path) -> None:
+    """Nor where a link leads to the newest version."""
+    race(WITHOUT_EXCHANGE + SAVER, strategy, final)
+    assert final.is_symlink()
 
 
 SAVER_OF_SOME = """
@@ -176,15 +195,17 @@ print(saved, lost)
 
 
 @pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_t5x", "torch_dcp"], indirect=True)
-def test_several_savers(strategy: str, final: Path) -> None:
+@pytest.mark.parametrize("before", ["", WITHOUT_EXCHANGE], ids=["exchange", "links"])
+def test_several_savers(before: str, strategy: str, final: Path) -> None:
     """Of processes that save under one name, each save wins, or ends with one error that says that another one did;
     what lies there in the end is whole, with nothing beside it.
     """
-    command = [sys.executable, "-c", SAVER_OF_SOME, str(final), strategy, str(RACE_S)]
+    command = [sys.executable, "-c", before + SAVER_OF_SOME, str(final), strategy, str(RACE_S)]
     savers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for saver in savers:
         output, errors = saver.communicate()
         assert saver.returncode == 0, errors
         print(f"{strategy}: saved, lost: {output.strip()}")
     assert len(steps_in(ckpt.load(final))) == 1
-    assert [final] == list(final.parent.iterdir())
+    version = [final.with_name(str(final.readlink()))] if final.is_symlink() else []
+    assert sorted([final, *version]) == sorted(final.parent.iterdir())
