@@ -14,6 +14,8 @@ from ckpt.process_group.store_group import StoreGroup
 from jobs.node import received
 from jobs.node.ceiling import measure_ceiling
 from jobs.node.context import JobContext
+from jobs.node.hooks import run_hooks
+from jobs.node.metadata import measure_metadata
 from jobs.node.recorder import Progress, Recorder, describe_trial, journal
 from jobs.node.storage.facts import written_layout
 from jobs.node.subject import Subject
@@ -46,6 +48,9 @@ def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: R
     if not more():
         return
     first = number = world.broadcast(progress.next_trial, received.count)
+    run_hooks("prepare", scratch, context, recorder)
+    if trials.metadata:
+        measure_metadata(scratch, context, recorder)
     if trials.ceiling:
         measure_ceiling("before", subject, scratch, context, recorder)
         recorder.flush()
@@ -74,6 +79,7 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
     failed = True
     try:
         trial.save(final)
+        run_hooks("between", final.parent, context, recorder, trial.number)
         if trials.cold:
             trial.load(final, cold=True)
         if trials.warm_load:

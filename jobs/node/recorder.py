@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.node.provenance import Steal
 from jobs.plan.study import Trials
-from jobs.timing_log import Ceiling, DiskUse, Rank, Sample, TimingLog
+from jobs.timing_log import Ceiling, DiskUse, Hook, Metadata, Rank, Sample, TimingLog
 
 DIFFERS = "loaded state differs"
 NOT_DURABLE = "not durable"
@@ -75,6 +75,14 @@ class Recorder:
     def ceiling(self, rows: Iterable[Ceiling]) -> None:
         """Take measurements of what the target can do by itself."""
         self._log.ceiling += rows
+
+    def metadata(self, rows: Iterable[Metadata]) -> None:
+        """Take what ranks did with small files."""
+        self._log.metadata += rows
+
+    def hooks(self, rows: Iterable[Hook]) -> None:
+        """Take commands of the study that have run."""
+        self._log.hooks += rows
 
     def flush(self) -> None:
         """Write the log, if this process does that.

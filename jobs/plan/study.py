@@ -9,6 +9,9 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
     field_validator,
     model_validator,
 )
@@ -17,12 +20,23 @@ from ckpt import registry
 from ckpt.errors import UnknownStrategyError
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
+from jobs.plan import commands
 from jobs.plan.scale import Scale
 from jobs.plan.strategy_choice import StrategyChoice
 from jobs.plan.table import Table, merged
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
+
+
+TargetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=-]*$", max_length=150)]
+"""The same, and what axes add to it."""
+
+AxisName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=60)]
+AxisValue = StrictInt | StrictFloat | StrictStr
+
+Commands = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""Commands that run one after the other; a file may also give one alone."""
 
 
 def _at_least_one(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -88,6 +102,12 @@ class Target(Table):
         node_local: whether every node has its own; jobs on different nodes then don't disturb one another.
         filesystem: the type that the path must lie on (`lustre`), so that a missing mount is noticed.
         allow_tmpfs: take a filesystem in memory, which measures no disk.
+        prepare: commands before a job's trials, in its scratch directory: `"lfs setstripe -c 8 {directory}"`. They run
+            without a shell, once for each directory: on the job's first rank, or on each node's where it is node-local.
+        between: commands between each save and its loads, on every node's first rank, in `/`: drop the servers'
+            caches, or mount anew. Nothing of them is in a measured time.
+        axes: values for `{name}` in these commands; each combination of lists makes a target of its own, called
+            `lustre+stripe_count=4`.
         slurm: what jobs on this target ask of the cluster, over the study's own `[slurm]`.
     """
 
@@ -95,7 +115,15 @@ class Target(Table):
     node_local: bool = False
     filesystem: str | None = None
     allow_tmpfs: bool = False
+    prepare: Commands = ()
+    between: Commands = ()
+    axes: dict[AxisName, AxisValue | tuple[AxisValue, ...]] = Field(default={})
     slurm: Slurm = Slurm()
+
+    @model_validator(mode="after")
+    def _commands_possible(self) -> Target:
+        commands.check((*self.prepare, *self.between), self.axes)
+        return self
 
     @property
     def on_each_node(self) -> bool:
@@ -113,6 +141,8 @@ class Trials(Table):
         cold: empty the page cache and load; the figure that a restart after a failure sees.
         warm_load: load from the page cache, after the cold load if there is one.
         ceiling: before the first and after the last trial, measure what the target itself can do.
+        metadata: before the first trial, measure how many small files a second the target makes, finds, reads and
+            removes, on one rank and on all; a few seconds at most.
         read_shift: with several nodes, every rank loads what was saved that many nodes further on, which its own node
             can't have cached.
         load_ranks: how many ranks load, whatever number saved; None for those that saved.
@@ -125,6 +155,7 @@ class Trials(Table):
     cold: bool = True
     warm_load: bool = True
     ceiling: bool = True
+    metadata: bool = True
     read_shift: Count = Field(default=0, ge=0)
     load_ranks: Count | None = Field(default=None, ge=1)
     rank_timeout_s: float = Field(default=600, gt=0, le=86_400)
@@ -151,12 +182,25 @@ class Study(Table):
     site: Name | None = None
     state: StateSpec
     strategies: tuple[StrategyChoice, ...]
-    targets: dict[Name, Target] = Field(min_length=1)
+    targets: dict[TargetName, Target] = Field(min_length=1)
     trials: Trials = Trials()
     rounds: Count = Field(default=1, ge=1, le=999)
     shuffle_seed: Count = 0
     slurm: Slurm = Slurm()
     schema_version: Literal[1] = 1
+
+    @field_validator("targets")
+    @classmethod
+    def _one_target_per_combination(cls, targets: dict[str, Target]) -> dict[str, Target]:
+        each: dict[str, Target] = {}
+        for name, target in targets.items():
+            for variant, axes in commands.variants(name, target.axes):
+                if variant in each:
+                    raise ValueError(
+                        f"two targets would be called {variant!r}: rename one, or change a value of an axis"
+                    )
+                each[variant] = target.model_copy(update={"axes": axes})
+        return each
 
     @field_validator("strategies", mode="before")
     @classmethod
@@ -190,6 +234,16 @@ class Study(Table):
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed more than once")
         return choices
+
+    @model_validator(mode="after")
+    def _commands_before_cold_loads(self) -> Study:
+        names = [name for name, target in self.targets.items() if target.between]
+        if names and not self.trials.cold:
+            raise ValueError(
+                f"target {names[0]!r} has commands in `between`, which run before a cold load, and trials.cold = false "
+                "leaves only warm ones, which they would spoil: leave out one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _loads_possible(self) -> Study:

@@ -104,7 +104,7 @@ class Bench:
     state: State
     log: TimingLog
     events: list[str] = field(default_factory=list)
-    trials: Trials = field(default_factory=lambda: Trials(ceiling=False, repeats=1, warmups=0))
+    trials: Trials = field(default_factory=lambda: Trials(ceiling=False, metadata=False, repeats=1, warmups=0))
     cold_provable: bool = True
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from jobs import timing_log
 from jobs.node.run import Clock, run_job
 from jobs.paths import StudyPaths
 from jobs.plan import plan
-from jobs.timing_log import TimingLog
+from jobs.timing_log import Metadata, TimingLog
 
 Planned = Callable[[Mapping[str, Any]], StudyPaths]
 
@@ -316,7 +317,26 @@ def test_several_ranks_on_this_machine(tiny: dict[str, Any], python: Any, target
         for operation in ("save", "load"):
             first = [s for s in log.samples if (s.operation, s.phase, s.trial) == (operation, "total", 0)]
             assert log.state["state_bytes"] == sum(s.state_bytes for s in first if s.cache != "warm")
+        _check_small_files(log.metadata, ranks)
     assert [] == list(target.glob("ckpt-*"))
+
+
+def _check_small_files(rows: list[Metadata], ranks: int) -> None:
+    """One rank by itself, then all at once; each then looks at the files of the next one."""
+    operations = ["mkdir", "create", "stat", "read", "unlink", "rmdir"]
+    assert [(row.operation, row.rank, row.made_by) for row in rows if row.ranks == 1] == [
+        (name, 0, 0) for name in operations
+    ]
+    together = [row for row in rows if row.ranks == ranks]
+    assert sorted((row.operation, row.rank, row.made_by) for row in together) == sorted(
+        (name, rank, (rank + 1) % ranks if name in {"stat", "read"} else rank)
+        for name in operations
+        for rank in range(ranks)
+    )
+    for before, after in itertools.pairwise(operations):
+        ended = max(row.start_s + row.duration_s for row in together if row.operation == before)
+        begun = min(row.start_s for row in together if row.operation == after)
+        assert ended < begun + 0.1, f"{after} waits until all ranks have ended {before}; their clocks agree to less"
 
 
 def test_more_nodes_than_this_machine_is(tiny: dict[str, Any], python: Any, tmp_path: Path) -> None:
