@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.measures.operation import Direction
 
 _COLD_BELOW = 0.01
-"""A buffered read measures the target only if less than this fraction of the pages was cached before."""
+"""A read through the page cache measures the target only if less than this fraction of the pages was in it before."""
 
 _KEY = ["study", "job_id", "operation"]
 
@@ -45,7 +45,7 @@ def best(ceiling: pd.DataFrame) -> pd.DataFrame:
 
     On some network filesystems direct I/O is many times slower than what every strategy does, and on some disks faster.
     """
-    cold = ~ceiling["buffered"] | ~(ceiling["resident_fraction"] >= _COLD_BELOW)
+    cold = ceiling["direct"] | ~(ceiling["resident_fraction"] >= _COLD_BELOW)
     sums = ceiling[cold].groupby([*_KEY, "buffered"], sort=False)[["size_bytes", "duration_s"]].sum()
     rates = (sums["size_bytes"] / sums["duration_s"]).rename("rate").reset_index()
     rates["ways"] = rates.groupby(_KEY, sort=False)["buffered"].transform("size")

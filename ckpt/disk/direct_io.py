@@ -1,7 +1,9 @@
-"""Direct I/O at the disk's speed from Python: aligned buffers, a few threads, requests of several MiB.
+"""Files at the disk's speed from Python: past the page cache or through it, in large requests, from a few threads.
 
 `os.pwrite` and `os.preadv` release the interpreter's lock while the kernel works, so a few threads keep a disk busy.
-Where a filesystem refuses `O_DIRECT`, a file goes through the page cache, and `DirectFile.direct` is False.
+Where a filesystem refuses `O_DIRECT`, or takes it and ignores it, a file goes through the page cache, and
+`DirectFile.direct` is False. What the kernel or the filesystem lacks besides (huge pages, preallocation, writeback on
+request) is done without.
 """
 
 from __future__ import annotations
@@ -11,27 +13,27 @@ import errno
 import fcntl
 import mmap
 import os
+import platform
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
-import numpy as np
-
-from ckpt.threads import over, run
+from ckpt.disk import page_cache
+from ckpt.threads import run
 
 T = TypeVar("T")
 
 ALIGNMENT = 4096
 """The alignment of addresses, offsets and sizes. Most devices need 512; older network filesystems need a page."""
 
-BLOCK_BYTES = 8 * 2**20
-_COPY_BYTES = 64 * 2**20
 _PREFAULT_BYTES = 4 * 2**20
 
-THREADS = 4
-"""On one disk two threads with 8 MiB each reached its limit; arrays of disks take more."""
+_REFUSALS = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How kernels and filesystems answer what they can't do."""
 
 
 def round_up(size_bytes: int) -> int:
@@ -42,7 +44,8 @@ def round_up(size_bytes: int) -> int:
 def aligned_buffer(size_bytes: int) -> mmap.mmap:
     """Allocate zeroed memory at a page boundary, in huge pages if the kernel has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
@@ -60,23 +63,38 @@ def prefault(memory: mmap.mmap) -> None:
 
 
 class DirectFile:
-    """A file that is read and written past the page cache; or through it, if the filesystem refuses that at any time.
+    """A file that is read and written past the page cache, or through it.
 
     Offsets and lengths must be aligned to `ALIGNMENT`, addresses to `memory_alignment`. Only a read at the file's end
-    may return less.
+    may return less. What is written through the page cache starts on its way to storage at once, so that a later fsync
+    finds little to do.
+
+    Args:
+        path: the file.
+        flags: those of open(2).
+        direct: go past the page cache, if the filesystem doesn't refuse that for the file or for any request.
+
+    Attributes:
+        direct: whether data go past the page cache of this machine. It is known after the first request: filesystems
+            that accept `O_DIRECT` and ignore it leave its pages in the cache. False where that can't be found out.
+        memory_alignment: what addresses must be aligned to.
     """
 
     def __init__(self, path: Path, flags: int, *, direct: bool = True) -> None:
         self.path = path
-        self.direct = direct
+        self._flagged = direct
+        """Whether the descriptor has `O_DIRECT`."""
         try:
             self.descriptor = os.open(path, flags | (os.O_DIRECT if direct else 0), 0o666)
         except OSError as error:
-            if not direct or error.errno != errno.EINVAL:
+            if not direct or error.errno not in _REFUSALS:
                 raise
-            self.direct = False
+            self._flagged = False
             self.descriptor = os.open(path, flags & ~os.O_EXCL, 0o666)  # the refused open may have made the file
-        self.memory_alignment = _memory_alignment(self.descriptor) if self.direct else 1
+        known = direct_alignment(self.descriptor) if self._flagged else 0
+        self.direct = self._flagged and known != 0
+        self.memory_alignment = (known or ALIGNMENT) if self._flagged else 1
+        self._unproven = self._flagged and known is None
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +108,9 @@ class DirectFile:
         while done < len(data):
             part, at = data[done:], offset + done
             done += self._or_through_the_cache(lambda: os.pwrite(self.descriptor, part, at))  # noqa: B023  # called at once
+        if not self._flagged:
+            start_writeback(self.descriptor, offset, len(data))
+        self._prove(offset, len(data))
 
     def read(self, buffer: memoryview, offset: int) -> int:
         """Fill the buffer from that offset; returns the number of bytes that the file had."""
@@ -102,19 +123,27 @@ class DirectFile:
             done += got
             if done % ALIGNMENT:  # the end of the file: a direct read from here would be refused
                 break
+        self._prove(offset, done)
         return done
 
     def _or_through_the_cache(self, work: Callable[[], int]) -> int:
         """Call, and again without `O_DIRECT`: some filesystems accept it for `open`, and refuse the first request."""
+        flagged = self._flagged  # another thread may be the first to be refused
         try:
             return work()
         except OSError as error:
-            if not self.direct or error.errno != errno.EINVAL:
+            if not flagged or error.errno not in _REFUSALS:
                 raise
-        self.direct = False
         flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        self._flagged = self.direct = self._unproven = False
         return work()
+
+    def _prove(self, offset: int, size_bytes: int) -> None:
+        """Look, after the first request, whether it left its pages in the page cache."""
+        if self._unproven and size_bytes:
+            self._unproven = False
+            self.direct = page_cache.is_uncached(self.path, offset, size_bytes)
 
 
 def preallocate(descriptor: int, size_bytes: int) -> None:
@@ -125,12 +154,20 @@ def preallocate(descriptor: int, size_bytes: int) -> None:
     _libc.fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size_bytes))
 
 
+def start_writeback(descriptor: int, offset: int = 0, size_bytes: int = 0) -> None:
+    """Let the kernel begin to write a part of a file to storage, without waiting; of size 0: to the file's end.
+
+    Does nothing where that isn't supported. Errors of writing are fsync's to report.
+    """
+    _libc.sync_file_range(descriptor, ctypes.c_long(offset), ctypes.c_long(size_bytes), _SYNC_FILE_RANGE_WRITE)
+
+
 def in_blocks(
     blocks: Iterable[T],
     work: Callable[[T, mmap.mmap], None],
     *,
-    threads: int = THREADS,
-    block_bytes: int = BLOCK_BYTES,
+    threads: int,
+    block_bytes: int,
     content: bytes = b"",
 ) -> None:
     """Call `work(block, buffer)` for each block, in order, from a few threads, each with an aligned buffer of its own.
@@ -153,89 +190,41 @@ def in_blocks(
     run(worker, threads)
 
 
-def write_sequentially(path: Path, size_bytes: int, *, direct: bool = True) -> bool:
-    """Write a new file in which no two pages are equal, and sync it.
-
-    Args:
-        path: the file.
-        size_bytes: its size, which is rounded up to the alignment.
-        direct: write past the page cache if the filesystem allows that; else through it.
+def direct_alignment(descriptor: int) -> int | None:
+    """The alignment of addresses that direct I/O on an open file needs, from statx(2).
 
     Returns:
-        Whether it was written with direct I/O.
+        0 if the file takes no direct I/O, and None if it isn't known: before Linux 6.1, and of filesystems that don't
+        say, among which are those that ignore `O_DIRECT`.
     """
-    size_bytes = round_up(size_bytes)
-    with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, direct=direct) as file:
-
-        def write(offset: int, buffer: mmap.mmap) -> None:
-            _stamp(buffer, offset)
-            file.write(memoryview(buffer)[: size_bytes - offset], offset)
-
-        preallocate(file.descriptor, size_bytes)
-        in_blocks(range(0, size_bytes, BLOCK_BYTES), write, content=os.urandom(BLOCK_BYTES))
-        os.fsync(file.descriptor)
-        return file.direct
-
-
-def read_sequentially(path: Path, *, direct: bool = True) -> bool:
-    """Read a whole file into memory block by block, past the page cache or through it, and discard it.
-
-    Returns:
-        Whether it was read with direct I/O.
-
-    Raises:
-        OSError: if the file is shorter than its size.
-    """
-    with DirectFile(path, os.O_RDONLY, direct=direct) as file:
-        size_bytes = os.fstat(file.descriptor).st_size
-
-        def read(offset: int, buffer: mmap.mmap) -> None:
-            wanted = min(BLOCK_BYTES, size_bytes - offset)
-            if file.read(memoryview(buffer), offset) < wanted:
-                raise OSError(f"{path} ends before its size of {size_bytes} bytes")
-
-        in_blocks(range(0, size_bytes, BLOCK_BYTES), read)
-        return file.direct
-
-
-def copy_memory(size_bytes: int) -> bool:
-    """Copy that many bytes from memory to memory, on all cores, between buffers that no cache holds."""
-    workers = len(os.sched_getaffinity(0))
-    share = size_bytes // workers + 1
-
-    def copy(_: int) -> None:
-        source, destination = _copy_buffers()
-        done = 0
-        while done < share:
-            part = min(_COPY_BYTES, share - done)
-            np.copyto(destination[:part], source[:part])
-            done += part
-
-    over(range(workers), copy, workers)
-    return False
-
-
-def _copy_buffers() -> tuple[np.ndarray, np.ndarray]:
-    return np.ones(_COPY_BYTES, np.uint8), np.ones(_COPY_BYTES, np.uint8)
-
-
-def _stamp(buffer: mmap.mmap, number: int) -> None:
-    """Make every page of a block unique, so that no filesystem deduplicates it."""
-    for page in range(0, len(buffer), ALIGNMENT):
-        buffer[page : page + 8] = (number + page).to_bytes(8, "little")
-
-
-def _memory_alignment(descriptor: int) -> int:
-    """The alignment of addresses that direct I/O on an open file needs: from statx(2) since Linux 6.1, else a page."""
     answer = ctypes.create_string_buffer(256)
     failed = _libc.statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer)
     (known,) = struct.unpack_from("I", answer, 0)
     (alignment,) = struct.unpack_from("I", answer, _STX_DIO_MEM_ALIGN)
-    return int(alignment) if not failed and known & _STATX_DIOALIGN and alignment else ALIGNMENT
+    if not failed and known & _STATX_DIOALIGN:
+        return int(alignment)
+    return 0 if _ignores_direct(descriptor) else None
 
+
+def _ignores_direct(descriptor: int) -> bool:
+    """Return whether an open file's filesystem is known to take `O_DIRECT`, and to copy the data all the same."""
+    answer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(descriptor, answer):
+        return False
+    (kind,) = struct.unpack_from("l", answer, 0)
+    release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    return kind in _IGNORES_DIRECT_SINCE and release >= _IGNORES_DIRECT_SINCE[kind]
+
+
+_IGNORES_DIRECT_SINCE = {0x9123683E: (6, 14), 0x2FC12FC1: (0, 0)}
+"""Filesystems that ignore `O_DIRECT` and leave no page behind, by the kernel's number, with the first such release.
+
+Btrfs does so for files with checksums; ZFS has a cache of its own, and takes direct I/O only since its 2.3.
+"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MADV_POPULATE_WRITE = 23
+_SYNC_FILE_RANGE_WRITE = 2
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000
 _STX_DIO_MEM_ALIGN = 152  # the field's offset in struct statx

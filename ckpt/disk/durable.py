@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,10 +39,16 @@ def sync_files(paths: Sequence[Path | str]) -> None:
 
 
 def fsync_path(path: Path | str) -> None:
-    """Bring one file, or one directory's entries, to stable storage."""
+    """Bring one file, or one directory's entries, to stable storage.
+
+    Some filesystems sync no directories: what they keep of names is their own matter.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP} or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 

@@ -29,6 +29,20 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class BestIo:
+    """How a filesystem's files are written and read fastest, by measurement.
+
+    Attributes:
+        direct_writes, direct_reads: past the page cache; else through it.
+        preallocate: with their blocks reserved.
+    """
+
+    direct_writes: bool
+    direct_reads: bool
+    preallocate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Filesystem:
     """The facts about one type of filesystem.
 
@@ -40,6 +54,7 @@ class Filesystem:
         shared: whether it shows the same files on all nodes that mount it.
         locks: whether flock(2) locks hold for all who may write: always, with the mount option `flock`, or unknown.
         weakening_options: mount options with which fsync guarantees less than `fsync` says.
+        best_io: how its files are written and read fastest; None where that has to be tried.
     """
 
     name: str
@@ -49,6 +64,7 @@ class Filesystem:
     shared: bool = False
     locks: Locks = "unknown"
     weakening_options: frozenset[str] = frozenset()
+    best_io: BestIo | None = None
 
 
 _ON_DEVICE = "data and metadata are on the device, and its write cache is flushed"
@@ -103,10 +119,23 @@ _NETWORK_FSYNC = {
 }
 _LOCKS: dict[str, Locks] = {"ceph": "always", "gfs2": "always", "ocfs2": "always", "lustre": "with flock"}
 
+_DIRECT = BestIo(direct_writes=True, direct_reads=True, preallocate=True)
+_CACHED = BestIo(direct_writes=False, direct_reads=False)
+_BEST_IO = {
+    "btrfs": _CACHED,  # it computes checksums in the page cache, and compresses nothing that is preallocated
+    "ext2": _DIRECT,
+    "ext3": _DIRECT,
+    "ext4": _DIRECT,
+    "fuse.ceph": _CACHED,  # its program makes every direct request a synchronous write to the object stores
+    "fuse.ceph-fuse": _CACHED,
+    "fuse.glusterfs": BestIo(direct_writes=True, direct_reads=True),  # a direct request is not cut into pages
+    "xfs": _DIRECT,
+}
+
 _TABLE: dict[str, Filesystem] = {
-    **{name: replace(_LOCAL, name=name) for name in _LOCAL_TYPES},
+    **{name: replace(_LOCAL, name=name, best_io=_BEST_IO.get(name)) for name in _LOCAL_TYPES},
     "zfs": replace(_LOCAL, name="zfs", fsync=f"{_ON_DEVICE}, unless `sync=disabled`", other_caches="its ARC"),
-    **{name: replace(_MEMORY, name=name) for name in _MEMORY_TYPES},
+    **{name: replace(_MEMORY, name=name, best_io=_CACHED) for name in _MEMORY_TYPES},
     "overlay": replace(_STACKED, name="overlay", weakening_options=frozenset({"volatile"})),
     "ecryptfs": replace(_STACKED, name="ecryptfs", other_caches="the filesystem below", locks="unknown"),
     **{
@@ -114,7 +143,7 @@ _TABLE: dict[str, Filesystem] = {
         for name in ("fuse.bindfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.unionfs")
     },
     **{
-        name: replace(_NETWORK, name=name, fsync=fsync, locks=_LOCKS.get(name, "unknown"))
+        name: replace(_NETWORK, name=name, fsync=fsync, locks=_LOCKS.get(name, "unknown"), best_io=_BEST_IO.get(name))
         for name, fsync in _NETWORK_FSYNC.items()
     },
 }

@@ -7,6 +7,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def evict_file(path: Path | str) -> None:
     """Ask the kernel to drop the cached pages of one file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # a kernel without it; what stays is measured
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 
@@ -84,6 +86,20 @@ def _resident_pages(path: Path | str) -> tuple[int, float]:
     return -(-size_bytes // _PAGE_BYTES), float("nan") if cached is None else cached
 
 
+def is_uncached(path: Path, offset: int, size_bytes: int) -> bool:
+    """Return whether no page of a part of a file is in the page cache; False where that can't be found out."""
+    begin = offset // _PAGE_BYTES * _PAGE_BYTES
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Not cachestat: of stacked filesystems, it knows none of the pages.
+        return _mincore(descriptor, offset + size_bytes - begin, begin) == 0
+    finally:
+        os.close(descriptor)
+
+
 def dirty_pages(directory: Path) -> int | None:
     """Count the pages of the files below that aren't on storage yet; None before Linux 6.5."""
     return dirty_pages_of([entry.path for entry in files_below(directory)])
@@ -128,11 +144,11 @@ def _cachestat(descriptor: int) -> int | None:
     return None if counts is None else counts.cached
 
 
-def _mincore(descriptor: int, size_bytes: int) -> int | None:
-    """Count an open file's cached pages with mincore(2); None if that fails."""
+def _mincore(descriptor: int, size_bytes: int, offset: int = 0) -> int | None:
+    """Count an open file's cached pages, from an offset that a page begins at, with mincore(2); None if that fails."""
     _libc.mmap.restype = ctypes.c_void_p
     address = _libc.mmap(
-        None, ctypes.c_size_t(size_bytes), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0)
+        None, ctypes.c_size_t(size_bytes), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(offset)
     )
     if address == ctypes.c_void_p(-1).value:
         return None

@@ -19,6 +19,7 @@ import numpy as np
 
 from ckpt.disk import page_cache
 from ckpt.disk.direct_io import ALIGNMENT, DirectFile, in_blocks, round_up
+from ckpt.disk.io_plan import IoPlan
 from ckpt.errors import CheckpointError
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state import dtypes, memory
@@ -82,13 +83,16 @@ class _Checks:
             outcome.result()
 
 
-def read(path: Path, tensors: Sequence[TensorInfo], data_start: int, threads: int, check: Check | None = None) -> State:
+def read(
+    path: Path, tensors: Sequence[TensorInfo], data_start: int, plan: IoPlan, threads: int, check: Check | None = None
+) -> State:
     """Read some of a file's tensors.
 
     Args:
         path: the file.
         tensors: the wanted tensors, in any order.
         data_start: where the file's data begins.
+        plan: how to read what isn't in the page cache.
         threads: requests in flight.
         check: called with a tensor as soon as it is complete, from a thread of its own; its errors end the read.
 
@@ -99,8 +103,8 @@ def read(path: Path, tensors: Sequence[TensorInfo], data_start: int, threads: in
     filled = sorted((target for target in targets if target.info.layout.size_bytes), key=lambda target: target.start)
     starts = [target.start for target in filled]
     ends = [target.end for target in filled]
-    cached = page_cache.resident_fraction_of(path) > _RESIDENT_ENOUGH
-    with DirectFile(path, os.O_RDONLY, direct=not cached) as file, Beside() as prefaulting, Beside() as checking:
+    direct = plan.direct_reads and not page_cache.resident_fraction_of(path) > _RESIDENT_ENOUGH
+    with DirectFile(path, os.O_RDONLY, direct=direct) as file, Beside() as prefaulting, Beside() as checking:
         prefaulting.submit(memory.prefault, [target.tensor for target in filled])
         checks = _Checks(check, checking)
 

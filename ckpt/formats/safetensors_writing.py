@@ -1,6 +1,7 @@
-"""Writes a safetensors file by direct I/O: block by block, the header last, with a checksum per tensor.
+"""Writes a safetensors file block by block, past the page cache or through it, the header last, with checksums.
 
-A block is written straight from a tensor's memory where its address allows that, else through an aligned buffer.
+A block is written straight from a tensor's memory where direct I/O allows its address, and always without direct I/O;
+else through an aligned buffer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckpt.disk.direct_io import ALIGNMENT, DirectFile, aligned_buffer, in_blocks, preallocate, round_up
+from ckpt.disk.io_plan import IoPlan
 from ckpt.formats.safetensors_header import assign_offsets, header_bytes
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.formats.safetensors_plan import FileContent
@@ -33,7 +35,7 @@ _BLANK_CHECKSUM = "0" * 16
 
 
 def write(
-    path: Path, content: FileContent, state: State, *, checksum: bool, threads: int, block_bytes: int
+    path: Path, content: FileContent, state: State, plan: IoPlan, *, checksum: bool, threads: int, block_bytes: int
 ) -> dict[str, str]:
     """Write a new file.
 
@@ -41,6 +43,7 @@ def write(
         path: the file.
         content: its tensors.
         state: their values, by name.
+        plan: how to write.
         checksum: store an XXH3-64 per tensor.
         threads: requests in flight, with a buffer of one block per request.
         block_bytes: the size of a request.
@@ -52,14 +55,16 @@ def write(
     blank = [replace(info, checksum=_BLANK_CHECKSUM if checksum else "") for info in tensors]
     data_start = len(header_bytes(blank, content.tied))
     data_bytes = sum(info.layout.size_bytes for info in tensors)
-    with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file, Beside() as hashing:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with DirectFile(path, flags, direct=plan.direct_writes) as file, Beside() as hashing:
         data = _Data(tensors, state, hashing if checksum else None)
 
         def write_block(offset: int, buffer: mmap.mmap) -> None:
             parts = data.parts(offset, min(offset + block_bytes, data_bytes))
             file.write(_aligned(parts, buffer, file), data_start + offset)
 
-        preallocate(file.descriptor, round_up(data_start + data_bytes))
+        if plan.preallocate:
+            preallocate(file.descriptor, round_up(data_start + data_bytes))
         in_header_page = min(data_bytes, round_up(data_start) - data_start)
         first = [part.tobytes() for part in data.parts(0, in_header_page)] if in_header_page else []
         in_blocks(range(in_header_page, data_bytes, block_bytes), write_block, threads=threads, block_bytes=block_bytes)

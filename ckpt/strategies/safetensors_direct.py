@@ -1,10 +1,13 @@
-"""safetensors at the disk's speed: a standard file that every reader of the format opens, moved by direct I/O.
+"""safetensors at the disk's speed: a standard file that every reader of the format opens, moved as the disk likes it.
 
-save    block by block, from a few threads: straight from the tensor where its address allows, else through an aligned
-        buffer, into a preallocated file; the header comes last, with a checksum per tensor
-load    into the tensors' own memory: through the page cache if the pages are cached already, else past it
+save    block by block, from a few threads; the header comes last, with a checksum per tensor. By direct I/O, into a
+        preallocated file: straight from the tensor where its address allows, else through an aligned buffer. Where the
+        filesystem is faster through the page cache: so, and a block is flushed while the next ones are written
+load    into the tensors' own memory: through the page cache if the pages are cached already, or if the filesystem is
+        faster so; else by direct I/O
 
-Several ranks write one file per rank, and the first one the index, as with `safetensors_file`.
+`ckpt.disk.io_plan` knows, or tries, which is faster. Several ranks write one file per rank, and the first one the
+index, as with `safetensors_file`.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt.disk import durable
+from ckpt.disk import durable, io_plan
 from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_files, safetensors_plan, safetensors_reading, safetensors_writing, shard_files
 from ckpt.formats.safetensors_header import Header, select_rows
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SafetensorsDirect(Strategy):
-    """Standard safetensors files, written and read by direct I/O.
+    """Standard safetensors files, written and read by direct I/O where that is faster than through the page cache.
 
     Attributes:
         shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. Several ranks write one
@@ -44,6 +47,8 @@ class SafetensorsDirect(Strategy):
         verify: compare the checksums on load.
         threads: requests in flight.
         block_mib: the size of a write request; times `threads`, the memory that a save takes.
+        direct: write and read past the page cache (true) or through it (false); by default as the filesystem is faster,
+            and files that are in the page cache are read from there.
     """
 
     shard_mib: Annotated[int, Field(ge=0)] = 0
@@ -51,6 +56,7 @@ class SafetensorsDirect(Strategy):
     verify: bool = False
     threads: Annotated[int, Field(ge=1, le=64)] = 8
     block_mib: Annotated[int, Field(ge=1, le=256)] = 4
+    direct: Literal["auto", True, False] = "auto"
 
     name: ClassVar[str] = "safetensors_direct"
 
@@ -122,12 +128,14 @@ class SafetensorsDirect(Strategy):
         """Write the files; returns them, and the checksums of the tensors that aren't tied to others."""
         shard_files.refuse_shards(self.shard_mib, shards.partition)
         files = safetensors_plan.plan_files(shards, self.shard_mib)
+        plan = io_plan.plan_for(directory).forced(self.direct)
         sums: dict[str, str] = {}
         for file, content in files.items():
             sums |= safetensors_writing.write(
                 directory / file,
                 content,
                 state,
+                plan,
                 checksum=self.checksum,
                 threads=self.threads,
                 block_bytes=self.block_mib * 2**20,
@@ -166,7 +174,8 @@ class SafetensorsDirect(Strategy):
                 check(info.layout.name, tensor)
 
         checking = check_tensor if check or self.verify else None
-        return safetensors_reading.read(path, infos, data_start, self.threads, checking)
+        plan = io_plan.plan_for(path.parent, may_write=False).forced(self.direct)
+        return safetensors_reading.read(path, infos, data_start, plan, self.threads, checking)
 
 
 def _verify(info: TensorInfo, tensor: torch.Tensor, path: Path) -> None:

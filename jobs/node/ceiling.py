@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ckpt.disk import direct_io, page_cache
+from ckpt.disk import direct_io, io_plan, page_cache, sequential
+from ckpt.state import dtypes
 from jobs.node import received
 from jobs.node.context import JobContext
 from jobs.node.recorder import Recorder
@@ -35,24 +36,25 @@ _MOVES = (
 def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobContext, recorder: Recorder) -> None:
     """Write and read as many bytes as the state has, on the same target, as fast as the storage takes them.
 
-    First past the page cache, then through it, where that isn't the same: the faster one is the ceiling, and on some
-    filesystems it is the second by far. All processes that save do so at the same time, with as many bytes as they
-    save. A copy of as many bytes in memory goes with it. No strategy can be faster than these for long. Where the
-    target refuses, the log's provenance has the reason, and the trials go on.
+    First past the page cache, then through it: the faster one is the ceiling, and on some filesystems it is the second
+    by far. All processes that save do so at the same time, with as many bytes as they
+    save, which compress as the state does. A copy of as many bytes in memory goes with it. No strategy can be faster
+    than these for long. Where the target fails, the log's provenance has the reason, and the trials go on.
     """
     groups = context.groups
     path = scratch / f"ceiling-{groups.process.rank}"
-    size_bytes = direct_io.round_up(subject.saved_bytes)
+    file = _File(
+        path, direct_io.round_up(subject.saved_bytes), io_plan.plan_for(scratch).preallocate, _excerpt(subject)
+    )
     rows: list[Ceiling] = []
     problem = ""
     resident = math.nan
     for move in _MOVES:
         groups.world.barrier()
-        refused = any(not (row.direct or row.buffered) for row in rows)
-        if problem or not subject.assignment.saves or (move.buffered and refused):
+        if problem or not subject.assignment.saves:
             continue
         try:
-            row = _measure(move, when, path, size_bytes, context)
+            row = _measure(move, when, file, context)
             if move.operation == "read":
                 row = replace(row, resident_fraction=resident)
                 path.unlink(missing_ok=True)
@@ -70,14 +72,34 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobCont
             recorder.provenance(**{f"ceiling_{when}": reason})
 
 
-def _measure(move: _Move, when: str, path: Path, size_bytes: int, context: JobContext) -> Ceiling:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The file that is written and read."""
+
+    path: Path
+    size_bytes: int
+    reserve: bool
+    content: bytes
+
+
+def _excerpt(subject: Subject) -> bytes:
+    """Return a block of bytes in which all tensors of the state have their share; empty if there are none."""
+    share = sequential.BLOCK_BYTES / max(1, sum(tensor.nbytes for tensor in subject.state.values()))
+    parts = [
+        dtypes.to_bytes(tensor.reshape(-1)[: math.ceil(tensor.numel() * share)]) for tensor in subject.state.values()
+    ]
+    content = b"".join(part.tobytes() for part in parts)
+    return (content * math.ceil(sequential.BLOCK_BYTES / len(content)) if content else b"")[: sequential.BLOCK_BYTES]
+
+
+def _measure(move: _Move, when: str, file: _File, context: JobContext) -> Ceiling:
     start_s = context.clock()
-    direct = _run(move, path, size_bytes) if size_bytes else True  # a rank may have no shard
+    direct = _run(move, file) if file.size_bytes else True  # a rank may have no shard
     end_s = context.clock()
     return Ceiling(
         when=when,
         operation=move.operation,
-        size_bytes=size_bytes,
+        size_bytes=file.size_bytes,
         start_s=start_s,
         duration_s=end_s - start_s,
         direct=direct,
@@ -86,10 +108,13 @@ def _measure(move: _Move, when: str, path: Path, size_bytes: int, context: JobCo
     )
 
 
-def _run(move: _Move, path: Path, size_bytes: int) -> bool:
+def _run(move: _Move, file: _File) -> bool:
     """Move the bytes; returns whether they went past the page cache."""
+    direct = not move.buffered
     if move.operation == "write":
-        return direct_io.write_sequentially(path, size_bytes, direct=not move.buffered)
+        return sequential.write_sequentially(
+            file.path, file.size_bytes, direct=direct, reserve=file.reserve and direct, content=file.content
+        )
     if move.operation == "read":
-        return direct_io.read_sequentially(path, direct=not move.buffered)
-    return direct_io.copy_memory(size_bytes)
+        return sequential.read_sequentially(file.path, direct=direct)
+    return sequential.copy_memory(file.size_bytes)

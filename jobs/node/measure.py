@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ckpt.disk import io_plan
+from ckpt.disk.io_plan import IoPlan
 from ckpt.errors import LostRankError
 from ckpt.process_group.store_group import StoreGroup
 from jobs.node import received
@@ -49,6 +51,7 @@ def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: R
         return
     first = number = world.broadcast(progress.next_trial, received.count)
     run_hooks("prepare", scratch, context, recorder)
+    recorder.provenance(io_plan=str(_agree_on_io(scratch, context)))
     if trials.metadata:
         measure_metadata(scratch, context, recorder)
     if trials.ceiling:
@@ -60,6 +63,14 @@ def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: R
         number += 1
     if trials.ceiling:
         measure_ceiling("after", subject, scratch, context, recorder)
+
+
+def _agree_on_io(scratch: Path, context: JobContext) -> IoPlan:
+    """Let all processes write and read as the first one knows or finds best there; outside any clock."""
+    mine = asdict(io_plan.plan_for(scratch)) if context.is_first else None
+    plan: IoPlan = context.groups.world.broadcast(mine, received.row(IoPlan))
+    io_plan.remember(scratch, plan)
+    return plan
 
 
 def _more(progress: Progress, trials: Trials) -> bool:

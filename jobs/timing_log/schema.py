@@ -78,7 +78,7 @@ class Ceiling:
     size_bytes: int = _column("byte", "bytes moved")
     start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
     duration_s: float = _column("s", "duration; a write until it was synced")
-    direct: bool = _column("1", "whether it went past the page cache; not, where the filesystem refuses")
+    direct: bool = _column("1", "whether it went past this node's page cache, as far as that can be seen")
     rank: int = _column("1", "rank that measured it, at the same time as all others", default=0)
     buffered: bool = _column("1", "whether it was meant to go through the page cache", default=False)
     resident_fraction: float = _column(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ckpt.disk import direct_io
+from ckpt.disk import direct_io, sequential
 
 
 def fio(path: Path, operation: str, size_bytes: int, *, threads: int) -> float:
@@ -23,10 +23,10 @@ def fio(path: Path, operation: str, size_bytes: int, *, threads: int) -> float:
     share = size_bytes // threads
     engine = ["--ioengine=psync", "--thread", f"--numjobs={threads}", f"--offset_increment={share}"]
     if threads == 1:
-        engine = ["--ioengine=libaio", f"--iodepth={direct_io.THREADS}"]
+        engine = ["--ioengine=libaio", f"--iodepth={sequential.THREADS}"]
     command = [
         "fio", f"--name={operation}", f"--filename={path}", f"--rw={operation}", f"--size={share}", *engine,
-        f"--bs={direct_io.BLOCK_BYTES}", "--direct=1", "--end_fsync=1", "--group_reporting", "--output-format=json",
+        f"--bs={sequential.BLOCK_BYTES}", "--direct=1", "--end_fsync=1", "--group_reporting", "--output-format=json",
     ]  # fmt: skip
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rate: float = found["jobs"][0][operation]["bw_bytes"]
@@ -53,7 +53,7 @@ def main() -> None:
             for path in (ours, theirs):
                 path.unlink(missing_ok=True)
             for operation in ("write", "read"):
-                own = direct_io.write_sequentially if operation == "write" else direct_io.read_sequentially
+                own = sequential.write_sequentially if operation == "write" else sequential.read_sequentially
                 arguments = (ours, size_bytes) if operation == "write" else (ours,)
                 cells: dict[str, Callable[[], float]] = {
                     who[0]: lambda own=own, arguments=arguments: timed(lambda: own(*arguments)),

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from ckpt.disk import direct_io, mounts, page_cache
+from ckpt.disk import direct_io, mounts, page_cache, sequential
 
 pytestmark = pytest.mark.every_filesystem
 
-SIZES = [1, 4096, direct_io.BLOCK_BYTES - 1, direct_io.BLOCK_BYTES, 3 * direct_io.BLOCK_BYTES + 5000]
+SIZES = [1, 4096, sequential.BLOCK_BYTES - 1, sequential.BLOCK_BYTES, 3 * sequential.BLOCK_BYTES + 5000]
 
 
 @pytest.mark.parametrize("size_bytes", SIZES)
 def test_a_file_of_that_size_is_written_and_synced(size_bytes: int, tmp_path: Path) -> None:
     """The size is rounded up to the alignment, every page is unlike any other, and none is left dirty."""
     path = tmp_path / "file"
-    direct_io.write_sequentially(path, size_bytes)
+    sequential.write_sequentially(path, size_bytes)
 
     content = path.read_bytes()
     assert direct_io.round_up(size_bytes) == len(content)
@@ -33,9 +33,9 @@ def test_a_file_of_that_size_is_written_and_synced(size_bytes: int, tmp_path: Pa
 def test_past_the_page_cache(tmp_path: Path) -> None:
     """Where the filesystem takes direct I/O, neither writing nor reading leaves pages in the cache."""
     path = tmp_path / "file"
-    if not direct_io.write_sequentially(path, 2**24):
+    if not sequential.write_sequentially(path, 2**24):
         pytest.skip(f"{mounts.mount_of(tmp_path).filesystem} refuses O_DIRECT")
-    assert direct_io.read_sequentially(path)
+    assert sequential.read_sequentially(path)
 
     assert page_cache.resident_fraction(tmp_path) == 0
 
@@ -51,8 +51,8 @@ def test_a_refusal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(os, "open", refuse)
 
-    assert not direct_io.write_sequentially(tmp_path / "file", 10_000)
-    assert not direct_io.read_sequentially(tmp_path / "file")
+    assert not sequential.write_sequentially(tmp_path / "file", 10_000)
+    assert not sequential.read_sequentially(tmp_path / "file")
     assert direct_io.round_up(10_000) == (tmp_path / "file").stat().st_size
 
 
@@ -69,10 +69,10 @@ def test_a_late_refusal(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         count: int = real(descriptor, *rest)
         return count
 
-    direct_io.write_sequentially(tmp_path / "whole", 100_000)
+    sequential.write_sequentially(tmp_path / "whole", 100_000)
     monkeypatch.setattr(os, call, refuse)
-    written = direct_io.write_sequentially(tmp_path / "file", 100_000)
-    read = direct_io.read_sequentially(tmp_path / "whole")
+    written = sequential.write_sequentially(tmp_path / "file", 100_000)
+    read = sequential.read_sequentially(tmp_path / "whole")
 
     assert not (written if call == "pwrite" else read)
     assert direct_io.round_up(100_000) == (tmp_path / "file").stat().st_size
@@ -86,7 +86,7 @@ def test_another_error_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        direct_io.write_sequentially(tmp_path / "file", 100_000)
+        sequential.write_sequentially(tmp_path / "file", 100_000)
 
 
 def test_blocks_are_each_worked_on_once() -> None:
@@ -111,15 +111,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
 
     with pytest.raises(FileExistsError):
-        direct_io.write_sequentially(tmp_path / "file", 10)
+        sequential.write_sequentially(tmp_path / "file", 10)
     assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_file_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading ends with an error, not with the bytes that were there."""
     path = tmp_path / "file"
-    direct_io.write_sequentially(path, 100_000)
+    sequential.write_sequentially(path, 100_000)
     monkeypatch.setattr(os, "preadv", lambda *_: 0)
 
     with pytest.raises(OSError, match="before its size"):
-        direct_io.read_sequentially(path)
+        sequential.read_sequentially(path)

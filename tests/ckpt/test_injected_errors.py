@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ckpt
-from ckpt.disk import leftovers
+from ckpt.disk import leftovers, page_cache
 
 TOKEN = "0123456789abcdef"
 FILES = {
@@ -42,8 +42,8 @@ def step_of(directory: Path) -> int:
     return int(state["step"])
 
 
-def in_a_traced_child(work: Callable[[], object], calls: str, number: int, paths: list[Path], log: Path) -> str:
-    """What comes of the work where the n-th of these system calls on these paths fails: `done`, or the error."""
+def in_a_traced_child(work: Callable[[], object], faults: dict[str, str], paths: list[Path], log: Path) -> str:
+    """What comes of the work where these system calls fail so, on these paths or on all: `done`, or the error."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -57,9 +57,10 @@ def in_a_traced_child(work: Callable[[], object], calls: str, number: int, paths
         os._exit(0)
     os.close(writing)
     os.waitpid(child, os.WUNTRACED)
-    known = ",".join(f"?{call}" for call in calls.split(","))
-    command = ["strace", "-f", "-p", str(child), "-o", str(log), "-e", f"trace={known}"]
-    command += ["-e", f"inject={known}:error=EIO:when={number}"]
+    known = {",".join(f"?{call}" for call in calls.split(",")): fault for calls, fault in faults.items()}
+    command = ["strace", "-f", "-p", str(child), "-o", str(log), "-e", f"trace={','.join(known)}"]
+    for calls, fault in known.items():
+        command += ["-e", f"inject={calls}:{fault}"]
     for path in paths:
         command += ["-P", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
@@ -106,7 +107,10 @@ def test_a_save(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
         final.parent.mkdir()
         ckpt.save(state_of(1), final, strategy)
         outcome = in_a_traced_child(
-            lambda: ckpt.save(state_of(2), final, strategy), calls, number, paths_of(final, strategy), log
+            lambda: ckpt.save(state_of(2), final, strategy),
+            {calls: f"error=EIO:when={number}"},
+            paths_of(final, strategy),
+            log,
         )
         step = step_of(final)
         if outcome == "done":
@@ -130,11 +134,42 @@ def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
     log = tmp_path / "strace"
     ckpt.save(state_of(1), final, strategy)
     for number in range(1, 7):
-        outcome = in_a_traced_child(lambda: step_of(final), calls, number, paths_of(final, strategy), log)
+        faults = {calls: f"error=EIO:when={number}"}
+        outcome = in_a_traced_child(lambda: step_of(final), faults, paths_of(final, strategy), log)
         assert outcome == "done" or outcome.startswith("CheckpointError: "), f"call {number}: {outcome}"
         if "(INJECTED)" not in log.read_text():
             assert number > 1, "no call was made to fail"
             break
+
+
+LACKS = {
+    "huge pages": {"madvise": "error=EINVAL"},
+    "statistics of the page cache": {"cachestat,mincore": "error=ENOSYS"},
+    "preallocation": {"fallocate": "error=EOPNOTSUPP"},
+    "writeback on request": {"sync_file_range": "error=ENOSYS"},
+    "advice": {"fadvise64": "error=ENOSYS"},
+    "the alignment of direct I/O": {"statx": "error=ENOSYS"},
+}
+"""What a kernel or a filesystem may lack, and how it answers then."""
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_a_kernel_lacks_ends_neither_save_nor_load(lack: str, final: Path, tmp_path: Path) -> None:
+    """What only makes things faster is done without; every call of its kind fails."""
+    state = {"w": torch.randn(3 << 20), "step": 7}
+
+    def work() -> None:
+        for direct in (True, False):
+            ckpt.save(state, final, "safetensors_direct", direct=direct)
+            page_cache.evict(final)
+            loaded = ckpt.load(final)
+            assert torch.equal(loaded["w"], state["w"])
+
+    log = tmp_path / "strace"
+    assert in_a_traced_child(work, LACKS[lack], [], log) == "done"
+    if lack != "statistics of the page cache":  # strace may not know the calls' names
+        assert "(INJECTED)" in log.read_text(), "no call was made to fail"
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["first", "replacing"])

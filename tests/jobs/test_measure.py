@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.disk import commit, durable, listing, mounts, page_cache, writeback
+from ckpt.disk import commit, durable, io_plan, listing, mounts, page_cache, writeback
 from ckpt.state.layout import State, TensorLayout
 from ckpt.strategy import Capabilities, Syncs
 from jobs.node import ceiling, trial, usage
@@ -496,8 +496,26 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
     assert [resident for _, resident in seen][-3:] == pytest.approx([1, 0, 1])
 
 
-def test_where_direct_io_is_refused_a_ceiling_is_measured_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It went through the page cache already, and the log says so."""
+def test_how_files_are_written_is_found_out_before_the_clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown filesystem is tried before anything is measured, and the log has what came of it."""
+    monkeypatch.setattr(io_plan, "_plans", {})
+    monkeypatch.setattr(mounts, "mount_of", lambda _: mounts.Mount("fuse.unheard", "source", "rw", "/"))
+    tried = io_plan._of_trial
+
+    def noted(directory: Path, filesystem: str) -> io_plan.IoPlan:
+        bench.events.append("tried")
+        return tried(directory, filesystem)
+
+    monkeypatch.setattr(io_plan, "_of_trial", noted)
+    bench.run(ceiling=True)
+
+    assert bench.events.count("tried") == 1
+    assert bench.events.index("tried") < bench.events.index("clock")
+    assert "fuse.unheard" in bench.log.provenance["io_plan"]
+
+
+def test_where_direct_io_is_refused_no_ceiling_is_called_direct(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went through the page cache both times, and the log says so."""
     opened = os.open
 
     def refuse(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
@@ -509,7 +527,8 @@ def test_where_direct_io_is_refused_a_ceiling_is_measured_once(bench: Bench, mon
     bench.measure_ceiling()
 
     found = [(each.operation, each.buffered, each.direct) for each in bench.log.ceiling]
-    assert found == [("write", False, False), ("read", False, False), ("copy", False, False)]
+    moves = [("write", False, False), ("read", False, False), ("write", True, False), ("read", True, False)]
+    assert found == [*moves, ("copy", False, False)]
 
 
 def test_a_study_may_leave_out_cold_loads(bench: Bench) -> None:
@@ -584,7 +603,7 @@ def test_a_target_that_refuses_the_ceiling_costs_no_trial(bench: Bench, monkeypa
     def refuse(*_: Any, **__: Any) -> bool:
         raise OSError(27, "File too large")
 
-    monkeypatch.setattr(ceiling.direct_io, "write_sequentially", refuse)
+    monkeypatch.setattr(ceiling.sequential, "write_sequentially", refuse)
     bench.run(ceiling=True)
 
     assert bench.log.ceiling == []
