@@ -18,7 +18,7 @@ from ckpt.cli import run as run_command_line
 from ckpt.disk.durable import write_atomically
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
-from jobs import plan_table, timing_log
+from jobs import findings, plan_table, timing_log
 from jobs import status as statuses
 from jobs.cluster import queue_state, slurm, submit
 from jobs.cluster.arrays import batches
@@ -92,9 +92,9 @@ def run(
 def check(study: StudyArgument, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
     """Check the study, the cluster and the targets before any node-hour is spent. Exit code 1 if there is a problem."""
     paths, planned, _ = _read_study(study, results)
-    findings = list(preflight.findings(paths, planned, cluster or default_cluster()))
-    print(preflight.shown(findings))
-    return 1 if any(finding.level == "problem" for finding in findings) else 0
+    found = list(preflight.findings(paths, planned, cluster or default_cluster()))
+    print(findings.shown(found))
+    return 1 if any(finding.level == "problem" for finding in found) else 0
 
 
 @app.command

@@ -14,10 +14,10 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ckpt import registry
 from ckpt.disk import mounts
@@ -25,6 +25,7 @@ from ckpt.errors import MissingLibraryError
 from jobs.cluster import interpreter, slurm
 from jobs.cluster.arrays import Batch, batches
 from jobs.errors import StudyError, TargetError
+from jobs.findings import Finding
 from jobs.node import targets
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
@@ -32,15 +33,6 @@ from jobs.plan.study import Slurm, Target
 
 _PROBE_S = 90
 """How long a compute node may take to become free and answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was checked: ok, not known, or a problem; and what to do about it."""
-
-    level: Literal["ok", "unknown", "problem"]
-    what: str
-    remedy: str = ""
 
 
 def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding]:
@@ -69,7 +61,11 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
     except TargetError as error:
         return Finding("problem", error.what, error.remedy)
     free, mount = mounts.free_bytes(directory), mounts.mount_of(directory)
-    return Finding("ok", f"target {name!r} is {directory}: {mount.filesystem}, {free / 1e9:.0f} GB free")
+    return Finding("ok", f"{directory} is {mount.filesystem}, {_gigabytes(free)} free", about=f"target {name!r}")
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.0f} GB" if size_bytes >= 1e10 else f"{size_bytes / 1e9:.1f} GB"
 
 
 def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
@@ -83,7 +79,7 @@ def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
             else:
                 yield Finding("problem", str(error), remedy)
         else:
-            yield Finding("ok", f"strategy {name} finds its libraries")
+            yield Finding("ok", "strategies find their libraries", about=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,29 +209,17 @@ def _no_answer(stderr: str) -> Finding:
 
 def answer(question: dict[str, Any]) -> list[Finding]:
     """On a compute node: check the results directory, the targets and the libraries."""
-    host = platform.node()
     anchor = Path(question["anchor"])
-    findings = [Finding("ok", f"{host}: Python {platform.python_version()} and the package start")]
+    findings = [Finding("ok", f"Python {platform.python_version()} and the package start")]
     if anchor.exists() and anchor.stat().st_ino == question["anchor_inode"]:
-        findings.append(Finding("ok", f"{host} sees {anchor}, where the results go"))
+        findings.append(Finding("ok", f"{anchor}, where the results go, is seen"))
     else:
-        what = f"{host} does not see {anchor}, where the results go"
+        what = f"{anchor}, where the results go, is not seen"
         findings.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
     for name, target in question["targets"].items():
-        seen = _target_here(name, Target.model_validate(target), *question["largest"][name])
-        findings.append(Finding(seen.level, f"{host}: {seen.what}", seen.remedy))
-    libraries = _libraries({(name, options) for name, options in question["strategies"]})
-    return findings + [Finding(library.level, f"{host}: {library.what}", library.remedy) for library in libraries]
-
-
-def shown(findings: Sequence[Finding]) -> str:
-    """Format the findings as text, the problems last, next to the prompt."""
-    order = {"ok": 0, "unknown": 1, "problem": 2}
-    lines = []
-    for finding in sorted(findings, key=lambda finding: order[finding.level]):
-        remedy = f"\n           -> {finding.remedy}" if finding.remedy else ""
-        lines.append(f"{finding.level:>8}  {finding.what}{remedy}")
-    return "\n".join(lines)
+        findings.append(_target_here(name, Target.model_validate(target), *question["largest"][name]))
+    findings += _libraries({(name, options) for name, options in question["strategies"]})
+    return [replace(finding, host=platform.node()) for finding in findings]
 
 
 if __name__ == "__main__":
