@@ -141,9 +141,9 @@ SLOW = '[{ name = "_selftest", sleep_s = 0.3 }]'
 """Long enough to be hit in the middle of a save or a load."""
 
 
-def processes(study: str, rank: int) -> Iterator[int]:
-    """A rank's processes, as the machine that plays all nodes sees them."""
-    found = subprocess.run(["pgrep", "-f", f"submitit.core._submit .*/{study}/slurm"], capture_output=True, text=True)  # noqa: PLW1510  # none found is no error
+def processes(study: Path, rank: int) -> Iterator[int]:
+    """The processes of a rank of this study, as the machine that plays all nodes sees them."""
+    found = subprocess.run(["pgrep", "-f", f"submitit.core._submit {study}/slurm"], capture_output=True, text=True)  # noqa: PLW1510  # none found is no error
     for process in map(int, found.stdout.split()):
         environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
         is_srun = Path(f"/proc/{process}/comm").read_text() == "srun\n"  # its command line names what it starts
@@ -180,7 +180,7 @@ def test_a_lost_rank(
 
     cluster.wait("some trials in the log", lambda: path.exists() and len({s.trial for s in log().samples}) > 2)
     host = log().ranks[rank].host
-    victims = list(processes(name, rank))
+    victims = list(processes(tmp_path / name, rank))
     assert victims
     for process in victims:
         os.kill(process, number)
