@@ -1,11 +1,12 @@
 # Two commands on a bare machine with Python 3.11, make and a compiler: `make demo`, `make test`.
 
 PYTHON ?= python3
+SLURM ?= trixie
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint docs docs-reference peers cluster cluster-packages clean
+.PHONY: help demo test test-slurm lint docs docs-reference peers cluster cluster-packages filesystems clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -17,6 +18,9 @@ demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print it
 test: $(READY)  ## set up .venv, run the tests
 	$(BIN)/python -m pytest -m 'not slurm and not filesystems' --numprocesses 2 $(PYTEST_ARGUMENTS)
 	$(BIN)/python -m pytest -m 'slurm or filesystems' $(PYTEST_ARGUMENTS)  # one at a time: they share one cluster and one set of mounts
+
+test-slurm: $(READY)  ## the Slurm tests on another Debian release's Slurm: make test-slurm SLURM=trixie (24.11), forky (26.05)
+	slurm/devcluster/devcluster in $(SLURM) $(BIN)/python -m pytest -m slurm $(PYTEST_ARGUMENTS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
@@ -38,6 +42,10 @@ cluster:  ## start a real four-node Slurm on this machine, and say what to expor
 
 cluster-packages:  ## install the development cluster's Debian packages (as root)
 	slurm/devcluster/devcluster install
+
+filesystems: $(READY)  ## start five filesystems on this machine (as root), and run the study that compares them
+	eval "$$(slurm/devcluster/devcluster filesystems start xfs btrfs-zstd overlay gluster cephfs)" && \
+		$(BIN)/python -m jobs run filesystems --cluster local
 
 clean:  ## remove what make made here: .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+
+from support.filesystems import Mounts
 
 ROOT = Path(__file__).parent.parent.parent
 DEVCLUSTER = ROOT / "slurm" / "devcluster" / "devcluster"
@@ -102,7 +105,9 @@ class StrictSite(Cluster):
             self.ask(*change, *(f"{key}=-1" for key in limits))
 
 
-def _start(accounting: str, port: int, site: str = "open") -> Iterator[Cluster]:
+def _start(
+    accounting: str, port: int, site: str = "open", more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Cluster]:
     search = os.environ["PATH"] + ":/usr/sbin:/sbin"
     absent = [name for name in NEEDED if shutil.which(name, path=search) is None]
     if absent:
@@ -111,6 +116,7 @@ def _start(accounting: str, port: int, site: str = "open") -> Iterator[Cluster]:
             pytest.fail(reason)
         pytest.skip(reason)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    environment |= more
     environment |= {
         "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{port}",
         "DEVCLUSTER_SITE": site,
@@ -151,6 +157,14 @@ def strict_site() -> Iterator[Cluster]:
             pytest.fail(reason)
         pytest.skip(reason)
     yield from _start("yes", 23200, "strict")
+
+
+@pytest.fixture(scope="session")
+def cluster_on_gluster(mounts: Mounts) -> Iterator[Cluster]:
+    """Two nodes that share a GlusterFS volume, each by a client of its own."""
+    mounts.start("gluster")
+    more = mounts.environment | {"DEVCLUSTER_SHARED_FS": "gluster", "DEVCLUSTER_NODES": "2"}
+    yield from _start("no", 23300, more=more)
 
 
 @pytest.fixture
@@ -195,7 +209,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """When a test fails, say what the cluster saw: sinfo, squeue, sacct, the daemons' logs."""
     report = yield
     if report.when == "call" and report.failed:
-        for name in ("cluster", "cluster_without_accounting", "strict_site"):
+        for name in ("cluster", "cluster_on_gluster", "cluster_without_accounting", "strict_site"):
             if name in item.funcargs:
                 environment = item.funcargs[name].environment
                 found = subprocess.run(

@@ -67,6 +67,7 @@ class Mounts:
     """Filesystems of this test run alone, each mounted when a test first asks for it."""
 
     root: Path
+    address: str
     _up: set[str] = field(default_factory=set)
 
     @property
@@ -76,7 +77,7 @@ class Mounts:
             "DEVCLUSTER_FILESYSTEMS_ROOT": str(self.root),
             "DEVCLUSTER_FILESYSTEMS": str(self.root / "mnt"),
             "DEVCLUSTER_FILESYSTEMS_OWNER": str(os.getpid()),
-            "DEVCLUSTER_FILESYSTEMS_ADDRESS": "127.1.9.1",
+            "DEVCLUSTER_FILESYSTEMS_ADDRESS": self.address,
         }
 
     def start(self, name: str) -> Path:
@@ -101,9 +102,10 @@ def _do_without(reason: str) -> None:
 
 
 @contextmanager
-def mounts_of_this_run() -> Iterator[Mounts]:
-    """Mounts that go with the test run, even when it is killed."""
-    mounts = Mounts(Path(f"/tmp/ckpt-fs-{os.getpid()}"))
+def mounts_of_this_run(which: str = "1") -> Iterator[Mounts]:
+    """Mounts that go with the test run, even when it is killed. Each set has servers at an address of its own."""
+    high, low = divmod(os.getpid(), 250)
+    mounts = Mounts(Path(f"/tmp/ckpt-fs-{os.getpid()}-{which}"), f"127.{10 + high % 240}.{1 + low}.{which}")
     try:
         yield mounts
     finally:
