@@ -1,7 +1,8 @@
 """Projects how long a bigger state on more nodes would take from what was measured: a range, never a number.
 
 The model: every node writes and reads an equal share of the state, all at once, at the rate that a node was
-measured to reach, and no faster than the target by itself (its ceiling). Node-local targets are independent, so their
+measured to reach. No method is taken to be faster than the target by itself (its ceiling), except where it was measured
+to be: then the highest measured rate takes the ceiling's place. Node-local targets are independent, so their
 rates add up. A shared filesystem's add up to its limit; without a stated limit, all that is known is that
 the nodes together get at least one node's rate and at most the sum.
 """
@@ -9,6 +10,7 @@ the nodes together get at least one node's rate and at most the sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.advice.ranges import check_range
@@ -81,7 +83,7 @@ class Projection:
     node_factor: float
     methods: tuple[Projected, ...]
     ceiling: tuple[Span, Span]
-    """The least times of a save and a load, if a node's ceiling stays as measured: no strategy can be faster."""
+    """The least times of a save and a load, if a node's ceiling, or what exceeded it, stays as measured."""
 
 
 def project(setting: Setting, wanted: Wanted) -> Projection:
@@ -93,15 +95,17 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
     wanted.check()
     measured_bytes = max((method.state_bytes for method in setting.methods), default=0)
     share = wanted.size_bytes / wanted.nodes
-    write, read = setting.ceilings["write"].gbps, setting.ceilings["read"].gbps
+    saves = [_rates_gbps(method[Operation.SAVE]) for method in setting.methods]
+    loads = [_rates_gbps(method.load_trials()) for method in setting.methods]
+    write, read = (_roof(setting.ceilings["write"].gbps, saves), _roof(setting.ceilings["read"].gbps, loads))
     methods = [
         Projected(
             method.label,
-            _span(_rates_gbps(method[Operation.SAVE]), write, setting, wanted),
-            _span(_rates_gbps(method.load_trials()), read, setting, wanted),
+            _span(save, write, setting, wanted),
+            _span(load, read, setting, wanted),
             method.cold_load(),
         )
-        for method in setting.methods
+        for method, save, load in zip(setting.methods, saves, loads, strict=True)
     ]
     return Projection(
         setting=setting,
@@ -117,6 +121,11 @@ def _rates_gbps(trials: Trials) -> tuple[float, float]:
     """Return the lowest and the highest rate that the trials' interval supports, of all measured nodes together."""
     rate = trials.gbps()
     return rate.low, rate.high
+
+
+def _roof(ceiling_gbps: float, rates_gbps: Iterable[tuple[float, float]]) -> float:
+    """Return the ceiling, or a higher rate that was measured; NaN without a ceiling."""
+    return max([ceiling_gbps, *(high for _, high in rates_gbps if high > ceiling_gbps)])
 
 
 def _span(rates_gbps: tuple[float, float], ceiling_gbps: float, setting: Setting, wanted: Wanted) -> Span:

@@ -258,7 +258,7 @@ def _projection_notes(projection: Projection) -> list[str]:
         adds_up += "; the logs don't record whether the target is node-local, so it is taken as shared"
     model = (
         "model: each node writes and reads an equal share of the state, all at once, at the measured rate of a node "
-        "(95 % interval of the median), at most at the target's ceiling; time = bytes / rate"
+        "(95 % interval of the median), at most at the target's ceiling, or at what exceeded it; time = bytes / rate"
     )
     reach = (
         f"extrapolated by {projection.size_factor:.3g} in bytes per node and {projection.node_factor:.3g} in nodes; "

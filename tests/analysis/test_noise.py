@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis.__main__ import check
 from analysis.logs.load import load_results
 from analysis.measures import ceilings
 from analysis.measures.comparison import compare
@@ -234,12 +236,26 @@ def test_a_log_of_before_buffered_ceilings_says_so(make_study: MakeStudy) -> Non
     assert "for loads direct, with no buffered I/O to compare" in _bandwidth_notes(study)
 
 
-def test_a_method_above_its_ceiling(make_study: MakeStudy) -> None:
-    """Twice as fast as the target by itself is no noise, and is said."""
+def test_a_read_from_memory_is_no_ceiling(make_study: MakeStudy) -> None:
+    """Neither one that was meant to go through the page cache, nor one whose filesystem ignored direct I/O."""
+    ignored = [replace(each, direct=False) for each in _ceiling(0.5, buffered=False, resident=1.0)]
+    cached, cold = _ceiling(0.25, buffered=True, resident=1.0), _ceiling(1.0, buffered=True)
+
+    assert torch_save_of(_with_ceilings(make_study, *ignored, *cached, *cold)).ceilings["read"].gbps == 2.0
+
+
+def test_a_method_above_its_ceiling(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice as fast as the target by itself is no noise, and is said, by `check` and below the tables."""
     study = _with_ceilings(make_study, *_ceiling(4.0, buffered=False), *_ceiling(5.0, buffered=True))
 
     (found,) = [line for line in doubts(study) if "by itself" in line]
     assert found.startswith("torch_save, load cold: it is 2.1 times as fast as the target by itself; ")
+    check(study.root)
+    assert found in capsys.readouterr().out
+    (compared,) = compare(load_results(study.root))
+    assert any(
+        "2.1 times as fast as the target by itself" in note for table in all_tables(compared) for note in table.notes
+    )
 
 
 def test_a_method_at_its_ceiling(make_study: MakeStudy) -> None:
