@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckpt.disk.mounts import Mount, mount_of
+from jobs import timing_log
 from jobs.node import known
 from jobs.node.known import UnknownFactError
+from jobs.node.run import run_job
 from jobs.node.storage import local, network, parallel
 from jobs.node.storage.facts import of_servers, of_storage, written_layout
+from jobs.paths import StudyPaths
+from jobs.plan import plan
+from support.filesystems import HERE, Filesystem, Mounts
 
 # As the manuals and users' pages of these filesystems show them; none of them runs on the machines of these tests.
 LUSTRE_DIRECTORY = (
@@ -280,3 +288,78 @@ log      =internal log           bsize=4096   blocks=16384, version=2
 realtime =none                   extsz=4096   blocks=0, rtextents=0
 """
     assert local.xfs_facts(answer) == "bsize=4096, sunit=16, swidth=64, agcount=16, reflink=1, crc=1"
+
+
+def test_the_translators_of_a_gluster_client() -> None:
+    """Replicas, dispersion and shards are what the client's graph says; options as GlusterFS names them."""
+    replicated = [("cluster/distribute", {}), *[("cluster/replicate", {})] * 2, *[("protocol/client", {})] * 6]
+    sharded = [("features/shard", {"shard-block-size": "64MB"}), ("performance/io-cache", {}), ("protocol/client", {})]
+    dispersed = [("cluster/disperse", {"redundancy": "2"}), *[("protocol/client", {})] * 6]
+
+    assert network.gluster_graph(replicated) == (
+        "placement=distribute+replicate, bricks=6, replicate_sets=2, set_size=3"
+    )
+    assert network.gluster_graph(sharded) == "placement=one brick, bricks=1, shard_block_size=64MB, client=io-cache"
+    assert network.gluster_graph(dispersed) == (
+        "placement=disperse, bricks=6, disperse_sets=1, set_size=6, redundancy=2"
+    )
+
+
+LAYOUTS = {
+    "xfs": ("bsize=4096, sunit=0, swidth=0,", "extents="),
+    "btrfs": ("data=single, metadata=dup, devices=1, checksum=crc32c, compression=none", "extents="),
+    "btrfs-zstd": ("data=single, metadata=dup, devices=1, checksum=crc32c, compression=zstd", "extents="),
+    "ext4": ("block_size=4096, stripe_blocks=0", "extents="),
+    "overlay": ("upperdir=/", "extents="),
+    "gluster": ("placement=distribute, bricks=2, client=", "placement=distribute, bricks=1"),
+    "cephfs": ("stripe_unit=4194304, stripe_count=1,", "stripe_unit=4194304, stripe_count=1, object_size=4194304,"),
+}
+
+
+@pytest.mark.every_filesystem
+def test_every_filesystem_names_itself(tmp_path: Path, filesystem: Filesystem) -> None:
+    """On each of them version, servers and layout are known, of directory and file; and devices, where local."""
+    if filesystem is HERE:
+        pytest.skip("whatever this machine has")
+    (tmp_path / "file").write_bytes(b"x" * 3_000_000)
+    with (tmp_path / "file").open("rb") as file:
+        os.fsync(file.fileno())
+    facts = of_servers(tmp_path) | {"written_layout": written_layout(tmp_path)}
+
+    assert [fact for name, fact in facts.items() if fact.startswith("unknown") and name != "device"] == []
+    of_directory, of_file = LAYOUTS.get(filesystem.name, LAYOUTS["ext4"])
+    assert facts["layout"].startswith(of_directory)
+    assert facts["written_layout"].startswith(of_file)
+    if filesystem.compresses:
+        assert facts["written_layout"].endswith("compressed=100%")
+    if filesystem.network:
+        assert facts["device"] == "unknown (its devices are the servers')"
+        assert not facts["servers"].startswith("none")
+    else:
+        assert json.loads(facts["device"])
+        assert facts["servers"].startswith("none")
+
+
+@pytest.mark.filesystems
+def test_what_prepare_sets_is_seen_in_a_written_file(
+    mounts: Mounts, tiny: dict[str, Any], planned: Callable[[Mapping[str, Any]], StudyPaths]
+) -> None:
+    """An axis of compressions on Btrfs: each job's files are stored as its target says."""
+    directory = Path(tempfile.mkdtemp(dir=mounts.start("btrfs-zstd")))
+    tiny["targets"] = {
+        "btrfs": {
+            "path": str(directory),
+            "prepare": "btrfs property set {directory} compression {compression}",
+            "axes": {"compression": ["none", "zstd"]},
+        }
+    }
+    tiny["trials"] = {"repeats": 1, "warmups": 0, "ceiling": False, "metadata": False}
+    paths = planned(tiny)
+    stored = {}
+    for job in plan.from_json(paths.plan_json.read_text(), "plan.json").jobs:
+        assert run_job(str(paths.root), job.id) == "complete"
+        stored[job.target] = timing_log.read(paths.log(job.id)).storage["written_layout"]
+    directory.rmdir()
+
+    assert "compressed=0%" in stored["btrfs+compression=none"]
+    assert "compressed=100%" in stored["btrfs+compression=zstd"]

@@ -95,7 +95,10 @@ def of_storage(directory: Path) -> dict[str, Any]:
         **asdict(mount),
         "capacity_bytes": space.f_frsize * space.f_blocks,
         "free_bytes": space.f_frsize * space.f_bavail,
-        "free_inodes": space.f_favail if space.f_files else "unknown (this filesystem doesn't count them)",
+        # CephFS has 2^64 - 1 left, which statvfs makes -1.
+        "free_inodes": space.f_favail
+        if space.f_files and space.f_favail >= 0
+        else "unknown (this filesystem doesn't count them)",
         "cache_caveat": mounts.cache_caveat(mount),
     }
 

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckpt.disk import block_devices
+from ckpt.disk import block_devices, filesystems
 from ckpt.disk.block_devices import BlockDevice
+from ckpt.disk.filesystems import Kind
 from ckpt.disk.mounts import Mount, mount_of
 from jobs.node.known import UnknownFactError, ask, attribute, known, text
 from jobs.node.storage.extents import extents_of
@@ -46,6 +47,8 @@ def devices(mount: Mount, directory: Path) -> str:
         UnknownFactError: if none is known.
     """
     below = block_devices.devices_below(_upper(mount) if mount.filesystem == "overlay" else directory)
+    if not below and filesystems.facts(mount.filesystem).kind is Kind.NETWORK:
+        raise UnknownFactError("its devices are the servers'")
     if not below:
         raise UnknownFactError("no device of this machine is seen below it")
     return json.dumps([_with_queue(device) for device in below])

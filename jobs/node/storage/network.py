@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,25 @@ def ceph_layout(mount: Mount, directory: Path) -> str:
             if path in {top, path.parent}:
                 break
         else:
-            return _ceph_words(layout)
+            return _ceph_words(layout) + _ceph_replicas(layout)
     return "the default: no directory from here up to the mount has a layout of its own"
 
 
 def ceph_written(_mount: Mount, file: Path) -> str:
     """How a file is striped."""
     return _ceph_words(attribute(file, "ceph.file.layout"))
+
+
+def _ceph_replicas(layout: str) -> str:
+    """How many copies the pool keeps, where this user may ask the monitors."""
+    pool = re.search(r"pool=(\S+)", layout)
+    try:
+        size = re.search(
+            r"size: (\d+)", ask("ceph", "--connect-timeout", "5", "osd", "pool", "get", pool[1] if pool else "", "size")
+        )
+    except UnknownFactError:
+        return ""
+    return f", replicas={size[1]}" if size else ""
 
 
 def _ceph_words(layout: str) -> str:
@@ -96,11 +109,16 @@ def gluster_servers(mount: Mount, _directory: Path) -> str:
 
 
 def gluster_layout(mount: Mount, _directory: Path) -> str:
-    """How the volume places files: distributed, replicated, dispersed, sharded, by its client's translators."""
-    translators = list(_translators(mount))
+    """How the volume places files: distributed, replicated, dispersed, sharded; and what its client does in between."""
+    return gluster_graph(_translators(mount))
+
+
+def gluster_graph(translators: Sequence[tuple[str, dict[str, str]]]) -> str:
+    """The layout that the translators of a client's graph make: type and options of each."""
     counts = Counter(name for name, _ in translators)
-    facts = {"bricks": str(counts["protocol/client"])}
-    for name, fact in (("cluster/replicate", "replica_sets"), ("cluster/disperse", "disperse_sets")):
+    placement = sorted(name.removeprefix("cluster/") for name in counts if name.startswith("cluster/"))
+    facts = {"placement": "+".join(placement) or "one brick", "bricks": str(counts["protocol/client"])}
+    for name, fact in (("cluster/replicate", "replicate_sets"), ("cluster/disperse", "disperse_sets")):
         if counts[name]:
             facts[fact] = str(counts[name])
             facts["set_size"] = str(counts["protocol/client"] // counts[name])
@@ -109,6 +127,9 @@ def gluster_layout(mount: Mount, _directory: Path) -> str:
             facts["shard_block_size"] = options.get("shard-block-size", "the default")
         if name == "cluster/disperse" and "redundancy" in options:
             facts["redundancy"] = options["redundancy"]
+    caches = sorted(name.removeprefix("performance/") for name in counts if name.startswith("performance/"))
+    if caches:
+        facts["client"] = "+".join(caches)
     return listed(facts)
 
 
