@@ -70,14 +70,14 @@ def _group(room: str) -> str:
 
 def _study() -> str:
     from ckpt.workload.spec import StateSpec
-    from jobs.plan import study
+    from jobs.plan import slurm_table, study
 
     tables = {
         "Top level": study.Study,
         "`[state]`": StateSpec,
         "`[targets.NAME]`": study.Target,
         "`[trials]`": study.Trials,
-        "`[slurm]`": study.Slurm,
+        "`[slurm]`": slurm_table.Slurm,
     }
     return "\n".join(f"## {title}\n\n{_keys(model)}" for title, model in tables.items())
 

@@ -21,7 +21,7 @@ from jobs import check as preflight
 from jobs import findings, plan_table, timing_log
 from jobs import status as statuses
 from jobs.cluster import queue_state, slurm, submit
-from jobs.cluster.arrays import batches
+from jobs.cluster.arrays import batches, from_environment
 from jobs.cluster.choice import ClusterName, default_cluster
 from jobs.cluster.local import refuse_here
 from jobs.cluster.submissions import submissions
@@ -245,7 +245,7 @@ def _prepare(
     if dry_run:
         wide_console().print(plan_table.table(planned))
         if chosen == "slurm":
-            for batch in batches(planned.study, planned.jobs, slurm.largest_array()):
+            for batch in batches(planned.study, planned.jobs, slurm.largest_array(), from_environment(os.environ)):
                 print(f"\n--- sbatch script of {len(batch.jobs)} jobs ({batch.why})")
                 print(submit.script(paths, planned, batch))
         print(f"would go to {chosen}, with results in {paths.root}")

@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,13 +22,14 @@ from ckpt import registry
 from ckpt.disk import mounts
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import interpreter, slurm
-from jobs.cluster.arrays import Batch, batches
-from jobs.errors import StudyError, TargetError
+from jobs.cluster.arrays import Batch, batches, from_environment, origins
+from jobs.errors import TargetError
 from jobs.findings import Finding
 from jobs.node import targets
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
-from jobs.plan.study import Slurm, Target
+from jobs.plan.slurm_table import Slurm
+from jobs.plan.study import Target
 
 _PROBE_S = 90
 """How long a compute node may take to become free and answer."""
@@ -42,10 +42,11 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
             yield _target_here(name, target, *planned.largest(name))
         yield from _libraries({(job.strategy, json.dumps(job.options)) for job in planned.jobs})
         return
-    arrays = batches(planned.study, planned.jobs, slurm.largest_array())
+    given = from_environment(os.environ)
+    arrays = batches(planned.study, planned.jobs, slurm.largest_array(), given)
     partitions = _partitions()
     for request in {batch.slurm.model_dump_json(): batch.slurm for batch in arrays}.values():
-        yield from _request(request, partitions)
+        yield from _request(request, partitions, origins(request, given))
     yield _results(paths)
     for batch in arrays:
         finding = _test_only(paths, planned, batch)
@@ -112,7 +113,9 @@ def minutes(limit: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + mins + secs / 60
 
 
-def _request(request: Slurm, partitions: dict[str, _Partition]) -> Iterator[Finding]:
+def _request(request: Slurm, partitions: dict[str, _Partition], origin: str) -> Iterator[Finding]:
+    if origin:
+        yield Finding("ok", origin)
     name = str(request.partition)
     chosen = [partitions[partition] for partition in name.split(",") if partition in partitions]
     if not chosen:
@@ -152,15 +155,16 @@ def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
     """What sbatch itself says: account, quality of service, nodes, everything that this site checks."""
     from jobs.cluster import submit
 
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file, submit.clean_environment():
-        file.write(submit.script(paths, planned, batch))
-        file.flush()
-        try:
-            slurm.ask("sbatch", "--test-only", file.name)
-        except StudyError as error:
-            remedy = "correct the keys below [slurm], or below the target's own slurm table"
-            return Finding("problem", f"Slurm would not take the jobs: {error}", remedy)
-    return Finding("ok", f"Slurm would take the array of {len(batch.jobs)} jobs")
+    refused = submit.refusal(paths, planned, batch)
+    if not refused:
+        return Finding("ok", f"Slurm would take the array of {len(batch.jobs)} jobs")
+    alone = submit.refusal(paths, planned, replace(batch, jobs=batch.jobs[:1]))
+    if alone:
+        return Finding("problem", f"Slurm would not take the jobs: {alone}", submit.remedy(alone))
+    if submit.SUBMIT_LIMIT.search(refused):
+        what = f"Slurm would take some of the {len(batch.jobs)} jobs now: {refused}"
+        return Finding("ok", what, "`run` sends the others as jobs end; `submit`, whenever it is typed again")
+    return Finding("ok", f"Slurm would take the {len(batch.jobs)} jobs one by one, and not as an array: {refused}")
 
 
 def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Finding]:

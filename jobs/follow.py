@@ -59,14 +59,20 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
     console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
     console.print(plan_table.notes(planned))
     if cluster == "slurm":
-        submit.submit(paths, planned, to_send)
+        sender = submit.Sender(paths, planned, to_send)
+        sender.send()
+        console.print(Text(_submitted(paths, sender, wait=wait)))
         if not wait:
-            console.print(Text(f"submitted; follow them with: python -m jobs status {paths.root}"))
-            return 0
+            return 1 if sender.left else 0
     try:
-        if cluster == "local":
+        if cluster == "slurm":
+            jobs = follow(
+                console, paths, planned,
+                has_ended=lambda jobs: sender.has_ended(sum(job.state in ON_THEIR_WAY for job in jobs)),
+            )  # fmt: skip
+        elif cluster == "local":
             with LocalRunner(paths, planned, to_send) as runner:
-                jobs = follow(console, paths, planned, has_ended=runner.has_ended, sleep=runner.wait)
+                jobs = follow(console, paths, planned, has_ended=lambda _: runner.has_ended(), sleep=runner.wait)
         else:
             if cluster == "debug":
                 run_in_this_process(paths, planned, to_send)
@@ -80,12 +86,31 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
     return 1 if any(job.state not in GOOD for job in jobs) else 0
 
 
+def _submitted(paths: StudyPaths, sender: submit.Sender, *, wait: bool) -> str:
+    """What went out to Slurm, what didn't and why, and what to type next."""
+    lines = [f"{request}" for request in sender.requests if request]
+    if sender.left:
+        lines.append(f"{sender.sent or 'no'} jobs are submitted; Slurm takes no more now: {sender.refusal}")
+        others = f"the other {len(sender.left)}"
+        if wait:
+            lines.append(f"{others} go out as jobs end")
+        else:
+            lines.append(
+                f"when jobs have ended, submit {others} by the same command; `python -m jobs run` does so itself"
+            )
+    elif not wait:
+        lines.append("submitted")
+    if not wait:
+        lines.append(f"follow them with: python -m jobs status {paths.root}")
+    return "\n".join(lines)
+
+
 def follow(
     console: Console,
     paths: StudyPaths,
     planned: Plan,
     *,
-    has_ended: Callable[[], bool] = lambda: True,
+    has_ended: Callable[[Sequence[JobStatus]], bool] = lambda _: True,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[JobStatus]:
@@ -95,7 +120,7 @@ def follow(
         console: where they are shown.
         paths: of the study.
         planned: the jobs.
-        has_ended: whether whatever starts jobs has started the last one, and it has ended.
+        has_ended: whether whatever starts jobs has started the last one, and it has ended; it is given all jobs.
         clock: the time, in s.
         sleep: waits that many seconds, or until `has_ended` may have changed.
     """
@@ -104,9 +129,9 @@ def follow(
     changed_s = active_s = clock()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            more = not has_ended()
             cost = _Cost(watch)
             jobs = watch.look(ask=questions.due())
+            more = not has_ended(jobs)
             if jobs != shown or watch.news:
                 questions.answers_may_differ()
             if jobs != shown:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.plan.plan import Job
-from jobs.plan.study import Slurm, Study
+from jobs.plan.slurm_table import Slurm
+from jobs.plan.study import Study
 
-_SLURM_DEFAULTS = Slurm(timeout_min=60, signal_delay_s=120)
-"""Where a study leaves it open. Two minutes before the time limit are enough to mark the log and to clean up."""
+_TIMEOUT_MIN = 60
+"""Where a study leaves it open."""
+
+_SIGNAL_DELAY_S = 120
+"""Where a study leaves it open. It is enough to mark the log and to clean up."""
+
+_CHOSEN_BY_USERS = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
+"""Who pays and which queue, which sites advise to export. What is measured stands in the study alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +31,31 @@ class Batch:
     """Why one at a time, or why not."""
 
 
-def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> list[Batch]:
+def from_environment(environment: Mapping[str, str]) -> Slurm:
+    """What a user's environment says of account, partition and quality of service."""
+    return Slurm(**{key: environment.get(variable) or None for variable, key in _CHOSEN_BY_USERS.items()})
+
+
+def origins(request: Slurm, given: Slurm) -> str:
+    """Who pays for a request and which queue it goes to, and which variable says so where the study doesn't."""
+    asked = []
+    for variable, key in _CHOSEN_BY_USERS.items():
+        value = getattr(request, key)
+        if value is not None:
+            asked.append(f"{key} {value}" + (f" (from {variable})" if value == getattr(given, key) else ""))
+    return f"jobs go to {', '.join(asked)}" if asked else ""
+
+
+def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000, given: Slurm | None = None) -> list[Batch]:
     """The arrays that these jobs go out in: one per different request, none larger than Slurm allows.
+
+    What the study leaves open is taken from what is `given`, the user's environment.
+
 
     Jobs that share a filesystem would disturb one another's measurements, so they run one after the other.
     Node-local targets on exclusive nodes share nothing, and their jobs run side by side.
     """
-    requests = {job.id: _request(study, job) for job in jobs}
+    requests = {job.id: _request(study, job, given or Slurm()) for job in jobs}
     # Rounds stay one after the other, where not all jobs can go out as one array: drift would look like a difference.
     several = len({repr(request) for request, apart in requests.values() if not apart}) > 1
     groups: dict[str, list[Job]] = {}
@@ -55,9 +80,15 @@ def batches(study: Study, jobs: Sequence[Job], largest_array: int = 1000) -> lis
     return arrays
 
 
-def _request(study: Study, job: Job) -> tuple[Slurm, bool]:
+def _request(study: Study, job: Job, given: Slurm) -> tuple[Slurm, bool]:
     """What a job asks of Slurm, and whether it can run beside others without disturbing them."""
     target = study.targets[job.target]
-    scale = {"nodes": (job.nodes,), "tasks_per_node": (job.scale.processes_per_node,)}
-    request = target.slurm.over(study.slurm).over(_SLURM_DEFAULTS).model_copy(update=scale)
-    return request, target.on_each_node and bool(request.exclusive)
+    request = target.slurm.over(study.slurm).over(given)
+    timeout_min = request.timeout_min or _TIMEOUT_MIN
+    complete = {
+        "nodes": (job.nodes,),
+        "tasks_per_node": (job.scale.processes_per_node,),
+        "timeout_min": timeout_min,
+        "signal_delay_s": request.signal_delay_s or min(_SIGNAL_DELAY_S, timeout_min * 60 // 4),
+    }
+    return request.model_copy(update=complete), target.on_each_node and bool(request.exclusive)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import shlex
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs.cluster import slurm
-from jobs.cluster.arrays import Batch, batches
+from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.interpreter import node_python
 from jobs.cluster.submissions import record
-from jobs.errors import SubmissionError
+from jobs.errors import StudyError, SubmissionError
 from jobs.node.provenance import code_version
 from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
+
+_SRUN = ("--export=ALL",)
+"""Where sbatch exports nothing, by a site's default or a user's wish, the job's own variables still reach its ranks."""
 
 _SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0")
 """Ranks are numbered node by node; and the others are to tell whom they lost, not to be killed with it."""
@@ -25,28 +33,136 @@ _LAST_WORDS_S = 30
 """How long ranks may take, once they have given another up, to say so and to leave: then srun ends one that hangs."""
 
 
-def submit(paths: StudyPaths, planned: Plan, jobs: Sequence[Job]) -> None:
-    """Hand jobs to Slurm, as arrays.
+SUBMIT_LIMIT = re.compile(r"(Max|Grp)Submit")
+"""In sbatch's message when a user has as many jobs in the queue as an association or a QOS allows."""
 
-    Raises:
-        SubmissionError: if Slurm does not take them.
+_ROOM_S = 10
+"""How long after the last try jobs are sent in the place of those that have ended since."""
+
+_RETRY_S = 60
+"""How long after the last try one more is sent where none of the study's has ended, but others may have."""
+
+_UNSURE = re.compile(r"did not answer|timed out|contact|connect", re.IGNORECASE)
+"""In messages of a controller that may have taken the jobs all the same, so that they must not be sent again."""
+
+
+_SPEAKER = re.compile(r"^(sbatch failed: )?((sbatch|srun): )?((error|fatal): )?")
+
+
+class Sender:
+    """Hands jobs to Slurm, as arrays; as many as it takes, and the rest as room comes.
+
+    Attributes:
+        requests: who pays for the jobs and which queue they go to, and whether a variable says so.
+        sent: how many jobs Slurm has taken.
+        left: the jobs that it has not taken yet, in the plan's order.
+        refusal: why not, in its own words.
+        full: whether there will be room when jobs have ended; otherwise Slurm does not want what is left at all.
     """
-    version = code_version()
-    for batch in batches(planned.study, jobs, slurm.largest_array()):
-        executor = slurm_executor(paths, planned, batch)
+
+    def __init__(self, paths: StudyPaths, planned: Plan, jobs: Sequence[Job]) -> None:
+        self._paths, self._plan, self._version = paths, planned, code_version()
+        self._most, self._given = slurm.largest_array(), from_environment(os.environ)
+        arrays = batches(planned.study, jobs, self._most, self._given)
+        self.requests = list(dict.fromkeys(origins(batch.slurm, self._given) for batch in arrays))
+        self.sent = 0
+        self._on_their_way, self._tried_s = 0, time.monotonic()
+        self.left = list(jobs)
+        self.refusal, self.full = "", False
+
+    def send(self, most: int | None = None) -> None:
+        """Hand over as many jobs as Slurm takes now, but at most that many.
+
+        Raises:
+            SubmissionError: if it doesn't take the others, and room does not help.
+        """
+        self.refusal, self.full = "", False
+        least_left = 0 if most is None else max(0, len(self.left) - most)
+        while len(self.left) > least_left and not self.refusal:
+            batch = batches(self._plan.study, self.left, self._most, self._given)[0]
+            self._send_some(replace(batch, jobs=batch.jobs[: len(self.left) - least_left]))
+        if self.refusal and not self.full:
+            sent = f"{self.sent} jobs are submitted, and stay so; " if self.sent else ""
+            what = f"{sent}Slurm did not take {_jobs(len(self.left))}: {self.refusal}"
+            raise SubmissionError("\n".join([what, *filter(None, self.requests), remedy(self.refusal)]))
+
+    def has_ended(self, on_their_way: int) -> bool:
+        """Whether all jobs are submitted; sends more if fewer of the study's are on their way than at the last try.
+
+        Raises:
+            SubmissionError: as `send`.
+        """
+        if not self.left:
+            return True
+        self._on_their_way = max(self._on_their_way, on_their_way)  # an earlier submission's too
+        now_s, ended = time.monotonic(), self._on_their_way - on_their_way
+        if now_s >= self._tried_s + (_ROOM_S if ended > 0 else _RETRY_S):
+            before = len(self.left)
+            self.send(most=max(1, ended))
+            self._tried_s, self._on_their_way = now_s, on_their_way + before - len(self.left)
+        return False
+
+    def _send_some(self, batch: Batch) -> None:
+        """Hand over an array's jobs, or fewer of them; of one that is refused, see whether a smaller one is taken."""
+        jobs, limited = batch.jobs, False
+        while refused := refusal(self._paths, self._plan, replace(batch, jobs=jobs)):
+            limited = limited or bool(SUBMIT_LIMIT.search(refused))
+            if len(jobs) == 1 or _UNSURE.search(refused):
+                self.refusal, self.full = refused, limited
+                return
+            # A limit leaves room for some jobs. Any other rule either holds for all of them, or for arrays.
+            jobs = jobs[: len(jobs) // 2 if limited else 1]
+        if len(jobs) == 1 < len(batch.jobs) and not limited:
+            self._most = 1
+        self._hand_over(replace(batch, jobs=jobs))
+
+    def _hand_over(self, batch: Batch) -> None:
+        executor = slurm_executor(self._paths, self._plan, batch)
+        arguments = [(str(self._paths.root), job.id, self._version) for job in batch.jobs]
         try:
-            with clean_environment(), executor.batch():
-                sent = [executor.submit(run_submitted, str(paths.root), job.id, version) for job in batch.jobs]
+            # submitit prints what sbatch printed, and raises it too
+            with clean_environment(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
+                sent = [executor.submit(run_submitted, *each) for each in arguments]
+        except OSError as error:
+            raise SubmissionError(f"can't write to {self._paths.slurm}: {error}. Try --results DIR") from error
         except Exception as error:  # submitit passes on sbatch's message, in several kinds of exception
-            raise SubmissionError(
-                f"Slurm did not take the jobs: {error}\n`python -m jobs check` may say more"
-            ) from error
-        record(
-            paths,
-            "slurm",
-            [(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)],
-            version,
-        )
+            raise SubmissionError(f"Slurm did not take the jobs: {words(str(error))}") from error
+        numbers = [(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)]
+        record(self._paths, "slurm", numbers, self._version)
+        self.sent += len(sent)
+        self._on_their_way += len(sent)
+        taken = {job.id for job in batch.jobs}
+        self.left = [job for job in self.left if job.id not in taken]
+
+
+def refusal(paths: StudyPaths, planned: Plan, batch: Batch) -> str:
+    """Why Slurm would not take an array: account, limits, everything that this site checks; empty if it would."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file, clean_environment():
+        file.write(script(paths, planned, batch))
+        file.flush()
+        try:
+            slurm.ask("sbatch", "--test-only", file.name)
+        except StudyError as error:
+            return words(str(error))
+    return ""
+
+
+def _jobs(number: int) -> str:
+    return "the job" if number == 1 else f"{number} jobs"
+
+
+def words(message: str) -> str:
+    """What sbatch or srun said, in one line."""
+    lines = [_SPEAKER.sub("", line.strip()) for line in message.splitlines()]
+    said = dict.fromkeys(line for line in lines if line)
+    return "; ".join([line for line in said if not line.endswith("Unspecified error")] or said)
+
+
+def remedy(refused: str) -> str:
+    """What to write when Slurm refuses jobs."""
+    if re.search(r"\baccounts?\b", refused, re.IGNORECASE):
+        return "write `account = ...` below [slurm], or export SBATCH_ACCOUNT"
+    return "correct the keys below [slurm], or below the target's own slurm table"
 
 
 def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
@@ -59,7 +175,7 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
             """Constructible where there is no Slurm, to show what would be submitted."""
             return 2
 
-    parameters = batch.slurm.model_dump(mode="json", exclude_none=True)
+    parameters = batch.slurm.model_dump(mode="json", exclude_none=True, exclude={"without"})
     scale = batch.jobs[0].scale
     parameters |= {"nodes": scale.nodes, "tasks_per_node": scale.processes_per_node}
     name = f"ckpt-{planned.study.name}"
@@ -75,6 +191,7 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         parameters["setup"] = sorted(parameters["setup"], key=lambda line: not line.startswith("#"))
     if "cpus_per_task" in parameters:  # since Slurm 22.05 srun doesn't take it from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={parameters['cpus_per_task']}", *parameters.get("srun_args", [])]
+    parameters["srun_args"] = [*_SRUN, *parameters.get("srun_args", [])]
     if scale.processes > 1:
         wait_s = int(planned.study.trials.rank_timeout_s) + _LAST_WORDS_S
         parameters["srun_args"] = [*_SRUN_RANKS, f"--wait={wait_s}", *parameters.get("srun_args", [])]

@@ -5,16 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
 
 from ckpt import registry
 from ckpt.errors import UnknownStrategyError
@@ -22,8 +13,9 @@ from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
 from jobs.plan import commands
 from jobs.plan.scale import Scale
+from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
-from jobs.plan.table import Table, merged
+from jobs.plan.table import Table
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
@@ -37,60 +29,6 @@ AxisValue = StrictInt | StrictFloat | StrictStr
 
 Commands = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Commands that run one after the other; a file may also give one alone."""
-
-
-def _at_least_one(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    if not numbers or min(numbers) < 1:
-        raise ValueError(f"{list(numbers)} must be one number or several, all greater than or equal to 1")
-    return numbers
-
-
-Axis = Annotated[
-    tuple[Count, ...],
-    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
-    AfterValidator(_at_least_one),
-]
-"""Numbers that a study tries one after the other; a file may also give one alone."""
-
-
-class Slurm(Table):
-    """What a job asks of the cluster, in submitit's own names; None leaves Slurm's default.
-
-    Attributes:
-        setup: shell lines before the job; those that begin with `#` (`#BB`, `#DW`) stand right below `#SBATCH`.
-        additional_parameters: any other option of sbatch, by its long name.
-        array_parallelism: jobs at a time; None lets the plan decide what doesn't disturb.
-        nodes, tasks_per_node: the scale, one rank per task; a list is an axis of the study.
-    """
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    nodes: Axis | None = None
-    tasks_per_node: Axis | None = None
-    cpus_per_task: Count | None = Field(default=None, ge=1)
-    gpus_per_node: Count | None = Field(default=None, ge=0)
-    mem_gb: float | None = Field(default=None, gt=0)
-    timeout_min: Count | None = Field(default=None, ge=1)
-    exclusive: bool | str | None = None
-    exclude: str | None = None
-    nodelist: str | None = None
-    gres: str | None = None
-    dependency: str | None = None
-    comment: str | None = None
-    wckey: str | None = None
-    mail_type: str | None = None
-    mail_user: str | None = None
-    setup: tuple[str, ...] | None = None
-    srun_args: tuple[str, ...] | None = None
-    additional_parameters: dict[str, str | int | bool] | None = None
-    signal_delay_s: Count | None = Field(default=None, ge=1)
-    array_parallelism: Count | None = Field(default=None, ge=1)
-
-    def over(self, below: Slurm) -> Slurm:
-        """This table with what it leaves out taken from another."""
-        return Slurm.model_validate(merged(below.model_dump(exclude_none=True), self.model_dump(exclude_none=True)))
 
 
 class Target(Table):

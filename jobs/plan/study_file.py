@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from ckpt.errors import CheckpointError
 from ckpt.workload.spec import StateSpec
 from jobs.errors import StudyError
+from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
-from jobs.plan.study import Slurm, Study, Target, Trials
+from jobs.plan.study import Study, Target, Trials
 from jobs.plan.table import merged
 
 _ROOM = Path(__file__).parent.parent

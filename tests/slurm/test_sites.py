@@ -16,7 +16,8 @@ from jobs.cluster.arrays import batches
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study_file
-from jobs.plan.study import Slurm, Study
+from jobs.plan.slurm_table import Slurm
+from jobs.plan.study import Study
 
 SITES = study_file.sites()
 TARGETS = {site: list(tomllib.loads(file.read_text("utf-8"))["targets"]) for site, file in SITES.items()}
@@ -139,6 +140,7 @@ def test_script_with_every_key(tmp_path: Path, file_regression: FileRegressionFi
         setup = ["module load python/3.11", 'export NOTE="two words"']
         srun_args = ["--cpu-bind=none", "--export=ALL,NOTE=two words"]
         additional_parameters = { reservation = "io week", nice = 100, requeue = true }
+        without = ["licenses"]
         signal_delay_s = 300
         array_parallelism = 1
     """

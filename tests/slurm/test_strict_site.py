@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,111 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 WriteStudy = Callable[..., Path]
 
+ACCOUNT = 'account = "proj"'
 
-def test_another_user_than_slurms_runs_a_study(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
-    """With an account and a time limit a strict site's jobs run as the user's, and she can read what they left."""
-    study = write_site_study("own", slurm='account = "proj"')
-    done = strict_site.jobs("run", study, "--results", home)
+
+def in_partition(name: str) -> str:
+    """The shared directory as a target whose jobs go to that partition."""
+    return f'shared = {{ slurm = {{ partition = "{name}" }} }}'
+
+
+def queued(strict_site: Any) -> int:
+    """How many jobs alice has in the queue."""
+    return len(strict_site.run_as("alice", "squeue", "--noheader", "--array", "--me").stdout.splitlines())
+
+
+def test_a_study_larger_than_the_limit_runs_to_its_end(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """Another user than Slurm's, an account that she exports, jobs that get almost no variables: `run` sends what
+    fits, says how many wait, and sends them as others end.
+    """
+    study = write_site_study(
+        "limited", rounds=3, repeats=1, warmups=0, slurm='additional_parameters = { export = "HOME" }'
+    )
+    with strict_site.limits(MaxSubmitJobs=2):
+        done = strict_site.jobs("run", study, "--results", home, SBATCH_ACCOUNT="proj", SBATCH_PARTITION="nosuch")
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert {2001} == {path.stat().st_uid for path in (home / "own" / "logs").iterdir()}
+    assert "jobs go to account proj (from SBATCH_ACCOUNT), partition shared\n" in done.stdout
+    assert "2 jobs are submitted; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
+    assert "the other 1 go out as jobs end" in done.stdout
+    assert [2001] * 3 == [path.stat().st_uid for path in (home / "limited" / "logs").iterdir()]
+
+
+def test_submit_sends_what_fits_and_goes_on_when_typed_again(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """It says how many are left and what to type; nothing is sent twice, and nothing refused is left behind."""
+    study = write_site_study("parts", rounds=20, slurm=ACCOUNT)
+    for limit in (5, 7):
+        with strict_site.limits(MaxSubmitJobs=limit):
+            done = strict_site.jobs("submit", study, "--results", home)
+        assert 1 == done.returncode, done.stdout + done.stderr
+        assert limit == queued(strict_site)
+    assert "2 jobs are submitted; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
+    assert "submit the other 13 by the same command" in done.stdout
+    sent = json.loads((home / "parts" / "slurm" / "submissions.json").read_text())
+    assert 7 == len({each["job_id"] for each in sent}) == len(sent)
+    assert 7 == len(list((home / "parts" / "slurm").glob("*.pkl")))
+    strict_site.jobs("cancel", home / "parts")
+
+
+def test_without_an_account_the_message_says_what_to_write(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """The filter's own words, once, and where an account can be given; `check` says the same."""
+    study = write_site_study("nobody", rounds=2)
+    done = strict_site.jobs("submit", study, "--results", home)
+    checked = strict_site.jobs("check", study, "--results", home)
+
+    assert 2 == done.returncode
+    assert 1 == checked.returncode
+    for output in (done.stderr, checked.stdout):
+        assert 1 == output.count("You are associated with multiple allocations")
+        assert "write `account = ...` below [slurm], or export SBATCH_ACCOUNT" in output
+
+
+def test_jobs_go_one_by_one_where_there_are_no_arrays(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """At a site without arrays each job is submitted by itself, one running after the other, as in an array."""
+    study = write_site_study("single", targets=in_partition("plain"), rounds=3, slurm=ACCOUNT)
+    done = strict_site.jobs("submit", study, "--results", home)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    sent = json.loads((home / "single" / "slurm" / "submissions.json").read_text())
+    assert 3 == len({each["scheduler_id"] for each in sent})
+    reasons = strict_site.run_as("alice", "squeue", "--noheader", "--me", "--format=%r").stdout.split()
+    assert 2 <= reasons.count("Dependency")
+    strict_site.jobs("cancel", home / "single")
+
+
+def test_a_study_leaves_out_what_its_profile_asks_for(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """A profile that gives `mem` doesn't shut out sites that refuse it: `without` takes it away."""
+    study = write_site_study("memory", targets=in_partition("plain"), slurm=f"{ACCOUNT}\nmem_gb = 1")
+    refused = strict_site.jobs("submit", study, "--results", home)
+    text = study.read_text().replace('"memory"', '"no-memory"').replace('"plain"', '"plain", without = ["mem_gb"]')
+    study.write_text(text)
+    taken = strict_site.jobs("submit", study, "--results", home)
+
+    assert 2 == refused.returncode
+    assert "error: Slurm did not take the job: FAILED: --mem is not available on this system\n" in refused.stderr
+    assert 0 == taken.returncode, taken.stdout + taken.stderr
+    strict_site.jobs("cancel", home / "no-memory")
+
+
+def test_after_a_refusal_the_message_says_what_runs(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """The first array is taken, the second asks for what no node has: the first runs, and the message says so."""
+    targets = f'{in_partition("shared")}\nlarge = {{ path = "/tmp", slurm = {{ mem_gb = 9999 }} }}'
+    study = write_site_study("half", targets=targets, slurm=f'{ACCOUNT}\npartition = "shared"', rounds=1)
+    text = strict_site.jobs("plan", study, "--ids").stdout
+    done = strict_site.jobs("submit", study, "--results", home)
+
+    assert 2 == done.returncode
+    first_is_taken = "shared" in text.splitlines()[0]
+    assert first_is_taken == ("1 jobs are submitted, and stay so; Slurm did not take the job: " in done.stderr)
+    assert "Slurm did not take" in done.stderr
+    strict_site.jobs("cancel", home / "half")
