@@ -90,14 +90,10 @@ def _submitted(paths: StudyPaths, sender: submit.Sender, *, wait: bool) -> str:
     """What went out to Slurm, what didn't and why, and what to type next."""
     lines = [f"{request}" for request in sender.requests if request]
     if sender.left:
-        lines.append(f"{sender.sent or 'no'} jobs are submitted; Slurm takes no more now: {sender.refusal}")
-        others = f"the other {len(sender.left)}"
-        if wait:
-            lines.append(f"{others} go out as jobs end")
-        else:
-            lines.append(
-                f"when jobs have ended, submit {others} by the same command; `python -m jobs run` does so itself"
-            )
+        total = sender.sent + len(sender.left)
+        lines.append(f"submitted {sender.sent} of {total}; Slurm takes no more now: {sender.refusal}")
+        again = "when jobs have ended, type the same command again; `python -m jobs run` sends them by itself"
+        lines.append(f"left: {len(sender.left)}; {'they go out as jobs end' if wait else again}")
     elif not wait:
         lines.append("submitted")
     if not wait:

@@ -82,7 +82,7 @@ class Sender:
             batch = batches(self._plan.study, self.left, self._most, self._given)[0]
             self._send_some(replace(batch, jobs=batch.jobs[: len(self.left) - least_left]))
         if self.refusal and not self.full:
-            sent = f"{self.sent} jobs are submitted, and stay so; " if self.sent else ""
+            sent = f"submitted {self.sent} of {self.sent + len(self.left)}, which stay so; " if self.sent else ""
             what = f"{sent}Slurm did not take {_jobs(len(self.left))}: {self.refusal}"
             raise SubmissionError("\n".join([what, *filter(None, self.requests), remedy(self.refusal)]))
 

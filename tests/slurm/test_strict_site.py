@@ -35,14 +35,14 @@ def test_a_study_larger_than_the_limit_runs_to_its_end(
     study = write_site_study(
         "limited", rounds=3, repeats=1, warmups=0, slurm='additional_parameters = { export = "HOME" }'
     )
-    with strict_site.limits(MaxSubmitJobs=2):
+    with strict_site.limits(MaxSubmitJobs=1):
         done = strict_site.jobs("run", study, "--results", home, SBATCH_ACCOUNT="proj", SBATCH_PARTITION="nosuch")
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "jobs go to account proj (from SBATCH_ACCOUNT), partition shared\n" in done.stdout
-    assert "2 jobs are submitted; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
-    assert "the other 1 go out as jobs end" in done.stdout
-    assert [2001] * 3 == [path.stat().st_uid for path in (home / "limited" / "logs").iterdir()]
+    assert "submitted 1 of 2; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
+    assert "left: 1; they go out as jobs end" in done.stdout
+    assert [2001] * 2 == [path.stat().st_uid for path in (home / "limited" / "logs").iterdir()]
 
 
 def test_submit_sends_what_fits_and_goes_on_when_typed_again(
@@ -55,8 +55,8 @@ def test_submit_sends_what_fits_and_goes_on_when_typed_again(
             done = strict_site.jobs("submit", study, "--results", home)
         assert 1 == done.returncode, done.stdout + done.stderr
         assert limit == queued(strict_site)
-    assert "2 jobs are submitted; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
-    assert "submit the other 13 by the same command" in done.stdout
+    assert "submitted 2 of 15; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
+    assert "left: 13; when jobs have ended, type the same command again" in done.stdout
     sent = json.loads((home / "parts" / "slurm" / "submissions.json").read_text())
     assert 7 == len({each["job_id"] for each in sent}) == len(sent)
     assert 7 == len(list((home / "parts" / "slurm").glob("*.pkl")))
@@ -118,6 +118,6 @@ def test_after_a_refusal_the_message_says_what_runs(strict_site: Any, home: Path
 
     assert 2 == done.returncode
     first_is_taken = "shared" in text.splitlines()[0]
-    assert first_is_taken == ("1 jobs are submitted, and stay so; Slurm did not take the job: " in done.stderr)
+    assert first_is_taken == ("submitted 1 of 2, which stay so; Slurm did not take the job: " in done.stderr)
     assert "Slurm did not take" in done.stderr
     strict_site.jobs("cancel", home / "half")
