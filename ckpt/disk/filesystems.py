@@ -53,6 +53,7 @@ class Filesystem:
         other_caches: whose caches, besides this kernel's page cache, may hold its files; empty if there are none.
         shared: whether it shows the same files on all nodes that mount it.
         locks: whether flock(2) locks hold for all who may write: always, with the mount option `flock`, or unknown.
+        ignores_direct_io: whether it takes `O_DIRECT` and may go through the page cache all the same.
         weakening_options: mount options with which fsync guarantees less than `fsync` says.
         best_io: how its files are written and read fastest; None where that has to be tried.
     """
@@ -63,6 +64,7 @@ class Filesystem:
     other_caches: str = ""
     shared: bool = False
     locks: Locks = "unknown"
+    ignores_direct_io: bool = False
     weakening_options: frozenset[str] = frozenset()
     best_io: BestIo | None = None
 
@@ -132,8 +134,14 @@ _BEST_IO = {
     "xfs": _DIRECT,
 }
 
+_IGNORING_DIRECT_IO = {"btrfs"}
+"""Since Linux 6.14, where files have checksums."""
+
 _TABLE: dict[str, Filesystem] = {
-    **{name: replace(_LOCAL, name=name, best_io=_BEST_IO.get(name)) for name in _LOCAL_TYPES},
+    **{
+        name: replace(_LOCAL, name=name, best_io=_BEST_IO.get(name), ignores_direct_io=name in _IGNORING_DIRECT_IO)
+        for name in _LOCAL_TYPES
+    },
     "zfs": replace(_LOCAL, name="zfs", fsync=f"{_ON_DEVICE}, unless `sync=disabled`", other_caches="its ARC"),
     **{name: replace(_MEMORY, name=name, best_io=_CACHED) for name in _MEMORY_TYPES},
     "overlay": replace(_STACKED, name="overlay", weakening_options=frozenset({"volatile"})),

@@ -1,8 +1,13 @@
-"""The pages of a checkpoint in this machine's page cache: how many are resident or dirty, and how to evict them."""
+"""The pages of a checkpoint in this machine's page cache: how many are resident or dirty, and how to evict them.
+
+A count of 0 may mean that the kernel doesn't count there: cachestat(2) sees no dirty page on FUSE, and no page at all
+on overlayfs. Who builds a claim on a count has to know what can be seen (`Sight`), by a probe for example.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import zlib
@@ -10,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ckpt.disk.listing import files_below
 
@@ -17,8 +23,30 @@ _PAGE_BYTES = mmap.PAGESIZE
 
 _CACHESTAT = 451  # the system call's number on every architecture; Linux 6.5 and later
 
+_LOWEST_BIT = bytes(flag & 1 for flag in range(256))
+"""The other bits of mincore's answer are reserved."""
+
 Worker = tuple[int, int]
 """The number of this process, from 0, and how many processes of a machine divide the files among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the kernel shows of the files in a directory."""
+
+    dirty: bool
+    """Whether it counts pages that aren't on storage yet."""
+    resident: Literal["cachestat", "mincore", ""]
+    """The system call that counts pages in the page cache; empty if none does."""
+
+
+def probe(file: Path) -> Sight:
+    """Find out what the kernel shows of a file that was just written, and not synced."""
+    pages = -(-file.stat().st_size // _PAGE_BYTES)
+    dirty = bool(dirty_pages_of([file], Sight(dirty=True, resident="")))
+    calls: tuple[Literal["cachestat", "mincore"], ...] = ("cachestat", "mincore")
+    sights = [Sight(dirty, call) for call in calls]
+    return next((sight for sight in sights if _resident_pages(file, sight)[1] == pages), Sight(dirty, ""))
 
 
 def evict(directory: Path, worker: Worker = (0, 1)) -> None:
@@ -45,9 +73,12 @@ def resident_fraction(directory: Path) -> float:
     return fraction([residency(directory)])
 
 
-def residency(directory: Path, worker: Worker = (0, 1)) -> tuple[int, float]:
-    """The number of the files' pages, and how many of them are in this machine's page cache; NaN if unknown."""
-    counts = [_resident_pages(entry.path) for entry in _assigned_files(directory, worker)]
+def residency(directory: Path, worker: Worker = (0, 1), sight: Sight | None = None) -> tuple[int, float]:
+    """The number of the files' pages, and how many of them are in this machine's page cache; NaN if unknown.
+
+    Without `sight` a count of 0 may mean that the kernel doesn't count there.
+    """
+    counts = [_resident_pages(entry.path, sight) for entry in _assigned_files(directory, worker)]
     return sum(pages for pages, _ in counts), sum(resident for _, resident in counts)
 
 
@@ -71,19 +102,19 @@ def resident_fraction_of(path: Path) -> float:
     return resident / pages if pages else 0.0
 
 
-def _resident_pages(path: Path | str) -> tuple[int, float]:
+def _resident_pages(path: Path | str, sight: Sight | None = None) -> tuple[int, float]:
     """The number of a file's pages, and how many of them are cached; NaN if unknown."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size_bytes = os.fstat(descriptor).st_size
         if not size_bytes:
             return 0, 0
-        cached = _cachestat(descriptor)
-        if cached is None:
+        cached = _cachestat(descriptor) if sight is None or sight.resident == "cachestat" else None
+        if cached is None and (sight is None or sight.resident == "mincore"):
             cached = _mincore(descriptor, size_bytes)
     finally:
         os.close(descriptor)
-    return -(-size_bytes // _PAGE_BYTES), float("nan") if cached is None else cached
+    return -(-size_bytes // _PAGE_BYTES), math.nan if cached is None else cached
 
 
 def is_uncached(path: Path, offset: int, size_bytes: int) -> bool:
@@ -100,13 +131,15 @@ def is_uncached(path: Path, offset: int, size_bytes: int) -> bool:
         os.close(descriptor)
 
 
-def dirty_pages(directory: Path) -> int | None:
-    """Count the pages of the files below that aren't on storage yet; None before Linux 6.5."""
-    return dirty_pages_of([entry.path for entry in files_below(directory)])
+def dirty_pages(directory: Path, sight: Sight) -> int | None:
+    """Count the pages of the files below that aren't on storage yet; None where they can't be seen."""
+    return dirty_pages_of([entry.path for entry in files_below(directory)], sight)
 
 
-def dirty_pages_of(paths: Iterable[Path | str]) -> int | None:
-    """Count the pages of some files that aren't on storage yet; None before Linux 6.5."""
+def dirty_pages_of(paths: Iterable[Path | str], sight: Sight) -> int | None:
+    """Count the pages of some files that aren't on storage yet; None where they can't be seen."""
+    if not sight.dirty:
+        return None
     dirty = 0
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -155,4 +188,4 @@ def _mincore(descriptor: int, size_bytes: int, offset: int = 0) -> int | None:
     flags = (ctypes.c_ubyte * -(-size_bytes // _PAGE_BYTES))()
     failed = _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), flags)
     _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes))
-    return None if failed else sum(flag & 1 for flag in bytes(flags))
+    return None if failed else bytes(flags).translate(_LOWEST_BIT).count(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckpt.strategy import Strategy
 from jobs.node.clock import Clock
 from jobs.node.groups import ProcessGroups
+from jobs.node.proof import Proof
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job
 from jobs.plan.study import Study, Target
@@ -22,7 +23,7 @@ class JobContext:
         paths: where the results go.
         groups: this process, and the groups that it is in.
         clock: seconds since the job's zero, the same on all ranks.
-        cold_provable: whether this node's page cache shows all that a load may have been spared.
+        proof: what this node can prove of the target.
     """
 
     study: Study
@@ -31,7 +32,7 @@ class JobContext:
     paths: StudyPaths
     groups: ProcessGroups
     clock: Clock
-    cold_provable: bool = False
+    proof: Proof = field(default_factory=Proof)
 
     @property
     def target(self) -> Target:

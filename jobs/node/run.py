@@ -29,6 +29,7 @@ from jobs.node.clock import Clock, agree, describe_clock
 from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups, connect
 from jobs.node.interrupt import Interrupted, interruptible
+from jobs.node.proof import examine, storage_facts
 from jobs.node.recorder import Progress, Recorder, journal
 from jobs.node.requeue import requeue_if_preempted
 from jobs.node.storage import facts
@@ -206,8 +207,6 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
     directory = targets.resolve(job.target, target, os.environ)
     storage = facts.of_storage(directory)
     recorder.storage(storage)
-    # What this node never had is in none of its caches.
-    context = replace(context, cold_provable=bool(not storage["cache_caveat"] or study.trials.read_shift))
     targets.check(job.target, target, directory, job.directory_bytes, job.directory_files)
     if context.is_first:
         recorder.storage(facts.of_servers(directory))
@@ -220,6 +219,9 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
     with context.groups.shared(job_directory) as scratch:
         if context.is_first:
             journal(job.id, f"writing to {scratch}")
+        proof = examine(scratch, context.groups, shifted=study.trials.read_shift > 0)
+        recorder.storage(storage | storage_facts(scratch, proof))
+        context = replace(context, proof=proof)
         measure.run_trials(subject, scratch, context, recorder, progress)
         context.groups.world.barrier()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 
 from ckpt.disk import mounts
+from ckpt.disk.block_devices import lies_in_memory
 from jobs.errors import TargetError
 from jobs.plan.plan import Job
 from jobs.plan.study import Target
@@ -68,9 +69,10 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
             f"`filesystem = {target.filesystem!r}`",
             "is it mounted on this node?",
         )
-    if mount.in_memory and not target.allow_tmpfs:
+    memory = lies_in_memory(directory)
+    if memory and not target.allow_tmpfs:
         raise TargetError(
-            f"{where} lies on {mount.filesystem}, which is memory and no disk",
+            f"{where} lies on {memory}, which is memory and no disk",
             f"choose another `path`, or write `allow_tmpfs = true` below [targets.{name}] if that is what you want to "
             "measure",
         )

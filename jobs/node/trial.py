@@ -26,11 +26,8 @@ from jobs.node import received
 from jobs.node.context import JobContext
 from jobs.node.recorder import DIFFERS, NOT_DURABLE, NOT_OWNED
 from jobs.node.subject import Subject
-from jobs.node.usage import ResourceUsage, measure_usage
+from jobs.node.usage import UNKNOWN, ResourceUsage, measure_usage
 from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample
-
-COLD_BELOW = 0.01
-"""A load counts as cold if less than this fraction of the checkpoint's pages was cached before it."""
 
 
 class TrialError(Exception):
@@ -123,14 +120,16 @@ class Trial:
     def _record_save(self, save: _Save, final: Path, staging: Path, descriptor: int) -> None:
         """Record what a save took, and check that it is as durable as it should be."""
         size_bytes = self._subject.saved_bytes
-        phases = [("call", "returned"), ("sync", "synced"), ("commit", "committed")]
+        phases = [("call", "returned"), ("sync", "synced"), ("commit", self._context.proof.committed)]
         for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
             self._sample("save", phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
         problem, dirty = save.problem, None
         if not problem and self._subject.writes_alone:
-            dirty = page_cache.dirty_pages(final)
+            dirty = page_cache.dirty_pages(final, self._context.proof.sight)
         elif not problem:
-            dirty = page_cache.dirty_pages_of([final / file.relative_to(staging) for file in save.files])
+            dirty = page_cache.dirty_pages_of(
+                [final / file.relative_to(staging) for file in save.files], self._context.proof.sight
+            )
         if dirty:
             problem = f"{NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
         if not problem:
@@ -141,7 +140,7 @@ class Trial:
         start_s, end_s = save.times[0], save.times[-1]
         self._sample(
             "save", "total", start_s, end_s, size_bytes,
-            durability="committed", usage=save.usage, dirty=dirty, problem=problem,
+            durability=self._context.proof.committed, usage=save.usage, dirty=dirty, problem=problem,
         )  # fmt: skip
 
     def _disk_use(self, final: Path) -> DiskUse | None:
@@ -197,11 +196,9 @@ class Trial:
         if cold:
             page_cache.evict(final, worker)
             node.barrier()
-        pages = node.all_gather(page_cache.residency(final, worker))
+        pages = node.all_gather(page_cache.residency(final, worker, self._context.proof.sight))
         resident = page_cache.fraction(node.read(pages, received.pair(received.count, received.number)))
-        if not cold:
-            return resident, "warm"
-        return resident, "cold" if resident < COLD_BELOW and self._context.cold_provable else "cold-unproven"
+        return resident, self._context.proof.cache(resident) if cold else "warm"
 
     def _verify(self, loaded: State) -> str:
         """What is wrong with a loaded state, empty if nothing; then poison it."""
@@ -233,6 +230,8 @@ class Trial:
         dirty: int | None = None,
         problem: str = "",
     ) -> None:
+        if usage and not self._context.proof.reads_counted:
+            usage.device_read_bytes = UNKNOWN
         sample = Sample(
             trial=self.number, warmup=self._warmup, rank=self._context.groups.process.rank,
             operation=operation, phase=phase, start_s=start_s, duration_s=end_s - start_s, state_bytes=size_bytes,

@@ -60,6 +60,12 @@ def measure_usage() -> Iterator[ResourceUsage]:
             usage.write_calls = io.write_count - io_before.write_count
 
 
+def fetched_bytes() -> int | None:
+    """The bytes that this process has had fetched from storage so far; None where the kernel doesn't count them."""
+    io = _io()
+    return None if io is None else int(io.read_bytes)
+
+
 def _io() -> Any:
     """This process's I/O counters; None where the kernel doesn't keep them."""
     import psutil

@@ -36,8 +36,12 @@ class Sample:
     start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
     duration_s: float = _column("s", "duration, by a monotonic clock")
     state_bytes: int = _column("byte", "logical size of this rank's share of the state")
-    durability: str = _column("1", "what is safe when the phase ends: returned, synced or committed")
-    cache: str = _column("1", "page cache before a load: cold (proven), cold-unproven or warm")
+    durability: str = _column(
+        "1", "what is safe when the phase ends: returned, synced, committed (proven) or committed-unproven"
+    )
+    cache: str = _column(
+        "1", "before a load: cold (comes from the device), client-cold (not in this node's cache), cold-unproven, warm"
+    )
     resident_fraction: float = _column("1", "share of the checkpoint's pages in the page cache before a load")
     cpu_s: float = _column("s", "CPU time of the process, user and system, of a total; NaN for a part")
     peak_rss_bytes: int = _column("byte", "largest resident set during a total; -1 for a part")

@@ -23,6 +23,7 @@ from jobs.node.ceiling import measure_ceiling
 from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups
 from jobs.node.measure import run_trials
+from jobs.node.proof import PROVEN, examine
 from jobs.node.recorder import Progress, Recorder, finished_trials
 from jobs.node.subject import Subject
 from jobs.node.topology import assign
@@ -105,12 +106,14 @@ class Bench:
     log: TimingLog
     events: list[str] = field(default_factory=list)
     trials: Trials = field(default_factory=lambda: Trials(ceiling=False, metadata=False, repeats=1, warmups=0))
-    cold_provable: bool = True
 
     def __post_init__(self) -> None:
         self.clock = FakeClock(self.events)
         self.strategy: Any = FakeStrategy(self.clock, self.events)
         self.recorder = EventRecorder(self.log, self.events)
+        # As on a local disk, whatever the tests run on, with what this kernel shows.
+        examined = examine(self.target, ProcessGroups.alone(), shifted=False)
+        self.proof = replace(examined, durability=PROVEN, cold=PROVEN)
 
     def run(self, **trials: Any) -> None:
         """Run the trials that are missing."""
@@ -134,7 +137,7 @@ class Bench:
         study = parse(content, "study.toml").model_copy(update={"trials": self.trials})
         clock: Any = self.clock
         job, paths = make_plan(study).jobs[0], StudyPaths(self.target)
-        return JobContext(study, job, self.strategy, paths, ProcessGroups.alone(), clock, self.cold_provable)
+        return JobContext(study, job, self.strategy, paths, ProcessGroups.alone(), clock, self.proof)
 
     def subject(self) -> Subject:
         """What is saved and loaded, by this process alone."""
@@ -482,7 +485,7 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
         bench.clock.now_s += 1
         file = bench.scratch / "ceiling-0"
         if file.exists():
-            seen.append((page_cache.dirty_pages_of([file]), page_cache.resident_fraction_of(file)))
+            seen.append((page_cache.dirty_pages_of([file], bench.proof.sight), page_cache.resident_fraction_of(file)))
         return bench.clock.now_s
 
     log = bench.log
@@ -591,10 +594,69 @@ def test_a_mapped_file_is_not_a_load(bench: Bench) -> None:
 
 def test_a_cache_that_nobody_can_look_into_proves_nothing(bench: Bench) -> None:
     """On Lustre and its like no load is called proven cold."""
-    bench.cold_provable = False
+    bench.proof = replace(bench.proof, cold="servers have caches")
     bench.run()
 
     assert bench.samples("load")[0].cache == "cold-unproven"
+
+
+def test_what_another_client_wrote_is_not_in_this_nodes_cache(bench: Bench) -> None:
+    """A load of what another node wrote is cold as far as this node goes, and only that far."""
+    bench.proof = replace(bench.proof, cold="servers have caches", beyond=True)
+    bench.run()
+
+    assert bench.samples("load")[0].cache == "client-cold"
+
+
+def test_another_clients_data_that_are_in_this_nodes_cache(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page cache that holds the checkpoint all the same makes the load unproven."""
+    bench.proof = replace(bench.proof, cold="servers have caches", beyond=True)
+    monkeypatch.setattr(page_cache, "evict", lambda *_: None)
+    bench.run()
+
+    assert bench.samples("load")[0].cache == "cold-unproven"
+
+
+def test_durability_that_nobody_can_see(bench: Bench) -> None:
+    """Where the kernel counts no dirty pages a save is committed, but not called durable; nor are 0 pages logged."""
+    bench.proof = replace(bench.proof, dirty_seen=False, durability="the kernel counts no dirty pages")
+    bench.run()
+
+    assert [s.durability for s in bench.samples("save")] == [
+        "returned", "synced", "committed-unproven", "committed-unproven",
+    ]  # fmt: skip
+    assert {-1} == {s.dirty_pages for s in bench.samples("save")}
+    assert {True} == {s.valid for s in bench.samples("save")}
+
+
+def test_servers_may_hold_what_this_kernel_has_sent(bench: Bench) -> None:
+    """Where this kernel's dirty pages are seen, but not the servers', they are counted, and prove nothing."""
+    bench.proof = replace(bench.proof, durability="servers have memory")
+    bench.run()
+
+    (total,) = bench.samples("save", "total")
+    dirty_pages = 0 if bench.proof.dirty_seen else -1
+    assert (total.durability, total.dirty_pages, total.valid) == ("committed-unproven", dirty_pages, True)
+
+
+def test_residency_that_nobody_can_see_is_unknown(bench: Bench) -> None:
+    """Where the kernel counts no cached pages, none counted is not none cached."""
+    bench.proof = replace(bench.proof, resident_seen="")
+    bench.run()
+
+    cold, warm = bench.samples("load")
+    assert (cold.cache, warm.cache) == ("cold-unproven", "warm")
+    assert math.isnan(cold.resident_fraction)
+    assert math.isnan(warm.resident_fraction)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_bytes_that_the_kernel_does_not_count_are_unknown(bench: Bench, *, counted: bool) -> None:
+    """On FUSE a process fetches nothing from storage by its counter: its number is not known, rather than 0."""
+    bench.proof = replace(bench.proof, reads_counted=counted)
+    bench.run()
+
+    assert (bench.samples("load")[0].device_read_bytes >= 0) is counted
 
 
 def test_a_target_that_refuses_the_ceiling_costs_no_trial(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from ckpt import registry, strategies
 from ckpt.disk import mounts
+from ckpt.disk.mounts import Mount
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.workload import building
 from ckpt.workload.spec import StateSpec
@@ -101,12 +102,15 @@ def test_complete_logs(tiny: dict[str, Any], target: Path, planned: Planned) -> 
 def test_loads_behind_a_hidden_cache_are_unproven(
     tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the target has a cache that the kernel doesn't show, the log says so and calls no load proven cold."""
-    monkeypatch.setattr(mounts, "cache_caveat", lambda _: "caches elsewhere")
+    """On a filesystem of which nothing is known the log says so, and calls no load cold and no save durable."""
+    monkeypatch.setattr(mounts, "mount_of", lambda _: Mount("newfs", "source", "rw", "/"))
     log = run_only(planned(tiny))
 
-    assert log.storage["cache_caveat"] == "caches elsewhere"
+    assert log.storage["cold_proof"] == log.storage["durability_proof"]
+    assert log.storage["cold_proof"] == "nothing is known of filesystems of the type newfs"
+    assert log.storage["fsync_guarantee"] == "unknown"
     assert {s.cache for s in log.samples if s.operation == "load"} == {"cold-unproven", "warm"}
+    assert {s.durability for s in log.samples if s.phase == "total"} == {"committed-unproven", "n/a"}
 
 
 def test_the_journal_has_a_line_for_each_trial(
