@@ -14,10 +14,10 @@ from cyclopts import Parameter
 
 from analysis.advice.intervals import Loss, daly_interval_s, loss, young_interval_s
 from analysis.advice.ranges import POSITIVE, check_range
-from analysis.measures.caveats import FEWEST_TRIALS
-from analysis.measures.differences import FEWEST_ROUNDS, Difference, differences, round_medians
+from analysis.advice.thin import Restore, restart_load, thin
+from analysis.measures.differences import Difference, differences, round_medians
 from analysis.measures.method import UNKNOWN_FACT, Method
-from analysis.measures.operation import COLD_LOADS, Operation
+from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting
 from analysis.measures.statistics import UNKNOWN, Interval, exactly
 from analysis.measures.trials import NO_TRIALS, Trials
@@ -28,7 +28,6 @@ MTBF_HOURS = (1, 2, 4, 8, 24, 72, 168)
 SAME_SIZE = 0.01
 """Files' sizes are counted, not timed: a difference of less than a hundredth decides nothing."""
 
-Restore = Literal["cold", "warm"]
 Stall = Literal["committed", "call"]
 
 
@@ -141,14 +140,7 @@ def advise(setting: Setting, assumptions: Assumptions) -> Advice:
         _cheapest("least of the machine lost", schedules),
         _cheapest("best open format", [schedule for schedule in schedules if schedule.label in readable]),
     ]
-    return Advice(setting, assumptions, tuple(picks), tuple(schedules), tuple(_thin(setting, assumptions)))
-
-
-def restart_load(method: Method, restore: Restore) -> Operation | None:
-    """Return the load that a restart does: of the kind asked for, or the nearest that was measured."""
-    if restore == "warm" and len(method[Operation.LOAD_WARM]):
-        return Operation.LOAD_WARM
-    return method.cold_load()
+    return Advice(setting, assumptions, tuple(picks), tuple(schedules), tuple(thin(setting, assumptions.restore)))
 
 
 def _schedule(method: Method, assumptions: Assumptions) -> Schedule:
@@ -259,40 +251,3 @@ def _cheapest(question: str, schedules: Sequence[Schedule]) -> Pick:
         else:
             best.append(schedule.label)
     return Pick(question, tuple(best), least, "share", *(worse[0] if worse else ("", UNKNOWN)))
-
-
-def _thin(setting: Setting, assumptions: Assumptions) -> list[str]:
-    """List where the data is too thin for the advice."""
-    methods = setting.methods
-    saves = {m.label: m[Operation.SAVE] for m in methods}
-    kinds = {m.label: restart_load(m, assumptions.restore) for m in methods}
-    loads = {m.label: len(m[kind]) if (kind := kinds[m.label]) else 0 for m in methods}
-    jobs = {label: len(set(trials.jobs)) for label, trials in saves.items()}
-    of_kind = {kind: [label for label, used in kinds.items() if used is kind] for kind in Operation}
-    cold_instead = [label for kind in COLD_LOADS for label in of_kind[kind]]
-    cases = [
-        ("without a valid save", [label for label in saves if not len(saves[label])], "no advice about them"),
-        ("without a valid load", [label for label in saves if len(saves[label]) and not loads[label]],
-         "what a restart with them costs is unknown"),
-        (f"fewer than {FEWEST_TRIALS} valid trials",
-         [label for label in saves if 0 < min(len(saves[label]), loads[label]) < FEWEST_TRIALS],
-         "their intervals are wide, or missing: add `repeats`"),
-        ("a single job", [label for label in saves if jobs[label] == 1],
-         "how jobs differ is unknown, so their intervals are too narrow: add `rounds`"),
-        ("two rounds", [label for label in saves if 1 < jobs[label] < FEWEST_ROUNDS],
-         "too few for a test: called different only where no trials overlap; add `rounds`, to three or more"),
-        ("loads cold on this node only", of_kind[Operation.LOAD_CLIENT_COLD],
-         "servers may have had the data in memory, so a restart may take longer"),
-        ("loads not proven cold", of_kind[Operation.LOAD_UNPROVEN], "a restart may take longer than they did"),
-        ("no cold loads", of_kind[Operation.LOAD_WARM] if assumptions.restore == "cold" else [],
-         "warm ones stand in, and a restart will take longer: set `cold = true`"),
-        ("no warm loads", [label for label in kinds if label in cold_instead and assumptions.restore == "warm"],
-         "cold ones stand in: set `warm_load = true`"),
-        ("older logs, which don't say who else reads the format",
-         [m.label for m in methods if m.fact("other_readers") == UNKNOWN_FACT], "not considered as open formats"),
-    ]  # fmt: skip
-    return [f"{what}: {_listed(labels, len(methods))}; {so}" for what, labels, so in cases if labels]
-
-
-def _listed(labels: Sequence[str], count: int) -> str:
-    return "all strategies" if len(labels) == count > 1 else ", ".join(labels)

@@ -81,7 +81,7 @@ class Panel:
     @property
     def title(self) -> str:
         """The operation in words."""
-        return self.operation.label
+        return self.setting.label(self.operation)
 
     @property
     def ceiling(self) -> Ceiling:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.logs import columns, plausible
+from analysis.logs.claims import as_claimed, claims, with_cold_loads
 from analysis.logs.columns import KINDS, Log
 from jobs.timing_log import TABLES, Header
 
@@ -73,8 +74,9 @@ def frames(entries: Sequence[Entry]) -> Results:
     """Put jobs and their logs into frames."""
     logs = [entry.log for entry in entries if entry.log is not None]
     tables = {name: _frame(name, logs) for name in TABLES}
-    tables["samples"] = _with_load_numbers(plausible.judged(tables["samples"]))
-    return Results(jobs=pd.DataFrame([_job_row(entry) for entry in entries]), **tables)
+    samples = _with_load_numbers(as_claimed(plausible.judged(tables["samples"]), logs))
+    jobs = with_cold_loads(pd.DataFrame([_job_row(entry) for entry in entries]), samples)
+    return Results(jobs=jobs, **tables | {"samples": samples})
 
 
 def _frame(name: str, logs: Sequence[Log]) -> pd.DataFrame:
@@ -146,8 +148,8 @@ def _circumstances(log: Log) -> dict[str, Any]:
         **{key: machine[key] for key in facts if key in machine},
         **{f"storage_{key}": storage[key] for key in _STORED if key in storage},
         "node_type": ", ".join(kind),
-        "cold_loads": "unproven" if storage.get("cache_caveat") else "proven where said",
         "target_position": _target_position(machine.get("study"), log.header.target),
+        **claims(storage),
     }
 
 

@@ -15,7 +15,7 @@ OPERATION = ["study", "job_id", "trial", "operation", "load_number"]
 """The columns that identify one operation."""
 
 _CACHES = ("n/a", "cold", "client-cold", "cold-unproven", "warm")
-"""The state of the page cache before an operation. With several ranks, the last one in this order counts."""
+"""The state of the caches before an operation. With several ranks, the last one in this order counts."""
 
 _SUMS = (
     "state_bytes", "cpu_s", "user_s", "system_s", "device_read_bytes", "device_write_bytes", "read_calls",
@@ -25,6 +25,9 @@ _SUMS = (
 
 _LARGEST = ("peak_rss_bytes", "peak_extra_bytes")
 """Columns of which the largest value of a rank counts: every rank needs that much memory."""
+
+UNPROVEN = "committed-unproven"
+"""The durability of a committed save of which nobody can see whether it is on storage."""
 
 _MOST_NAMED = 5
 
@@ -88,7 +91,7 @@ def _with_missing(reason: str, missing: Sequence[int]) -> str:
 def whole_operations(samples: pd.DataFrame, several: pd.DataFrame) -> pd.DataFrame:
     """Fold the ranks: one row per operation and phase.
 
-    A load is proven cold where it is proven on every rank.
+    A load is proven cold, and a save proven durable, where it is proven on every rank.
 
     Args:
         samples: of all jobs; samples of a single rank are returned unchanged.
@@ -96,12 +99,15 @@ def whole_operations(samples: pd.DataFrame, several: pd.DataFrame) -> pd.DataFra
     """
     if not len(several):
         return samples
-    grouped = several.assign(cache=ordered_caches(several["cache"])).groupby([*OPERATION, "phase"], sort=False)
+    marked = several.assign(cache=ordered_caches(several["cache"]), unproven=several["durability"] == UNPROVEN)
+    grouped = marked.groupby([*OPERATION, "phase"], sort=False)
     whole = grouped.first().reset_index()
     whole["start_s"] = grouped["start_s"].min().to_numpy()
     whole["duration_s"] = grouped["end_s"].max().to_numpy() - whole["start_s"]
     whole["resident_fraction"] = grouped["resident_fraction"].max().to_numpy()
     whole["cache"] = grouped["cache"].max().to_numpy()
+    unproven = grouped["unproven"].any().to_numpy()
+    whole["durability"] = whole["durability"].where(~unproven, UNPROVEN)
     for columns, folded in ((_SUMS, grouped[list(_SUMS)].sum()), (_LARGEST, grouped[list(_LARGEST)].max())):
         known = grouped[list(columns)].count().eq(grouped.size(), axis=0)
         whole[list(columns)] = folded.where(known).to_numpy()

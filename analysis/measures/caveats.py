@@ -40,6 +40,14 @@ class Kind(Enum):
             "is slow"
         ),
     )
+    DURABILITY_UNPROVEN = (
+        "committed, and whether that is durable is unproven: {reason}. What fsync guarantees there: {fsync}",
+        "a checkpoint may be lost with a server's power: ask who runs the target what it syncs",
+    )
+    COLD_UNPROVEN = (
+        "not proven to come from the device: {reason}",
+        "a restart may take longer: look at the servers' counters, or take a state of over three times their memory",
+    )
     STOLEN_CPU = (
         "the hypervisor took {number:.0%} of the CPU time",
         "use another host",

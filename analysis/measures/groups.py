@@ -21,7 +21,8 @@ MUST_AGREE = {
     "read_shift": "how many nodes from its writer a share is loaded",
     "packages": "the package versions",
     "node_type": "the kind of node",
-    "cold_loads": "whether loads are proven cold",
+    "cold_loads": "what is known of cold loads",
+    "durability": "whether saves are proven durable",
 }
 """The columns of `Results.jobs` in which compared jobs have to agree, and what they are called in messages."""
 

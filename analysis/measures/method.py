@@ -84,7 +84,7 @@ class Method:
         return self.facts.get(name, UNKNOWN_FACT)
 
     def cold_load(self) -> Operation | None:
-        """Return the load that is nearest to a restart from storage: proven cold, else unproven, else warm."""
+        """Return the load that is nearest to a restart from storage: cold from the device, ..., else warm."""
         return next((load for load in LOADS if len(self[load])), None)
 
     def load_trials(self) -> Trials:

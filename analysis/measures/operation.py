@@ -20,12 +20,8 @@ class Operation(Enum):
 
     @property
     def cache(self) -> str:
-        """The state of the page cache before a load, as tables name it."""
-        names = {
-            Operation.LOAD_CLIENT_COLD: "cold on this node only",
-            Operation.LOAD_UNPROVEN: "not proven cold",
-        }
-        return names.get(self, self.value)
+        """The state of the caches before a load, as tables name it."""
+        return _CACHES.get(self, self.value)
 
     @property
     def label(self) -> str:
@@ -38,9 +34,14 @@ class Operation(Enum):
         return "write" if self is Operation.SAVE else "read"
 
 
+_CACHES = {
+    Operation.LOAD_COLD: "cold from the device",
+    Operation.LOAD_CLIENT_COLD: "not in this node's cache",
+    Operation.LOAD_UNPROVEN: "cold unproven",
+}
+
 COLD_LOADS = (Operation.LOAD_COLD, Operation.LOAD_CLIENT_COLD, Operation.LOAD_UNPROVEN)
-"""The loads that were to be cold: proven to come from the device; with no page in this node's cache, whatever servers
-had cached; and not proven."""
+"""The loads that were to be cold, by what is known of the caches: they are not compared with each other."""
 
 LOADS = (*COLD_LOADS, Operation.LOAD_WARM)
 """The loads, beginning with the one that is nearest to a restart from storage."""

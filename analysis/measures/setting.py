@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis.logs.claims import PROVEN
 from analysis.logs.frames import Results
 from analysis.logs.operations import several_ranks, whole_ceilings, whole_operations
 from analysis.measures.caveats import Caveat
 from analysis.measures.ceilings import Ceiling, best, ceilings
 from analysis.measures.groups import Group, agreement, groups
 from analysis.measures.method import Measurements, Method, method_of
-from analysis.measures.operation import Direction
+from analysis.measures.operation import Direction, Operation
 from analysis.measures.stability import caveats_about
 from analysis.measures.stragglers import own_work
 
@@ -42,6 +43,8 @@ class Setting:
     """Whether every node has a separate target of that name; None where the logs don't have it."""
     ceilings: Mapping[Direction, Ceiling] = field(default_factory=dict)
     """The rates that the target reached by itself, in all jobs of the setting."""
+    durability: str = PROVEN
+    """`PROVEN`, or why its saves can't be proven durable."""
     caveats: tuple[Caveat, ...] = ()
     """What makes the numbers less reliable."""
 
@@ -72,6 +75,11 @@ class Setting:
     def __str__(self) -> str:
         """The setting in words: its name, and how it differs from others of the same name."""
         return self.name + self._apart_in_brackets
+
+    def label(self, operation: Operation) -> str:
+        """The operation as tables and figures name it; a save whose durability is unproven is called that."""
+        unproven = operation is Operation.SAVE and self.durability != PROVEN
+        return f"{operation.label}, durability unproven" if unproven else operation.label
 
     def method(self, label: str) -> Method | None:
         """Return the method with that label."""
@@ -124,8 +132,14 @@ def _setting(group: Group, measurements: Measurements, reference: str) -> Settin
         state=_state_in_words(jobs),
         node_local=_node_local(jobs),
         ceilings=ceilings(measurements.ceiling),
+        durability=_durability(jobs),
         caveats=caveats_about(jobs, measurements.samples, measurements.ceiling),
     )
+
+
+def _durability(jobs: pd.DataFrame) -> str:
+    proofs = jobs["storage_durability_proof"].dropna() if "storage_durability_proof" in jobs else pd.Series(dtype=str)
+    return next((str(proof) for proof in proofs if proof != PROVEN), PROVEN)
 
 
 def _node_local(jobs: pd.DataFrame) -> bool | None:

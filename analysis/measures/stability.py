@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.logs.claims import PROVEN
 from analysis.measures.caveats import FEWEST_TRIALS, Caveat, Kind
+from analysis.measures.operation import COLD_LOADS, LOADS, Operation
 
 _MOST_SPREAD = 0.10
 """The largest standard deviation, as a fraction of the mean."""
@@ -33,6 +35,9 @@ _FEWEST_ROUNDS = 3
 _ABOVE_CEILING = 0.10
 """How far a method may exceed its ceiling, by the noise of measurement."""
 
+_LOADS = {load.value: load.label for load in LOADS}
+_UNPROVEN_LOADS = [load.value for load in COLD_LOADS if load is not Operation.LOAD_COLD]
+
 _STEAL = 0.02
 _DIRTY_BYTES = 256 * 2**20
 _VARYING_GOVERNORS = frozenset({"powersave", "ondemand", "conservative", "schedutil"})
@@ -51,6 +56,7 @@ def caveats_about(jobs: pd.DataFrame, samples: pd.DataFrame, ceilings: pd.DataFr
         *_spread(totals),
         *_disturbed_jobs(ceilings),
         *_above_ceiling(totals, ceilings),
+        *_unproven(jobs, totals),
         *_machine(jobs),
         *_overlaps(jobs, totals),
         *_effects(totals, jobs),
@@ -59,7 +65,7 @@ def caveats_about(jobs: pd.DataFrame, samples: pd.DataFrame, ceilings: pd.DataFr
 
 
 def _name(operation: str, cache: str) -> str:
-    return operation + ("" if cache == "n/a" else f" {cache}")
+    return operation if cache == "n/a" else _LOADS.get(cache, f"load, {cache}")
 
 
 def _spread(totals: pd.DataFrame) -> Iterator[Caveat]:
@@ -131,6 +137,18 @@ def _above_ceiling(totals: pd.DataFrame, ceilings: pd.DataFrame) -> Iterator[Cav
         times = float((reached / roofs.reindex(keys).to_numpy()).median())
         if times > 1 + _ABOVE_CEILING:
             yield Caveat(Kind.ABOVE_CEILING, f"{label}, {_name(operation, cache)}", times)
+
+
+def _unproven(jobs: pd.DataFrame, totals: pd.DataFrame) -> Iterator[Caveat]:
+    """Tell what can't be proven on the target, and why."""
+    for proof, kind, operation, chosen in (
+        ("storage_durability_proof", Kind.DURABILITY_UNPROVEN, "save", totals["operation"] == "save"),
+        ("storage_cold_proof", Kind.COLD_UNPROVEN, "load", totals["cache"].isin(_UNPROVEN_LOADS)),
+    ):
+        if proof in jobs and chosen.any():
+            for (reason, fsync), _ in jobs.groupby([proof, "storage_fsync_guarantee"], sort=True):
+                if reason != PROVEN:
+                    yield Caveat(kind, operation, details={"reason": str(reason), "fsync": str(fsync)})
 
 
 def _machine(jobs: pd.DataFrame) -> Iterator[Caveat]:

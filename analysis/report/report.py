@@ -166,6 +166,7 @@ def _facts(jobs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     named = {
         "state_model": "state", "state_digest": "digest of the state", "node_type": "kind of node", "kernel": "kernel",
         "packages": "packages", "cpu_governor": "CPU governor", "cold_loads": "cold loads",
+        "durability": "durability of saves", "storage_fsync_guarantee": "what fsync guarantees",
     }  # fmt: skip
     return [
         (name, sorted({printable(str(value)) for value in jobs[column].dropna()}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.logs.claims import PROVEN
 from analysis.logs.frames import Results
 from analysis.measures.comparison import related
 from analysis.measures.method import Method
@@ -46,6 +47,8 @@ FACTS = {
     "storage_options": "mount options",
     "storage_device": "device",
     "storage_layout": "stripes",
+    "storage_durability_proof": "durability",
+    "storage_fsync_guarantee": "what fsync guarantees",
     "cold_loads": "cold loads",
 }
 """The columns of `Results.jobs` that may explain a difference, with their names in the table."""
@@ -143,11 +146,14 @@ def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> 
     notes += [f"B: {second.label}: {problem}" for problem in second.problems]
     if pair.first.apart:
         notes.insert(0, str(pair.first))
+    first_proof, second_proof = (side.durability == PROVEN for side in (pair.first, pair.second))
     states = [side.agreed.get("state_digest") for side in (pair.first, pair.second)]
     if states[0] != states[1]:
         notes.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
     elif _state(pair.first) != _state(pair.second):
         notes.insert(0, f"{pair.first.target}: A and B differ in how ranks share the state, or in which ranks load it")
+    if first_proof != second_proof:
+        notes.insert(0, f"{pair.first.target}: saves are proven durable on one side only")
     footnotes += [note for note in notes if note not in footnotes]
     return tuple(footnotes.index(note) + 1 for note in notes)
 

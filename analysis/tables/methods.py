@@ -45,7 +45,8 @@ _WITHIN_ONE_JOB = (
 _WHAT_BANDWIDTH = (
     "bandwidth is the state's logical bytes over time, GB = 10^9 bytes, total over total; the ceiling is what the "
     "target itself did in the same jobs, before and after, by direct or buffered and synced I/O, whichever was faster; "
-    "loads are cold ones where there are proven cold loads"
+    "of the loads, those that are nearest to a restart from storage are shown: cold from the device, else not in this "
+    "node's cache, else cold unproven, else warm"
 )
 
 _TOGETHER = (
@@ -83,10 +84,10 @@ def original_tables(comparison: Comparison) -> list[Table]:
 
 
 def shown_operations(methods: Iterable[Method]) -> list[Operation]:
-    """Return the operations that get a column: loads not wholly proven cold get one only if some were measured."""
+    """Return the operations that get a column: loads whose coldness is unproven get one only if some were measured."""
     measured = {operation for method in methods for operation in method.operations}
     always = {Operation.SAVE, Operation.LOAD_COLD, Operation.LOAD_WARM}
-    return [operation for operation in Operation if operation in measured | always]
+    return [operation for operation in Operation if operation in always | measured]
 
 
 def _summary(comparison: Comparison) -> Table:
@@ -104,7 +105,8 @@ def _summary(comparison: Comparison) -> Table:
                 method.facts.get("best_for", ""),
             )
         )
-    headings = ("method", *(f"{operation.label} [s]" for operation in operations), "size [GiB]", "best for")
+    named = (f"{comparison.setting.label(operation)} [s]" for operation in operations)
+    headings = ("method", *named, "size [GiB]", "best for")
     caveats = (f"beware: {line}" for line in in_short(comparison.setting.caveats))
     notes = (f"state: {comparison.setting.state}", HOW_MEASURED, *caveats)
     return Table("summary", f"Summary: {comparison.setting}", headings, tuple(rows), notes, tuple(problems))
@@ -113,7 +115,7 @@ def _summary(comparison: Comparison) -> Table:
 def _relative(comparison: Comparison) -> Table:
     reference = comparison.reference
     operations = shown_operations(comparison.setting.methods)
-    headings = ("method", *(operation.label for operation in operations), "size")
+    headings = ("method", *map(comparison.setting.label, operations), "size")
     title = f"Relative to {reference}: {comparison.setting}"
     if comparison.setting.method(reference) is None:
         return Table("relative", title, headings, (), (f"the study has no {reference} to compare the others with",))
@@ -163,9 +165,8 @@ def _saved(difference: Difference) -> Change:
 def _phases(comparison: Comparison) -> Table:
     parts = list(dict.fromkeys(phase for method in comparison.setting.methods for phase in method.phases))
     operations = shown_operations(comparison.setting.methods)
-    headings = (
-        "method", *(f"save: {part} [s]" for part in parts), *(f"{operation.label} [s]" for operation in operations),
-    )  # fmt: skip
+    named = (f"{comparison.setting.label(operation)} [s]" for operation in operations)
+    headings = ("method", *(f"save: {part} [s]" for part in parts), *named)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             method.label,
@@ -182,7 +183,8 @@ def _phases(comparison: Comparison) -> Table:
 
 
 def _bandwidth(comparison: Comparison) -> Table:
-    headings = ("method", "save [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling")
+    save = comparison.setting.label(Operation.SAVE)
+    headings = ("method", f"{save} [GB/s]", "save, of ceiling", "load [GB/s]", "load, of ceiling")
     rows: list[tuple[Cell, ...]] = []
     for method in comparison.setting.methods:
         used = (method.usage_of(Operation.SAVE), method.usage_of(method.cold_load()))

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from analysis.logs.claims import PROVEN
 from analysis.measures.comparison import Comparison, Relative, related
 from analysis.measures.differences import differences
 from analysis.measures.groups import MUST_AGREE
 from analysis.measures.method import Method
-from analysis.measures.operation import Operation
+from analysis.measures.operation import COLD_LOADS, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.statistics import UNKNOWN, Interval, geometric_mean
 from analysis.tables.methods import HOW_MEASURED, notes_on_tests, repeated, shown_operations
@@ -24,8 +25,8 @@ HOW_SCALED = (
     "time"
 )
 
-_MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads"}
-"""Loads from filesystems that keep a cache cannot be proven cold; the loads are then listed in different rows."""
+_MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads", "durability"}
+"""What can be proven on one filesystem and not on another: loads are then listed in different rows, saves marked."""
 
 
 def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -60,13 +61,20 @@ def _targets_table(title: str, group: Sequence[Setting]) -> Table:
     against = [{label: relatives[target, label] for target, label in relatives if target == other.target}
                for other in together[1:]]  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
-    footnotes: tuple[str, ...] = ()
+    unproven = [
+        f"to {setting.target} saves are committed, and not proven durable: {setting.durability}"
+        for setting in together
+        if setting.durability != PROVEN
+    ]
+    footnotes: list[str] = []
     for operation in shown_operations(_methods(together)):
         for label in _labels(together):
             methods = [setting.method(label) for setting in together]
-            mark = (1,) if _proven_on_some_only(methods, operation) else ()
-            if mark:
-                footnotes = ("loads proven cold on one target and not on another are not compared",)
+            marked = unproven if operation is Operation.SAVE else []
+            if _proven_on_some_only(methods, operation):
+                marked = ["loads are compared only where the same is known of their coldness"]
+            footnotes += [note for note in marked if note not in footnotes]
+            mark = tuple(footnotes.index(note) + 1 for note in marked)
             medians = (method[operation] if method else "-" for method in methods)
             ratios = (_ratio(relatives.get((other.target, label)), operation) for other in together[1:])
             rows.append((Marked(label, mark), operation.label, *medians, *ratios))
@@ -80,7 +88,8 @@ def _targets_table(title: str, group: Sequence[Setting]) -> Table:
         "method", "operation", *(f"{target} [s]" for target in names), *(f"{name} / {names[0]}" for name in names[1:]),
     )  # fmt: skip
     on_tests = dict.fromkeys(note for of_target in against for note in notes_on_tests(of_target.values()))
-    return Table("targets", f"Targets: {title}", headings, tuple(rows), (HOW_MEASURED, *on_tests, *left_out), footnotes)
+    notes = (HOW_MEASURED, *on_tests, *left_out)
+    return Table("targets", f"Targets: {title}", headings, tuple(rows), notes, tuple(footnotes))
 
 
 def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Relative]:
@@ -96,9 +105,8 @@ def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Re
 
 
 def _proven_on_some_only(methods: Sequence[Method | None], operation: Operation) -> bool:
-    """Return whether loads were proven cold on some targets and not on others; false for saves and warm loads."""
-    cold = (Operation.LOAD_COLD, Operation.LOAD_UNPROVEN)
-    kinds = {kind for method in methods if method for kind in cold if len(method[kind])}
+    """Return whether different things are known of loads on the targets; false for saves and warm loads."""
+    kinds = {kind for method in methods if method for kind in COLD_LOADS if len(method[kind])}
     return operation in kinds and len(kinds) > 1
 
 
@@ -158,8 +166,9 @@ def _scales_table(title: str, group: Sequence[Setting], agreed: Mapping[str, str
     ]
     headings = ["method", "nodes", "tasks per node", "ranks"]
     for operation in columns:
-        headings += [f"{operation.label} [GB/s]", f"{operation.label}, efficiency"]
-        headings += [f"{operation.label}, of ceiling"] if operation is not Operation.LOAD_WARM else []
+        named = group[0].label(operation)
+        headings += [f"{named} [GB/s]", f"{named}, efficiency"]
+        headings += [f"{named}, of ceiling"] if operation is not Operation.LOAD_WARM else []
     notes = [HOW_SCALED, *repeated(methods)]
     if agreed.get("state_sharding"):
         notes.insert(0, f"how ranks share the state: {agreed['state_sharding']}")

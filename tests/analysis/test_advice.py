@@ -188,7 +188,7 @@ def test_the_answer_in_words(measured: Make, setting: Make) -> None:
 
     words = in_words(advice)
     assert words[0] == "On disk, 1 node × 1 task, use a."
-    assert words[1] == "With a a checkpoint stops the job for 2 s, and a restart loads for 20 s (cold)."
+    assert words[1] == "With a a checkpoint stops the job for 2 s, and a restart loads for 20 s (cold from the device)."
     assert words[2].startswith(
         "With a failure every 8 h, checkpoint after every 5.63 min of computing (Daly), every 225 steps;"
     )

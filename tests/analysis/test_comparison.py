@@ -85,8 +85,8 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: StudyOnD
     assert [row["method"] for row in summary] == ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
     columns = [f"save [s] {part}" for part in ("median", "smallest", "largest", "valid", "invalid")]
     assert numbers(summary[1], *columns) == [87.6, 80, 100, 3, 0]
-    assert numbers(summary[2], "load, cold [s] median", "load, warm [s] median") == [12.5, 12]
-    figures = ["save", "load, cold", "load, warm", "size"]
+    assert numbers(summary[2], "load, cold from the device [s] median", "load, warm [s] median") == [12.5, 12]
+    figures = ["save", "load, cold from the device", "load, warm", "size"]
     assert numbers(relative[0], *figures) == pytest.approx([20.9, 11.5, 9, -0.25])
     assert numbers(relative[1], *figures) == pytest.approx([9.95, 5.25, 11, -0.175])
     figures = ["save time saved", "cold load time saved", "warm load time saved", "size"]

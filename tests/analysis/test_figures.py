@@ -65,7 +65,7 @@ def test_all_figures_of_a_setting(two: Setting) -> None:
     ]  # fmt: skip
     assert absent == [
         "no figure of scale, save (tiny, target disk): measured at one scale only",
-        "no figure of scale, load, cold (tiny, target disk): measured at one scale only",
+        "no figure of scale, load, cold from the device (tiny, target disk): measured at one scale only",
     ]
     assert {float(each.figure.get_size_inches()[0]) for each in drawn} == {WIDTH_IN}
     assert all(each.caption and each.alt for each in drawn)
@@ -140,7 +140,7 @@ def test_scale_needs_two_scales(two: Setting, measured: Make, setting: Make) -> 
     assert np.asarray(axes_of(scale).lines[0].get_xdata()).tolist() == [1, 8]
     assert np.asarray(axes_of(scale).lines[0].get_ydata()).tolist() == pytest.approx([1 / 2.1, 1])
     assert scale.setting is None
-    assert "no figure of scale, load, cold (tiny, target disk): measured at one scale only" in absent
+    assert "no figure of scale, load, cold from the device (tiny, target disk): measured at one scale only" in absent
 
 
 def test_a_strategy_has_one_colour_in_all_figures(two: Setting) -> None:

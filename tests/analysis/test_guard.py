@@ -64,7 +64,7 @@ def test_unproven_loads_have_a_column_of_their_own(make_study: MakeStudy, show: 
 
     text = show(study.root, "text")
 
-    assert "load, not proven cold [s]" in text
+    assert "load, cold unproven [s]" in text
     assert "3.00, n = 1" in text
     assert "5.00, n = 1" in text
 

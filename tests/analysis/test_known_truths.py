@@ -169,13 +169,13 @@ def test_targets_stand_against_each_other(make_study: MakeStudy, show: Show) -> 
     assert float(save["nvme / lustre low"]) <= 1 / 3 <= float(save["nvme / lustre high"])
     assert save["nvme / lustre verdict"] == "faster"
     for operation, present, absent in (
-        ("load, cold", "nvme", "lustre"),
-        ("load, not proven cold", "lustre", "nvme"),
+        ("load, cold from the device", "nvme", "lustre"),
+        ("load, cold unproven", "lustre", "nvme"),
     ):
         row = found[operation, "torch_save"]
         assert [float(row[f"{target} [s] valid"]) for target in (present, absent)] == [40, 0]
         assert (row["nvme / lustre"], row["notes"]) == ("", "1")
-    assert "loads proven cold on one target and not on another are not compared" in shown
+    assert "loads are compared only where the same is known of their coldness" in shown
 
 
 def test_targets_that_differ_in_more_are_left_out_with_the_reason(make_study: MakeStudy, show: Show) -> None:
@@ -201,7 +201,7 @@ def test_means_over_targets(make_study: MakeStudy, show: Show) -> None:
 
     assert float(row["save"]) == pytest.approx(1.0)  # +100 %
     assert float(row["size"]) == pytest.approx(1.0)
-    assert row["load, cold"] == ""
+    assert row["load, cold from the device"] == ""
 
 
 def scaled(study: StudyOnDisk, nodes: int, seconds: Sequence[float]) -> None:

@@ -297,14 +297,14 @@ def test_efficiency_and_share_of_the_ceiling_at_each_scale(scaled: Path) -> None
     rows = {tuple(int(cell.value) for cell in row[1:4]): row for row in table.rows if row[0] == "torch_save"}  # type: ignore[union-attr]
 
     assert list(rows) == [(1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 2, 4), (4, 1, 4), (4, 2, 8)]
-    rates = [row[place["load, cold [GB/s]"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
+    rates = [row[place["load, cold from the device [GB/s]"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
     seconds = [7.75, 8.0, 4.0, 4.0, 2.0, 2.0]
     assert rates == pytest.approx([GIB / each / 1e9 for each in seconds])
-    efficiency = [row[place["load, cold, efficiency"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
+    efficiency = [row[place["load, cold from the device, efficiency"]].interval.estimate for row in rows.values()]  # type: ignore[union-attr]
     assert efficiency == pytest.approx(
         [7.75 / each / ranks for each, ranks in zip(seconds, (1, 2, 2, 4, 4, 8), strict=True)]
     )
-    of_ceiling = [row[place["load, cold, of ceiling"]].value for row in rows.values()]  # type: ignore[union-attr]
+    of_ceiling = [row[place["load, cold from the device, of ceiling"]].value for row in rows.values()]  # type: ignore[union-attr]
     took = [4.0, 4.25, 2.25, 2.75, 1.75, 2.75]  # 4 s over the nodes, and a quarter of a second more for each rank
     assert of_ceiling == pytest.approx([a / b for a, b in zip(took, seconds, strict=True)])
 

@@ -74,7 +74,7 @@ def test_text_headings_name_their_units(three_methods: StudyOnDisk, show: Show) 
     assert re.split(r"\s*┃\s*", headings.strip("┃ ")) == [
         "method",
         "save [s]",
-        "load, cold [s]",
+        "load, cold from the device [s]",
         "load, warm [s]",
         "size [GiB]",
         "best for",
