@@ -20,6 +20,7 @@ from typing import Any
 
 from ckpt import registry
 from ckpt.disk import mounts
+from ckpt.disk.room import room_of, words
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import interpreter, slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
@@ -61,12 +62,13 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
         targets.check(name, target, directory, size_bytes, file_count)
     except TargetError as error:
         return Finding("problem", error.what, error.remedy)
-    free, mount = mounts.free_bytes(directory), mounts.mount_of(directory)
-    return Finding("ok", f"{directory} is {mount.filesystem}, {_gigabytes(free)} free", about=f"target {name!r}")
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.0f} GB" if size_bytes >= 1e10 else f"{size_bytes / 1e9:.1f} GB"
+    mount = mounts.mount_of(directory)
+    room = room_of(directory, mount)
+    what, about = f"{directory} is {mount.filesystem}, {words(room, mount)}", f"target {name!r}"
+    if room.bricks and size_bytes // max(1, file_count) > min(room.bricks):
+        remedy = "make room on the fullest brick"
+        return Finding("unknown", f"{what}: a checkpoint's file may not fit", remedy, about=about)
+    return Finding("ok", what, about=about)
 
 
 def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:

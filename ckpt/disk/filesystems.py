@@ -54,6 +54,7 @@ class Filesystem:
         shared: whether it shows the same files on all nodes that mount it.
         locks: whether flock(2) locks hold for all who may write: always, with the mount option `flock`, or unknown.
         ignores_direct_io: whether it takes `O_DIRECT` and may go through the page cache all the same.
+        room: what the free space that it reports leaves out; empty if nothing is known.
         weakening_options: mount options with which fsync guarantees less than `fsync` says.
         best_io: how its files are written and read fastest; None where that has to be tried.
     """
@@ -65,6 +66,7 @@ class Filesystem:
     shared: bool = False
     locks: Locks = "unknown"
     ignores_direct_io: bool = False
+    room: str = ""
     weakening_options: frozenset[str] = frozenset()
     best_io: BestIo | None = None
 
@@ -119,6 +121,20 @@ _NETWORK_FSYNC = {
     "virtiofs": "the host's filesystem has synced",
     "wekafs": _SERVERS_STORED,
 }
+_TRASH = "removed files take room for a day, unless `mfssettrashtime 0` was set; and copies count by the goal"
+_OF_OBJECTS = "what the object store behind it takes isn't known"
+_ROOM = {
+    "beegfs": "of all storage targets together: a file must fit on those that it is striped over",
+    "fuse.gcsfuse": _OF_OBJECTS,
+    "fuse.glusterfs": "of all bricks together: unless it is sharded, a file must fit on one brick",
+    "fuse.juicefs": _OF_OBJECTS,
+    "fuse.lizardfs": _TRASH,
+    "fuse.mfs": _TRASH,
+    "fuse.mount-s3": _OF_OBJECTS,
+    "fuse.rclone": _OF_OBJECTS,
+    "fuse.s3fs": _OF_OBJECTS,
+    "lustre": "of all OSTs together: a file must fit on those that it is striped over",
+}
 _LOCKS: dict[str, Locks] = {"ceph": "always", "gfs2": "always", "ocfs2": "always", "lustre": "with flock"}
 
 _DIRECT = BestIo(direct_writes=True, direct_reads=True, preallocate=True)
@@ -151,7 +167,14 @@ _TABLE: dict[str, Filesystem] = {
         for name in ("fuse.bindfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.unionfs")
     },
     **{
-        name: replace(_NETWORK, name=name, fsync=fsync, locks=_LOCKS.get(name, "unknown"), best_io=_BEST_IO.get(name))
+        name: replace(
+            _NETWORK,
+            name=name,
+            fsync=fsync,
+            locks=_LOCKS.get(name, "unknown"),
+            room=_ROOM.get(name, ""),
+            best_io=_BEST_IO.get(name),
+        )
         for name, fsync in _NETWORK_FSYNC.items()
     },
 }

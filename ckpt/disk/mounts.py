@@ -1,9 +1,8 @@
-"""The filesystem that holds a path: its type, its free space, and whether its caches can be observed."""
+"""The filesystem that holds a path: its type, and whether its caches can be observed."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ class Mount:
     @property
     def facts(self) -> Filesystem:
         """What is known of filesystems of its type."""
-        return facts(self.filesystem)
+        return facts("fuse.mfs" if self.source.startswith("mfs#") else self.filesystem)  # MooseFS is `fuse` here
 
     @property
     def in_memory(self) -> bool:
@@ -49,11 +48,6 @@ def mount_of(path: Path) -> Mount:
     except (OSError, subprocess.SubprocessError, ValueError, LookupError):
         return Mount("unknown", "unknown", "unknown", "unknown")
     return Mount(mount["fstype"], mount["source"], mount["options"], mount["target"])
-
-
-def free_bytes(path: Path) -> int:
-    """The space that an unprivileged user may still fill."""
-    return shutil.disk_usage(existing_parent(path)).free
 
 
 def cache_caveat(mount: Mount) -> str:

@@ -14,6 +14,7 @@ from string import Template
 
 from ckpt.disk import mounts
 from ckpt.disk.block_devices import lies_in_memory
+from ckpt.disk.room import Room, room_of, size
 from jobs.errors import TargetError
 from jobs.plan.plan import Job
 from jobs.plan.study import Target
@@ -76,18 +77,26 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
             f"choose another `path`, or write `allow_tmpfs = true` below [targets.{name}] if that is what you want to "
             "measure",
         )
-    free = mounts.free_bytes(directory)
-    required = int(needed_bytes * (1 + _SPARE_SHARE))
-    if free < required:
+    _require_room(where, room_of(directory, mount), int(needed_bytes * (1 + _SPARE_SHARE)), needed_files)
+
+
+def _require_room(where: str, room: Room, needed_bytes: int, needed_files: int) -> None:
+    if room.free_bytes is not None and room.free_bytes < needed_bytes:
         raise TargetError(
-            f"{where} has {free / 1e9:.1f} GB free, and one checkpoint may take {required / 1e9:.1f} GB",
+            f"{where} has {size(room.free_bytes)} free, and one checkpoint may take {size(needed_bytes)}",
             "make room, choose another `path`, or a smaller `state.tensors`",
         )
-    inodes = os.statvfs(directory)
-    if inodes.f_files and inodes.f_favail < needed_files:  # 0 where files are not counted
+    if room.free_files is not None and room.free_files < needed_files:
         raise TargetError(
-            f"{where} has room for {inodes.f_favail:,} more files, and one checkpoint may take {needed_files:,}",
+            f"{where} has room for {room.free_files:,} more files, and one checkpoint may take {needed_files:,}",
             "remove files, choose another `path`, or leave out the strategy that writes so many",
+        )
+    largest_bytes = needed_bytes // max(1, needed_files)  # at least one file is as large as the mean
+    if room.bricks and largest_bytes > max(room.bricks):
+        raise TargetError(
+            f"{where} has no brick with room for a file of {size(largest_bytes)}, as one checkpoint may hold: the "
+            f"emptiest has {size(max(room.bricks))}",
+            "make room on the bricks, choose a sharded volume or another `path`, or a smaller `state.tensors`",
         )
 
 

@@ -176,13 +176,6 @@ def test_mount_without_findmnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not mounts.mount_of(tmp_path).in_memory
 
 
-def test_free_bytes(tmp_path: Path) -> None:
-    """The room for an unprivileged user, also of a directory that will be made."""
-    status = os.statvfs(tmp_path)
-    within_bytes = 2**30  # others write meanwhile
-    assert abs(status.f_bavail * status.f_frsize - mounts.free_bytes(tmp_path / "not" / "yet")) < within_bytes
-
-
 def test_the_way_to_a_directory_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who made the directories above a checkpoint may not have synced them: their entries are, up to the mount point,
     and once in a process.

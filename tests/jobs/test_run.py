@@ -190,7 +190,7 @@ def test_target_without_room(
     log = run_only(planned(tiny))
 
     assert log.header.status == "failed"
-    assert "GB free, and one checkpoint may take 268800.0 GB" in log.header.error
+    assert "GB free, and one checkpoint may take 268,800.0 GB" in log.header.error
     assert list(target.iterdir()) == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ckpt.disk import mounts
 from ckpt.disk.filesystems import Kind, facts
 from ckpt.disk.mounts import Mount
+from ckpt.disk.room import room_of
 from jobs.node.known import UnknownFactError, known
 from jobs.node.storage import local, network, parallel
 
@@ -89,16 +89,13 @@ def of_storage(directory: Path) -> dict[str, Any]:
     """What a directory lies on, or would lie on if it existed; little, since every process of a job asks for it."""
     existing = mounts.existing_parent(directory)
     mount = mounts.mount_of(existing)
-    space = os.statvfs(existing)
+    room, uncounted = room_of(existing, mount), "unknown (this filesystem doesn't count them)"
     return {
         "path": str(directory),
         **asdict(mount),
-        "capacity_bytes": space.f_frsize * space.f_blocks,
-        "free_bytes": space.f_frsize * space.f_bavail,
-        # CephFS has 2^64 - 1 left, which statvfs makes -1.
-        "free_inodes": space.f_favail
-        if space.f_files and space.f_favail >= 0
-        else "unknown (this filesystem doesn't count them)",
+        "capacity_bytes": uncounted if room.capacity_bytes is None else room.capacity_bytes,
+        "free_bytes": uncounted if room.free_bytes is None else room.free_bytes,
+        "free_inodes": uncounted if room.free_files is None else room.free_files,
         "cache_caveat": mounts.cache_caveat(mount),
     }
 
