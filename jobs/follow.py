@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -13,9 +14,10 @@ from rich.text import Text
 
 from jobs import plan_table
 from jobs import status as statuses
-from jobs.cluster import submit
+from jobs.cluster import orphans, submit
 from jobs.cluster.choice import ClusterName
 from jobs.cluster.local import LocalRunner, run_in_this_process
+from jobs.errors import SubmissionError
 from jobs.job_status import ON_THEIR_WAY, JobStatus
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
@@ -34,6 +36,9 @@ _MOST_QUESTIONS = 5
 
 _HANGING_S = 1800.0
 """How long the results' filesystem may not answer."""
+
+_TIDY_S = 5.0
+"""How long a local job may take to end after Ctrl-C, before it is said to run on."""
 
 _MOST_POLL_S = 30.0
 
@@ -59,17 +64,19 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
     console.print(Text(f"{planned.study.name}: {len(to_send)} of {len(planned.jobs)} jobs to run, on {cluster}"))
     console.print(plan_table.notes(planned))
     if cluster == "slurm":
-        sender = submit.Sender(paths, planned, to_send)
-        sender.send()
+        with _orphans_ended(console, paths):
+            sender = submit.Sender(paths, planned, to_send)
+            sender.send()
         console.print(Text(_submitted(paths, sender, wait=wait)))
         if not wait:
             return 1 if sender.left else 0
     try:
         if cluster == "slurm":
-            jobs = follow(
-                console, paths, planned,
-                has_ended=lambda jobs: sender.has_ended(sum(job.state in ON_THEIR_WAY for job in jobs)),
-            )  # fmt: skip
+            with _orphans_ended(console, paths):
+                jobs = follow(
+                    console, paths, planned,
+                    has_ended=lambda jobs: sender.has_ended(sum(job.state in ON_THEIR_WAY for job in jobs)),
+                )  # fmt: skip
         elif cluster == "local":
             with LocalRunner(paths, planned, to_send) as runner:
                 jobs = follow(console, paths, planned, has_ended=lambda _: runner.has_ended(), sleep=runner.wait)
@@ -78,7 +85,7 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
                 run_in_this_process(paths, planned, to_send)
             jobs = follow(console, paths, planned)
     except KeyboardInterrupt:
-        left = "queued jobs stay" if cluster == "slurm" else "the running job is interrupted too, and marks its log"
+        left = "queued jobs stay" if cluster == "slurm" else _left_running(paths, planned)
         again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study goes on"
         console.print(Text(f"stopped: {left}. {again}"))
         raise
@@ -99,6 +106,33 @@ def _submitted(paths: StudyPaths, sender: submit.Sender, *, wait: bool) -> str:
     if not wait:
         lines.append(f"follow them with: python -m jobs status {paths.root}")
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _orphans_ended(console: Console, paths: StudyPaths) -> Iterator[None]:
+    """Jobs that Slurm queues although their submission fails end: of an earlier submission, and of this one."""
+    _tell_of_orphans(console, orphans.end_orphans(paths))
+    try:
+        yield
+    except SubmissionError:
+        _tell_of_orphans(console, orphans.end_orphans(paths, failed_now=True))
+        raise
+
+
+def _tell_of_orphans(console: Console, ended: Sequence[str]) -> None:
+    if ended:
+        what = "Slurm had queued jobs although their submission failed, and they are cancelled now"
+        console.print(Text(f"{what}: {', '.join(ended)}"))
+
+
+def _left_running(paths: StudyPaths, planned: Plan) -> str:
+    """What is true of local jobs after a signal, which may have reached them too, or this process alone."""
+    end_s = time.monotonic() + _TIDY_S
+    while running := [job.job_id for job in statuses.of_study(paths, planned) if job.state == "running"]:
+        if time.monotonic() >= end_s:
+            return f"{', '.join(running)} still runs; if it should not, python -m jobs cancel {paths.root}"
+        time.sleep(_POLL_S)
+    return "no job runs, and one that was interrupted has marked its log"
 
 
 def follow(

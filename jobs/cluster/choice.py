@@ -10,8 +10,12 @@ from jobs.errors import StudyError, SubmissionError
 
 ClusterName = Literal["debug", "local", "slurm"]
 
-_OTHERS = {"qsub": "PBS or Grid Engine", "bsub": "LSF", "flux": "Flux"}
-"""The commands of batch systems that jobs can't be submitted to."""
+_OTHERS = {
+    "qsub": 'qsub … -v CKPT_STUDY_ARGUMENTS="STUDY" slurm/study.pbs',
+    "bsub": "bsub … bash slurm/study.pbs STUDY",
+    "flux": "flux batch … slurm/study.pbs STUDY",
+}
+"""The commands of batch systems that jobs can't be submitted to, and how a study runs in one allocation of each."""
 
 
 def default_cluster() -> ClusterName:
@@ -29,11 +33,11 @@ def default_cluster() -> ClusterName:
                 "does, or, if this is no login node, run the jobs on this machine by --cluster local"
             ) from None
         return "slurm"
-    for command, system in _OTHERS.items():
+    for command, whole_study in _OTHERS.items():
         if shutil.which(command):
             raise SubmissionError(
-                f"{command} is installed here, so this may be a login node of {system}, and no job was started: run "
-                "the whole study in one allocation, as docs/guide/cluster.md shows, or, if this is no login node, run "
-                "the jobs on this machine by --cluster local"
+                f"{command} is installed here, so this may be a login node, and no job was started: run the whole "
+                f"study in one allocation by `{whole_study}` (see docs/guide/cluster.md), or, if this is no login "
+                "node, run the jobs on this machine by --cluster local"
             )
     return "local"

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from jobs.cluster import slurm_states
 from jobs.cluster.slurm_states import Ending, QueueState
@@ -66,6 +67,17 @@ def queue(numbers: Sequence[str]) -> Mapping[str, QueueState]:
         else:
             jobs |= slurm_states.in_queue(text)
     return jobs
+
+
+def scripts() -> Mapping[str, str]:
+    """The names of the scripts that this user's jobs in the queue were submitted with, by the arrays' numbers.
+
+    Raises:
+        StudyError: if squeue doesn't answer.
+    """
+    text = ask("squeue", "--local", "--noheader", f"--user={os.getuid()}", "--format=%F|%o")
+    rows = (line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
+    return {number: Path(command).name for number, command in rows}
 
 
 def endings(numbers: Sequence[str]) -> Mapping[str, Ending]:

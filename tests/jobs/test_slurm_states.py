@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from jobs.cluster import slurm, slurm_states
 from jobs.cluster.choice import default_cluster
+from jobs.cluster.orphans import end_orphans
 from jobs.cluster.slurm_states import QueueState
 from jobs.errors import StudyError, SubmissionError
+from jobs.paths import StudyPaths
 
 WAITING = [
     "None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Prolog", "Cleaning",
@@ -135,6 +138,29 @@ def test_elements_of_an_array() -> None:
     assert list(slurm_states.elements("17_[1,3,...]")) == ["17_1", "17_3"]
 
 
+def test_only_jobs_of_a_failed_submission_are_orphans(commands: Commands, tmp_path: Path) -> None:
+    """Not those whose script became a link, nor another study's, nor, elsewhere, one that is just being submitted."""
+    paths = StudyPaths(tmp_path)
+    paths.slurm.mkdir()
+    failed, sent = (paths.slurm / f".submission_file_{name}.sh" for name in ("failed", "sent"))
+    failed.touch()
+    (paths.slurm / "8_submission.sh").touch()
+    sent.symlink_to("8_submission.sh")
+    commands.add(
+        "squeue", f"echo '7|{failed}'; echo '8|{sent}'; echo '9|/x/.submission_file_other.sh'; echo '10|(null)'"
+    )
+    commands.add("scancel", "")
+
+    assert end_orphans(paths) == []  # it may just be at it
+    assert commands.calls() == []
+    assert end_orphans(paths, failed_now=True) == ["7"]
+    assert commands.calls()[-1] == "scancel 7"
+    os.utime(failed, (0, 0))
+    assert end_orphans(paths) == ["7"]
+    commands.add("squeue", "exit 1")
+    assert end_orphans(paths) == []
+
+
 class Commands:
     """Commands that print what a test says, and note how they were called."""
 
@@ -207,11 +233,11 @@ def test_a_silent_slurm_is_refused(commands: Commands) -> None:
     assert default_cluster() == "slurm"
 
 
-@pytest.mark.parametrize(("command", "system"), [("qsub", "PBS"), ("bsub", "LSF"), ("flux", "Flux")])
-def test_another_batch_system_is_refused(commands: Commands, command: str, system: str) -> None:
+@pytest.mark.parametrize("command", ["qsub", "bsub", "flux"])
+def test_another_batch_system_is_refused(commands: Commands, command: str) -> None:
     """The message names how to run there, and how to run here all the same."""
     commands.add(command, "exit 1")
-    with pytest.raises(SubmissionError, match=rf"{system}.*one allocation.*--cluster local"):
+    with pytest.raises(SubmissionError, match=rf"by `{command} .*slurm/study.pbs.*--cluster local"):
         default_cluster()
 
 

@@ -18,13 +18,12 @@ import h5py
 import pytest
 from rich.console import Console
 
-from jobs import status, timing_log
+from jobs import follow, status, timing_log
 from jobs.cluster import slurm
 from jobs.cluster.processes import created_unix_s
 from jobs.cluster.slurm_states import QueueState
 from jobs.cluster.submissions import Submission
 from jobs.errors import TimingLogError
-from jobs.follow import follow
 from jobs.job_status import JobStatus
 from jobs.paths import StudyPaths
 from jobs.plan import plan
@@ -212,7 +211,7 @@ def test_looks_in_an_hour(watched: Callable[..., Watched]) -> None:
         }
     )
     with touched(study.paths.root) as opened:
-        found = follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
+        found = follow.follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
 
     assert states(found) == [("complete", 1), ("complete", 3)]
     assert _HOUR_S <= clock.now_s <= _HOUR_S + 30
@@ -238,7 +237,7 @@ def test_questions_to_slurm_in_an_hour(watched: Callable[..., Watched], monkeypa
     events[1800.0] = lambda: study.log(study.ids[0], "complete", trials=3)
     events[_HOUR_S] = lambda: study.log(study.ids[1], "complete", trials=3)
     clock = Simulated(events)
-    found = follow(Console(file=StringIO(), width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
+    found = follow.follow(Console(file=StringIO(), width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
 
     assert states(found) == [("complete", 3)] * 2
     assert max(sum(at <= other < at + 60 for other in asked) for at in asked) <= 7
@@ -260,7 +259,7 @@ def test_what_the_jobs_wait_for_is_shown(watched: Callable[..., Watched], monkey
             study.log(each, "complete")
 
     clock, told = Simulated({100.0: complete}), StringIO()
-    follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
+    follow.follow(Console(file=told, width=200), study.paths, study.plan, clock=clock, sleep=clock.sleep)
     assert [line for line in told.getvalue().splitlines() if line.startswith("waiting: ")] == [
         "waiting: AssocMaxJobsLimit (2 jobs); ReqNodeNotAvail, Reserved for maintenance (1 jobs)"
     ]
@@ -284,6 +283,18 @@ def test_a_filesystem_that_hangs_ends_the_command(watched: Callable[..., Watched
     assert done.returncode == 2
     assert f"error: {study.paths.root} has not answered for 1 s: is the server of /" in done.stderr
     assert f"When `ls {study.paths.root}` answers, repeat the command" in done.stderr
+
+
+def test_after_a_signal_to_run_alone_the_job_runs_on(
+    watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has the jobs that still run, and what ends them; or that none does."""
+    monkeypatch.setattr(follow, "_TIDY_S", 0.1)
+    study = watched(jobs=2, ended=1)
+    left = follow._left_running(study.paths, study.plan)
+    assert left == f"{study.ids[1]} still runs; if it should not, python -m jobs cancel {study.paths.root}"
+    study.log(study.ids[1], "complete")
+    assert follow._left_running(study.paths, study.plan).startswith("no job runs")
 
 
 def test_the_note_in_a_log_is_what_the_whole_log_adds_up_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

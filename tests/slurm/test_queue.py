@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DEVCLUSTER = ROOT / "slurm" / "devcluster" / "devcluster"
+
+WATCHED_S = 20
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
@@ -76,15 +85,14 @@ def requests(site: Any) -> dict[str, int]:
 def test_a_silent_controller_sends_no_study_to_the_login_node(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
-    """`run` refuses, with one message, and leaves nothing behind; `check` says the same."""
+    """`run` refuses, with one message, and leaves nothing behind."""
     study = write_site_study("silent", slurm=LAX, targets=f'here = {{ path = "{home}" }}')
     with silent_controller(strict_site):
-        refused = [strict_site.jobs(command, study, "--results", home) for command in ("run", "check")]
+        done = strict_site.jobs("run", study, "--results", home)
 
-    for done in refused:
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "Slurm is installed here and does not answer" in done.stderr
-        assert "--cluster local" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Slurm is installed here and does not answer" in done.stderr
+    assert "--cluster local" in done.stderr
     assert not (home / "silent").exists()
 
 
@@ -127,7 +135,7 @@ def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
 
 
 def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: WriteStudy) -> None:
-    """MaxJobs: AssocMaxJobsLimit is a job's turn that comes; held jobs are stuck, with how to release them."""
+    """MaxJobs: AssocMaxJobsLimit is a job's turn that comes, a suspended one may go on; held ones are stuck."""
     study = write_site_study("turns", slurm=LAX + "\nexclusive = true", targets="nvme = {}", repeats=100_000, rounds=3)
     with strict_site.limits(MaxJobs=1):
         sent = Sent(strict_site, study)
@@ -136,9 +144,83 @@ def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: 
             "the limit", lambda: [job for job in sent.status() if job["detail"] == "AssocMaxJobsLimit"]
         )
         assert {job["state"] for job in limited} == {"waiting"}
+        strict_site.ask("scontrol", "suspend", sent.numbers()[0])
+        strict_site.wait("the suspended job", lambda: "SUSPENDED" in sent.status()[0]["detail"])
+        assert sent.states()[0] == "waiting"
+        strict_site.ask("scontrol", "resume", sent.numbers()[0])
         strict_site.ask("scontrol", "hold", sent.numbers()[2])
         assert "`scontrol release" in sent.until("stuck")["detail"]
         strict_site.ask("scontrol", "requeuehold", sent.numbers()[0])
         strict_site.wait("two that are held", lambda: sent.states().count("stuck") == 2)
         assert {"waiting", "running"} & set(sent.states())
         strict_site.jobs("cancel", sent.root)
+
+
+def test_jobs_that_were_queued_without_an_answer_are_cancelled(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """sbatch times out after Slurm has queued the jobs: they are found and ended, and the next submission counts."""
+    late = home / "bin" / "sbatch"
+    late.parent.mkdir()
+    late.write_text(
+        f'#!/bin/sh\n{shutil.which("sbatch")} "$@" || exit\ncase "$*" in *--test-only*) exit ;; esac\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1\n"
+    )
+    late.chmod(0o755)
+    study = write_site_study("orphans", slurm=LAX, rounds=3, repeats=100_000)
+    path = f"{late.parent}:{strict_site.environment['PATH']}"
+    done = strict_site.jobs("submit", study, "--results", home, PATH=path)
+    assert done.returncode == 2
+    assert "Socket timed out" in done.stderr
+    assert "Slurm had queued jobs although their submission failed, and they are cancelled now: " in done.stdout
+
+    sent = Sent(strict_site, study)
+    queue = strict_site.ask("squeue", "--noheader", "--name=ckpt-orphans", "--format=%F|%T").split()
+    assert {row.partition("|")[0] for row in queue if "COMPLETING" not in row} == {sent.array}
+    strict_site.jobs("cancel", sent.root)
+
+
+def test_run_asks_the_controller_a_few_times_a_minute(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """While a job measures, trial after trial: a few questions about it alone, and `run` takes under 1 % of a core."""
+    study = write_site_study("quiet", slurm=LAX, repeats=100_000)
+    command = [DEVCLUSTER, "as", "alice", sys.executable, "-m", "jobs", "run", study, "--results", home]
+    with subprocess.Popen(command, env=strict_site.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        try:
+            assert any("running" in line for line in run.stdout)
+            strict_site.ask("sdiag", "--reset")
+            process = psutil.Process(run.pid)
+            before = sum(process.cpu_times()[:4])
+            time.sleep(WATCHED_S)
+            cpu_s = sum(process.cpu_times()[:4]) - before
+            asked = requests(strict_site)
+        finally:
+            run.send_signal(signal.SIGINT)
+            strict_site.jobs("cancel", home / "quiet")
+        assert "stopped: queued jobs stay" in run.stdout.read()
+
+    assert asked.get("REQUEST_JOB_INFO_SINGLE", 0) <= 5
+    assert sum(number for kind, number in asked.items() if "INFO" in kind) <= 10
+    assert "REQUEST_FED_INFO" not in asked
+    assert cpu_s < 0.01 * WATCHED_S, cpu_s
+
+
+def test_a_log_that_appears_late_is_waited_for(strict_site: Any, write_site_study: WriteStudy) -> None:
+    """As on NFS: Slurm says COMPLETED, and the log isn't there yet: the job isn't lost, and nothing is sent again."""
+    sent = Sent(strict_site, write_site_study("late", slurm=LAX, repeats=1))
+    job = sent.until("complete")
+    strict_site.wait("an empty queue", lambda: not strict_site.ask("squeue", "--noheader", "--name=ckpt-late"))
+    log = Path(job["log"])
+    hidden = log.rename(log.with_suffix(".hidden"))
+    assert "is not visible here yet" in sent.until("ending")["detail"]
+    hidden.rename(log)
+    assert sent.states() == ["complete"]
+
+
+def test_a_job_that_takes_more_memory_than_it_asked_for_says_so(strict_site: Any, write_site_study: WriteStudy) -> None:
+    """Where Slurm counts memory and ends a job beyond its share, the study says what to write."""
+    slurm = 'account = "proj"\npartition = "lax"\nmem_gb = 0.1'
+    sent = Sent(strict_site, write_site_study("memory", slurm=slurm, vocabulary=500_000))
+    assert "raise `mem_gb` below [slurm]" in sent.until("lost")["detail"]
