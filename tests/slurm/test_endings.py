@@ -104,6 +104,7 @@ def test_time_limit_marks_the_log_interrupted_and_cleans_up(
     assert "interrupted: the time limit is near" in " ".join(done.stdout.split())
 
 
+@pytest.mark.each_slurm
 def test_scancel_marks_the_log_interrupted_and_a_second_submit_goes_on(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: Wr
     assert 30 == sum(count == 2 for count in loads.values())  # the requeue may have come between a trial's two loads
 
 
+@pytest.mark.each_slurm
 def test_a_preempted_job_is_requeued_and_a_cancelled_one_is_not(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_stud
     assert [] == shared_leftovers(cluster)
 
 
+@pytest.mark.each_slurm
 def test_out_of_memory_is_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """A real limit on memory, set by the study's own `setup`: the job fails or is lost, and says memory."""
     study = write_study(

@@ -154,7 +154,9 @@ def processes(study: Path, rank: int) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("rank", "number", "told"),
     [
-        (3, signal.SIGKILL, "rank 3 ({host}) is gone: its connection to rank 0 broke"),
+        pytest.param(
+            3, signal.SIGKILL, "rank 3 ({host}) is gone: its connection to rank 0 broke", marks=pytest.mark.each_slurm
+        ),
         (1, signal.SIGSTOP, "rank 1 ({host}) did not answer within 5 s"),
         (0, signal.SIGKILL, "rank 0 ({host}) is gone or hangs"),
     ],

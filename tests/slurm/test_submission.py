@@ -126,6 +126,7 @@ def test_a_whole_study_runs_inside_one_allocation(cluster: Any, write_study: Wri
     assert {"complete"} == {status["state"] for status in cluster.status(tmp_path / "whole")}
 
 
+@pytest.mark.each_slurm
 def test_variables_of_a_surrounding_allocation_do_not_leak(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_variables_of_a_surrounding_allocation_do_not_leak(
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.each_slurm
 def test_a_thousand_jobs_are_one_submission(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """One sbatch, one array; `status` asks once; `cancel` ends this study's jobs and no others."""
     other = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
@@ -163,6 +165,7 @@ def test_a_thousand_jobs_are_one_submission(cluster: Any, write_study: WriteStud
     cluster.ask("scancel", other)
 
 
+@pytest.mark.each_slurm
 def test_a_job_that_can_never_start_does_not_hold_run(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """A dependency that can't come true: `run` says stuck, with Slurm's reason, and ends with 1."""
     study = write_study("never", slurm='dependency = "afternotok:1"')
@@ -175,6 +178,7 @@ def test_a_job_that_can_never_start_does_not_hold_run(cluster: Any, write_study:
     cluster.jobs("cancel", tmp_path / "never")
 
 
+@pytest.mark.each_slurm
 def test_what_slurm_refuses_is_one_message(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """A partition that doesn't exist: exit code 2, sbatch's own words, no traceback."""
     study = write_study("refusal", targets='x = { path = "/tmp", slurm = { partition = "nosuch" } }')
