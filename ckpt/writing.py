@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt import manifest
-from ckpt.disk import commit, durable, versions
+from ckpt.disk import commit, durable, full, versions
 from ckpt.disk.pinned import Identity, identity
 from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
@@ -30,32 +30,42 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
     Raises:
         CheckpointError: as `ckpt.save` does.
     """
-    tensors = content.tensors
     try:
         final = versions.resolved(final)
         versions.finish(final)
         replaces = _replaceable(final)
         durable.make_directories(final.parent)
         with commit.begin(final, replaces=replaces) as staging:
-            written, checksums = strategy.save_checked(tensors, staging.path)
-            Manifest(
-                strategy=strategy.name,
-                options=strategy.options,
-                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
-                checksums=checksums,
-                tied=content.tied,
-                rest=content.rest,
-                files=_sizes_of(written, staging.path),
-            ).write(staging.path)
-            staging.flush(files=not strategy.capabilities.syncs_files)
-            if not strategy.capabilities.reports_close_errors:
-                _read_back(strategy, tensors, checksums, staging.path)
+            try:
+                _fill(staging, content, strategy)
+            except Exception as error:  # a full disk, or any error of a library
+                is_ours = isinstance(error, CheckpointError)
+                text = str(error) if is_ours else f"can't save {final}: {type(error).__name__}: {error}"
+                raise CheckpointError(full.named(text, error, staging.path)) from error
             staging.publish()
     except CheckpointError as error:
         raise CheckpointError(explained(str(error))) from error
-    except Exception as error:  # a full disk, or any error of a library
+    except Exception as error:
         raise CheckpointError(explained(f"can't save {final}: {type(error).__name__}: {error}")) from error
+
+
+def _fill(staging: commit.Staging, content: Content, strategy: Strategy) -> None:
+    """Write a checkpoint into a staging directory, and bring it to stable storage."""
+    tensors = content.tensors
+    written, checksums = strategy.save_checked(tensors, staging.path)
+    Manifest(
+        strategy=strategy.name,
+        options=strategy.options,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in tensors.items()),
+        checksums=checksums,
+        tied=content.tied,
+        rest=content.rest,
+        files=_sizes_of(written, staging.path),
+    ).write(staging.path)
+    staging.flush(files=not strategy.capabilities.syncs_files)
+    if not strategy.capabilities.reports_close_errors:
+        _read_back(strategy, tensors, checksums, staging.path)
 
 
 def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mapping[str, str], directory: Path) -> None:

@@ -18,7 +18,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ckpt.disk import commit, direct_io, durable, listing, page_cache, writeback
+from ckpt.disk import commit, direct_io, durable, full, listing, page_cache, writeback
 from ckpt.errors import LostRankError
 from ckpt.state.compare import first_difference, mapped_file, poison
 from ckpt.state.layout import State
@@ -94,7 +94,7 @@ class Trial:
             except LostRankError as error:
                 save.problem = str(error)
             except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample has it
-                save.problem = f"{type(error).__name__}: {error}"
+                save.problem = full.named(f"{type(error).__name__}: {error}", error, staging)
                 groups.world.fail(save.problem)
             save.times.append(clock())
         return save
