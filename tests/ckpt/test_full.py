@@ -36,8 +36,8 @@ for strategy in sys.argv[2:]:
 
 
 def test_every_core_strategy(tmp_path: Path) -> None:
-    """Two tensors of 8 MB on a filesystem of 12: the old checkpoint stays, the message names the reason, and the next save
-    removes what the library's threads went on to write.
+    """Two tensors of 8 MB on a filesystem of 12: the old checkpoint stays, the message names the reason, and the next
+    save removes what the library's threads went on to write.
     """
     if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         if os.environ.get("CKPT_REQUIRE_ALL"):
