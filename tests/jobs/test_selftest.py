@@ -13,26 +13,28 @@ import pytest
 from analysis import load_results
 from analysis.selftest import Verdict, verdicts
 from ckpt.disk import durable, page_cache
+from ckpt.disk.page_cache import Sight
+from jobs.node.proof import Proof
 from jobs.node.run import run_job
 from jobs.node.trial import Trial
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans
 from jobs.plan import study_file
 from jobs.selftest import study_text
+from support.filesystems import Mounts
 from support.logs import GIB, LogBuilder, job
 
 
 @pytest.fixture
-def selftest(tmp_path: Path) -> Callable[[], list[Verdict]]:
+def selftest(tmp_path: Path) -> Callable[..., list[Verdict]]:
     """Run the shipped study's jobs in this process, with shorter sleeps and fewer trials, and judge them."""
 
-    def run() -> list[Verdict]:
+    def run(target: Path = tmp_path / "target") -> list[Verdict]:
         content = tomllib.loads(study_file.SHIPPED["selftest"].read_text())
         for strategy in content["strategies"]:
             if "sleep_s" in strategy:
                 strategy["sleep_s"] *= 0.4
         content["trials"]["repeats"] = 2
-        target = tmp_path / "target"
         target.mkdir()
         content["targets"]["here"]["path"] = str(target)
         planned = plans.make_plan(study_file.parse(content, "selftest.toml"))
@@ -70,6 +72,35 @@ def test_an_honest_pipeline_passes(selftest: Callable[[], list[Verdict]]) -> Non
 
     assert [what for what in failed(judged) if "sleep" not in what and "MB/s" not in what] == []
     assert {"wrong_data", "lazy", "unsynced"} <= {verdict.what.split(":")[0] for verdict in judged}
+
+
+@pytest.mark.filesystems
+@pytest.mark.parametrize("name", ["overlay", "gluster"])
+def test_it_passes_where_dirty_pages_can_not_be_seen(
+    name: str, mounts: Mounts, selftest: Callable[[Path], list[Verdict]]
+) -> None:
+    """There a save that isn't synced can't be caught: no save is called durable, and that is the verdict."""
+    target = mounts.start(name) / "target"
+    judged = selftest(target)
+    target.rmdir()
+
+    assert [what for what in failed(judged) if "sleep" not in what and "MB/s" not in what] == []
+    [unsynced] = [verdict.what for verdict in judged if verdict.what.startswith("unsynced")]
+    assert unsynced == (
+        "unsynced: 0 of 2 saves caught, and 2, whose dirty pages can't be seen here, are not called durable"
+    )
+    assert [verdict for verdict in judged if verdict.what.startswith("no save is called durable: ")] != []
+
+
+def test_unseen_saves_that_are_called_durable_fail(
+    selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where dirty pages can't be seen, a save that is called durable all the same is a failure of the measurement."""
+    monkeypatch.setattr(Proof, "sight", Sight(dirty=False, resident="cachestat"))
+    judged = failed(selftest())
+
+    assert [what for what in judged if what.startswith("unsynced: 0 of 2 saves caught, and 0,")] != []
+    assert [what for what in judged if what.startswith("saves are proven durable: 0")] != []
 
 
 MEASURED = {"{}": 0.1, '{"sleep_s": 0.5}': 0.6, '{"sleep_s": 1.0}': 1.1, '{"bytes_per_s": 1e9}': 0.1 + GIB / 1e9}
