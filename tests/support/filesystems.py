@@ -28,7 +28,7 @@ class Filesystem:
     exchanges: bool = True  # two directories, in one step
     sees_pages: bool = True  # cachestat tells the cached and the dirty pages of its files
     direct: bool = True  # O_DIRECT passes this machine's page cache
-    proves_cold: bool = True  # what isn't in this mount's page cache comes from a disk
+    proves_cold: bool = True  # what isn't in the page cache comes from a disk
     counts_blocks: bool = True  # st_blocks is what a file takes
     locks_everywhere: bool = True  # a lock is seen by every host, as far as the mount can tell
     network: bool = False
@@ -49,7 +49,7 @@ FILESYSTEMS = {
         Filesystem("xfs"),
         Filesystem("btrfs", direct=False),
         Filesystem("btrfs-zstd", direct=False, compresses=True),
-        Filesystem("overlay", sees_pages=False, proves_cold=False),
+        Filesystem("overlay", sees_pages=False),
         replace(_OVER_A_NETWORK, name="gluster", locks_everywhere=False),
         replace(_OVER_A_NETWORK, name="cephfs", counts_blocks=False),
     )
