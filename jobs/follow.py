@@ -162,7 +162,7 @@ def follow(
             cost = _Cost(watch)
             jobs = watch.look(ask=questions.due())
             more = not has_ended(jobs)
-            if jobs != shown or watch.news:
+            if watch.news or [job.state for job in jobs] != [job.state for job in shown]:
                 questions.answers_may_differ()
             if jobs != shown:
                 _show(console, live, shown, jobs)

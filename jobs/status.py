@@ -98,7 +98,7 @@ class Watch:
         self.operations = 0
         """System calls on the files of the results so far."""
         self.news = False
-        """Whether the last look found a log that had changed."""
+        """Whether the last look found a log of a job that has begun or ended since the queue was last asked for it."""
 
     def look(self, *, ask: bool = True) -> list[JobStatus]:
         """The status of every planned job; Slurm is asked if `ask`, and otherwise for jobs that are new only."""
@@ -164,14 +164,21 @@ class Watch:
             if signature != known.signature:
                 known.signature = signature
                 changed.append((known, path))
-        self.news = bool(changed)
         self.operations += len(changed) * file_checks.FILE_OPERATIONS
         with ThreadPoolExecutor() as pool:
             for (known, _), progress in zip(
                 changed, pool.map(_progress_of, [path for _, path in changed]), strict=True
             ):
                 known.progress = progress
+        self.news = any(self._has_moved(known) for known, _ in changed)
         return asked
+
+    def _has_moved(self, known: _Known) -> bool:
+        """Whether a job's log shows that it is elsewhere than its cluster said."""
+        if known.submission is None or isinstance(known.progress, TimingLogError) or known.progress is None:
+            return False
+        running = self._queue.get(known.submission.scheduler_id, GONE).state == "running"
+        return running != (known.progress.status == timing_log.RUNNING)
 
     def _status(
         self, known: _Known, where: QueueState | None, ending: Ending | None = None, output: Path | None = None

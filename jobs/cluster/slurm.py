@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jobs.cluster import slurm_states
@@ -47,19 +48,25 @@ def ask(command: str, *arguments: str, timeout_s: float = _ANSWER_S) -> str:
     return done.stdout
 
 
-def queue(numbers: Sequence[str]) -> Mapping[str, QueueState]:
+def queue(numbers: Sequence[str], users: Collection[int] = ()) -> Mapping[str, QueueState]:
     """Where these jobs are, whoever submitted them; array elements one by one. Without those that Slurm has forgotten.
+
+    Args:
+        numbers: of the jobs.
+        users: who submitted them; -1 for unknown ones.
 
     Raises:
         StudyError: if squeue doesn't answer.
     """
     jobs: dict[str, QueueState] = {}
-    # By the arrays' numbers: for a single one, the controller has to look at no other job.
+    # For a single array, or the jobs of a single user, the controller doesn't list all the others.
+    several = len(slurm_states.arrays(numbers)) > 1
+    of_users = [f"--user={','.join(map(str, users))}"] if several and users and all(map(_has_name, users)) else []
     for some in _chunks(slurm_states.arrays(numbers)):
         try:
             text = ask(
                 "squeue", "--local", "--noheader", "--array", "--states=all", f"--jobs={','.join(some)}",
-                f"--format={slurm_states.QUEUE_FORMAT}",
+                f"--format={slurm_states.QUEUE_FORMAT}", *of_users,
             )  # fmt: skip
         except StudyError as error:
             if "Invalid job id" not in str(error):  # how squeue says that none of them is left
@@ -67,6 +74,14 @@ def queue(numbers: Sequence[str]) -> Mapping[str, QueueState]:
         else:
             jobs |= slurm_states.in_queue(text)
     return jobs
+
+
+def _has_name(user_id: int) -> bool:
+    """Whether squeue takes that user: of one that it can't look up, it prints no jobs and doesn't fail."""
+    try:
+        return bool(pwd.getpwuid(user_id))
+    except (KeyError, OverflowError, ValueError):
+        return False
 
 
 def scripts() -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ class Submission:
     """When that process started, since process ids are used again; 0 for Slurm."""
     submitted_utc: str
     code_version: str
+    user_id: int = -1
+    """Of who submitted it; -1 if that was not noted."""
 
 
 def submissions(paths: StudyPaths) -> list[Submission]:
@@ -52,6 +55,8 @@ def _submission(facts: dict[str, Any]) -> Submission:
         raise ValueError(f"the process of a job is {sent.scheduler_id!r:.80}")
     if not isinstance(sent.job_id, str) or not isinstance(sent.process_created_unix_s, float | int):
         raise TypeError(f"the job {sent.job_id!r:.80} started at {sent.process_created_unix_s!r:.80}")
+    if type(sent.user_id) is not int:
+        raise TypeError(f"the user who submitted a job is {sent.user_id!r:.80}")
     return sent
 
 
@@ -64,9 +69,10 @@ def record(paths: StudyPaths, cluster: str, sent: Sequence[tuple[str, str]], ver
         sent: the jobs' ids, and their numbers there.
         version: of the code that submitted them.
     """
+    local = cluster == "local"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     new = [
-        Submission(job_id, cluster, number, created_unix_s(int(number)) if cluster == "local" else 0.0, now, version)
+        Submission(job_id, cluster, number, created_unix_s(int(number)) if local else 0.0, now, version, os.getuid())
         for job_id, number in sent
     ]
     with _locked(paths):

@@ -199,6 +199,12 @@ def test_the_queue_is_asked_for_the_jobs_and_not_for_the_user(
     assert [call for call in commands.calls() if "--jobs=17,19 " in call and "user" not in call] == commands.calls()
     assert len(commands.calls()) == 1
 
+    slurm.queue(["17_0", "19"], {0})
+    assert commands.calls()[-1].endswith(" --user=0")  # the controller lists this user's jobs only
+    for unknown in (-1, 2**31 - 7):
+        slurm.queue(["17_0", "19"], {0, unknown})
+        assert "--user" not in commands.calls()[-1]
+
 
 def test_jobs_that_slurm_has_forgotten_are_gone(commands: Commands) -> None:
     """squeue fails when it knows none of the numbers: that is an answer. Any other failure isn't."""
