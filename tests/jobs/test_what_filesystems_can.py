@@ -24,7 +24,7 @@ def test_can_exchange(filesystem: Filesystem, tmp_path: Path) -> None:
 
 
 def test_what_can_be_proven(filesystem: Filesystem, tmp_path: Path) -> None:
-    """Loads are proven cold on known local filesystems on disks alone; dirty pages are seen where cachestat sees them."""
+    """Loads are proven cold on known local filesystems on disks alone; dirty pages are seen where cachestat does."""
     found = proof._of_node(tmp_path)
 
     assert filesystem.sees_pages is found.dirty_seen
