@@ -36,3 +36,9 @@ def test_caches_elsewhere(name: str) -> None:
     """Filesystems with caches outside the page cache are said to have them, and what to do about it."""
     assert f"{name} caches outside" in mounts.cache_caveat(Mount(name, "source", "rw", "/mnt"))
     assert mounts.cache_caveat(Mount("ext4", "source", "rw", "/mnt")) == ""
+
+
+def test_moosefs_is_known_by_its_source() -> None:
+    """It calls its type plain `fuse`."""
+    assert Mount("fuse", "mfs#master:9421", "rw", "/mnt").facts.name == "fuse.mfs"
+    assert Mount("fuse", "other", "rw", "/mnt").facts.kind is Kind.PROGRAM

@@ -21,9 +21,11 @@ from ckpt.disk.block_devices import BlockDevice
 from ckpt.disk.mounts import Mount
 from ckpt.disk.page_cache import Sight
 from ckpt.process_group.group import SingleProcess
-from jobs.node import proof
+from jobs.errors import TargetError
+from jobs.node import proof, targets
 from jobs.node.groups import ProcessGroups
 from jobs.node.proof import PROVEN, Proof, examine, storage_facts
+from jobs.plan.study import Target as StudyTarget
 from support.filesystems import Mounts
 
 MIB = 2**20
@@ -271,6 +273,16 @@ def test_overlay_shows_its_pages_to_mincore_only(mounts: Mounts) -> None:
     page_cache.evict_file(path)
     assert (cached_mib(upper), cached_mib(path, found.sight)) == (0, 0)
     path.unlink()
+
+
+@pytest.mark.filesystems
+def test_an_image_in_memory_is_refused_as_memory(mounts: Mounts) -> None:
+    """ext4 on an image on tmpfs is no disk; whoever wants to measure it says so."""
+    directory = mounts.start("ext4-ram")
+
+    with pytest.raises(TargetError, match="which is memory and no disk"):
+        targets.check("ram", StudyTarget(path=str(directory)), directory, 1, 1)
+    targets.check("ram", StudyTarget(path=str(directory), allow_tmpfs=True), directory, 1, 1)
 
 
 def bricks(root: Path, name: str) -> Iterator[Path]:
