@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ class BlockDevice:
 
     Attributes:
         name: the kernel's name: `nvme0n1p2`, `dm-0`.
-        kind: what it is.
+        kind: what it is; `network` for disks of servers.
         below: the devices that it lies on; empty for a disk, and where they can't be seen. A loop device lies on those
             below its image.
         image: the path of a loop device's file; empty for others.
@@ -139,7 +140,21 @@ def _kind(entry: Path) -> DeviceKind:
     for prefix, named in _BY_NAME:
         if letters == prefix:
             return named
-    return "disk" if (entry / "device").exists() else "unknown"
+    if not (entry / "device").exists():
+        return "unknown"
+    return "network" if _is_remote(entry) else "disk"
+
+
+def _is_remote(entry: Path) -> bool:
+    """Whether a disk is a server's: iSCSI, Fibre Channel, NVMe over fabrics."""
+    if any(part.startswith(("session", "rport-")) for part in entry.parts):
+        return True
+    device = entry / "device"
+    for transport in (device / "transport", *device.glob("nvme*/transport")):
+        with suppress(OSError):
+            if transport.read_text().strip() in {"tcp", "rdma", "fc"}:
+                return True
+    return False
 
 
 def _loop(entry: Path, depth: int) -> BlockDevice:

@@ -72,6 +72,23 @@ def test_devices_that_are_no_disks(machine: Machine, tmp_path: Path, name: str, 
     assert disks(found) == []
 
 
+@pytest.mark.parametrize(("transport", "kind"), [("pcie", "disk"), ("tcp", "network"), ("rdma", "network")])
+def test_nvme_over_fabrics_is_a_servers(machine: Machine, tmp_path: Path, transport: str, kind: str) -> None:
+    """The controller knows how it is reached."""
+    entry = machine.add("nvme0n1", "device")
+    (entry / "device" / "transport").write_text(f"{transport}\n")
+    machine.holds(tmp_path, "nvme0n1")
+    assert [device.kind for device in devices_below(tmp_path)] == [kind]
+
+
+@pytest.mark.parametrize("way", ["session1", "rport-0:0-1"])
+def test_disks_of_storage_arrays_are_servers(machine: Machine, tmp_path: Path, way: str) -> None:
+    """iSCSI's and Fibre Channel's disks are called as local ones are, and lie below their connection."""
+    machine.add(f"{way}/sdc", "device")
+    machine.holds(tmp_path, f"{way}/sdc")
+    assert [device.kind for device in devices_below(tmp_path)] == ["network"]
+
+
 def test_btrfs_with_two_devices(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Btrfs has a device number that no device has: its devices are those that its mount's source belongs to."""
     source = tmp_path / "source"
