@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import unicodedata
 import warnings
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -33,9 +35,23 @@ def run(app: App, *mistakes: type[Exception]) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(printable(f"error: {unwritten(error, Path(error.filename or Path.cwd()))}"), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def unwritten(error: OSError, what: Path | str) -> str:
+    """Say what could not be written, and what to do if its filesystem is full or a quota is used up."""
+    if error.errno == errno.ENOSPC:
+        return f"can't write {what}: its filesystem is full ({os.strerror(errno.ENOSPC)}); make room there"
+    if error.errno == errno.EDQUOT:
+        return f"can't write {what}: a quota is used up ({os.strerror(errno.EDQUOT)}); remove files, or ask for more"
+    return f"can't write {what}: {error.strerror or error}"
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from ckpt.cli import printable
+from ckpt.cli import printable, unwritten
 from ckpt.cli import run as run_command_line
 from ckpt.disk.durable import write_atomically
 from ckpt.errors import CheckpointError
@@ -228,7 +228,9 @@ def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
         for path, content in ((paths.study_toml, source.read_text()), (paths.plan_json, plans.to_json(planned))):
             write_atomically(path, content, sync=False)
     except OSError as error:
-        raise StudyError(f"can't write to the results directory {paths.root}: {error}. Try --results DIR") from error
+        raise StudyError(
+            f"{unwritten(error, f'to the results directory {paths.root}')}, or try --results DIR"
+        ) from error
 
 
 def _prepare(

@@ -13,14 +13,16 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckpt import registry
+from ckpt.cli import unwritten
 from ckpt.disk import mounts
-from ckpt.disk.room import room_of, words
+from ckpt.disk.room import room_of, size, words
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import interpreter, slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
@@ -32,12 +34,16 @@ from jobs.plan.plan import Plan
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.study import Target
 
+_RESULTS_BYTES, _RESULTS_FILES = 2**20, 10
+"""More than what a job leaves in the results directory: its log, its files in `slurm`, its share of a report."""
+
 _PROBE_S = 90
 """How long a compute node may take to become free and answer."""
 
 
 def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding]:
     """Check what can be seen from here; on Slurm, what a compute node sees too."""
+    yield from _room_for_results(paths, len(planned.jobs))
     if cluster != "slurm":
         for name, target in planned.study.targets.items():
             yield _target_here(name, target, *planned.largest(name))
@@ -151,6 +157,27 @@ def _results(paths: StudyPaths) -> Finding:
         f"the results directory lies on {mount.filesystem} ({mount.mount_point}): nodes must see it under that path",
         "if the node below does not see it, choose --results DIR on a shared filesystem",
     )
+
+
+def _room_for_results(paths: StudyPaths, jobs: int) -> Iterator[Finding]:
+    """Whether logs, scripts and the report will fit; a quota shows only when something is written."""
+    where, remedy = mounts.existing_parent(paths.root), "make room there, or choose --results DIR"
+    try:
+        with tempfile.TemporaryFile(dir=where) as file:
+            file.write(bytes(_RESULTS_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        room = room_of(where)
+    except OSError as error:
+        yield Finding("problem", f"the results' directory: {unwritten(error, where)}", remedy)
+        return
+    needed_bytes, needed_files = jobs * _RESULTS_BYTES, jobs * _RESULTS_FILES
+    if room.free_bytes is not None and room.free_bytes < needed_bytes:
+        what = f"{size(room.free_bytes)} are free in {where}, and the results of {jobs} jobs may take"
+        yield Finding("problem", f"{what} {size(needed_bytes)}", remedy)
+    if room.free_files is not None and room.free_files < needed_files:
+        what = f"{room.free_files:,} files more fit into {where}, and the results of {jobs} jobs may take"
+        yield Finding("problem", f"{what} {needed_files:,}", remedy)
 
 
 def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:

@@ -24,6 +24,7 @@ from analysis.measures.method import Method
 from analysis.measures.operation import COLD_LOADS, LOADS, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
+from ckpt.cli import unwritten
 
 FORMATS = ("svg", "pdf", "png")
 
@@ -204,4 +205,4 @@ def write(drawn: Sequence[Drawn], directory: Path) -> None:
             for file_format in FORMATS:
                 save(figure, file_format, directory / f"{figure.name}.{file_format}")
     except OSError as error:
-        raise ResultsError(f"can't write figures to {directory}: {error}") from error
+        raise ResultsError(unwritten(error, f"figures to {directory}")) from error

@@ -27,6 +27,7 @@ from analysis.errors import ResultsError
 from analysis.logs import columns
 from analysis.logs.columns import FLOATS, KINDS, TEXTS, WHOLE, Log
 from analysis.logs.frames import Entry
+from ckpt.cli import unwritten
 from jobs import timing_log
 from jobs.timing_log import ATTRIBUTES, TABLES, Group, Header, sealed, write_atomically
 
@@ -165,7 +166,7 @@ def write_merged(entries: Sequence[Entry], output: Path) -> None:
     try:
         write_atomically(output, image, sync=True, mode=0o644)
     except OSError as error:
-        raise ResultsError(f"can't write {output}: {error}") from error
+        raise ResultsError(unwritten(error, output)) from error
 
 
 def write(file: h5py.File, jobs: Sequence[dict[str, Any]], logs: Sequence[Log | None]) -> None:

@@ -30,6 +30,7 @@ from analysis.tables.html import html
 from analysis.tables.methods import all_tables
 from analysis.tables.table import Cell, Number, Table, printable
 from analysis.tables.targets_and_scales import across_tables
+from ckpt.cli import unwritten
 from jobs.timing_log import write_atomically
 
 MOST_EMBEDDED_BYTES = 8_000_000
@@ -114,7 +115,7 @@ def write(page: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page, sync=False)
     except OSError as error:
-        raise ResultsError(f"can't write {path}: {error}") from error
+        raise ResultsError(unwritten(error, path)) from error
 
 
 def _section(

@@ -111,6 +111,8 @@ def write_atomically(path: Path, content: bytes | str, *, sync: bool, mode: int 
             if sync:
                 os.fsync(descriptor)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # write(2) and fsync(2) know no name
+            error.filename = str(path)
         raise

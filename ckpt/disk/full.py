@@ -30,15 +30,6 @@ def named(text: str, error: BaseException, directory: Path) -> str:
     return f"{os.strerror(reason)}{_left(directory)}: {text}"
 
 
-def remedy(error: OSError, path: Path) -> str:
-    """Say in a sentence what could not be written, and what to do, if a filesystem is full or a quota is used up."""
-    if error.errno == errno.ENOSPC:
-        return f"can't write {path}: its filesystem is full ({error.strerror}{_left(path.parent)}): make room there"
-    if error.errno == errno.EDQUOT:
-        return f"can't write {path}: a quota is used up ({error.strerror}): remove files there, or ask for a larger one"
-    return f"can't write {path}: {error}"
-
-
 def _number_of(error: BaseException | None) -> int:
     """The reason that an error, or one that led to it, has as its number or in its text; 0 if there is none."""
     for link in _chain(error):

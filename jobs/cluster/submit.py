@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ckpt.cli import unwritten
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.interpreter import node_python
@@ -124,11 +125,18 @@ class Sender:
             with clean_environment(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
                 sent = [executor.submit(run_submitted, *each) for each in arguments]
         except OSError as error:
-            raise SubmissionError(f"can't write to {self._paths.slurm}: {error}. Try --results DIR") from error
+            raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
         except Exception as error:  # submitit passes on sbatch's message, in several kinds of exception
             raise SubmissionError(f"Slurm did not take the jobs: {words(str(error))}") from error
         numbers = [(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)]
-        record(self._paths, "slurm", numbers, self._version)
+        try:
+            record(self._paths, "slurm", numbers, self._version)
+        except OSError as error:
+            unwanted = " ".join(dict.fromkeys(number.partition("_")[0] for _, number in numbers))
+            raise SubmissionError(
+                f"{unwritten(error, self._paths.submissions_json)}. Slurm has taken jobs that the list lacks now: "
+                f"`scancel {unwanted}`, and then type the same command again"
+            ) from error
         self.sent += len(sent)
         self._on_their_way += len(sent)
         taken = {job.id for job in batch.jobs}

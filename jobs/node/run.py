@@ -6,6 +6,7 @@ submitit calls `run_submitted`; `python -m jobs job RESULTS JOB_ID` runs the sam
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt import registry
+from ckpt.cli import unwritten
 from ckpt.errors import MissingLibraryError
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.strategy import Strategy
@@ -54,7 +56,14 @@ def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
     Raises:
         SystemExit: with that code.
     """
-    if run_job(results, job_id, submitted_version) not in GOOD:
+    try:
+        status = run_job(results, job_id, submitted_version)
+    except OSError as error:  # of the log, which then can't have the reason
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        journal(job_id, unwritten(error, error.filename or results))
+        sys.exit(1)
+    if status not in GOOD:
         sys.exit(1)
 
 

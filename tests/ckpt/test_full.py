@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ckpt.disk import full
+from ckpt.cli import unwritten
+from ckpt.disk import durable, full
 
 CORE = (
     "hdf5", "safetensors_direct", "safetensors_file", "tensorstore_basic", "tensorstore_ocdbt", "tensorstore_t5x",
@@ -90,9 +91,17 @@ def test_a_full_brick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("number", "part"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "a quota is used up"), (errno.EACCES, "Permission")]
 )
-def test_remedies(number: int, part: str, tmp_path: Path) -> None:
+def test_small_files(number: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file that could not be written is named, and if there is no room, what to do."""
+
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
     path = tmp_path / "plan.json"
-    text = full.remedy(OSError(number, os.strerror(number), str(path)), path)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        durable.write_atomically(path, "{}", sync=True)
+    assert error.value.filename == str(path)
+    text = unwritten(error.value, path)
     assert text.startswith(f"can't write {path}: ")
     assert part in text
