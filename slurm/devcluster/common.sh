@@ -77,8 +77,7 @@ apt_install() { # PACKAGE...: without starting the daemons that they bring
   [ "$(id -u)" = 0 ] || die "installing needs root. Type: sudo $self install"
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq -o DPkg::Lock::Timeout=300 update
-  [ -e $policy ] || printf '#!/bin/sh\n# %s\nexit 101\n' "$self" >$policy
-  chmod +x $policy
+  [ -e $policy ] || { printf '#!/bin/sh\n# %s\nexit 101\n' "$self" >$policy && chmod +x $policy; }
   apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >/dev/null || failed=1
   ! grep -qxF "# $self" $policy || rm -f $policy   # only the one that was made here
   [ $failed = 0 ] || die "apt-get failed, see above. Without it, install what Debian calls: $*"
