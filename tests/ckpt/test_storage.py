@@ -113,6 +113,7 @@ def test_either_system_call_will_do(on_disk: Path, monkeypatch: pytest.MonkeyPat
     assert math.isnan(page_cache.resident_fraction(on_disk))
 
 
+@pytest.mark.every_filesystem(only="counts_blocks")
 def test_inventory(tmp_path: Path) -> None:
     """Files are counted at every depth; links are not followed, holes are not allocated, 1 MiB is not small."""
     outside, directory = tmp_path / "outside", tmp_path / "directory"

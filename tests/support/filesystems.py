@@ -29,7 +29,7 @@ class Filesystem:
     sees_pages: bool = True  # cachestat tells the cached and the dirty pages of its files
     direct: bool = True  # O_DIRECT passes this machine's page cache
     proves_cold: bool = True  # what isn't in the page cache comes from a disk
-    counts_blocks: bool = True  # st_blocks is what a file takes
+    counts_blocks: bool = True  # a hole in a file is no block of it
     locks_everywhere: bool = True  # a lock is seen by every host, as far as the mount can tell
     network: bool = False
     compresses: bool = False
@@ -38,7 +38,9 @@ class Filesystem:
 HERE = Filesystem("here")
 """pytest's own temporary directory; believed to be a local disk."""
 
-_OVER_A_NETWORK = Filesystem("", exchanges=False, sees_pages=False, proves_cold=False, network=True)
+_OVER_A_NETWORK = Filesystem(
+    "", exchanges=False, sees_pages=False, proves_cold=False, locks_everywhere=False, network=True
+)
 
 FILESYSTEMS = {
     each.name: each
@@ -50,7 +52,7 @@ FILESYSTEMS = {
         Filesystem("btrfs", direct=False),
         Filesystem("btrfs-zstd", direct=False, compresses=True),
         Filesystem("overlay", sees_pages=False),
-        replace(_OVER_A_NETWORK, name="gluster", locks_everywhere=False),
+        replace(_OVER_A_NETWORK, name="gluster"),
         replace(_OVER_A_NETWORK, name="cephfs", counts_blocks=False),
     )
 }
