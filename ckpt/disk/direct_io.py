@@ -162,6 +162,16 @@ def start_writeback(descriptor: int, offset: int = 0, size_bytes: int = 0) -> No
     _libc.sync_file_range(descriptor, ctypes.c_long(offset), ctypes.c_long(size_bytes), _SYNC_FILE_RANGE_WRITE)
 
 
+def start_writeback_of(path: Path) -> None:
+    """Let the kernel begin to write a whole file to storage, without waiting."""
+    with suppress(OSError):  # what is wrong with the file, its sync will say
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            start_writeback(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def in_blocks(
     blocks: Iterable[T],
     work: Callable[[T, mmap.mmap], None],

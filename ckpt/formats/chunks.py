@@ -70,8 +70,8 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, most_bytes: int) -> list[
         if most < 1:
             chunk[axis] = 1
             continue
-        whole_parts = (part for part in range(most, most // 2, -1) if size % part == 0)
-        chunk[axis] = next(whole_parts, -(-size // -(-size // most)))
+        whole_parts = [part for part in divisors(size) if most // 2 < part <= most]
+        chunk[axis] = max(whole_parts, default=-(-size // -(-size // most)))
         break
     return chunk
 

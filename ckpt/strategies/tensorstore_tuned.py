@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt.disk import page_cache
+from ckpt.disk import direct_io, io_plan, page_cache
 from ckpt.errors import CheckpointError
 from ckpt.formats import zarr_group
 from ckpt.formats.chunks import (
@@ -60,6 +60,9 @@ _INDEX_BYTES = 16
 class TensorstoreTuned(Strategy):
     """One zarr v3 array per parameter, by TensorStore.
 
+    TensorStore always writes through the page cache. Where direct writes would be slower still, complete files are
+    flushed while others are being written.
+
     Attributes:
         compression: `zstd` is blosc's, with byte shuffle: for filesystems slower than about half a GB/s per core.
         level: of the compression.
@@ -68,6 +71,8 @@ class TensorstoreTuned(Strategy):
         chunk_mib: the largest size of a chunk.
         concurrency: the number of files in flight.
         plain_types: store bfloat16 and float8 as unsigned integers, which zarr-python can open.
+        direct: read past the page cache (true) or through it (false); by default as the filesystem is faster, and files
+            that are in the page cache are read from there.
     """
 
     compression: Literal["none", "zstd"] = "none"
@@ -77,6 +82,7 @@ class TensorstoreTuned(Strategy):
     chunk_mib: Annotated[int, Field(ge=1, le=1024)] = 64
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     plain_types: bool = False
+    direct: Literal["auto", True, False] = "auto"
 
     name: ClassVar[str] = "tensorstore_tuned"
 
@@ -145,14 +151,15 @@ class TensorstoreTuned(Strategy):
         return files
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:  # noqa: ARG002  # the arrays have everything
-        """Read the wanted rows: through the page cache if the files are in it, else by direct I/O."""
+        """Read the wanted rows: through the page cache if the files are in it, else as the filesystem is faster."""
         listed = zarr_group.read_group(directory)
         rows = {name: (wanted or {}).get(name) for name in select(listed, wanted, directory)}
         if group.size > 1:
             cached = zarr_group.is_cached(directory, [shard for shard in rows.values() if shard is not None])
         else:
             cached = not rows or page_cache.resident_fraction(directory) > zarr_group.RESIDENT_ENOUGH
-        return self._read_arrays(directory, listed, rows, cached=cached)
+        plan = io_plan.plan_for(directory, may_write=False).forced(self.direct)
+        return self._read_arrays(directory, listed, rows, direct=plan.direct_reads and not cached)
 
     def _write_arrays(self, state: State, directory: Path, owners: Sequence[Shard], partition: Partition) -> None:
         """Open all arrays, write all, and only then wait."""
@@ -169,21 +176,32 @@ class TensorstoreTuned(Strategy):
             for shard in owners
         ]
         stores = zip(owners, wait_all(opened), strict=True)
-        wait_all(
+        writes = [
             rows_in(store, shard).write(
                 _as_stored(state[shard.whole.name], store.dtype.numpy_dtype),
                 can_reference_source_data_indefinitely=True,
             )
             for shard, store in stores
-        )
+        ]
+        if not io_plan.plan_for(directory).forced(self.direct).direct_writes:
+            for shard, write in zip(owners, writes, strict=True):
+                if write.exception() is None:
+                    self._start_writeback(directory, shard, partition)
+        wait_all(writes)
+
+    def _start_writeback(self, directory: Path, shard: Shard, partition: Partition) -> None:
+        """Let the kernel begin to write an array's complete files to storage, while others are being written."""
+        array = zarr_group.path_of(directory, shard.whole.name)
+        for index in chunk_indices(shard, self._shapes(shard.whole, partition)[1]):
+            direct_io.start_writeback_of(array / zarr_group.chunk_name(index))
 
     def _read_arrays(
-        self, directory: Path, listed: Mapping[str, Listed], rows: Mapping[str, Shard | None], *, cached: bool
+        self, directory: Path, listed: Mapping[str, Listed], rows: Mapping[str, Shard | None], *, direct: bool
     ) -> State:
         """Open all arrays, read all into memory that is being allocated meanwhile, and only then wait."""
         import tensorstore as ts
 
-        context = self._context(direct=not cached)
+        context = self._context(direct=direct)
         owners = {listed[name].owner: shard for name, shard in rows.items()}
         try:
             # Every chunk is stored, zeros too: a missing one is lost.

@@ -205,3 +205,9 @@ def test_a_nan_on_one_rank(nan_on: int | None, stored: str, tmp_path: Path) -> N
     assert json.loads((tmp_path / "v.zarr" / ".zarray").read_text())["dtype"] == "<f4"
     loaded = strategy.load(tmp_path)
     assert torch.equal(state["w"].view(torch.int16), loaded["w"].view(torch.int16))
+
+
+def test_a_long_row_is_divided_at_once() -> None:
+    """The parts of a flat tensor are found from its divisors: trying every size would take minutes, or days."""
+    assert chunk_shape((10**14,), 1, 2**40) == [10**12]
+    assert chunk_shape((999_999_999_989,), 1, 2**39) == [499_999_999_995]

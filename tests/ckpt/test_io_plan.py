@@ -13,6 +13,7 @@ import torch
 from ckpt.disk import direct_io, io_plan, mounts, sequential
 from ckpt.disk.io_plan import IoPlan
 from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
 
 CACHED = IoPlan(direct_writes=False, direct_reads=False, preallocate=False, why="a test")
 
@@ -142,6 +143,37 @@ def test_a_strategy_follows_the_plan_unless_told_otherwise(
     (tmp_path / "other").mkdir()
     (other,) = SafetensorsDirect(direct=False).save(state, tmp_path / "other")
     assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("direct", ["auto", True, False])
+def test_tensorstore_follows_the_plan_unless_told_otherwise(
+    direct: Any, planned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads past the page cache or through it, and flushes what it has written where direct writes are slower."""
+    pytest.importorskip("tensorstore")
+    modes: list[bool] = []
+    flushed: list[Path] = []
+    context = TensorstoreTuned._context
+
+    def noted(self: TensorstoreTuned, *, direct: bool = False) -> Any:
+        modes.append(direct)
+        return context(self, direct=direct)
+
+    monkeypatch.setattr(TensorstoreTuned, "_context", noted)
+    monkeypatch.setattr(direct_io, "start_writeback_of", flushed.append)
+    io_plan.remember(tmp_path, IoPlan(planned, planned, preallocate=planned, why="a test"))
+    state = {"w": torch.arange(3_000_000, dtype=torch.float32), "b": torch.ones(7)}
+    strategy = TensorstoreTuned(direct=direct, chunk_mib=4)
+    files = strategy.save(state, tmp_path)
+    os.sync()
+    direct_io.page_cache.evict(tmp_path)
+    loaded = strategy.load(tmp_path)
+    expected = planned if direct == "auto" else direct
+    assert modes == [False, expected]
+    chunks = [] if expected else [file for file in files if file.name.startswith("c")]
+    assert sorted(chunks) == sorted(flushed)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_buffered_writes_are_flushed_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
