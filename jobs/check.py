@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +23,9 @@ from ckpt.cli import unwritten
 from ckpt.disk import mounts
 from ckpt.disk.room import room_of, size, words
 from ckpt.errors import MissingLibraryError
-from jobs.cluster import interpreter, slurm
+from jobs.cluster import interpreter, memory, slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
+from jobs.cluster.node_probe import NodeError, NoNodeError, ask_node
 from jobs.errors import TargetError
 from jobs.findings import Finding
 from jobs.node import targets
@@ -36,9 +36,6 @@ from jobs.plan.study import Target
 
 _RESULTS_BYTES, _RESULTS_FILES = 2**20, 10
 """More than what a job leaves in the results directory: its log, its files in `slurm`, its share of a report."""
-
-_PROBE_S = 90
-"""How long a compute node may take to become free and answer."""
 
 
 def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding]:
@@ -56,6 +53,7 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
         yield from _request(request, partitions, origins(request, given))
     yield _results(paths)
     for batch in arrays:
+        yield from _memory(batch)
         finding = _test_only(paths, planned, batch)
         yield finding
         if finding.level == "ok":
@@ -196,6 +194,18 @@ def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
     return Finding("ok", f"Slurm would take the {len(batch.jobs)} jobs one by one, and not as an array: {refused}")
 
 
+def _memory(batch: Batch) -> Iterator[Finding]:
+    asked = memory.of(batch)
+    if asked is None:
+        return
+    needed, given = (f"{size / 2**20:,.0f} MB" for size in (asked.needed_bytes, asked.given_bytes))
+    if asked.needed_bytes > asked.given_bytes:
+        what = f"jobs get {given} of memory on each node ({asked.origin}), and need at least {needed}"
+        yield Finding("problem", what, f"write `mem_gb = {memory.enough_gb(asked)}` below [slurm]")
+    else:
+        yield Finding("ok", f"jobs get {given} of memory on each node ({asked.origin}), and need at least {needed}")
+
+
 def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Finding]:
     """Check Python, the package, the results directory and the targets on a compute node."""
     from jobs.cluster import submit
@@ -209,35 +219,20 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
         "largest": {name: planned.largest(name) for name in names},
         "strategies": sorted({(job.strategy, json.dumps(job.options)) for job in batch.jobs}),
     }
-    options = {key: getattr(batch.slurm, key) for key in ("partition", "account", "qos", "constraint", "gres")}
-    command = ["srun", "--nodes=1", "--ntasks=1", "--time=5", f"--immediate={_PROBE_S}", "--job-name=ckpt-check"]
-    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
-    with submit.clean_environment():
-        try:
-            answer = subprocess.run(
-                [*command, *interpreter.node_python(), "-m", "jobs.check"],
-                input=json.dumps(question), capture_output=True, text=True, check=True, timeout=_PROBE_S + 60,
-            )  # fmt: skip
-            findings = [Finding(**facts) for facts in json.loads(answer.stdout)]
-        except subprocess.TimeoutExpired:
-            yield Finding("unknown", f"no compute node answered within {_PROBE_S + 60} s", "try again when one is free")
-        except subprocess.CalledProcessError as error:
-            yield _no_answer(error.stderr)
-        except (ValueError, TypeError) as error:
-            yield Finding("problem", f"a compute node's answer can't be read: {error}", "look at slurm/env.sh")
-        else:
-            yield from findings
-
-
-def _no_answer(stderr: str) -> Finding:
-    last = (stderr.strip().splitlines() or ["it printed nothing"])[-1]
-    if "Unable to allocate resources" in stderr:
-        return Finding("unknown", f"no compute node was free within {_PROBE_S} s: {last}", "try again when one is")
-    return Finding(
-        "problem",
-        f"the package does not start on a compute node by {shlex.join(interpreter.node_python())}: {last}",
-        f"nodes must see it; where Python starts otherwise there (a container, a module), set {interpreter.VARIABLE}",
-    )
+    command = [*interpreter.node_python(), "-m", "jobs.check"]
+    try:
+        text = ask_node(submit.flags(paths, planned, batch), command, json.dumps(question), anchor)
+        yield from [Finding(**facts) for facts in json.loads(text)]
+    except NoNodeError as error:
+        yield Finding("unknown", f"no compute node was asked: {error}", "try again when one is free")
+    except NodeError as error:
+        yield Finding(
+            "problem",
+            f"the package does not start on a compute node by {shlex.join(command[:-2])}: {error}",
+            f"nodes must see it; where Python starts otherwise (a container, a module), set {interpreter.VARIABLE}",
+        )
+    except (ValueError, TypeError) as error:
+        yield Finding("problem", f"a compute node's answer can't be read: {error}", "look at slurm/env.sh")
 
 
 def answer(question: dict[str, Any]) -> list[Finding]:

@@ -30,6 +30,13 @@ _SRUN = ("--export=ALL",)
 _SRUN_RANKS = ("--distribution=block", "--kill-on-bad-exit=0")
 """Ranks are numbered node by node; and the others are to tell whom they lost, not to be killed with it."""
 
+_OF_JOBS_ALONE = frozenset({
+    "additional_parameters", "array", "array_parallelism", "begin", "comment", "dependency", "error", "export", "hold",
+    "job_name", "mail_type", "mail-type", "mail_user", "mail-user", "no-requeue", "nodes", "ntasks_per_node",
+    "open-mode", "output", "requeue", "setup", "signal", "signal_delay_s", "srun_args", "time",
+})  # fmt: skip
+"""Parameters that say when and how jobs run, and not where; `additional_parameters` have sbatch's names."""
+
 _LAST_WORDS_S = 30
 """How long ranks may take, once they have given another up, to say so and to leave: then srun ends one that hangs."""
 
@@ -209,6 +216,17 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
     parameters = executor._convert_parameters({"wckey": None, "job_name": name} | parameters)  # noqa: SLF001
     executor.update_parameters(**parameters)
     return executor
+
+
+def flags(paths: StudyPaths, planned: Plan, batch: Batch) -> list[str]:
+    """The options by which a single task gets onto nodes as an array's jobs ask for; of srun and sbatch."""
+    parameters = slurm_executor(paths, planned, batch).parameters
+    options = parameters | parameters.get("additional_parameters", {})
+    return [
+        f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for key, value in options.items()
+        if value is not None and key not in _OF_JOBS_ALONE
+    ]
 
 
 def script(paths: StudyPaths, planned: Plan, batch: Batch) -> str:

@@ -120,7 +120,7 @@ def _start(
     environment |= {
         "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{port}",
         "DEVCLUSTER_SITE": site,
-        "DEVCLUSTER_PORT": str(port),
+        "DEVCLUSTER_PORT": str(18000 + os.getpid() % 60 * 80 + port),  # several checkouts may be tested at once
         "DEVCLUSTER_ACCOUNTING": accounting,
         "DEVCLUSTER_OWNER": str(os.getpid()),
         "DEVCLUSTER_SLURMD_TIMEOUT_S": "5",
@@ -139,13 +139,13 @@ def _start(
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Four nodes with accounting."""
-    yield from _start("yes", 23000)
+    yield from _start("yes", 0)
 
 
 @pytest.fixture(scope="session")
 def cluster_without_accounting() -> Iterator[Cluster]:
     """Four nodes where sacct says that there is no accounting."""
-    yield from _start("no", 23100)
+    yield from _start("no", 20)
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +156,7 @@ def strict_site() -> Iterator[Cluster]:
         if os.environ.get("CKPT_REQUIRE_ALL"):
             pytest.fail(reason)
         pytest.skip(reason)
-    yield from _start("yes", 23200, "strict")
+    yield from _start("yes", 40, "strict")
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +164,7 @@ def cluster_on_gluster(mounts: Mounts) -> Iterator[Cluster]:
     """Two nodes that share a GlusterFS volume, each by a client of its own."""
     mounts.start("gluster")
     more = mounts.environment | {"DEVCLUSTER_SHARED_FS": "gluster", "DEVCLUSTER_NODES": "2"}
-    yield from _start("no", 23300, more=more)
+    yield from _start("no", 60, more=more)
 
 
 @pytest.fixture

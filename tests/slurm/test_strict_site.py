@@ -121,3 +121,38 @@ def test_after_a_refusal_the_message_says_what_runs(strict_site: Any, home: Path
     assert first_is_taken == ("submitted 1 of 2, which stay so; Slurm did not take the job: " in done.stderr)
     assert "Slurm did not take" in done.stderr
     strict_site.jobs("cancel", home / "half")
+
+
+@pytest.mark.parametrize(("partition", "slurm"), [("gpu", "gpus_per_node = 1"), ("batch", "")])
+def test_check_asks_a_node_as_the_jobs_will(
+    partition: str, slurm: str, strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """Where jobs have to ask for GPUs, its question does; where no interactive jobs are allowed, it is a batch job."""
+    study = write_site_study("node", targets=in_partition(partition), slurm=f"{ACCOUNT}\n{slurm}")
+    done = strict_site.jobs("check", study, "--results", home)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "and the package start" in done.stdout
+    assert [] == list(home.glob(".ckpt-check*"))
+
+
+def test_check_computes_the_memory_that_jobs_need(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """A partition that gives 256 MB per CPU kills the jobs: `check` names that default and what to write instead."""
+    study = write_site_study("small", targets=in_partition("small"), slurm=ACCOUNT)
+    done = strict_site.jobs("check", study, "--results", home)
+
+    assert 1 == done.returncode
+    assert "jobs get 256 MB of memory on each node (DefMemPerCPU = 256 MB), and need at least 2" in done.stdout
+    assert "write `mem_gb = 1` below [slurm]" in done.stdout
+
+
+def test_check_says_why_python_does_not_start_on_a_node(
+    strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """An interpreter that nodes don't have: the reason itself, and not only srun's exit code."""
+    study = write_site_study("missing", slurm=ACCOUNT)
+    done = strict_site.jobs("check", study, "--results", home, CKPT_STUDY_PYTHON="/no/such/python")
+
+    assert 1 == done.returncode
+    assert "the package does not start on a compute node by /no/such/python: " in done.stdout
+    assert "No such file or directory" in done.stdout
