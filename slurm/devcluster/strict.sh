@@ -12,6 +12,7 @@ enter_site() { # goes on in the cluster's mount namespace, a new one if it isn't
   [ -z "${DEVCLUSTER_ENTERED:-}" ] || return 0
   export DEVCLUSTER_ENTERED=yes
   if runs munged; then exec nsenter --mount="/proc/$pid/ns/mnt" --wd="$PWD" "$self" "${arguments[@]}"; fi
+  [ "${arguments[0]}" = start ] || die "the cluster in $root is stopped. Type: devcluster start"
   exec unshare --mount --propagation private "$self" "${arguments[@]}"
 }
 make_users() { # in the namespace
@@ -66,8 +67,9 @@ add_accounts() { # every user has two accounts, so none by default
     sacctmgr -i add qos debug && sacctmgr -i modify user "$users" set qos+=debug; } >>"$root/log/sacctmgr.out" 2>&1
 }
 as() { # USER COMMAND...: in the cluster, without privileges
-  local name=$1; shift
+  local name=$1 uid; shift
+  uid=$(stat -c %u "$root/home/$name" 2>/dev/null)
   [[ " ${site_users[*]} " = *" $name "* ]] || die "no user '$name'; expected one of: ${site_users[*]}"
   exec env -u DEVCLUSTER_ENTERED HOME="$root/home/$name" USER="$name" LOGNAME="$name" TMPDIR=/tmp \
-    setpriv --reuid "$name" --regid "$name" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs "$@"
+    setpriv --reuid "$uid" --regid "$uid" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs "$@"
 }
