@@ -20,7 +20,7 @@ test: $(READY)  ## set up .venv, run the tests
 	$(BIN)/python -m pytest -m 'slurm or filesystems' $(PYTEST_ARGUMENTS)  # one at a time: they share one cluster and one set of mounts
 
 test-slurm: $(READY)  ## the Slurm tests on another Debian release's Slurm: make test-slurm SLURM=trixie (24.11), forky (26.05)
-	slurm/devcluster/devcluster in $(SLURM) $(BIN)/python -m pytest -m slurm $(PYTEST_ARGUMENTS)
+	slurm/devcluster/devcluster in $(SLURM) $(BIN)/python -m pytest tests/slurm -m slurm $(PYTEST_ARGUMENTS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
