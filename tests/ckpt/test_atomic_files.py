@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,20 @@ def test_syncs_when_asked(sync: bool, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(durable.os, "fsync", note)
     write_atomically(tmp_path / "file", b"x", sync=sync)
     assert named == [False] * sync
+
+
+def test_a_filesystem_that_syncs_no_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That ends no save; a file that can't be synced does."""
+    (tmp_path / "file").write_text("content")
+    synced: list[str] = []
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or synced:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        synced.append("file")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    durable.flush(tmp_path)
+    assert synced
+    with pytest.raises(OSError, match="Invalid argument"):
+        durable.fsync_path(tmp_path / "file")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckpt.disk import direct_io, mounts, page_cache, sequential
+from ckpt.disk.filesystems import Kind
 from ckpt.disk.page_cache import Sight
 
 pytestmark = pytest.mark.every_filesystem
@@ -77,6 +80,53 @@ def test_a_late_refusal(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     assert not (written if call == "pwrite" else read)
     assert direct_io.round_up(100_000) == (tmp_path / "file").stat().st_size
+
+
+def test_a_late_refusal_to_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them get the refusal before one has turned to the page cache, and none ends the write by it."""
+    real = os.pwrite
+    together = threading.Barrier(sequential.THREADS)
+
+    def refuse(descriptor: int, *rest: Any) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            together.wait(30)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(descriptor, *rest)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    path = tmp_path / "file"
+    size_bytes = sequential.THREADS * sequential.BLOCK_BYTES
+    with direct_io.DirectFile(path, os.O_WRONLY | os.O_CREAT) as file:
+        if not fcntl.fcntl(file.descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            pytest.skip("this filesystem refuses O_DIRECT at once")
+    path.unlink()
+    assert not sequential.write_sequentially(path, size_bytes)
+    assert path.stat().st_size == size_bytes
+
+
+def test_direct_io_that_is_ignored_is_not_called_direct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that takes O_DIRECT, says nothing of its alignment, and leaves pages in the cache; and tmpfs."""
+    written = sequential.write_sequentially(tmp_path / "file", 100_000)
+    monkeypatch.setattr(direct_io, "direct_alignment", lambda _: None)
+    monkeypatch.setattr(page_cache, "is_uncached", lambda *_: False)
+    assert not sequential.write_sequentially(tmp_path / "other", 100_000)
+    assert not sequential.read_sequentially(tmp_path / "other")
+    monkeypatch.undo()
+    in_memory = mounts.mount_of(tmp_path).facts.kind is Kind.MEMORY
+    assert not (written and (in_memory or mounts.mount_of(tmp_path).filesystem == "btrfs"))
+
+
+def test_pages_in_the_cache_are_seen(tmp_path: Path) -> None:
+    """A part of a file that was written through the page cache is in it, and one that was evicted isn't."""
+    if mounts.mount_of(tmp_path).in_memory:
+        pytest.skip("tmpfs evicts nothing")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(300_000))
+    assert not page_cache.is_uncached(path, 8192, 100_000)
+    os.sync()
+    page_cache.evict_file(path)
+    assert page_cache.is_uncached(path, 8192, 100_000)
+    assert not page_cache.is_uncached(tmp_path / "none", 0, 1)
 
 
 def test_another_error_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

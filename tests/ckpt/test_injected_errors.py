@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import torch
 
 import ckpt
 from ckpt.disk import leftovers, page_cache
+from support.faults import LACKS, in_a_traced_child, require_strace
 
 TOKEN = "0123456789abcdef"
 FILES = {
@@ -42,45 +41,10 @@ def step_of(directory: Path) -> int:
     return int(state["step"])
 
 
-def in_a_traced_child(work: Callable[[], object], faults: dict[str, str], paths: list[Path], log: Path) -> str:
-    """What comes of the work where these system calls fail so, on these paths or on all: `done`, or the error."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        try:
-            work()
-            outcome = "done"
-        except BaseException as error:  # noqa: BLE001  # the parent sees it
-            outcome = f"{type(error).__name__}: {error}"
-        os.write(writing, outcome.encode()[:4000])
-        os._exit(0)
-    os.close(writing)
-    os.waitpid(child, os.WUNTRACED)
-    known = {",".join(f"?{call}" for call in calls.split(",")): fault for calls, fault in faults.items()}
-    command = ["strace", "-f", "-p", str(child), "-o", str(log), "-e", f"trace={','.join(known)}"]
-    for calls, fault in known.items():
-        command += ["-e", f"inject={calls}:{fault}"]
-    for path in paths:
-        command += ["-P", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        assert tracer.stderr is not None
-        while "attached" not in tracer.stderr.readline():
-            assert tracer.poll() is None, "strace can't attach to a child of this process"
-        os.kill(child, signal.SIGCONT)
-        with open(reading, "rb") as pipe:  # noqa: PTH123  # a descriptor
-            outcome = pipe.read().decode()
-        os.waitpid(child, 0)
-    return outcome
-
-
 @pytest.fixture
 def final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint's name; the staging directories beside it have a name that is known before."""
-    if shutil.which("strace") is None:
-        if os.environ.get("CKPT_REQUIRE_ALL"):
-            pytest.fail("strace is missing: install strace")
-        pytest.skip("strace is missing, so that no call can be made to fail: install strace")
+    require_strace()
     monkeypatch.setattr(leftovers.secrets, "token_hex", lambda _: TOKEN)
     (tmp_path / "run").mkdir()
     return tmp_path / "run" / "latest"
@@ -140,17 +104,6 @@ def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
         if "(INJECTED)" not in log.read_text():
             assert number > 1, "no call was made to fail"
             break
-
-
-LACKS = {
-    "huge pages": {"madvise": "error=EINVAL"},
-    "statistics of the page cache": {"cachestat,mincore": "error=ENOSYS"},
-    "preallocation": {"fallocate": "error=EOPNOTSUPP"},
-    "writeback on request": {"sync_file_range": "error=ENOSYS"},
-    "advice": {"fadvise64": "error=ENOSYS"},
-    "the alignment of direct I/O": {"statx": "error=ENOSYS"},
-}
-"""What a kernel or a filesystem may lack, and how it answers then."""
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above

@@ -25,6 +25,7 @@ from jobs.node.run import Clock, run_job
 from jobs.paths import StudyPaths
 from jobs.plan import plan
 from jobs.timing_log import Metadata, TimingLog
+from support.faults import LACKS, in_a_traced_child, require_strace
 
 Planned = Callable[[Mapping[str, Any]], StudyPaths]
 
@@ -351,3 +352,23 @@ def test_more_nodes_than_this_machine_is(tiny: dict[str, Any], python: Any, tmp_
     assert 2 == done.returncode
     assert "takes 2 nodes, and --cluster local has one: use --cluster slurm" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
+def test_a_kernel_that_lacks_what_makes_io_fast(tiny: dict[str, Any], tmp_path: Path, planned: Planned) -> None:
+    """Without huge pages, statistics of the page cache, preallocation, writeback on request, advice and statx(2), a job
+    measures its ceilings and its trials, and what can't be known is unknown.
+    """
+    require_strace()
+    trials = {"repeats": 1, "warmups": 0, "ceiling": True}
+    paths = planned(tiny | {"strategies": ["safetensors_direct"], "trials": trials})
+
+    def work() -> None:
+        assert run_job(str(paths.root), only_job(paths).id) == "complete"
+
+    faults = {calls: fault for lack in LACKS.values() for calls, fault in lack.items()}
+    assert in_a_traced_child(work, faults, [], tmp_path / "strace") == "done"
+    log = timing_log.read(paths.log(only_job(paths).id))
+    assert all(sample.valid for sample in log.samples)
+    assert {"write", "read", "copy"} == {row.operation for row in log.ceiling}
+    assert not any(row.direct for row in log.ceiling)
