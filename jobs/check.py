@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from jobs.errors import TargetError
 from jobs.findings import Finding
 from jobs.node import targets
 from jobs.paths import StudyPaths
+from jobs.plan import commands
 from jobs.plan.plan import Plan
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.study import Target
@@ -64,6 +66,7 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
     try:
         directory = targets.resolve(name, target, os.environ)
         targets.check(name, target, directory, size_bytes, file_count)
+        _programs(name, target)
     except TargetError as error:
         return Finding("problem", error.what, error.remedy)
     mount = mounts.mount_of(directory)
@@ -73,6 +76,21 @@ def _target_here(name: str, target: Target, size_bytes: int, file_count: int) ->
         remedy = "make room on the fullest brick"
         return Finding("unknown", f"{what}: a checkpoint's file may not fit", remedy, about=about)
     return Finding("ok", what, about=about)
+
+
+def _programs(name: str, target: Target) -> None:
+    """Make sure that the programs of a target's commands are there.
+
+    Raises:
+        TargetError: naming the first that isn't.
+    """
+    for command in (*target.prepare, *target.between):
+        program = commands.words(command, target.axes)[0]
+        if not shutil.which(program):
+            raise TargetError(
+                f"target {name!r} has the command {command!r}, and there is no program {program} here",
+                "install it, write its whole path, or correct the command",
+            )
 
 
 def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from jobs.node.context import JobContext
 from jobs.node.hooks import run_hooks
 from jobs.node.metadata import measure_metadata
 from jobs.node.recorder import Progress, Recorder, describe_trial, journal
-from jobs.node.storage.facts import written_layout
+from jobs.node.storage.facts import of_servers, written_layout
 from jobs.node.subject import Subject
 from jobs.node.trial import Trial, TrialError
 from jobs.plan.study import Trials
@@ -51,6 +51,8 @@ def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: R
         return
     first = number = world.broadcast(progress.next_trial, received.count)
     run_hooks("prepare", scratch, context, recorder)
+    if context.is_first and context.target.prepare:  # which may have changed the layout
+        recorder.storage(of_servers(scratch))
     recorder.provenance(io_plan=str(_agree_on_io(scratch, context)))
     if trials.metadata:
         measure_metadata(scratch, context, recorder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs import timing_log
+from jobs import check, timing_log
 from jobs.errors import StudyError
 from jobs.node.run import run_job
 from jobs.paths import StudyPaths
@@ -190,3 +190,14 @@ def test_only_the_end_of_a_long_output_is_kept(tiny: dict[str, Any], planned: Pl
     assert hook.output.endswith("x\nthe end")
     assert len(hook.output) <= 2000
     assert os.linesep in hook.output
+
+
+def test_check_misses_a_program(tiny: dict[str, Any], planned: Planned) -> None:
+    """A command whose program isn't there is a problem of its target before any job runs."""
+    tiny["targets"]["here"] |= {"prepare": "no-such-lfs setstripe -c {n} {directory}", "axes": {"n": [1, 2]}}
+    paths = planned(tiny)
+    found = list(check.findings(paths, plan.from_json(paths.plan_json.read_text(), "plan.json"), "local"))
+
+    problems = [finding.what for finding in found if finding.level == "problem"]
+    command = "has the command 'no-such-lfs setstripe -c {n} {directory}', and there is no program no-such-lfs here"
+    assert problems == [f"target 'here+n=1' {command}", f"target 'here+n=2' {command}"]

@@ -355,11 +355,13 @@ def test_what_prepare_sets_is_seen_in_a_written_file(
     }
     tiny["trials"] = {"repeats": 1, "warmups": 0, "ceiling": False, "metadata": False}
     paths = planned(tiny)
-    stored = {}
+    stored, layouts = {}, {}
     for job in plan.from_json(paths.plan_json.read_text(), "plan.json").jobs:
         assert run_job(str(paths.root), job.id) == "complete"
-        stored[job.target] = timing_log.read(paths.log(job.id)).storage["written_layout"]
+        storage = timing_log.read(paths.log(job.id)).storage
+        stored[job.target], layouts[job.target] = storage["written_layout"], storage["layout"]
     directory.rmdir()
 
+    assert "compression=none" in layouts["btrfs+compression=none"], "as it was when checkpoints were written"
     assert "compressed=0%" in stored["btrfs+compression=none"]
     assert "compressed=100%" in stored["btrfs+compression=zstd"]
