@@ -44,8 +44,8 @@ cluster-packages:  ## install the development cluster's Debian packages (as root
 	slurm/devcluster/devcluster install
 
 filesystems: $(READY)  ## start five filesystems on this machine (as root), and run the study that compares them
-	eval "$$(slurm/devcluster/devcluster filesystems start xfs btrfs-zstd overlay gluster cephfs)" && \
-		$(BIN)/python -m jobs run filesystems --cluster local
+	exports=$$(slurm/devcluster/devcluster filesystems start xfs btrfs-zstd overlay gluster cephfs) && \
+		eval "$$exports" && $(BIN)/python -m jobs run filesystems --cluster local
 
 clean:  ## remove what make made here: .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
