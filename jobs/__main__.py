@@ -24,6 +24,7 @@ from jobs.cluster import queue_state, slurm, submit
 from jobs.cluster.arrays import batches, from_environment
 from jobs.cluster.choice import ClusterName, default_cluster
 from jobs.cluster.local import refuse_here
+from jobs.cluster.one_job import OneJobSender
 from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
@@ -54,6 +55,9 @@ ClusterOption = Annotated[
         help="debug (in this process), local (on this machine), slurm; by default slurm where it is installed",
     ),
 ]
+OneJobOption = Annotated[
+    bool, Parameter(name="--in-one-job", negative="", help="on Slurm, one job that runs all jobs one after the other")
+]
 IdsOption = Annotated[bool, Parameter(help="for scripts, print one line per job: id, nodes, tasks per node")]
 TargetOption = Annotated[Path, Parameter(help="the directory to write to, as the jobs see it")]
 DryRunOption = Annotated[bool, Parameter(help="show what would be done, and do nothing")]
@@ -75,14 +79,15 @@ def run(
     *,
     results: ResultsOption = Path("results"),
     cluster: ClusterOption = None,
+    in_one_job: OneJobOption = False,
     dry_run: DryRunOption = False,
 ) -> int:
     """Plan, submit what is missing, wait, and print the comparison tables. Exit code 1 if a job needs attention."""
-    prepared = _prepare(study, results, cluster, dry_run=dry_run)
+    prepared = _prepare(study, results, cluster, dry_run=dry_run, in_one_job=in_one_job)
     if prepared is None:
         return 0
     paths = prepared[0]
-    code = submit_and_follow(*prepared, wait=True)
+    code = submit_and_follow(*prepared, wait=True, in_one_job=in_one_job)
     analysed = _analyse("table", paths)
     print(f"\nlogs: {paths.logs}   again: python -m analysis table {paths.root}")
     return code or analysed
@@ -111,11 +116,12 @@ def submit_study(
     *,
     results: ResultsOption = Path("results"),
     cluster: ClusterOption = None,
+    in_one_job: OneJobOption = False,
     dry_run: DryRunOption = False,
 ) -> int:
     """Plan, and submit what is missing. With `local` and `debug` it returns when the last job has ended."""
-    prepared = _prepare(study, results, cluster, dry_run=dry_run)
-    return 0 if prepared is None else submit_and_follow(*prepared, wait=False)
+    prepared = _prepare(study, results, cluster, dry_run=dry_run, in_one_job=in_one_job)
+    return 0 if prepared is None else submit_and_follow(*prepared, wait=False, in_one_job=in_one_job)
 
 
 @app.command
@@ -234,11 +240,13 @@ def _make_directory(paths: StudyPaths, planned: Plan, source: Path) -> None:
 
 
 def _prepare(
-    study: str, results: Path, cluster: ClusterName | None, *, dry_run: bool
+    study: str, results: Path, cluster: ClusterName | None, *, dry_run: bool, in_one_job: bool = False
 ) -> tuple[StudyPaths, Plan, ClusterName] | None:
     """Check what can be checked before anything starts, then make the study's directory; None after a dry run."""
     paths, planned, source = _read_study(study, results)
     chosen = cluster or default_cluster()
+    if in_one_job and chosen != "slurm":
+        raise StudyError(f"--in-one-job is for Slurm, and this study would go to {chosen}: leave it out")
     if chosen != "slurm":
         for name, target in planned.study.targets.items():
             targets.check(name, target, targets.resolve(name, target, os.environ), *planned.largest(name))
@@ -246,7 +254,9 @@ def _prepare(
             refuse_here(job, chosen)
     if dry_run:
         wide_console().print(plan_table.table(planned))
-        if chosen == "slurm":
+        if in_one_job:
+            print("", *OneJobSender(paths, planned, planned.jobs).scripts(), sep="\n")
+        elif chosen == "slurm":
             for batch in batches(planned.study, planned.jobs, slurm.largest_array(), from_environment(os.environ)):
                 print(f"\n--- sbatch script of {len(batch.jobs)} jobs ({batch.why})")
                 print(submit.script(paths, planned, batch))

@@ -17,6 +17,7 @@ from jobs import status as statuses
 from jobs.cluster import orphans, submit
 from jobs.cluster.choice import ClusterName
 from jobs.cluster.local import LocalRunner, run_in_this_process
+from jobs.cluster.one_job import OneJobSender
 from jobs.errors import SubmissionError
 from jobs.job_status import ON_THEIR_WAY, JobStatus
 from jobs.paths import StudyPaths
@@ -52,7 +53,9 @@ _LOG_LAG_S = 10
 """How long a job that ended may take until its log is visible here, before it counts as lost."""
 
 
-def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *, wait: bool) -> int:
+def submit_and_follow(
+    paths: StudyPaths, planned: Plan, cluster: ClusterName, *, wait: bool, in_one_job: bool = False
+) -> int:
     """Submit the jobs that are missing and follow them until they have ended; on Slurm only if asked to wait.
 
     Returns:
@@ -65,7 +68,7 @@ def submit_and_follow(paths: StudyPaths, planned: Plan, cluster: ClusterName, *,
     console.print(plan_table.notes(planned))
     if cluster == "slurm":
         with _orphans_ended(console, paths):
-            sender = submit.Sender(paths, planned, to_send)
+            sender = (OneJobSender if in_one_job else submit.Sender)(paths, planned, to_send)
             sender.send()
         console.print(Text(_submitted(paths, sender, wait=wait)))
         if not wait:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -108,10 +109,11 @@ class Watch:
         where = self._where([job.submission for job in unsettled.values() if job.submission], ask=ask)
         gone = {job_id for job_id in unsettled if job_id not in where or where[job_id].state == "gone"}
         just_ended = {job_id for job_id in gone if unsettled[job_id].on_its_way}
+        shared = {number for number, jobs in Counter(self._numbers()).items() if jobs > 1}
         looked_at = self._patiently(lambda: self._read_logs(unsettled, just_ended)) | just_ended
         for job_id, job in unsettled.items():
             if job_id in looked_at or job_id not in gone:
-                job.status = self._status(job, where.get(job_id))
+                job.status = self._status(job, _in_its_turn(job, where.get(job_id), shared))
                 job.settled = job.status.state == "complete" or (job_id in gone and job.status.state in _ENDED)
         self._explain({job_id: where.get(job_id, GONE) for job_id in looked_at & gone})
         return [job.status for job in self._jobs.values() if job.status]
@@ -133,6 +135,10 @@ class Watch:
         now = queue_state.of(due)
         self._queue.update({each.scheduler_id: now[each.job_id] for each in due})
         return {each.job_id: self._queue[each.scheduler_id] for each in sent}
+
+    def _numbers(self) -> Iterator[str]:
+        """The number of every submitted job on its cluster; jobs that run in one have the same."""
+        return (job.submission.scheduler_id for job in self._jobs.values() if job.submission)
 
     def _read_submissions(self) -> None:
         """Take up what was submitted since the last look."""
@@ -222,6 +228,19 @@ class Watch:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _in_its_turn(known: _Known, where: QueueState | None, shared: Collection[str]) -> QueueState | None:
+    """Where a job is that runs in one with others, one after the other: its log says whether its turn has come."""
+    sent = known.submission
+    if sent is None or where is None or where.state != "running" or sent.scheduler_id not in shared:
+        return where
+    if isinstance(known.progress, Progress) and known.signature:
+        if known.progress.status == timing_log.RUNNING:
+            return where
+        if known.signature[0] / 1e9 >= datetime.fromisoformat(sent.submitted_utc).timestamp():
+            return GONE
+    return QueueState("waiting", f"its turn comes in job {sent.scheduler_id}, on {where.detail}")
+
+
 def _progress_of(path: Path) -> Progress | TimingLogError:
     try:
         return timing_log.read_progress(path)
@@ -231,7 +250,8 @@ def _progress_of(path: Path) -> Progress | TimingLogError:
 
 def output_of(paths: StudyPaths, submission: Submission) -> Path | None:
     """The file with what the job printed as errors, if there is one."""
-    for name in (f"{submission.scheduler_id}_0_log.err", f"{submission.scheduler_id}_log.err"):
+    number = submission.scheduler_id
+    for name in (f"{number}_{submission.job_id}.err", f"{number}_0_log.err", f"{number}_log.err"):
         if (paths.slurm / name).is_file():
             return paths.slurm / name
     return None

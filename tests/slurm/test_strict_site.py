@@ -156,3 +156,27 @@ def test_check_says_why_python_does_not_start_on_a_node(
     assert 1 == done.returncode
     assert "the package does not start on a compute node by /no/such/python: " in done.stdout
     assert "No such file or directory" in done.stdout
+
+
+def test_a_study_runs_in_one_job(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """Where one job is allowed at a time, and no arrays, `--in-one-job` needs one; `status` knows whose turn it is, and
+    the same command sends nothing that is complete.
+    """
+    study = write_site_study("one", targets=in_partition("plain"), rounds=2, repeats=1, warmups=0, slurm=ACCOUNT)
+    details: set[str] = set()
+
+    def all_complete() -> bool:
+        jobs = json.loads(strict_site.jobs("status", home / "one", "--json").stdout)
+        details.update(f"{job['job_id'][:3]} {job['state']}: {job['detail']}" for job in jobs)
+        return {"complete"} == {job["state"] for job in jobs}
+
+    with strict_site.limits(MaxSubmitJobs=1):
+        sent = strict_site.jobs("submit", study, "--results", home, "--in-one-job")
+    assert 0 == sent.returncode, sent.stdout + sent.stderr
+    strict_site.wait("both jobs", all_complete)
+    again = strict_site.jobs("submit", study, "--results", home, "--in-one-job")
+
+    assert any(detail.startswith("r02 waiting: its turn comes in job ") for detail in details), details
+    assert "0 of 2 jobs to run" in again.stdout
+    numbers = json.loads((home / "one" / "slurm" / "submissions.json").read_text())
+    assert 1 == len({each["scheduler_id"] for each in numbers})
