@@ -137,8 +137,9 @@ class Watch:
         return {each.job_id: self._queue[each.scheduler_id] for each in sent}
 
     def _numbers(self) -> Iterator[str]:
-        """The number of every submitted job on its cluster; jobs that run in one have the same."""
-        return (job.submission.scheduler_id for job in self._jobs.values() if job.submission)
+        """The number that every submitted job has on Slurm; jobs that run in one have the same."""
+        sent = (job.submission for job in self._jobs.values() if job.submission)
+        return (each.scheduler_id for each in sent if each.cluster == "slurm")
 
     def _read_submissions(self) -> None:
         """Take up what was submitted since the last look."""
