@@ -20,12 +20,15 @@ from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.setting import settings
 from analysis.selftest import verdicts
+from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables, projection_table
 from analysis.tables.before_after import contrast
+from analysis.tables.check import grouped, in_full, remarks
 from analysis.tables.methods import all_tables
 from analysis.tables.render import Format, render
+from analysis.tables.storage import storage_tables
 from analysis.tables.table import printable
-from analysis.tables.targets_and_scales import across_tables
+from analysis.tables.targets import targets_tables
 from ckpt.cli import run
 from jobs.timing_log import TimingLogError
 
@@ -41,35 +44,31 @@ OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 
 @app.command
-def table(*results: Path, style: StyleOption = "text", reference: str = "") -> int:
-    """Print the tables: summary, relative to a reference, phases, bandwidth, cost, ranks; across targets and scales.
+def table(*results: Path, style: StyleOption = "text", reference: str = "", reference_target: str = "") -> int:
+    """Print the tables: targets; per target summary, ratios, phases, bandwidth, cost, ranks; across scales.
 
     Args:
         results: where the logs are.
         reference: the method that the others are set against, by its label; torch_save by default.
+        reference_target: the target that the others are set against; the study's first by default.
         style: text, markdown, csv, latex or html.
     """
-    print_tables(results, style, reference)
+    print_tables(results, style, reference, reference_target)
     return 0
 
 
 @app.command
-def check(*results: Path) -> int:
+def check(*results: Path, all_: Annotated[bool, Parameter(name="--all")] = False) -> int:
     """Say what is missing, wrong, not comparable or unsure in the results. Exit code 1 if there is anything.
 
     Args:
         results: where the logs are.
+        all_: write everything on a line, instead of two lines for everything of a kind.
     """
-    lines = []
-    for setting in settings(_frames(results)):
-        if setting.apart:
-            lines.append(f"{setting.name}: {setting.apart}")
-        lines += [
-            f"{setting.name}: {method.label}: {problem}" for method in setting.methods for problem in method.problems
-        ]
-        lines += [f"{setting.name}: {caveat}" for caveat in setting.caveats]
-    print("\n".join(printable(line) for line in lines) or "no problems in these results")
-    return 1 if lines else 0
+    found = remarks(settings(_frames(results)))
+    lines = in_full(found) if all_ else grouped(found)
+    print("\n".join(lines) or "no problems in these results")
+    return 1 if found else 0
 
 
 @app.command
@@ -175,6 +174,7 @@ def figures_(*results: Path, output: OutputOption) -> int:
 def report_(
     *results: Path,
     assumptions: AssumptionOptions = USUAL,
+    reference_target: str = "",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> int:
     """Write one HTML file: answer, tables, figures, method, warnings, provenance; samples, disk and jobs as CSV.
@@ -182,6 +182,7 @@ def report_(
     Args:
         results: where the logs are.
         assumptions: what the measurements can't know about the job.
+        reference_target: the target that the others are set against; the study's first by default.
         output: the file to write; by default report/report.html in the study's directory.
     """
     from analysis.report import report  # only here: matplotlib takes a second to start
@@ -189,7 +190,7 @@ def report_(
     assumptions.check()
     loaded = _frames(results)
     path = output or _usual_report(results)
-    report.write(report.report(loaded, assumptions), path)
+    report.write(report.report(loaded, assumptions, reference_target), path)
     print(path)
     return 0
 
@@ -218,11 +219,15 @@ def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:
     return track(logs, "reading logs", count, console=console, transient=True, disable=not console.is_terminal)
 
 
-def print_tables(results: Sequence[Path], style: Format = "text", reference: str = "") -> None:
-    """Print the tables of every comparison in the results, then the tables across them."""
+def print_tables(
+    results: Sequence[Path], style: Format = "text", reference: str = "", reference_target: str = ""
+) -> None:
+    """Print what the targets are and how fast, the tables of every comparison in the results, then those across."""
     comparisons = compare(_frames(results), reference)
+    studied = [comparison.setting for comparison in comparisons]
+    targets = [*storage_tables(studied), *targets_tables(studied, reference_target)]
     tables = [table for comparison in comparisons for table in all_tables(comparison)]
-    print(render([*tables, *across_tables(comparisons)], style))
+    print(render([*targets, *tables, *across_tables(comparisons)], style))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,27 @@ def rows(labels: Sequence[str], extra_lines: float = 0, least_lines: float = 1.5
     return figure, axes
 
 
+def labelled_rows(
+    labels: Sequence[str], methods: Sequence[str], styles: Mapping[str, Style], others: Sequence[Line2D]
+) -> tuple[Figure, Axes]:
+    """Return axes with one row per label, the first on top, and a legend of methods and other lines below."""
+    handles = _handles(methods, wrapped(methods), styles)
+    lines_below = math.ceil(len(methods) / 2) * 1.3 + len(others)
+    figure, axes = rows(labels, lines_below, least_lines=2.2 + 0.15 * len(methods))
+    columns = 2 if len(methods) + len(others) > 2 else 1
+    figure.legend(handles=[*handles, *others], loc="outside lower left", ncols=columns, frameon=False)
+    return figure, axes
+
+
+def _handles(
+    labels: Sequence[str], texts: Sequence[str], styles: Mapping[str, Style], *, lines: bool = False
+) -> list[Line2D]:
+    return [
+        Line2D([], [], markersize=4, label=text, **marks(styles[label], line=lines))
+        for label, text in zip(labels, texts, strict=True)
+    ]
+
+
 def with_legend(
     labels: Sequence[str], styles: Mapping[str, Style], *, lines: bool = False, others: Sequence[Line2D] = ()
 ) -> tuple[Figure, Axes]:
@@ -61,11 +82,8 @@ def with_legend(
     axes = figure.add_subplot()
     axes.grid(**_GRID)
     _plain(axes)
-    handles = [
-        Line2D([], [], markersize=4, label=text, **marks(styles[label], line=lines))
-        for label, text in zip(labels, texts, strict=True)
-    ]
-    figure.legend(handles=[*handles, *others], loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
+    handles = [*_handles(labels, texts, styles, lines=lines), *others]
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
     return figure, axes
 
 

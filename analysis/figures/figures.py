@@ -19,11 +19,13 @@ from analysis.errors import ResultsError
 from analysis.figures import kinds, scaling
 from analysis.figures.axes import INK
 from analysis.figures.styles import Style, styles_of
+from analysis.figures.targets import targets
 from analysis.measures.ceilings import Ceiling
 from analysis.measures.method import Method
 from analysis.measures.operation import COLD_LOADS, LOADS, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
+from analysis.tables.targets import comparable
 from ckpt.cli import unwritten
 
 FORMATS = ("svg", "pdf", "png")
@@ -67,6 +69,7 @@ class Drawn:
     """The content in words, with the numbers, for readers who don't see the figure."""
     setting: Setting | None
     """Where it was measured; None if in several settings."""
+    kind: str
     figure: Figure
 
 
@@ -116,6 +119,13 @@ def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
                 for kind, drawer in _KINDS.items():
                     if _wanted(kind, panel):
                         _add(drawn, absent, kind, panel, drawer(panel))
+        for title, together, _ in comparable(settings):
+            result = targets(together, styles)
+            if isinstance(result, kinds.Picture):
+                name = _free_name(drawn, [title, "targets"])
+                drawn.append(
+                    Drawn(name, f"{result.caption} Study {title}.", result.alt, None, "targets", result.figure)
+                )
         for panel, others in _scales(settings, styles):
             _add(drawn, absent, "scale", panel, scaling.scale(others, panel.styles, panel.title))
     return drawn, absent
@@ -172,13 +182,17 @@ def _add(drawn: list[Drawn], absent: list[str], kind: str, panel: Panel, result:
         return
     scale = "" if kind == "scale" else setting.scale
     operation = "" if kind == "phases" else panel.operation.value
-    parts = filter(None, (setting.study, setting.target, scale, kind, operation))
-    stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:_LONGEST_NAME]
+    name = _free_name(drawn, [setting.study, setting.target, scale, kind, operation])
+    caption = f"{result.caption} Study {where}."
+    drawn.append(Drawn(name, caption, result.alt, None if kind == "scale" else setting, kind, result.figure))
+
+
+def _free_name(drawn: Sequence[Drawn], parts: Sequence[str]) -> str:
+    """Return a name for files that no other figure has."""
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(filter(None, parts))).strip("-.")[:_LONGEST_NAME]
     taken = {figure.name for figure in drawn}
     names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 2)))
-    name = next(name for name in names if name not in taken)
-    caption = f"{result.caption} Study {where}."
-    drawn.append(Drawn(name, caption, result.alt, None if kind == "scale" else setting, result.figure))
+    return next(name for name in names if name not in taken)
 
 
 def save(drawn: Drawn, file_format: str, file: Any) -> None:

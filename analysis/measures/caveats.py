@@ -13,6 +13,30 @@ FEWEST_TRIALS = 5
 class Kind(Enum):
     """A kind of caveat: the template of its text, which shows a number, and the remedy."""
 
+    DURABILITY_UNPROVEN = (
+        "committed, and whether that is durable is unproven: {reason}. What fsync guarantees there: {fsync}",
+        "a checkpoint may be lost with a server's power: ask who runs the target what it syncs",
+    )
+    COLD_UNPROVEN = (
+        "not proven to come from the device: {reason}",
+        "a restart may take longer: look at the servers' counters, or take a state of over three times their memory",
+    )
+    NOT_DIRECT = (
+        "direct I/O is not direct here: {directions} went through the page cache",
+        "strategies that ask for direct I/O get none, and the ceiling is that of buffered I/O",
+    )
+    ONE_DISK = (
+        "it lies on the disk of {others}: {disk}",
+        "their rates are those of one disk: such targets compare filesystems, not devices",
+    )
+    UNKNOWN_LAYOUT = (
+        "how its files are laid out is unknown: {why}",
+        "install the filesystem's tools on the nodes, or write the layout down yourself",
+    )
+    NEARLY_FULL = (
+        "{number:.0%} of its capacity is used",
+        "nearly full filesystems are slow: repeat with more room",
+    )
     FEW_TRIALS = (
         "only {number:.0f} valid trials",
         f"raise `repeats` or `rounds` to {FEWEST_TRIALS} or more",
@@ -39,14 +63,6 @@ class Kind(Enum):
             "its share of the ceiling says little: a cache served it, the state is too small, or the ceiling's own I/O "
             "is slow"
         ),
-    )
-    DURABILITY_UNPROVEN = (
-        "committed, and whether that is durable is unproven: {reason}. What fsync guarantees there: {fsync}",
-        "a checkpoint may be lost with a server's power: ask who runs the target what it syncs",
-    )
-    COLD_UNPROVEN = (
-        "not proven to come from the device: {reason}",
-        "a restart may take longer: look at the servers' counters, or take a state of over three times their memory",
     )
     STOLEN_CPU = (
         "the hypervisor took {number:.0%} of the CPU time",

@@ -40,13 +40,17 @@ def ceilings(rows: pd.DataFrame) -> dict[Direction, Ceiling]:
     return of_direction
 
 
+def of_target(ceiling: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows that measured the target, and not the page cache."""
+    return ceiling[ceiling["direct"] | ~(ceiling["resident_fraction"] >= _COLD_BELOW)]
+
+
 def best(ceiling: pd.DataFrame) -> pd.DataFrame:
     """Select the rows of the faster way per job and operation, with that `way`; rates are total bytes over total time.
 
     On some network filesystems direct I/O is many times slower than what every strategy does, and on some disks faster.
     """
-    ceiling = ceiling[ceiling["direct"] | ~(ceiling["resident_fraction"] >= _COLD_BELOW)]
-    sums = ceiling.groupby([*_KEY, "buffered"], sort=False)[["size_bytes", "duration_s"]].sum()
+    sums = of_target(ceiling).groupby([*_KEY, "buffered"], sort=False)[["size_bytes", "duration_s"]].sum()
     rates = (sums["size_bytes"] / sums["duration_s"]).rename("rate").reset_index()
     rates["ways"] = rates.groupby(_KEY, sort=False)["buffered"].transform("size")
     fastest = rates.sort_values("rate", ascending=False, kind="stable").drop_duplicates(_KEY).drop(columns="rate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from analysis.measures.groups import Group, agreement, groups
 from analysis.measures.method import Measurements, Method, method_of
 from analysis.measures.operation import Direction, Operation
 from analysis.measures.stability import caveats_about
+from analysis.measures.storage import NOTHING_KNOWN, Storage, storage_of
+from analysis.measures.storage_caveats import about_storage
 from analysis.measures.stragglers import own_work
 
 REFERENCE = "torch_save"
@@ -45,6 +47,8 @@ class Setting:
     """The rates that the target reached by itself, in all jobs of the setting."""
     durability: str = PROVEN
     """`PROVEN`, or why its saves can't be proven durable."""
+    storage: Storage = NOTHING_KNOWN
+    """What the target lies on."""
     caveats: tuple[Caveat, ...] = ()
     """What makes the numbers less reliable."""
 
@@ -95,11 +99,19 @@ def settings(results: Results, reference: str = REFERENCE) -> list[Setting]:
     """
     several = several_ranks(results.samples, results.jobs)
     samples = _ByJob(whole_operations(results.samples, several))
-    disk, ceiling = _ByJob(results.disk), _ByJob(best(whole_ceilings(results.ceiling)))
+    whole = whole_ceilings(results.ceiling)
+    disk, ceiling = _ByJob(results.disk), _ByJob(best(whole))
     work = _ByJob(own_work(several, results.ranks))
+    all_ceilings, small_files = _ByJob(whole), _ByJob(results.metadata)
+    built = []
+    for group in groups(results.jobs):
+        measurements = Measurements(*(rows.of(group.jobs) for rows in (samples, disk, ceiling, work)))
+        storage = storage_of(group.jobs, all_ceilings.of(group.jobs), small_files.of(group.jobs))
+        built.append(_setting(group, measurements, storage, reference))
     return [
-        _setting(group, Measurements(*(rows.of(group.jobs) for rows in (samples, disk, ceiling, work))), reference)
-        for group in groups(results.jobs)
+        replace(setting, caveats=(*about_storage(setting.target, setting.storage, of_study), *setting.caveats))
+        for setting in built
+        for of_study in [{other.target: other.storage for other in built if other.study == setting.study}]
     ]
 
 
@@ -117,7 +129,7 @@ class _ByJob:
         return self._frame.take(np.sort(np.concatenate(rows)) if rows else [])
 
 
-def _setting(group: Group, measurements: Measurements, reference: str) -> Setting:
+def _setting(group: Group, measurements: Measurements, storage: Storage, reference: str) -> Setting:
     jobs = group.jobs
     labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != reference, label))
     by_label = (jobs[jobs["label"] == label] for label in labels)
@@ -133,6 +145,7 @@ def _setting(group: Group, measurements: Measurements, reference: str) -> Settin
         node_local=_node_local(jobs),
         ceilings=ceilings(measurements.ceiling),
         durability=_durability(jobs),
+        storage=storage,
         caveats=caveats_about(jobs, measurements.samples, measurements.ceiling),
     )
 

@@ -24,12 +24,14 @@ from analysis.logs.frames import Results
 from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.setting import Setting
+from analysis.tables.across import across_tables
 from analysis.tables.advice import HOW_SEPARATED, MODEL, advice_tables, assumed, in_words
 from analysis.tables.csv import no_formula
 from analysis.tables.html import html
 from analysis.tables.methods import all_tables
+from analysis.tables.storage import storage_tables
 from analysis.tables.table import Cell, Number, Table, printable
-from analysis.tables.targets_and_scales import across_tables
+from analysis.tables.targets import targets_tables
 from ckpt.cli import unwritten
 from jobs.timing_log import write_atomically
 
@@ -67,11 +69,16 @@ class _Download:
     says: str
 
 
-def report(results: Results, assumptions: Assumptions) -> str:
+def report(results: Results, assumptions: Assumptions, reference_target: str = "") -> str:
     """Return the page as HTML. The same results give the same page.
 
+    Args:
+        results: the frames.
+        assumptions: what the measurements can't know about the job.
+        reference_target: the target that the others are compared with; the study's first by default.
+
     Raises:
-        ResultsError: if an assumption makes no sense.
+        ResultsError: if an assumption makes no sense, or there is no such target.
     """
     comparisons = compare(results)
     drawn, absent = draw([comparison.setting for comparison in comparisons])
@@ -92,8 +99,10 @@ def report(results: Results, assumptions: Assumptions) -> str:
             _section(number, comparison, assumptions, [(figure, plots[figure.name]) for figure in drawn])
             for number, comparison in enumerate(comparisons, 1)
         ],
+        targets=_of_targets(comparisons, reference_target),
+        target_plots=[plots[figure.name] for figure in drawn if figure.kind == "targets"],
         across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
-        across_plots=[plots[figure.name] for figure in drawn if figure.setting is None],
+        across_plots=[plots[figure.name] for figure in drawn if figure.kind == "scale"],
         assumed=assumed(assumptions),
         method=[HOW_SEPARATED, MODEL],
         warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
@@ -116,6 +125,12 @@ def write(page: str, path: Path) -> None:
         write_atomically(path, page, sync=False)
     except OSError as error:
         raise ResultsError(unwritten(error, path)) from error
+
+
+def _of_targets(comparisons: Sequence[Comparison], reference_target: str) -> list[Markup]:
+    settings = [comparison.setting for comparison in comparisons]
+    tables = [*storage_tables(settings), *targets_tables(settings, reference_target)]
+    return [html(table, f"targets-{number}") for number, table in enumerate(tables, 1)]
 
 
 def _section(

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from analysis.tables.table import Cell, Marked, Table, printable, shown
 
 _HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<figure class="table" id="{{ anchor }}">
+<figure class="table {{ name }}" id="{{ anchor }}">
 <div class="scroll" role="region" tabindex="0" aria-label="{{ title }}">
 <table>
 <caption>{{ title }}</caption>
@@ -62,6 +62,7 @@ def html(table: Table, anchor: str) -> Markup:
     return Markup(  # noqa: S704  # escaped by the template
         _HTML.render(
             anchor=anchor,
+            name=table.name,
             title=printable(table.title),
             headings=list(zip(table.headings, kinds, strict=True)),
             rows=[[cell(content) for content in row] for row in table.rows],

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 
-from analysis.tables.table import MISSING, Cell, Marked, Number, Table, numbered, pieces, printable, shown
+from analysis.tables.table import MISSING, Cell, Marked, Number, Table, numbered, pieces, printable, shown, turn
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -21,6 +21,9 @@ _LATEX = {
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0308"
 _END_OF_LATIN = 0x180
 
+_TURNED_CM = 3
+"""The width of the columns of a table that was turned: long texts take several lines there."""
+
 LATEX_PACKAGES = ("booktabs", "graphicx", "siunitx")
 
 
@@ -29,10 +32,13 @@ def latex(table: Table) -> str:
 
     Columns of plain numbers are siunitx's S columns; every other number is an argument of `\num`.
     """
+    turned = table.turned
+    table = turn(table) if turned else table
     columns = range(len(table.headings))
     plain = [bool(table.rows) and all(isinstance(row[column], Number) for row in table.rows) for column in columns]
+    words = f"p{{{_TURNED_CM}cm}}" if turned else "l"
     layout = "".join(
-        _s_column([row[column] for row in table.rows]) if plain[column] else "l" if table.holds_words(column) else "r"
+        _s_column([row[column] for row in table.rows]) if plain[column] else words if table.holds_words(column) else "r"
         for column in columns
     )
     headings = [f"{{{in_latex(heading)}}}" for heading in table.headings]

@@ -144,7 +144,11 @@ def _t5x_against_basic(comparison: Comparison) -> Table:
 
 def notes_on_tests(relatives: Iterable[Relative], how: str = HOW_TESTED) -> list[str]:
     """Explain the tests behind the verdicts, if any verdict is shown."""
-    tests = [difference for relative in relatives for difference in relative.operations.values()]
+    return notes_on_verdicts([test for relative in relatives for test in relative.operations.values()], how)
+
+
+def notes_on_verdicts(tests: Iterable[Difference], how: str = HOW_TESTED) -> list[str]:
+    """Explain the tests behind the verdicts of these differences, if any verdict is shown."""
     verdicts = [difference for difference in tests if difference.verdict()]
     within = any(shown.test.unit == "trials" and math.isfinite(shown.corrected_p) for shown in verdicts)
     return [*([how] if verdicts else []), *([_WITHIN_ONE_JOB] if within else [])]

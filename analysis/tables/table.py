@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.measures.statistics import Interval
 from analysis.measures.trials import Trials
@@ -84,10 +84,23 @@ class Table:
     notes: tuple[str, ...]
     footnotes: tuple[str, ...] = ()
     """The footnotes that cells are `Marked` with; the first is number 1."""
+    turned: bool = False
+    """Whether rows may be shown as columns where the width is limited: few rows with many long texts."""
 
     def holds_words(self, column: int) -> bool:
         """Return whether a column holds texts and no numbers."""
         return all(isinstance(row[column], str | Marked) for row in self.rows)
+
+
+def turn(table: Table) -> Table:
+    """Return a table with its rows as columns: the headings become the first column."""
+    first, *others = table.headings
+    rows = tuple(
+        (heading, *(row[number] if isinstance(row[number], Marked) else shown(row[number]) for row in table.rows))
+        for number, heading in enumerate(others, 1)
+    )
+    headings = (first, *(shown(row[0]) for row in table.rows))
+    return replace(table, headings=headings, rows=rows, turned=False)
 
 
 def numbered(table: Table) -> list[str]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.tables.table import Table, numbered, printable, shown
+from analysis.tables.table import Table, numbered, printable, shown, turn
 
 _BORDER = 3
 """The number of characters that a column takes beside its cells."""
@@ -24,6 +24,9 @@ _PUNCTUATION = re.compile(r"(?<=[_/=:;,)\]])|(?<=\w-)|(?<=\.)(?!\d)|(?=[(\[])")
 _LABEL_BREAKS = (_OPTION, _PUNCTUATION)
 
 _WIDEST_WORDS = 60
+_WIDEST_TURNED = 25
+"""The same in a table that was turned: two columns fit into 80 characters, beside the first."""
+
 _ROOM = 24
 """The width that the repeated columns leave at least for a block, if their labels can be split."""
 
@@ -31,17 +34,23 @@ _ROOM = 24
 def text(table: Table) -> str:
     """Draw a table. One that is too wide is split into blocks of columns that repeat the row labels.
 
-    Of a table without rows only the title and the notes are shown.
+    If it may be turned, that is done first. Of a table without rows only the title and the notes are shown.
     """
+    return _drawn(table, _WIDEST_WORDS)
+
+
+def _drawn(table: Table, widest_words: int) -> str:
     width = shutil.get_terminal_size().columns
     headings = [printable(heading) for heading in table.headings]
     rows = [[shown(cell) for cell in row] for row in table.rows]
     widths = [
-        min(max(map(cell_len, column)), _WIDEST_WORDS if table.holds_words(number) else 1000)
+        min(max(map(cell_len, column)), widest_words if table.holds_words(number) else 1000)
         for number, column in enumerate(zip(headings, *rows, strict=True))
     ]
     blocks = [list(range(len(headings)))]
     if sum(widths) + _BORDER * len(widths) + 1 > width:
+        if table.turned:
+            return _drawn(turn(table), _WIDEST_TURNED)
         keys = _key_columns(rows)
         widths[:keys] = _key_widths(rows, widths[:keys], width)
         room = width - 1 - sum(widths[:keys]) - _BORDER * keys

@@ -20,8 +20,8 @@ from analysis.logs.merged import write_merged
 from analysis.measures.comparison import compare
 from analysis.measures.operation import Operation
 from analysis.measures.setting import settings
+from analysis.tables.across import across_tables
 from analysis.tables.advice import projection_table
-from analysis.tables.targets_and_scales import across_tables
 from jobs import timing_log
 from support.studies import Ranked, Show, only
 

@@ -1,4 +1,4 @@
-"""Makes the tables across comparisons: targets side by side, scales, and means over all comparisons."""
+"""Makes the tables across comparisons: scales, and means over all comparisons."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from analysis.logs.claims import PROVEN
-from analysis.measures.comparison import Comparison, Relative, related
+from analysis.measures.comparison import Comparison
 from analysis.measures.differences import differences
-from analysis.measures.groups import MUST_AGREE
 from analysis.measures.method import Method
-from analysis.measures.operation import COLD_LOADS, Operation
+from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting
 from analysis.measures.statistics import UNKNOWN, Interval, geometric_mean
-from analysis.tables.methods import HOW_MEASURED, notes_on_tests, repeated, shown_operations
-from analysis.tables.table import Cell, Estimate, Marked, Number, Part, Ratio, Share, Table
+from analysis.tables.methods import repeated, shown_operations
+from analysis.tables.table import Cell, Estimate, Marked, Number, Part, Share, Table
 
 HOW_SCALED = (
     "bandwidth of all ranks together: bytes over the median time, from the first start to the last end, with its 95 % "
@@ -25,14 +23,11 @@ HOW_SCALED = (
     "time"
 )
 
-_MAY_DIFFER_BETWEEN_TARGETS = {"cold_loads", "durability"}
-"""What can be proven on one filesystem and not on another: loads are then listed in different rows, saves marked."""
-
 
 def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """Return the tables that need several comparisons; an empty list for a single one."""
     settings = [comparison.setting for comparison in comparisons]
-    return [*_targets(settings), *_scales(settings), *_means(comparisons)]
+    return [*_scales(settings), *_means(comparisons)]
 
 
 def _labels(settings: Sequence[Setting]) -> list[str]:
@@ -42,99 +37,6 @@ def _labels(settings: Sequence[Setting]) -> list[str]:
 
 def _methods(settings: Sequence[Setting]) -> list[Method]:
     return [method for setting in settings for method in setting.methods]
-
-
-def _targets(settings: Sequence[Setting]) -> Iterator[Table]:
-    def key(setting: Setting) -> tuple[str, int, int]:
-        return setting.study, setting.nodes, setting.tasks_per_node
-
-    for (study, nodes, tasks), members in itertools.groupby(sorted(settings, key=key), key=key):
-        group = list(members)
-        if len({setting.target for setting in group}) > 1:
-            yield _targets_table(f"{study}, {nodes}x{tasks}", group)
-
-
-def _targets_table(title: str, group: Sequence[Setting]) -> Table:
-    """Compare every target with the first, in settings that agree in everything else."""
-    together, left_out = _agreeing(group)
-    relatives = _relatives_to_first(together)
-    against = [{label: relatives[target, label] for target, label in relatives if target == other.target}
-               for other in together[1:]]  # fmt: skip
-    rows: list[tuple[Cell, ...]] = []
-    unproven = [
-        f"to {setting.target} saves are committed, and not proven durable: {setting.durability}"
-        for setting in together
-        if setting.durability != PROVEN
-    ]
-    footnotes: list[str] = []
-    for operation in shown_operations(_methods(together)):
-        for label in _labels(together):
-            methods = [setting.method(label) for setting in together]
-            marked = unproven if operation is Operation.SAVE else []
-            if _proven_on_some_only(methods, operation):
-                marked = ["loads are compared only where the same is known of their coldness"]
-            footnotes += [note for note in marked if note not in footnotes]
-            mark = tuple(footnotes.index(note) + 1 for note in marked)
-            medians = (method[operation] if method else "-" for method in methods)
-            ratios = (_ratio(relatives.get((other.target, label)), operation) for other in together[1:])
-            rows.append((Marked(label, mark), operation.label, *medians, *ratios))
-        means = (
-            geometric_mean([relative.operations[operation].ratio.estimate for relative in of_target.values()])
-            for of_target in against
-        )
-        rows.append(("geometric mean", operation.label, *("" for _ in together), *(Number(mean) for mean in means)))
-    names = [setting.target for setting in together]
-    headings = (
-        "method", "operation", *(f"{target} [s]" for target in names), *(f"{name} / {names[0]}" for name in names[1:]),
-    )  # fmt: skip
-    on_tests = dict.fromkeys(note for of_target in against for note in notes_on_tests(of_target.values()))
-    notes = (HOW_MEASURED, *on_tests, *left_out)
-    return Table("targets", f"Targets: {title}", headings, tuple(rows), notes, tuple(footnotes))
-
-
-def _relatives_to_first(settings: Sequence[Setting]) -> dict[tuple[str, str], Relative]:
-    """Compare the methods on other targets with the same methods on the first, by target and label."""
-    first, *others = settings
-    pairs = {
-        (setting.target, method.label): (method, base)
-        for setting in others
-        for method in setting.methods
-        if (base := first.method(method.label))
-    }
-    return dict(zip(pairs, related(list(pairs.values()), _methods(settings)), strict=True))
-
-
-def _proven_on_some_only(methods: Sequence[Method | None], operation: Operation) -> bool:
-    """Return whether different things are known of loads on the targets; false for saves and warm loads."""
-    kinds = {kind for method in methods if method for kind in COLD_LOADS if len(method[kind])}
-    return operation in kinds and len(kinds) > 1
-
-
-def _ratio(relative: Relative | None, operation: Operation) -> Cell:
-    if relative is None:
-        return "-"
-    difference = relative.operations[operation]
-    return Ratio(difference.ratio, difference.verdict(), difference.corrected_p)
-
-
-def _agreeing(group: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
-    """Choose the largest set of settings that agree, one per target, and note which ones are left out."""
-    keys = [key for key in MUST_AGREE if key not in _MAY_DIFFER_BETWEEN_TARGETS]
-
-    def agreed(setting: Setting) -> tuple[str | None, ...]:
-        return tuple(setting.agreed.get(key) for key in keys)
-
-    sets: dict[tuple[str | None, ...], dict[str, Setting]] = {}
-    for setting in group:
-        sets.setdefault(agreed(setting), {}).setdefault(setting.target, setting)
-    chosen, together = max(sets.items(), key=lambda item: len(item[1]))
-    notes = []
-    for setting in group:
-        if not any(setting is member for member in together.values()):
-            differing = [MUST_AGREE[key] for key, a, b in zip(keys, agreed(setting), chosen, strict=True) if a != b]
-            why = f"it differs in {', '.join(differing)}" if differing else "other jobs of the target are compared"
-            notes.append(f"left out: {setting}: {why}")
-    return list(together.values()), notes
 
 
 def _scales(settings: Sequence[Setting]) -> Iterator[Table]:
