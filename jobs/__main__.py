@@ -149,7 +149,7 @@ def status(results: Path, *, as_json: Annotated[bool, Parameter(name="--json")] 
 
 @app.command
 def cancel(results: Path) -> None:
-    """End the study's jobs that haven't cancelled, and no others.
+    """End the study's jobs that haven't ended, and no others.
 
     Args:
         results: a study's directory, or one that holds a single study.
