@@ -138,6 +138,16 @@ def test_long_names(name: str, final: Path) -> None:
     assert [name] == [path.name for path in final.parent.iterdir()]
 
 
+@pytest.mark.every_filesystem
+def test_a_training_loop(final: Path) -> None:
+    """A name may be saved again and again, and has the newest checkpoint, whether it becomes a link or not."""
+    for step in (1, 2, 3):
+        ckpt.save(some_state(step), final)
+        assert step_of(ckpt.load(final)) == step
+    version = [final.readlink().name] if final.is_symlink() else []
+    assert sorted([final.name, *version]) == sorted(path.name for path in final.parent.iterdir())
+
+
 @pytest.mark.usefixtures("without_exchange")
 def test_a_filesystem_without_exchange_and_links(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a checkpoint can't be replaced in any safe way, that is refused before anything is written."""

@@ -137,6 +137,7 @@ def test_a_link_that_was_moved_away(final: Path, tmp_path: Path) -> None:
     assert step_of(final) == 4
 
 
+@pytest.mark.every_filesystem
 def test_two_savers(final: Path) -> None:
     """Of two that replace a checkpoint, the first to publish has the name, and the other one an error."""
     for step in (1, 2):

@@ -321,6 +321,23 @@ def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, mo
     assert {0, 2, 3} == finished_trials(bench.log.samples, bench.trials)
 
 
+def test_a_full_disk_that_a_library_does_not_name(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample has the reason all the same, since the filesystem takes no more."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bench.strategy, "save", fail)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrialError, match=r"^No space left on device, .* free: RuntimeError: .*unexpected pos"):
+        bench.run(repeats=1)
+    assert all(s.reason.startswith("No space left on device") for s in bench.log.samples if not s.valid)
+    assert not any(s.valid for s in bench.log.samples)
+
+
 def _one_bit_wrong(state: State) -> Any:
     state["b"].view(torch.int32)[-1] ^= 1
     return state
