@@ -61,7 +61,9 @@ def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
     except OSError as error:  # of the log, which then can't have the reason
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        journal(job_id, unwritten(error, error.filename or results))
+        what = unwritten(error, error.filename or results)
+        journal(job_id, what)
+        print(what, file=sys.stderr)  # whose last line `status` shows for a job without a log
         sys.exit(1)
     if status not in GOOD:
         sys.exit(1)
