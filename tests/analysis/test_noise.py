@@ -249,7 +249,7 @@ def test_a_method_above_its_ceiling(make_study: MakeStudy, capsys: pytest.Captur
     study = _with_ceilings(make_study, *_ceiling(4.0, buffered=False), *_ceiling(5.0, buffered=True))
 
     (found,) = [line for line in doubts(study) if "by itself" in line]
-    assert found.startswith("torch_save, load cold: it is 2.1 times as fast as the target by itself; ")
+    assert found.startswith("torch_save, load, cold from the device: it is 2.1 times as fast as the target by itself; ")
     check(study.root)
     assert found in capsys.readouterr().out
     (compared,) = compare(load_results(study.root))
