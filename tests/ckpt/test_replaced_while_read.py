@@ -194,8 +194,17 @@ print(saved, lost)
 """
 
 
-@pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_t5x", "torch_dcp"], indirect=True)
-@pytest.mark.parametrize("before", ["", WITHOUT_EXCHANGE], ids=["exchange", "links"])
+@pytest.mark.parametrize(
+    ("strategy", "before"),
+    [
+        ("safetensors_direct", ""),
+        ("safetensors_direct", WITHOUT_EXCHANGE),
+        ("tensorstore_t5x", ""),
+        ("torch_dcp", ""),
+    ],
+    ids=["safetensors_direct", "links", "tensorstore_t5x", "torch_dcp"],
+    indirect=["strategy"],
+)
 def test_several_savers(before: str, strategy: str, final: Path) -> None:
     """Of processes that save under one name, each save wins, or ends with one error that says that another one did;
     what lies there in the end is whole, with nothing beside it.
