@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,9 +62,7 @@ class IoPlan:
 _UNKNOWN = IoPlan(direct_writes=False, direct_reads=True, preallocate=False, why="nothing is known of this filesystem")
 
 _plans: dict[int, IoPlan] = {}
-"""The plans of filesystems, by their device numbers."""
-
-_planning = threading.Lock()
+"""The plans of filesystems, by their device numbers. Two threads may make one each, which does no harm."""
 
 
 def plan_for(directory: Path, *, may_write: bool = True) -> IoPlan:
@@ -75,7 +72,7 @@ def plan_for(directory: Path, *, may_write: bool = True) -> IoPlan:
         directory: where files are to be written or read.
         may_write: a small file may be written there, if nothing is known of the filesystem; it is removed again.
     """
-    with suppress(OSError), _planning:
+    with suppress(OSError):
         device = directory.stat().st_dev
         if device not in _plans:
             mount = mounts.mount_of(directory)
