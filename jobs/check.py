@@ -14,14 +14,15 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckpt import registry
 from ckpt.cli import unwritten
-from ckpt.disk import mounts
+from ckpt.disk import block_devices, mounts
 from ckpt.disk.room import room_of, size, words
 from ckpt.errors import MissingLibraryError
 from jobs.cluster import interpreter, memory, slurm
@@ -35,6 +36,7 @@ from jobs.plan import commands
 from jobs.plan.plan import Plan
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.study import Target
+from jobs.timing_log import devices
 
 _RESULTS_BYTES, _RESULTS_FILES = 2**20, 10
 """More than what a job leaves in the results directory: its log, its files in `slurm`, its share of a report."""
@@ -46,6 +48,7 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
     if cluster != "slurm":
         for name, target in planned.study.targets.items():
             yield _target_here(name, target, *planned.largest(name))
+        yield from _on_one_disk(planned.study.targets)
         yield from _libraries({(job.strategy, json.dumps(job.options)) for job in planned.jobs})
         return
     given = from_environment(os.environ)
@@ -60,6 +63,21 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
         yield finding
         if finding.level == "ok":
             yield from _on_a_node(paths, planned, batch)
+
+
+def _on_one_disk(studied: Mapping[str, Target]) -> Iterator[Finding]:
+    """Notice targets that lie on one disk of this machine: they compare filesystems, and not devices."""
+    directories: dict[Path, str] = {}
+    for name, target in studied.items():
+        with suppress(TargetError):
+            directories.setdefault(targets.resolve(name, target, os.environ), name)  # axes vary one target
+    disks_of = {
+        name: block_devices.disks(block_devices.devices_below(directory)) for directory, name in directories.items()
+    }
+    for disk, names in devices.on_one_disk(disks_of).items():
+        what = f"lies on the disk {disk}, as other targets do"
+        remedy = "their rates are those of one disk: name another `path`, or compare filesystems and not devices"
+        yield from (Finding("unknown", what, remedy, about=f"target {name!r}") for name in names)
 
 
 def _target_here(name: str, target: Target, size_bytes: int, file_count: int) -> Finding:
@@ -264,6 +282,7 @@ def answer(question: dict[str, Any]) -> list[Finding]:
         findings.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
     for name, target in question["targets"].items():
         findings.append(_target_here(name, Target.model_validate(target), *question["largest"][name]))
+    findings += _on_one_disk({name: Target.model_validate(target) for name, target in question["targets"].items()})
     findings += _libraries({(name, options) for name, options in question["strategies"]})
     return [replace(finding, host=platform.node()) for finding in findings]
 

@@ -25,14 +25,18 @@ def about_storage(target: str, storage: Storage, of_study: Mapping[str, Storage]
         yield Caveat(Kind.NOT_DIRECT, where, details={"directions": directions})
     shared = devices.on_one_disk({name: its.disks for name, its in of_study.items()})
     for disk, names in shared.items():
-        if target in names:
-            others = ", ".join(name for name in names if name != target)
-            yield Caveat(Kind.ONE_DISK, where, details={"others": others, "disk": disk})
+        others = [name for name in names if _without_axes(name) != _without_axes(target)]
+        if target in names and others:
+            yield Caveat(Kind.ONE_DISK, where, details={"others": ", ".join(others), "disk": disk})
     layout = storage.fact("layout")
     if layout.startswith(UNKNOWN_FACT) and not storage.devices:
         yield Caveat(Kind.UNKNOWN_LAYOUT, where, details={"why": reason(layout)})
     if storage.used_fraction > _NEARLY_FULL:
         yield Caveat(Kind.NEARLY_FULL, where, storage.used_fraction)
+
+
+def _without_axes(target: str) -> str:
+    return target.partition("+")[0]
 
 
 def reason(fact: str) -> str:

@@ -63,5 +63,5 @@ def test_numbers_stay(
     advise_(*results, assumptions=Assumptions(step_time_s=2.0), style="csv")
     advise_(*results, assumptions=Assumptions(restore="warm", stall="call"), style="csv")
     project_(*results, parameters=405e9, nodes=64, style="csv")
-    check(*results)
+    check(*results, all_=True)
     file_regression.check(capsys.readouterr().out, extension=".txt")

@@ -17,6 +17,8 @@ from analysis.figures.figures import draw
 from analysis.logs.load import load_results
 from analysis.measures.caveats import Kind
 from analysis.measures.setting import settings
+from analysis.measures.storage import Storage
+from analysis.measures.storage_caveats import about_storage
 from analysis.tables.check import grouped, in_full, remarks
 from jobs.timing_log import Ceiling, Metadata, TimingLog
 from support.logs import GB, amended
@@ -264,3 +266,11 @@ def test_one_target_needs_no_comparison(three_methods: StudyOnDisk, show: Show) 
 
     assert "storage" in found
     assert "targets" not in found
+
+
+def test_axes_of_one_target_are_on_its_disk() -> None:
+    """What varies is the target's layout: that all of it lies on one disk surprises nobody."""
+    on_disk = Storage(disks=frozenset({"vda of node1"}))
+
+    assert not list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk}))
+    assert len(list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk, "b": on_disk}))) == 1

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from ckpt.disk.block_devices import BlockDevice
+from jobs import check
+from jobs.plan.study import Target
 from jobs.timing_log import devices
 
 DISK = {"name": "vda", "kind": "disk", "below": []}
@@ -37,3 +41,19 @@ def test_targets_on_one_disk_are_found() -> None:
     disks_of = {"a": ["vda"], "b": ["vda", "vdb"], "c": ["vdc"], "d": []}
 
     assert devices.on_one_disk(disks_of) == {"vda": ["a", "b"]}
+
+
+def test_check_notices_targets_on_one_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two directories of one disk are named; the axes of one target, and a path that isn't there, are not."""
+    monkeypatch.setattr(check.block_devices, "devices_below", lambda path: (BlockDevice(f"v{path.name[0]}", "disk"),))
+    for name in ("da", "db", "e"):
+        (tmp_path / name).mkdir()
+    paths = {"a": "da", "b": "db", "b+n=1": "db", "other": "e", "absent": "$NO_SUCH_VARIABLE"}
+    studied = {
+        name: Target(path=path if path.startswith("$") else str(tmp_path / path)) for name, path in paths.items()
+    }
+
+    found = list(check._on_one_disk(studied))
+
+    assert [finding.about for finding in found] == ["target 'a'", "target 'b'"]
+    assert {finding.what for finding in found} == {"lies on the disk vd, as other targets do"}
