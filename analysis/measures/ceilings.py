@@ -50,7 +50,8 @@ def best(ceiling: pd.DataFrame) -> pd.DataFrame:
 
     On some network filesystems direct I/O is many times slower than what every strategy does, and on some disks faster.
     """
-    sums = of_target(ceiling).groupby([*_KEY, "buffered"], sort=False)[["size_bytes", "duration_s"]].sum()
+    ceiling = of_target(ceiling)
+    sums = ceiling.groupby([*_KEY, "buffered"], sort=False)[["size_bytes", "duration_s"]].sum()
     rates = (sums["size_bytes"] / sums["duration_s"]).rename("rate").reset_index()
     rates["ways"] = rates.groupby(_KEY, sort=False)["buffered"].transform("size")
     fastest = rates.sort_values("rate", ascending=False, kind="stable").drop_duplicates(_KEY).drop(columns="rate")
