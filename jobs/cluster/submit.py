@@ -44,7 +44,7 @@ _LAST_WORDS_S = 30
 SUBMIT_LIMIT = re.compile(r"(Max|Grp)Submit")
 """In sbatch's message when a user has as many jobs in the queue as an association or a QOS allows."""
 
-_ROOM_S = 10
+_ROOM_S = 15
 """How long after the last try jobs are sent in the place of those that have ended since."""
 
 _RETRY_S = 60
@@ -107,7 +107,9 @@ class Sender:
         if now_s >= self._tried_s + (_ROOM_S if ended > 0 else _RETRY_S):
             before = len(self.left)
             self.send(most=max(1, ended))
-            self._tried_s, self._on_their_way = now_s, on_their_way + before - len(self.left)
+            self._tried_s = now_s
+            if len(self.left) < before:  # otherwise Slurm may count a job that has just ended, and does not soon
+                self._on_their_way = on_their_way + before - len(self.left)
         return False
 
     def _send_some(self, batch: Batch) -> None:
