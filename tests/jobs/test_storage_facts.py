@@ -23,7 +23,8 @@ from jobs.paths import StudyPaths
 from jobs.plan import plan
 from support.filesystems import HERE, Filesystem, Mounts
 
-# As the manuals and users' pages of these filesystems show them; none of them runs on the machines of these tests.
+# As the manuals and users' pages of these filesystems show them; LUSTRE_DF, GPFS_DISKS and MOOSEFS_FILE are written
+# from memory of such pages. None of these filesystems runs on the machines of these tests.
 LUSTRE_DIRECTORY = (
     "stripe_count:  4 stripe_size:   1048576 pattern:       raid0 stripe_offset: -1 pool:          flash\n"
 )
