@@ -54,6 +54,9 @@ _UNSURE = re.compile(r"did not answer|timed out|contact|connect", re.IGNORECASE)
 """In messages of a controller that may have taken the jobs all the same, so that they must not be sent again."""
 
 
+_NOT_NOW = re.compile(r"allocation failure: Requested node configuration is not available")
+"""What sbatch --test-only says where no node can have these keys, and where all that could are down or drained."""
+
 _SPEAKER = re.compile(r"^(sbatch failed: )?((sbatch|srun): )?((error|fatal): )?")
 
 
@@ -116,6 +119,8 @@ class Sender:
         """Hand over an array's jobs, or fewer of them; of one that is refused, see whether a smaller one is taken."""
         jobs, limited = batch.jobs, False
         while refused := refusal(self._paths, self._plan, replace(batch, jobs=jobs)):
+            if _NOT_NOW.search(refused):
+                break  # only the submission itself shows which; jobs for nodes that are down wait
             limited = limited or bool(SUBMIT_LIMIT.search(refused))
             if len(jobs) == 1 or _UNSURE.search(refused):
                 self.refusal, self.full = refused, limited
@@ -136,7 +141,9 @@ class Sender:
         except OSError as error:
             raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
         except Exception as error:  # submitit passes on sbatch's message, in several kinds of exception
-            raise SubmissionError(f"Slurm did not take the jobs: {words(str(error))}") from error
+            refused = words(str(error))
+            hint = [] if _UNSURE.search(refused) else [*filter(None, self.requests), remedy(refused)]
+            raise SubmissionError("\n".join([f"Slurm did not take the jobs: {refused}", *hint])) from error
         numbers = [(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)]
         try:
             record(self._paths, "slurm", numbers, self._version)

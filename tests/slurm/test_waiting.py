@@ -1,0 +1,100 @@
+"""What `status` says of jobs that a site doesn't let start: each cause staged on a real cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+
+@contextmanager
+def drained(site: Any) -> Iterator[None]:
+    """An administrator has drained all nodes."""
+    site.ask("scontrol", "update", "nodename=ALL", "state=drain", "reason=maintenance")
+    try:
+        yield
+    finally:
+        site.ask("scontrol", "update", "nodename=ALL", "state=resume")
+
+
+@contextmanager
+def reserved(site: Any) -> Iterator[None]:
+    """All nodes are reserved for maintenance, from now on."""
+    site.ask(
+        "scontrol", "create", "reservation", "ReservationName=upkeep", "StartTime=now", "Duration=60", "Users=root",
+        "Nodes=ALL", "Flags=maint,ignore_jobs",
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        site.ask("scontrol", "delete", "ReservationName=upkeep")
+
+
+@contextmanager
+def spent(site: Any) -> Iterator[None]:
+    """The account has no CPU time left."""
+    site.ask("sacctmgr", "-i", "modify", "account", "proj", "set", "GrpTRESMins=cpu=0")
+    try:
+        yield
+    finally:
+        site.ask("sacctmgr", "-i", "modify", "account", "proj", "set", "GrpTRESMins=cpu=-1")
+
+
+@contextmanager
+def broken_prolog(site: Any) -> Iterator[None]:
+    """What nodes run before a job fails: Slurm drains the node, and queues the job again, held."""
+    prolog = Path(site.environment["DEVCLUSTER_ROOT"]) / "etc" / "prolog"
+    content = prolog.read_text()
+    prolog.write_text(
+        content.replace("#!/bin/sh\n", '#!/bin/sh\n[ "$SLURM_SCRIPT_CONTEXT" != prolog_slurmd ] || exit 1\n')
+    )
+    try:
+        yield
+    finally:
+        prolog.write_text(content)
+        for node in site.ask(
+            "sinfo", "--noheader", "--Node", "--partition=lax", "--states=drain", "--format=%N"
+        ).split():
+            site.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+CAUSES: dict[str, tuple[Any, str, str]] = {
+    "drained": (drained, "waiting", "Nodes required for job are DOWN, DRAINED or reserved"),
+    "reserved": (reserved, "waiting", "ReqNodeNotAvail, Reserved for maintenance"),
+    "no budget left": (spent, "stuck", "AssocGrpCPUMinutesLimit: the budget is used up"),
+    "failed prolog": (broken_prolog, "stuck", "`scontrol release"),
+}
+
+
+@pytest.mark.parametrize(("cause", "state", "words"), CAUSES.values(), ids=CAUSES)
+def test_why_a_job_does_not_start(
+    cause: Any, state: str, words: str, strict_site: Any, home: Path, write_site_study: Callable[..., Path]
+) -> None:
+    """The state says whether patience helps, and the detail what Slurm says and, where nothing starts, what to type."""
+    study = write_site_study("kept", slurm='account = "proj"\npartition = "lax"', repeats=1)
+    with cause(strict_site):
+        sent = strict_site.jobs("submit", study, "--results", home)
+        assert 0 == sent.returncode, sent.stdout + sent.stderr
+
+        def told() -> Any:
+            (job,) = json.loads(strict_site.jobs("status", home / "kept", "--json").stdout)
+            return job if job["state"] == state and words in job["detail"] else None
+
+        strict_site.wait(f"{state}: {words}", told, 60)
+        strict_site.jobs("cancel", home / "kept")
+
+
+def test_a_request_that_no_node_can_meet(strict_site: Any, home: Path, write_site_study: Callable[..., Path]) -> None:
+    """Slurm's test can't tell it from nodes that are drained; the submission can, and it is one message."""
+    study = write_site_study("nowhere", slurm='account = "proj"\npartition = "lax"\nconstraint = "gpu&cpu"')
+    done = strict_site.jobs("submit", study, "--results", home)
+    assert 2 == done.returncode
+    assert "Slurm did not take the jobs: " in done.stderr
+    assert "Requested node configuration is not available" in done.stderr
+    assert "correct the keys below [slurm]" in done.stderr
