@@ -64,6 +64,31 @@ def test_submit_sends_what_fits_and_goes_on_when_typed_again(
     strict_site.jobs("cancel", home / "parts")
 
 
+def test_arrays_are_no_larger_than_the_site_allows(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """With MaxArraySize=51, sixty jobs are an array of fifty and one of ten."""
+    study = write_site_study("large", rounds=60, slurm='account = "proj"\npartition = "lax"')
+    done = strict_site.jobs("submit", study, "--results", home)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    sent = json.loads((home / "large" / "slurm" / "submissions.json").read_text())
+    arrays = [submission["scheduler_id"].partition("_")[0] for submission in sent]
+    assert [50, 10] == [arrays.count(array) for array in dict.fromkeys(arrays)]
+    strict_site.jobs("cancel", home / "large")
+
+
+def test_a_limit_of_the_qos(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """A QOS that takes one job of a user at a time, as debug queues do: `submit` sends one, and says what is left."""
+    strict_site.ask("sacctmgr", "-i", "modify", "qos", "debug", "set", "MaxSubmitJobsPerUser=1")
+    try:
+        study = write_site_study("short", rounds=3, slurm='account = "proj"\npartition = "lax"\nqos = "debug"')
+        done = strict_site.jobs("submit", study, "--results", home)
+    finally:
+        strict_site.ask("sacctmgr", "-i", "modify", "qos", "debug", "set", "MaxSubmitJobsPerUser=-1")
+    assert 1 == done.returncode, done.stdout + done.stderr
+    assert "submitted 1 of 3; Slurm takes no more now: QOSMaxSubmitJobPerUserLimit" in done.stdout
+    assert "left: 2; when jobs have ended, type the same command again" in done.stdout
+    strict_site.jobs("cancel", home / "short")
+
+
 def test_without_an_account_the_message_says_what_to_write(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:

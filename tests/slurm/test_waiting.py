@@ -1,8 +1,10 @@
-"""What `status` says of jobs that a site doesn't let start: each cause staged on a real cluster."""
+"""What keeps jobs from starting, or from being submitted: each cause staged on a real cluster."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +90,27 @@ def test_why_a_job_does_not_start(
 
         strict_site.wait(f"{state}: {words}", told, 60)
         strict_site.jobs("cancel", home / "kept")
+
+
+@pytest.mark.parametrize("room", ["8k", "64k"])
+def test_results_on_a_full_filesystem(
+    room: str, cluster: Any, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Before the plan or amid what submitit writes for Slurm: one message names the directory; nothing is queued."""
+    if os.geteuid():
+        (pytest.fail if os.environ.get("CKPT_REQUIRE_ALL") else pytest.skip)("mounting needs root")
+    study, results = write_study("full", rounds=30), tmp_path / "results"
+    results.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", results], check=True)
+    try:
+        done = cluster.jobs("submit", study, "--results", results)
+    finally:
+        subprocess.run(["umount", results], check=True)
+    assert 2 == done.returncode, done.stdout
+    assert str(results) in done.stderr
+    assert "its filesystem is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "" == cluster.ask("squeue", "--noheader", "--name=ckpt-full")
 
 
 def test_a_request_that_no_node_can_meet(strict_site: Any, home: Path, write_site_study: Callable[..., Path]) -> None:
