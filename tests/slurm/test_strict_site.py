@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from jobs import timing_log
+
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 WriteStudy = Callable[..., Path]
@@ -43,7 +45,9 @@ def test_a_study_larger_than_the_limit_runs_to_its_end(
     assert "jobs go to account proj (from SBATCH_ACCOUNT), partition shared\n" in done.stdout
     assert "submitted 1 of 2; Slurm takes no more now: AssocMaxSubmitJobLimit" in done.stdout
     assert "left: 1; they go out as jobs end" in done.stdout
-    assert [2001] * 2 == [path.stat().st_uid for path in (home / "limited" / "logs").iterdir()]
+    logs = list((home / "limited" / "logs").iterdir())
+    assert [2001] * 2 == [path.stat().st_uid for path in logs]
+    assert "unknown" not in timing_log.read(logs[0]).provenance["code_version"]  # though the checkout is root's
 
 
 def test_submit_sends_what_fits_and_goes_on_when_typed_again(
