@@ -181,7 +181,7 @@ def run_one_job(
     scale: str = "",
     results: ResultsOption = Path("results"),
 ) -> int:
-    """Run one job of a study here and now, as the cluster would: the body of slurm/*.sbatch.
+    """Run one job of a study here and now, as the cluster would: the body of slurm/*.sbatch. Exit code 75: interrupted.
 
     Args:
         study: a TOML file, the name of a shipped study, or the directory of a study that has been planned.
@@ -201,7 +201,10 @@ def run_one_job(
         paths, planned, source = _read_study(study, results)
         _make_directory(paths, planned, source)
     job = planned.job(job_id) if job_id else planned.find(strategy, target, round_number, scale)
-    return 0 if run_job(str(paths.root), job.id) in timing_log.GOOD else 1
+    status = run_job(str(paths.root), job.id)
+    if status == timing_log.INTERRUPTED:
+        return os.EX_TEMPFAIL
+    return 0 if status in timing_log.GOOD else 1
 
 
 def _analyse(command: str, paths: StudyPaths) -> int:

@@ -8,7 +8,12 @@ study=$("${python[@]}" -m jobs prepare "$@") || exit
 failed=0
 while read -r job nodes tasks; do
   # </dev/null: otherwise the launcher reads the list of jobs
-  start_ranks "$nodes" "$tasks" "${python[@]}" -u -m jobs job "$study" "$job" </dev/null || failed=1
+  start_ranks "$nodes" "$tasks" "${python[@]}" -u -m jobs job "$study" "$job" </dev/null && continue
+  code=$? failed=1
+  if [ $code = 75 ]; then   # the allocation ends
+    echo "interrupted: run this again for the jobs that are missing"
+    break
+  fi
 done < <("${python[@]}" -m jobs plan "$1" --ids)
 "${python[@]}" -m analysis table "$study"
 exit $failed

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs import timing_log
@@ -83,6 +86,34 @@ def test_a_study_in_one_allocation_of_pbs(
     logs = [timing_log.read(path) for path in sorted((tmp_path / "results" / "one" / "logs").glob("*.h5"))]
     assert [("complete", 1), ("complete", 2)] == [(log.header.status, log.header.tasks_per_node) for log in logs]
     assert "torch_save" in done.stdout
+
+
+def test_a_study_in_an_allocation_that_ends(tmp_path: Path, model: Path, target: Path) -> None:
+    """A job that is interrupted is the last: what comes after it would have no time."""
+    study = tmp_path / "cut.toml"
+    study.write_text(
+        f'name = "cut"\nrounds = 2\nstrategies = ["torch_save"]\n[state]\nmodel = "{model}"\n[targets.here]\n'
+        f'path = "{target}"\nallow_tmpfs = true\n[trials]\nrepeats = 100000\n'
+    )
+    logs = tmp_path / "cut" / "logs"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PBS_", "FLUX_"))}
+    environment = inherited | {
+        "PBS_O_WORKDIR": str(ROOT), "CKPT_STUDY_PYTHON": sys.executable, "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    with subprocess.Popen(
+        ["bash", ROOT / "slurm" / "study.pbs", study, "--results", tmp_path],
+        env=environment, stdout=subprocess.PIPE, text=True,
+    ) as script:  # fmt: skip
+        first = logs / "r01-torch_save-here-1x1.h5"
+        while not (first.exists() and timing_log.read(first).samples):
+            assert script.poll() is None
+            time.sleep(0.1)
+        (job,) = [child for child in psutil.Process(script.pid).children() if "job" in child.cmdline()]
+        job.send_signal(signal.SIGTERM)
+        output, _ = script.communicate(timeout=100)
+    assert 1 == script.returncode
+    assert "interrupted: run this again for the jobs that are missing" in output
+    assert [first] == list(logs.iterdir())
 
 
 def test_how_python_starts_on_a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
