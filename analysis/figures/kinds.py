@@ -173,7 +173,12 @@ def drift(chosen: Chosen, styles: Mapping[str, Style], title: str) -> Result:
         axes.plot(minutes, measured.durations_s, linewidth=0.5, markersize=3, **marks(style, line=True))
     axes.set_xlabel("time since the first trial [min]")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    spread(axes, "y", [value for _, measured in chosen for value in measured.durations_s], f"{title} [s]")
+    spread(
+        axes,
+        "y",
+        [value for _, measured in chosen for value in measured.durations_s],
+        f"{title} [s]".replace(", ", ",\n"),
+    )
     changes = "; ".join(f"{m.label} first {t.durations_s[0]:.3g} s, last {t.durations_s[-1]:.3g} s" for m, t in chosen)
     caption = f"Trials in order of time ({title}): a slope or a step is a machine that changed meanwhile."
     return Picture(figure, caption, f"Duration of each trial over time, {title}. {changes}.")

@@ -30,6 +30,9 @@ _WIDEST_TURNED = 25
 _ROOM = 24
 """The width that the repeated columns leave at least for a block, if their labels can be split."""
 
+_LEAST_ROOM = 17
+"""What three and more of them leave: enough for a number of four digits and two decimals, in brackets."""
+
 
 def text(table: Table) -> str:
     """Draw a table. One that is too wide is split into blocks of columns that repeat the row labels.
@@ -146,7 +149,10 @@ def _key_widths(rows: Sequence[Sequence[str]], natural: Sequence[int], width: in
     ]
     limits = [max(part, width // 4) for part in parts]
     if sum(map(min, natural, limits)) + _BORDER * len(natural) > width - _ROOM:
-        limits = [width // (len(natural) + 1)] * len(natural)
+        share = width // (len(natural) + 1)
+        if len(natural) > 2:  # their borders alone leave too little
+            share = min(share, (width - _LEAST_ROOM) // len(natural) - _BORDER)
+        limits = [share] * len(natural)
     return list(map(min, natural, limits))
 
 

@@ -69,12 +69,13 @@ def test_the_three_tables_hold_the_hand_computed_numbers(three_methods: StudyOnD
     """CSV has each number unrounded: 87.6 / 4 - 1 = +2090 %, 1 - 43.8 / 87.6 = 50 % saved, and so on."""
     blocks = show(three_methods.root, "csv").strip().split("\n\n")
     tables = [list(csv.DictReader(line for line in block.splitlines() if line[:1] != "#")) for block in blocks]
-    summary, relative, against, _phases, bandwidth, _cost = tables
+    _storage, summary, relative, against, _phases, bandwidth, _cost = tables
 
     def numbers(row: dict[str, str], *columns: str) -> list[float]:
         return [float(row[column]) for column in columns]
 
     assert [row["table"] for table in tables for row in table] == [
+        "storage",
         *["summary"] * 3,
         *["relative"] * 2,
         "t5x_against_basic",

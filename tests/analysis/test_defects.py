@@ -27,7 +27,7 @@ def study(make_study: MakeStudy) -> StudyOnDisk:
 
 def cells(shown: str, style: str, label: str) -> list[str]:
     """The summary's row of a method, marks left out: in CSV only its median, n and invalid saves."""
-    summary = shown.partition("\n\n" if style == "csv" else "Relative to")[0]
+    summary = shown.split("\n\n")[1] if style == "csv" else shown.partition("Relative to")[0]
     if style == "csv":
         [row] = [row for row in csv.DictReader(io.StringIO(summary)) if row["method"] == label]
         return [row[f"save [s] {part}"] for part in ("median", "valid", "invalid")]

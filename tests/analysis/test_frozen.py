@@ -28,7 +28,9 @@ def test_tables_of_an_earlier_release(name: str) -> None:
 
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
 
-    assert printed.stdout == (DATA / f"{name}.csv").read_text(encoding="utf-8")
+    storage, _, tables = printed.stdout.partition("\n\n")
+    assert ",not proven here\nstorage,What the targets of " in storage  # a table that came later
+    assert tables == (DATA / f"{name}.csv").read_text(encoding="utf-8")
 
 
 def test_loads_of_an_earlier_release_are_numbered() -> None:
