@@ -167,6 +167,7 @@ def race(code: str, strategy: str, final: Path) -> None:
             saver.kill()
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # orbax's event loop
 def test_a_race(strategy: str, final: Path) -> None:
     """Of all loads beside a process that saves all the time, not one is wrong, or fails."""
     race(SAVER, strategy, final)

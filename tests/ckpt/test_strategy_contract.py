@@ -142,9 +142,10 @@ class TestSafetensorsDirect(Contract):
 
 
 class TestSafetensorsDirectSharded(Contract):
-    """The same in several files, each tensor in one, verified."""
+    """The same in several files, each tensor in one, verified, past the page cache."""
 
-    name, options = "safetensors_direct", {"shard_mib": 1, "verify": True, "threads": 1, "block_mib": 1}
+    name = "safetensors_direct"
+    options: ClassVar = {"shard_mib": 1, "verify": True, "threads": 1, "block_mib": 1, "direct": True}
 
     @pytest.fixture(autouse=True)
     def _small_shards(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +153,9 @@ class TestSafetensorsDirectSharded(Contract):
 
 
 class TestSafetensorsDirectUnchecked(Contract):
-    """The same without checksums."""
+    """The same without checksums, through the page cache."""
 
-    name, options = "safetensors_direct", {"checksum": False}
+    name, options = "safetensors_direct", {"checksum": False, "direct": False}
 
 
 @pytest.mark.every_filesystem
@@ -165,15 +166,16 @@ class TestTensorstoreTuned(Contract):
 
 
 class TestTensorstoreTunedCompressed(Contract):
-    """The same, compressed, with checksums, in types that zarr-python has."""
+    """The same, compressed, with checksums, in types that zarr-python has, read past the page cache."""
 
-    name, options = "tensorstore_tuned", {"compression": "zstd", "crc32c": True, "plain_types": True}
+    name = "tensorstore_tuned"
+    options: ClassVar = {"compression": "zstd", "crc32c": True, "plain_types": True, "direct": True}
 
 
 class TestTensorstoreTunedSharded(Contract):
-    """The same in shards, with chunks so small that the tests' tensors have many of them."""
+    """The same in shards, with chunks so small that the tests' tensors have many of them, through the page cache."""
 
-    name, options = "tensorstore_tuned", {"shard_mib": 1, "chunk_mib": 1}
+    name, options = "tensorstore_tuned", {"shard_mib": 1, "chunk_mib": 1, "direct": False}
 
     @pytest.fixture(autouse=True)
     def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:

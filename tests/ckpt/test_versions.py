@@ -187,6 +187,7 @@ def test_a_step_that_fails(call: str, number: int, links: int, final: Path, monk
     assert len(names(final.parent)) == 1 + final.is_symlink()
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 class TestBetweenTheRenames:
     """A first replacement ended after the old checkpoint lost its name, and before the new one had it."""
 
