@@ -22,6 +22,10 @@ LACKS = {
 """What a kernel or a filesystem may lack, and how it answers then."""
 
 
+_LONGEST_S = 100
+"""A forked child lacks its parent's threads; one that waits for them is ended, and its outcome is empty."""
+
+
 def require_strace() -> None:
     """Skip a test where there is no strace; fail it where everything is required."""
     if shutil.which("strace") is None:
@@ -35,6 +39,8 @@ def in_a_traced_child(work: Callable[[], object], faults: dict[str, str], paths:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest-timeout has a handler of its own
+        signal.alarm(_LONGEST_S)
         os.kill(os.getpid(), signal.SIGSTOP)
         try:
             work()
