@@ -65,10 +65,10 @@ def check(*results: Path, all_: Annotated[bool, Parameter(name="--all")] = False
         results: where the logs are.
         all_: write everything on a line, instead of two lines for everything of a kind.
     """
-    found = remarks(settings(_frames(results)))
-    lines = in_full(found) if all_ else grouped(found)
+    listed = remarks(settings(_frames(results)))
+    lines = in_full(listed) if all_ else grouped(listed)
     print("\n".join(lines) or "no problems in these results")
-    return 1 if found else 0
+    return 1 if listed else 0
 
 
 @app.command

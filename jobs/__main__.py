@@ -97,9 +97,9 @@ def run(
 def check(study: StudyArgument, *, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
     """Check the study, the cluster and the targets before any node-hour is spent. Exit code 1 if there is a problem."""
     paths, planned, _ = _read_study(study, results)
-    found = list(preflight.findings(paths, planned, cluster or default_cluster()))
-    print(findings.shown(found))
-    return 1 if any(finding.level == "problem" for finding in found) else 0
+    checks = list(preflight.findings(paths, planned, cluster or default_cluster()))
+    print(findings.shown(checks))
+    return 1 if any(finding.level == "problem" for finding in checks) else 0
 
 
 @app.command

@@ -91,7 +91,7 @@ class Watch:
         self._jobs = {job.id: _Known(job) for job in plan.jobs}
         self._submissions: Signature = None
         self._queue: dict[str, QueueState] = {}
-        """What the cluster last said of each submitted job, by its number there."""
+        """What the cluster last answered about every submitted job, by its number there."""
         self._endings: dict[str, Ending] = {}
         self._ended_unix_s: dict[str, float] = {}
         """When this saw that jobs had ended."""
@@ -131,15 +131,15 @@ class Watch:
 
     def _where(self, sent: Sequence[Submission], *, ask: bool) -> Mapping[str, QueueState]:
         """Where jobs are, or were when Slurm was last asked."""
-        due = [each for each in sent if ask or each.cluster != "slurm" or each.scheduler_id not in self._queue]
+        due = [job for job in sent if ask or job.cluster != "slurm" or job.scheduler_id not in self._queue]
         now = queue_state.of(due)
-        self._queue.update({each.scheduler_id: now[each.job_id] for each in due})
-        return {each.job_id: self._queue[each.scheduler_id] for each in sent}
+        self._queue.update({job.scheduler_id: now[job.job_id] for job in due})
+        return {job.job_id: self._queue[job.scheduler_id] for job in sent}
 
     def _numbers(self) -> Iterator[str]:
         """The number that every submitted job has on Slurm; jobs that run in one have the same."""
         sent = (job.submission for job in self._jobs.values() if job.submission)
-        return (each.scheduler_id for each in sent if each.cluster == "slurm")
+        return (job.scheduler_id for job in sent if job.cluster == "slurm")
 
     def _read_submissions(self) -> None:
         """Take up what was submitted since the last look."""
@@ -181,7 +181,7 @@ class Watch:
         return asked
 
     def _has_moved(self, known: _Known) -> bool:
-        """Whether a job's log shows that it is elsewhere than its cluster said."""
+        """Whether a job's log shows that it is elsewhere than its cluster answered."""
         if known.submission is None or isinstance(known.progress, TimingLogError) or known.progress is None:
             return False
         running = self._queue.get(known.submission.scheduler_id, GONE).state == "running"

@@ -61,20 +61,20 @@ def _kind(problem: str) -> str:
     return re.sub(r"\d+", "#", re.sub(r"^r\d[^\s:]*: ", "", problem))
 
 
-def in_full(found: Sequence[Remark]) -> list[str]:
+def in_full(listed: Sequence[Remark]) -> list[str]:
     """Write every remark on a line."""
-    return [str(remark) for remark in found]
+    return [str(remark) for remark in listed]
 
 
-def grouped(found: Sequence[Remark]) -> list[str]:
+def grouped(listed: Sequence[Remark]) -> list[str]:
     """Write two lines per kind: how often, and the first of them; where, and what to do about it."""
     kinds: dict[str, list[Remark]] = {}
-    for remark in found:
+    for remark in listed:
         kinds.setdefault(remark.kind, []).append(remark)
     width = shutil.get_terminal_size().columns
     lines = [line for members in kinds.values() for line in _group(members, width)]
-    more = len(found) - len(kinds)
-    return [*lines, f"`--all` lists all {len(found)} of them, one on each line"] if more > 0 else lines
+    more = len(listed) - len(kinds)
+    return [*lines, f"`--all` lists all {len(listed)} of them, one on each line"] if more > 0 else lines
 
 
 def _group(members: Sequence[Remark], width: int) -> Iterator[str]:

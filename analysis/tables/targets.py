@@ -118,7 +118,7 @@ def _table(title: str, settings: Sequence[Setting], left_out: Sequence[str], wan
         [(bases[key[0]].load.trials, rows[key].load.trials) for key in others],
         [row.load.trials for row in rows.values()],
     )
-    of_save, of_load = (dict(zip(others, found, strict=True)) for found in (saves, loads))
+    of_save, of_load = (dict(zip(others, kind, strict=True)) for kind in (saves, loads))
     unlike = {key: notes for key in others if (notes := _unlike(rows[key], bases[key[0]]))}
     footnotes = tuple(dict.fromkeys(note for notes in unlike.values() for note in notes))
     marks = {key: tuple(footnotes.index(note) + 1 for note in notes) for key, notes in unlike.items()}

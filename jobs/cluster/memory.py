@@ -56,8 +56,8 @@ def _given(batch: Batch) -> tuple[float, str] | None:
     for where in (partition, config):
         for key, times in (("DefMemPerCPU", cpus), ("DefMemPerNode", 1)):
             if where.get(key, "UNLIMITED") != "UNLIMITED":
-                each = f" for each of {cpus} CPUs" if times > 1 else ""
-                return _in_bytes(where[key], times, f"{key} = {where[key]} MB{each}")
+                share = f" for each of {cpus} CPUs" if times > 1 else ""
+                return _in_bytes(where[key], times, f"{key} = {where[key]} MB{share}")
     return None
 
 

@@ -62,11 +62,11 @@ class OneJobSender(Sender):
     def _requests(self) -> list[tuple[Slurm, Sequence[Job]]]:
         """The jobs by what they ask for, whatever their scale, in the plan's order."""
         order = {job.id: job.order for job in self.left}
-        found: dict[str, tuple[Slurm, list[Job]]] = {}
+        requests: dict[str, tuple[Slurm, list[Job]]] = {}
         for batch in batches(self._plan.study, self.left, max(1, len(self.left)), self._given):
             request = batch.slurm.model_copy(update={"nodes": None, "tasks_per_node": None})
-            found.setdefault(request.model_dump_json(), (request, []))[1].extend(batch.jobs)
-        return [(request, sorted(jobs, key=lambda job: order[job.id])) for request, jobs in found.values()]
+            requests.setdefault(request.model_dump_json(), (request, []))[1].extend(batch.jobs)
+        return [(request, sorted(jobs, key=lambda job: order[job.id])) for request, jobs in requests.values()]
 
 
 def script(paths: StudyPaths, planned: Plan, request: Slurm, jobs: Sequence[Job]) -> str:

@@ -53,7 +53,7 @@ def _on_slurm(sent: Sequence[Submission]) -> dict[str, QueueState]:
     if not sent:
         return {}
     try:
-        queue = slurm.queue([each.scheduler_id for each in sent], {each.user_id for each in sent})
+        queue = slurm.queue([job.scheduler_id for job in sent], {job.user_id for job in sent})
     except StudyError as error:
         return {submission.job_id: QueueState("unknown", str(error)) for submission in sent}
     return {submission.job_id: queue.get(submission.scheduler_id, GONE) for submission in sent}

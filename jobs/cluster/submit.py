@@ -137,7 +137,7 @@ class Sender:
         try:
             # submitit prints what sbatch printed, and raises it too
             with clean_environment(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
-                sent = [executor.submit(run_submitted, *each) for each in arguments]
+                sent = [executor.submit(run_submitted, *job) for job in arguments]
         except OSError as error:
             raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
         except Exception as error:  # submitit passes on sbatch's message, in several kinds of exception
@@ -176,10 +176,10 @@ def _jobs(number: int) -> str:
 
 
 def words(message: str) -> str:
-    """What sbatch or srun said, in one line."""
+    """The message of sbatch or srun, in one line."""
     lines = [_SPEAKER.sub("", line.strip()) for line in message.splitlines()]
-    said = dict.fromkeys(line for line in lines if line)
-    return "; ".join([line for line in said if not line.endswith("Unspecified error")] or said)
+    unique = dict.fromkeys(line for line in lines if line)
+    return "; ".join([line for line in unique if not line.endswith("Unspecified error")] or unique)
 
 
 def remedy(refused: str) -> str:

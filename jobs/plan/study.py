@@ -130,15 +130,15 @@ class Study(Table):
     @field_validator("targets")
     @classmethod
     def _one_target_per_combination(cls, targets: dict[str, Target]) -> dict[str, Target]:
-        each: dict[str, Target] = {}
+        variants: dict[str, Target] = {}
         for name, target in targets.items():
             for variant, axes in commands.variants(name, target.axes):
-                if variant in each:
+                if variant in variants:
                     raise ValueError(
                         f"two targets would be called {variant!r}: rename one, or change a value of an axis"
                     )
-                each[variant] = target.model_copy(update={"axes": axes})
-        return each
+                variants[variant] = target.model_copy(update={"axes": axes})
+        return variants
 
     @field_validator("strategies", mode="before")
     @classmethod

@@ -152,8 +152,8 @@ def xfs_facts(answer: str) -> str:
 
 
 def _value(name: str, text: str) -> str:
-    found = re.search(rf"\b{name}=(\S+?),?(?=\s|$)", text)
-    return found[1] if found else ""
+    match = re.search(rf"\b{name}=(\S+?),?(?=\s|$)", text)
+    return match[1] if match else ""
 
 
 def ext4_layout(mount: Mount, directory: Path) -> str:

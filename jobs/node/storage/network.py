@@ -20,8 +20,8 @@ def ceph_version(mount: Mount, directory: Path) -> str:
     """The version of the client: the kernel's, or ceph-fuse's."""
     if mount.filesystem == "ceph":
         return kernel_version(mount, directory)
-    found = re.search(r"ceph version (\S+)", ask("ceph-fuse", "--version"))
-    return f"ceph-fuse {found[1] if found else 'of an unknown version'}"
+    match = re.search(r"ceph version (\S+)", ask("ceph-fuse", "--version"))
+    return f"ceph-fuse {match[1] if match else 'of an unknown version'}"
 
 
 def ceph_servers(mount: Mount, directory: Path) -> str:
@@ -53,10 +53,10 @@ def ceph_servers(mount: Mount, directory: Path) -> str:
 
 def _monitors_of(configuration: Path) -> dict[str, str]:
     try:
-        found = re.search(r"^\s*mon[ _]host\s*=\s*(.+?)\s*$", text(configuration), re.MULTILINE)
+        match = re.search(r"^\s*mon[ _]host\s*=\s*(.+?)\s*$", text(configuration), re.MULTILINE)
     except OSError:
         return {}
-    return {"monitors": re.sub(r"[,\s]+", "+", found[1])} if found else {}
+    return {"monitors": re.sub(r"[,\s]+", "+", match[1])} if match else {}
 
 
 def ceph_layout(mount: Mount, directory: Path) -> str:
@@ -96,10 +96,10 @@ def _ceph_words(layout: str) -> str:
 
 def gluster_version(mount: Mount, _directory: Path) -> str:
     """The version of the client."""
-    found = re.search(r'"Package Version": "([^"]+)"', text(Path(mount.mount_point) / ".meta" / "version"))
-    if found is None:
+    match = re.search(r'"Package Version": "([^"]+)"', text(Path(mount.mount_point) / ".meta" / "version"))
+    if match is None:
         raise UnknownFactError("the mount's .meta/version is in a form that is not known here")
-    return found[1]
+    return match[1]
 
 
 def gluster_servers(mount: Mount, _directory: Path) -> str:
@@ -140,14 +140,14 @@ def _translators(mount: Mount) -> list[tuple[str, dict[str, str]]]:
         UnknownFactError: if the client doesn't show them.
     """
     active = Path(mount.mount_point) / ".meta" / "graphs" / "active"
-    found = []
+    translators = []
     for translator in sorted(entry for entry in active.iterdir() if (entry / "type").is_file()):
         options = translator / "options"
         values = {option.name: text(option) for option in options.iterdir()} if options.is_dir() else {}
-        found.append((text(translator / "type"), values))
-    if not found:
+        translators.append((text(translator / "type"), values))
+    if not translators:
         raise UnknownFactError("the client shows no translators in the mount's .meta")
-    return found
+    return translators
 
 
 def gluster_written(_mount: Mount, file: Path) -> str:
@@ -169,8 +169,8 @@ def gluster_pathinfo(value: str) -> str:
 
 def moosefs_version(_mount: Mount, _directory: Path) -> str:
     """The version of the client."""
-    found = re.search(r"MFS version (\S+)|version:? ?(\d\S+)", ask("mfsmount", "-V"))
-    return next(filter(None, found.groups())) if found else "of an unknown version"
+    match = re.search(r"MFS version (\S+)|version:? ?(\d\S+)", ask("mfsmount", "-V"))
+    return next(filter(None, match.groups())) if match else "of an unknown version"
 
 
 def moosefs_servers(mount: Mount, _directory: Path) -> str:
@@ -239,15 +239,15 @@ def _juicefs(mount: Mount) -> Any:
 
 def nfs_version(mount: Mount, directory: Path) -> str:
     """The version of the protocol, and the kernel's, whose client it is."""
-    found = re.search(r"(?:^|,)(?:nfs)?vers=([\d.]+)", mount.options)
-    return f"NFS {found[1] if found else 'of an unknown version'}, client of {kernel_version(mount, directory)}"
+    match = re.search(r"(?:^|,)(?:nfs)?vers=([\d.]+)", mount.options)
+    return f"NFS {match[1] if match else 'of an unknown version'}, client of {kernel_version(mount, directory)}"
 
 
 def nfs_servers(mount: Mount, _directory: Path) -> str:
     """The server, its address, and the connections to it."""
     facts = {"server": mount.source.rpartition(":/")[0]}
     for name in ("addr", "nconnect"):
-        found = re.search(rf"(?:^|,){name}=([^,]+)", mount.options)
-        if found:
-            facts[name] = found[1]
+        match = re.search(rf"(?:^|,){name}=([^,]+)", mount.options)
+        if match:
+            facts[name] = match[1]
     return listed(facts)

@@ -159,8 +159,8 @@ def beegfs_stripes(answer: str) -> str:
         "type": r"\+ Type: (\S+)", "chunk_size": r"\+ Chunksize: (\S+)", "targets": r"desired: (\d+)",
         "targets_used": r"actual: (\d+)", "pool": r"\+ Storage Pool: (\d+)",
     }  # fmt: skip
-    found = {name: re.search(pattern, answer) for name, pattern in patterns.items()}
-    facts = {name: match[1] for name, match in found.items() if match}
+    matches = {name: re.search(pattern, answer) for name, pattern in patterns.items()}
+    facts = {name: match[1] for name, match in matches.items() if match}
     if "chunk_size" not in facts:
         raise UnknownFactError(_UNEXPECTED.format("BeeGFS's tool"))
     return listed(facts)
