@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -183,7 +182,7 @@ def test_jobs_that_were_queued_without_an_answer_are_cancelled(
 def test_run_asks_the_controller_a_few_times_a_minute(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
-    """While a job measures, trial after trial: a few questions about it alone, and `run` takes under 1 % of a core."""
+    """While a job measures, trial after trial: a few questions, about it alone."""
     study = write_site_study("quiet", slurm=LAX, repeats=100_000)
     command = [DEVCLUSTER, "as", "alice", sys.executable, "-m", "jobs", "run", study, "--results", home]
     with subprocess.Popen(command, env=strict_site.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
@@ -191,10 +190,7 @@ def test_run_asks_the_controller_a_few_times_a_minute(
         try:
             assert any("running" in line for line in run.stdout)
             strict_site.ask("sdiag", "--reset")
-            process = psutil.Process(run.pid)
-            before = sum(process.cpu_times()[:4])
             time.sleep(WATCHED_S)
-            cpu_s = sum(process.cpu_times()[:4]) - before
             asked = requests(strict_site)
         finally:
             run.send_signal(signal.SIGINT)
@@ -204,7 +200,6 @@ def test_run_asks_the_controller_a_few_times_a_minute(
     assert asked.get("REQUEST_JOB_INFO_SINGLE", 0) <= 5
     assert sum(number for kind, number in asked.items() if "INFO" in kind) <= 10
     assert "REQUEST_FED_INFO" not in asked
-    assert cpu_s < 0.01 * WATCHED_S, cpu_s
 
 
 def test_a_log_that_appears_late_is_waited_for(strict_site: Any, write_site_study: WriteStudy) -> None:
