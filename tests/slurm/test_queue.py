@@ -184,7 +184,9 @@ def test_run_asks_the_controller_a_few_times_a_minute(
 ) -> None:
     """While a job measures, trial after trial: a few questions, about it alone."""
     study = write_site_study("quiet", slurm=LAX, repeats=100_000)
-    command = [DEVCLUSTER, "as", "alice", sys.executable, "-m", "jobs", "run", study, "--results", home]
+    # A test run that a script started in the background has SIGINT ignored, and so have its children.
+    heeding = ["env", "--default-signal=INT"]
+    command = [DEVCLUSTER, "as", "alice", *heeding, sys.executable, "-m", "jobs", "run", study, "--results", home]
     with subprocess.Popen(command, env=strict_site.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         try:
