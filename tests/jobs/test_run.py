@@ -284,8 +284,8 @@ def test_killed(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) ->
 
 
 def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
-    """A job that is told to end does so with a log that says who told it, and leaves nothing on the target."""
-    assert end_in_a_save(python, gated, tmp_path, signal.SIGTERM, after=0) == 1
+    """A job that gets SIGTERM logs the signal, leaves nothing on the target, and exits with 75: run it again."""
+    assert end_in_a_save(python, gated, tmp_path, signal.SIGTERM, after=0) == 75
 
     log = timing_log.read(gated.log(only_job(gated).id))
     assert log.header.status == "interrupted"
