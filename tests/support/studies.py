@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,3 +188,10 @@ def only(results: Path) -> Comparison:
     """The one comparison of a study, or of whatever holds its logs."""
     [comparison] = compare(load_results(results))
     return comparison
+
+
+def rows(shown: str, table: str) -> list[dict[str, str]]:
+    """The rows of one table in CSV."""
+    blocks = [[line for line in block.splitlines() if line[:1] != "#"] for block in shown.split("\n\n")]
+    [found] = [block for block in blocks if len(block) > 1 and block[1].startswith(f"{table},")]
+    return list(csv.DictReader(io.StringIO("\n".join(found))))
