@@ -15,12 +15,13 @@ from scipy import stats
 from analysis.advice.advice import Assumptions, advise
 from analysis.logs.load import load_results
 from analysis.measures.comparison import compare
-from analysis.measures.differences import NOT_SIGNIFICANT, SIGNIFICANT_P, Difference, differences
+from analysis.measures.differences import NOT_SIGNIFICANT, differences
 from analysis.measures.operation import Operation
 from analysis.measures.setting import settings
-from analysis.measures.trials import NO_TRIALS, Trials
+from analysis.measures.trials import NO_TRIALS
 from analysis.tables.before_after import contrast
 from analysis.tables.table import Ratio
+from support.simulated import timed
 from support.studies import MakeStudy, StudyOnDisk
 
 REFERENCE, FAST, ALIKE, SLOW = "torch_save", "safetensors_direct", "safetensors_file", "hdf5"
@@ -36,26 +37,6 @@ RATIOS = {
 """To the reference in the same round, in each of four rounds."""
 
 REFERENCE_S = (2.6, 2.4, 6.1, 2.5)
-
-
-def timed(rounds: Sequence[Sequence[float]], names: Sequence[str] = ()) -> Trials:
-    """One job in each of these rounds, with these durations."""
-    names = names or [str(number) for number in range(len(rounds))]
-    pairs = [(duration, name) for name, durations in zip(names, rounds, strict=True) for duration in durations]
-    durations, jobs = zip(*pairs, strict=True)
-    return Trials(durations, jobs, jobs)
-
-
-def simulated(seed: int, rounds: int, sds: Sequence[float], disturbed: str = "") -> list[Trials]:
-    """Methods that take as long, in rounds that differ by 10 %; a method's cells differ by its standard deviation."""
-    draw = np.random.default_rng(seed)
-    logs = draw.normal(0, 0.1, rounds) + draw.normal(0, 1, (len(sds), rounds)) * np.array(sds)[:, np.newaxis]
-    if disturbed == "round":
-        logs[:, -1] += draw.uniform(math.log(1.5), math.log(4)) + draw.normal(0, 0.3, len(sds))
-    if disturbed == "cells":
-        logs += math.log(2.5) * (draw.random(logs.shape) < 0.1)
-    seconds = np.exp(logs[..., np.newaxis] + draw.normal(0, 0.02, (*logs.shape, 3)))
-    return [timed(method.tolist()) for method in seconds]
 
 
 def study_of_four(make_study: MakeStudy, rounds: Sequence[int] = (1, 2, 3, 4)) -> StudyOnDisk:
@@ -235,87 +216,6 @@ def test_the_error_is_that_of_the_additive_model() -> None:
     assert found.test.p == pytest.approx(2 * 2 * stats.t.sf(t, freedom))
     assert alone.test.p == pytest.approx(stats.ttest_rel(logs[1], logs[0]).pvalue)
     assert found.test.p < alone.test.p
-
-
-def rate(studies: Sequence[Difference]) -> float:
-    """In what share of the studies a difference is called one."""
-    return sum(study.significant for study in studies) / len(studies)
-
-
-def test_no_difference_is_rarely_called_one() -> None:
-    """Of 1,800 simulated studies where nothing differs, one in twenty at most is called different, disturbed or not.
-
-    All seeds are fixed. With a true rate of 5 %, 6.2 % of 1,800 are exceeded once in a hundred times, 12 % of 150 too.
-    """
-    rates = {}
-    for (rounds, methods), kind in itertools.product([(3, 2), (3, 10), (4, 4), (8, 4)], ["", "round", "cells"]):
-        results = []
-        for seed in range(150):
-            first, second, *others = simulated(seed, rounds, [0.05] * methods, kind)
-            results += differences([(second, first)], others)
-        rates[rounds, methods, kind] = rate(results)
-
-    assert max(rates.values()) <= 0.12, rates
-    assert np.mean(list(rates.values())) <= 0.062, rates
-
-
-def test_a_disturbed_round_costs_little_power() -> None:
-    """Half as long is seen in nine of ten studies of four rounds of which one was disturbed, among ten methods."""
-    results = []
-    for seed in range(100):
-        first, second, *others = simulated(seed, 4, [0.05] * 10, "round")
-        half = Trials(tuple(each / 2 for each in second.durations_s), second.jobs, second.rounds)
-        results += differences([(half, first)], others)
-
-    assert rate(results) >= 0.85
-
-
-@pytest.mark.parametrize("noisy", [0, 1])
-def test_a_noisy_method_is_not_judged_by_quiet_ones(noisy: int) -> None:
-    """Where one of a pair scatters ten times as much as nine others, their small error calls no difference alone."""
-    sds = [0.02] * 10
-    sds[noisy] = 0.2
-    results = []
-    for seed in range(200):
-        first, second, *others = simulated(seed, 4, sds)
-        results += differences([(second, first)], others)
-
-    assert sum(each.test.p < SIGNIFICANT_P for each in results) > 40  # what the others' error by itself would call
-    assert rate(results) <= 0.10  # of 200 with a true rate of 5 %, more once in a thousand times
-
-
-def test_noisy_methods_hide_no_difference_between_quiet_ones() -> None:
-    """A tenth more in each of four quiet rounds is seen, however much the eight other methods scatter."""
-    results = []
-    for seed in range(20):
-        first, second, *others = simulated(seed, 4, [0.005, 0.005, *[0.5] * 8])
-        more = Trials(tuple(1.1 * each for each in second.durations_s), second.jobs, second.rounds)
-        results += differences([(more, first)], others)
-
-    assert rate(results) == 1
-
-
-def test_many_comparisons_are_corrected_for() -> None:
-    """Of 60 tables with nine differences each, none of them real, at most 7 hold a single one that is called real."""
-    called = 0
-    for seed in range(60):
-        first, *others = simulated(seed, 5, [0.05] * 10)
-        called += any(each.significant for each in differences([(other, first) for other in others]))
-
-    assert called <= 7
-
-
-def test_what_can_show_nothing_weakens_no_other() -> None:
-    """A pair that is too small to tell is not counted among the comparisons that are corrected for."""
-    real = timed([[2.0], [2.1], [1.9], [2.05]]), timed([[1.0], [1.02], [0.99], [1.01]])
-    hopeless = timed([[1.0], [1.1]], ["0", "1"]), timed([[1.0], [1.1]], ["2", "3"])
-
-    alone, *_ = differences([real])
-    among = differences([real, *[hopeless] * 20, (NO_TRIALS, NO_TRIALS)])
-
-    assert among[0].corrected_p == among[0].test.p < SIGNIFICANT_P
-    assert alone.verdict() == among[0].verdict() == "slower"
-    assert [math.isnan(each.corrected_p) for each in among[1:]] == [True] * 21
 
 
 def test_rounds_of_two_studies_are_no_pairs() -> None:
