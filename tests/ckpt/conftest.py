@@ -132,3 +132,10 @@ def strategy(request: pytest.FixtureRequest) -> str:
             pytest.fail(f"{missing} can't be imported")
         pytest.skip(f"{missing} can't be imported")
     return name
+
+
+@pytest.fixture
+def final(tmp_path: Path) -> Path:
+    """A checkpoint's name, in a directory of its own."""
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run" / "latest"

@@ -24,13 +24,6 @@ from support.training_states import some_state, step_of
 ROOM = str(Path(ckpt.__file__).parent)
 
 
-@pytest.fixture
-def final(tmp_path: Path) -> Path:
-    """A checkpoint's name, in a directory of its own."""
-    (tmp_path / "run").mkdir()
-    return tmp_path / "run" / "latest"
-
-
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 @pytest.mark.parametrize("before", ["nothing", "a checkpoint", "what a killed save left"])
 def test_at_every_change(before: str, final: Path, tmp_path: Path) -> None:
