@@ -6,15 +6,12 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ckpt import registry, strategies
 from ckpt.disk import mounts
 from ckpt.disk.mounts import Mount
 from ckpt.strategies.torch_save import TorchSave
@@ -22,27 +19,10 @@ from ckpt.workload import building
 from ckpt.workload.spec import StateSpec
 from jobs import timing_log
 from jobs.node.run import Clock, run_job
-from jobs.paths import StudyPaths
 from jobs.plan import plan
-from jobs.timing_log import Metadata, TimingLog
+from jobs.timing_log import Metadata
 from support.faults import LACKS, in_a_traced_child, require_strace
-
-Planned = Callable[[Mapping[str, Any]], StudyPaths]
-
-
-def only_job(paths: StudyPaths) -> plan.Job:
-    """The job of a study of one."""
-    (job,) = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
-    return job
-
-
-def run_only(paths: StudyPaths) -> TimingLog:
-    """Run the job of a study of one, and read its log."""
-    job = only_job(paths)
-    status = run_job(str(paths.root), job.id)
-    log = timing_log.read(paths.log(job.id))
-    assert status == log.header.status
-    return log
+from support.one_job import Planned, only_job, run_only
 
 
 @pytest.mark.parametrize(("extra", "status"), [("peers", "skipped"), ("run", "failed")])
@@ -134,67 +114,6 @@ def test_a_complete_job_is_left_alone(tiny: dict[str, Any], planned: Planned) ->
     assert before == paths.log(only_job(paths).id).read_bytes()
 
 
-def _missing(target: Path) -> dict[str, Any]:
-    return {"path": str(target / "nowhere")}
-
-
-def _a_file(target: Path) -> dict[str, Any]:
-    (target / "file").touch()
-    return {"path": str(target / "file")}
-
-
-def _unset(_: Path) -> dict[str, Any]:
-    return {"path": "$NO_SUCH_VARIABLE/x"}
-
-
-def _memory(_: Path) -> dict[str, Any]:
-    if not mounts.mount_of(Path("/dev/shm")).in_memory:
-        pytest.skip("/dev/shm is no filesystem in memory here")
-    return {"path": "/dev/shm"}
-
-
-def _unwritable(target: Path) -> dict[str, Any]:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    target.chmod(0o500)
-    return {"path": str(target)}
-
-
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (_missing, "nowhere) is no directory here"),
-        (_a_file, "file) is no directory here"),
-        (_unset, "$NO_SUCH_VARIABLE is not set here"),
-        (_memory, "which is memory and no disk"),
-        (_unwritable, "can't be written to by this user"),
-    ],
-)
-def test_target_that_is_none(
-    make: Callable[[Path], dict[str, Any]], told: str, tiny: dict[str, Any], target: Path, planned: Planned
-) -> None:
-    """A target that can't be measured on this node fails the job; its log names the target and what to do."""
-    tiny["targets"] = {"here": make(target)}
-    log = run_only(planned(tiny))
-
-    assert log.header.status == "failed"
-    assert log.header.error.startswith("TargetError: target 'here'")
-    assert told in log.header.error
-    assert log.samples == []
-
-
-def test_target_without_room(
-    tiny: dict[str, Any], changed_model: Callable[..., Path], target: Path, planned: Planned
-) -> None:
-    """A checkpoint that would not fit is never begun: the log says how much is free and how much it takes."""
-    tiny["state"]["model"] = str(changed_model(vocab_size=10**12))  # 2 × 128 TB
-    log = run_only(planned(tiny))
-
-    assert log.header.status == "failed"
-    assert "GB free, and one checkpoint may take 268,800.0 GB" in log.header.error
-    assert list(target.iterdir()) == []
-
-
 def test_an_unreadable_log_is_kept(tiny: dict[str, Any], planned: Planned) -> None:
     """A log that can't be read, of a later release for one, is moved aside and not overwritten."""
     paths = planned(tiny)
@@ -234,64 +153,6 @@ def test_clock_of_a_continued_log() -> None:
     after = Clock(before.zero_unix_s - 1000)
     assert before.zero_unix_s - 1000 == after.zero_unix_s
     assert 990 < after() - before() < 1010
-
-
-@pytest.fixture
-def gated(tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch) -> StudyPaths:
-    """A study of a warm-up and three trials, with a strategy that can be made to wait."""
-    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(Path(__file__).parent / "strategies")])
-    monkeypatch.setattr(registry, "_own_names", lambda: frozenset({"gated"}))
-    tiny["strategies"] = ["gated"]
-    tiny["trials"] = {"repeats": 3, "warmups": 1}
-    return planned(tiny)
-
-
-def end_in_a_save(python: Any, paths: StudyPaths, tmp_path: Path, number: signal.Signals, *, after: int) -> int:
-    """Start the job, wait until it is in the save after so many others, send a signal; the exit code."""
-    reached = tmp_path / "reached"
-    arguments = ["-m", "jobs", "job", paths.root, only_job(paths).id]
-    process = python.start(*arguments, GATE_AFTER=str(after), GATE_REACHED=str(reached))
-    try:
-        while not reached.exists():
-            assert process.poll() is None, "the job ended before it got there"
-            time.sleep(0.02)
-        process.send_signal(number)
-        return int(process.wait(timeout=60))
-    finally:
-        process.kill()
-
-
-def test_killed(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
-    """A job that is killed leaves a log that opens, says `running`, and holds every finished trial.
-
-    Run again, the job does the trials that are missing, and takes away what it had left on the target.
-    """
-    assert end_in_a_save(python, gated, tmp_path, signal.SIGKILL, after=2) == -signal.SIGKILL
-
-    log = timing_log.read(gated.log(only_job(gated).id))
-    assert (log.header.status, log.header.error) == ("running", "")
-    assert [s.trial for s in log.samples] == [0] * 6 + [1] * 6
-    assert len(list(target.iterdir())) == 1, "the half of a checkpoint that it was writing"
-
-    continued = run_only(gated)
-    assert continued.header.status == "complete"
-    assert repr(log.samples) == repr(continued.samples[:12])
-    assert [(s.trial, s.warmup) for s in continued.samples[12:]] == [(2, True)] * 6 + [(3, False)] * 6 + [
-        (4, False)
-    ] * 6
-    assert log.samples[-1].start_s < continued.samples[12].start_s
-    assert list(target.iterdir()) == []
-
-
-def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
-    """A job that gets SIGTERM logs the signal, leaves nothing on the target, and exits with 75: run it again."""
-    assert end_in_a_save(python, gated, tmp_path, signal.SIGTERM, after=0) == 75
-
-    log = timing_log.read(gated.log(only_job(gated).id))
-    assert log.header.status == "interrupted"
-    assert "SIGTERM" in log.header.error
-    assert log.samples == []
-    assert list(target.iterdir()) == []
 
 
 def write_study(tmp_path: Path, tiny: dict[str, Any], strategies: str, slurm: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,8 @@ import pytest
 from ckpt import registry
 from ckpt.errors import CheckpointError
 from jobs.errors import StudyError
-from jobs.node import targets
 from jobs.plan import plan, study_file
-
-GOOD = {
-    "top": 'name = "tiny"\nstrategies = ["torch_save"]',
-    "state": '[state]\nmodel = "openllama-3b"',
-    "targets": '[targets.here]\npath = "."',
-    "rest": "",
-}
-
-
-def write(tmp_path: Path, **changed: str) -> Path:
-    """A study file that is right but for these parts."""
-    path = tmp_path / "study.toml"
-    path.write_text("\n".join((GOOD | changed).values()))
-    return path
-
+from support.study_files import GOOD, write
 
 WRONG = {
     "unknown top-level key": (
@@ -254,48 +238,6 @@ def test_shipped_study(name: str) -> None:
 
     assert name == read.name
     assert len(plan.make_plan(read).jobs) >= len(read.strategies)
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        (".", "elsewhere"),
-        ("below/it", "elsewhere/below/it"),
-        ("/absolute", "/absolute"),
-        ("$SCRATCH/x", "$SCRATCH/x"),
-        ("${SCRATCH}", "${SCRATCH}"),
-        ("~/x", "~/x"),
-    ],
-)
-def test_relative_target(path: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target's relative path is taken from the current directory, and what the node knows is left to the node."""
-    cwd = tmp_path / "elsewhere"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
-
-    read = study_file.read(write(tmp_path, targets=f'[targets.here]\npath = "{path}"'))
-
-    assert expected.replace("elsewhere", str(cwd)) == read.targets["here"].path
-
-
-def test_relative_target_below_a_dollar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `$` in the name of the current directory is a `$`, and no variable."""
-    cwd = tmp_path / "a $HOME"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
-
-    read = study_file.read(write(tmp_path))
-
-    assert cwd == targets.resolve("here", read.targets["here"], os.environ)
-
-
-def test_model_beside_the_study(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model's relative path is taken from the study's directory, wherever the command is typed."""
-    monkeypatch.chdir("/")
-
-    read = study_file.read(write(tmp_path, state=f'[state]\nmodel = "{model.relative_to(tmp_path)}"'))
-
-    assert str(model) == read.state.model
 
 
 def test_a_study_is_frozen(tmp_path: Path) -> None:

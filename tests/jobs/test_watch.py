@@ -14,23 +14,17 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 from rich.console import Console
 
-from jobs import follow, status, timing_log
+from jobs import follow, status
 from jobs.cluster import slurm
 from jobs.cluster.processes import created_unix_s
 from jobs.cluster.slurm_states import QueueState
 from jobs.cluster.submissions import Submission
-from jobs.errors import TimingLogError
 from jobs.job_status import JobStatus
 from jobs.paths import StudyPaths
-from jobs.plan import plan
-from jobs.plan.plan import Plan
-from jobs.timing_log import Sample, TimingLog, reading
-from jobs.timing_log.seal import sealed
-from support.logs import header_of, job
+from support.watched import Watched
 
 _HOUR_S = 3600.0
 
@@ -57,53 +51,6 @@ def touched(below: Path) -> Iterator[list[str]]:
     finally:
         _listening[0] = False
         found += [str(Path(name).relative_to(below)) for name in _touched if Path(name).is_relative_to(below)]
-
-
-def log_of(job_id: str, of: str, *, trials: int = 1, study: str = "tiny") -> TimingLog:
-    """A log with so many finished trials of 3e9 bytes on two ranks: loaded in 2 s, the second rank a second later."""
-    header = header_of(job("torch_save", "here"), study=study, job_id=job_id, status=of)
-    samples = [
-        Sample(
-            trial=trial, warmup=False, rank=rank, operation=operation, phase=phase, start_s=rank, duration_s=2,
-            state_bytes=1_500_000_000, durability="n/a", cache="cold", resident_fraction=0, cpu_s=0, peak_rss_bytes=0,
-            valid=True, reason="",
-        )
-        for trial in range(trials) for operation, phase in (("save", "call"), ("save", "total"), ("load", "total"))
-        for rank in range(2)
-    ]  # fmt: skip
-    return TimingLog(header=header, samples=samples, provenance={"code_version": "1", "code_version_submitted": "2"})
-
-
-class Watched:
-    """A study of which some jobs have ended, and the others run: all of them in this process."""
-
-    def __init__(self, paths: StudyPaths, ended: int) -> None:
-        self.paths = paths
-        self._images: dict[tuple[str, int], bytes] = {}
-        self.plan: Plan = plan.from_json(paths.plan_json.read_text(), "plan.json")
-        self.ids = [job.id for job in self.plan.jobs]
-        for number, job_id in enumerate(self.ids):
-            self.log(job_id, "complete" if number < ended else "running")
-        self.submit(*self.ids[ended:])
-
-    def log(self, job_id: str, of: str, trials: int = 1) -> None:
-        """Write a job's log as a job does, but for syncing it; the same for all jobs."""
-        if (of, trials) not in self._images:
-            path = self.paths.root / "log"
-            log_of("j", of, trials=trials).write(path)
-            self._images[of, trials] = path.read_bytes()
-        partial = self.paths.log(job_id).with_suffix(".partial")
-        partial.write_bytes(self._images[of, trials])
-        partial.replace(self.paths.log(job_id))
-
-    def submit(self, *job_ids: str) -> None:
-        """Say that these are jobs of the local cluster, which run as long as this process does."""
-        sent = [Submission(each, "local", str(os.getpid()), created_unix_s(os.getpid()), "", "") for each in job_ids]
-        self.paths.submissions_json.write_text(json.dumps([asdict(each) for each in sent]))
-
-    def log_names(self, opened: list[str]) -> list[str]:
-        """The jobs whose logs are among what was opened."""
-        return sorted(Path(name).stem for name in opened if name.endswith(".h5"))
 
 
 @pytest.fixture
@@ -296,54 +243,6 @@ def test_after_a_signal_to_run_alone_the_job_runs_on(
     assert left == f"{study.ids[1]} still runs; if it should not, python -m jobs cancel {study.paths.root}"
     study.log(study.ids[1], "complete")
     assert follow._left_running(study.paths, study.plan).startswith("no job runs")
-
-
-def test_the_note_in_a_log_is_what_the_whole_log_adds_up_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With trials or without: the same status, trials and bandwidth; and HDF5 isn't needed."""
-    path = tmp_path / "log.h5"
-    for trials in (0, 1, 3):
-        log_of("j", "running", trials=trials).write(path)
-        whole = timing_log.read(path).progress()
-        with monkeypatch.context() as without_hdf5:
-            without_hdf5.delattr(reading, "opened")
-            found = timing_log.read_progress(path)
-
-        assert found == whole
-        assert (found.status, found.trials_done) == ("running", trials)
-        assert found.last_bandwidth_gbps == (1.0 if trials else None)
-        assert found.code_changed == "submitted with 2, run with 1"
-
-
-def test_progress_of_a_log_without_a_note(tmp_path: Path) -> None:
-    """Of an earlier release, of another writer, with an error that is longer than the block: what all of it says."""
-    path, ours = tmp_path / "other.h5", tmp_path / "ours.h5"
-    log = log_of("j", "failed", trials=2)
-    log.write(ours)
-    noted = timing_log.read_progress(ours)
-
-    path.write_bytes(sealed(ours.read_bytes()[512:]))  # as an earlier release
-    assert timing_log.read_progress(path) == noted
-    with h5py.File(path, "w") as file:
-        log.write_to(file)
-    assert timing_log.read_progress(path) == noted
-    log.header.error = "long " * 1000
-    log.write(path)
-    assert timing_log.read_progress(path) == replace(noted, error=log.header.error)
-
-
-def test_progress_of_a_damaged_log(tmp_path: Path) -> None:
-    """One flipped bit, in the seal, the note or behind them, or a missing end: an error that names the log."""
-    path = tmp_path / "log.h5"
-    log_of("j", "complete", trials=2).write(path)
-    whole = path.read_bytes()
-    block = len(whole[:512].rstrip(b"\0"))
-    for place in (*range(0, block, 7), block - 1, block, 511, 512, 5000, len(whole) - 1):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(TimingLogError, match=r"log\.h5"):
-            timing_log.read_progress(path)
-    path.write_bytes(whole[:-100])
-    with pytest.raises(TimingLogError, match="damaged"):
-        timing_log.read_progress(path)
 
 
 def test_a_file_where_the_logs_should_lie(watched: Callable[..., Watched]) -> None:

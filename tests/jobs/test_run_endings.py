@@ -1,0 +1,73 @@
+"""A job that is killed or interrupted: what its log holds, and that another run goes on from there."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckpt import registry, strategies
+from jobs import timing_log
+from jobs.paths import StudyPaths
+from support.one_job import Planned, only_job, run_only
+
+
+@pytest.fixture
+def gated(tiny: dict[str, Any], planned: Planned, monkeypatch: pytest.MonkeyPatch) -> StudyPaths:
+    """A study of a warm-up and three trials, with a strategy that can be made to wait."""
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(Path(__file__).parent / "strategies")])
+    monkeypatch.setattr(registry, "_own_names", lambda: frozenset({"gated"}))
+    tiny["strategies"] = ["gated"]
+    tiny["trials"] = {"repeats": 3, "warmups": 1}
+    return planned(tiny)
+
+
+def end_in_a_save(python: Any, paths: StudyPaths, tmp_path: Path, number: signal.Signals, *, after: int) -> int:
+    """Start the job, wait until it is in the save after so many others, send a signal; the exit code."""
+    reached = tmp_path / "reached"
+    arguments = ["-m", "jobs", "job", paths.root, only_job(paths).id]
+    process = python.start(*arguments, GATE_AFTER=str(after), GATE_REACHED=str(reached))
+    try:
+        while not reached.exists():
+            assert process.poll() is None, "the job ended before it got there"
+            time.sleep(0.02)
+        process.send_signal(number)
+        return int(process.wait(timeout=60))
+    finally:
+        process.kill()
+
+
+def test_killed(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
+    """A job that is killed leaves a log that opens, says `running`, and holds every finished trial.
+
+    Run again, the job does the trials that are missing, and takes away what it had left on the target.
+    """
+    assert end_in_a_save(python, gated, tmp_path, signal.SIGKILL, after=2) == -signal.SIGKILL
+
+    log = timing_log.read(gated.log(only_job(gated).id))
+    assert (log.header.status, log.header.error) == ("running", "")
+    assert [s.trial for s in log.samples] == [0] * 6 + [1] * 6
+    assert len(list(target.iterdir())) == 1, "the half of a checkpoint that it was writing"
+
+    continued = run_only(gated)
+    assert continued.header.status == "complete"
+    assert repr(log.samples) == repr(continued.samples[:12])
+    assert [(s.trial, s.warmup) for s in continued.samples[12:]] == [(2, True)] * 6 + [(3, False)] * 6 + [
+        (4, False)
+    ] * 6
+    assert log.samples[-1].start_s < continued.samples[12].start_s
+    assert list(target.iterdir()) == []
+
+
+def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any, target: Path, tmp_path: Path) -> None:
+    """A job that gets SIGTERM logs the signal, leaves nothing on the target, and exits with 75: run it again."""
+    assert end_in_a_save(python, gated, tmp_path, signal.SIGTERM, after=0) == 75
+
+    log = timing_log.read(gated.log(only_job(gated).id))
+    assert log.header.status == "interrupted"
+    assert "SIGTERM" in log.header.error
+    assert log.samples == []
+    assert list(target.iterdir()) == []
