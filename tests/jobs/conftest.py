@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,9 @@ import jobs
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study_file
 from support.models import write_config
+
+if TYPE_CHECKING:
+    from support.bench import Bench
 
 HERE = Path(__file__).parent
 ROOT = Path(jobs.__file__).parent.parent
@@ -76,6 +79,23 @@ def tiny(model: Path, target: Path) -> dict[str, Any]:
         "targets": {"here": {"path": str(target), "allow_tmpfs": True}},
         "trials": {"repeats": 2, "warmups": 1},
     }
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A trial loop with a state of 2 MiB, which is on a disk where tmp_path is."""
+    from support.bench import new_bench  # which imports torch
+
+    return new_bench(tmp_path)
+
+
+@pytest.fixture
+def on_disk(bench: Bench) -> None:
+    """Only where pages can be evicted."""
+    from ckpt.disk import mounts
+
+    if mounts.mount_of(bench.target).in_memory:
+        pytest.skip("temporary files lie in memory here, which has no page cache to evict from")
 
 
 @pytest.fixture
