@@ -10,14 +10,16 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App
 from docstring_parser import parse
 from pydantic import TypeAdapter
+
+from generate_api import api, attributes, sentence
 
 DOCS = Path(__file__).parent
 
@@ -39,11 +41,6 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(
         f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') for cell in line)} |\n" for line in lines
     )
-
-
-def _sentence(text: str | None) -> str:
-    """A text as a sentence's beginning, on one line, with the docstring's code kept as it is."""
-    return " ".join((text or "").split())
 
 
 # Command line
@@ -101,7 +98,7 @@ _MEANINGS = {
 def _keys(model: type) -> str:
     schema = TypeAdapter(model).json_schema()
     documented = {
-        name.strip(): _sentence(parameter.description)
+        name.strip(): sentence(parameter.description)
         for parameter in parse(inspect.getdoc(model) or "").params
         for name in parameter.arg_name.split(",")
     }
@@ -161,7 +158,7 @@ def _timing_log() -> str:
     }
     header = _table(
         ("attribute", "type", "meaning"),
-        ((f"`{name}`", kind, meaning) for name, kind, meaning in _attributes(timing_log.Header)),
+        ((f"`{name}`", kind, meaning) for name, kind, meaning in attributes(timing_log.Header)),
     )
     parts = [f"## Attributes of the root group\n\n{header}"]
     for name, row in tables.items():
@@ -180,14 +177,6 @@ def _timing_log() -> str:
         )
         parts.append(f"## `/{name}`\n\n{inspect.getdoc(row)}\n\n{columns}")
     return "\n".join(parts)
-
-
-def _attributes(cls: type) -> Iterator[tuple[str, str, str]]:
-    """The fields of a class, with the docstring that follows created."""
-    source = inspect.getsource(cls)
-    for field in fields(cls):
-        match = re.search(rf'^    {field.name}: .*\n    """([^"]*(?:"[^"]+)*)"""', source, re.MULTILINE)
-        yield field.name, str(field.type), _sentence(match[1]) if match else field.name.replace("_", " ")
 
 
 def _merged() -> str:
@@ -223,7 +212,7 @@ def _strategies() -> str:
 def _one_strategy(strategy: Any) -> str:
     about = parse(inspect.getdoc(type(strategy)) or "")
     meanings = {
-        parameter.arg_name: _sentence(parameter.description)
+        parameter.arg_name: sentence(parameter.description)
         for cls in reversed(type(strategy).__mro__)  # options may be inherited
         for parameter in parse(cls.__doc__ or "").params
     }
@@ -242,76 +231,11 @@ def _one_strategy(strategy: Any) -> str:
     )
     facts = _table(("", ""), ((name.replace("_", " "), value) for name, value in strategy.facts().items()))
     return (
-        f"## {strategy.name}\n\n{_sentence(about.short_description)} {_sentence(about.long_description)}".rstrip()
+        f"## {strategy.name}\n\n{sentence(about.short_description)} {sentence(about.long_description)}".rstrip()
         + f"\n\n{facts}\n"
         + (f"{options}\n" if fields(strategy) else "This strategy has no options.\n\n")
         + f"Installed by `pip install '.[{strategy.extra}]'`.\n"
     )
-
-
-# Python API
-
-
-def _api() -> str:
-    parts = []
-    for room in ("ckpt", "analysis"):
-        module = importlib.import_module(room)
-        parts.append(f"## `{room}`\n\n{_summary(module)}\n")
-        parts += [_public(f"{room}.{name}", getattr(module, name)) for name in module.__all__]
-    parts.append(_public("ckpt.checkpoint.Inspection", importlib.import_module("ckpt.checkpoint").Inspection))
-    return "\n".join(parts)
-
-
-def _summary(module: Any) -> str:
-    return _sentence((inspect.getdoc(module) or "").split("\n\n")[0])
-
-
-def _public(name: str, value: Any) -> str:
-    about = parse(inspect.getdoc(value) or "")
-    lines = [f"### `{name}`", ""]
-    if not inspect.isclass(value):
-        lines += ["```text", f"{name}{_signature(value)}", "```", ""]
-    lines += [_sentence(about.short_description), ""]
-    for paragraph in (inspect.getdoc(value) or "").split("\n\n")[1:]:
-        if paragraph.startswith(("Args:", "Attributes:", "Returns:", "Raises:")):
-            break
-        lines.append(_paragraph(paragraph))
-    lines += [f"- `{entry.arg_name}`: {_sentence(entry.description)}" for entry in about.params]
-    if is_dataclass(value) and isinstance(value, type) and not about.params:
-        lines += [f"- `{field}`: {meaning}" for field, _, meaning in _attributes(value)]
-    if about.returns:
-        lines += ["", f"Returns: {_sentence(about.returns.description)}"]
-    lines += [
-        line for entry in about.raises for line in ("", f"Raises `{entry.type_name}`: {_sentence(entry.description)}")
-    ]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
-
-
-def _paragraph(text: str) -> str:
-    """A docstring's paragraph; an indented one is code."""
-    return f"```text\n{inspect.cleandoc(text)}\n```\n" if text.startswith("    ") else f"{_sentence(text)}\n"
-
-
-class _Annotation(str):
-    """An annotation that is shown without quotes."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
-def _signature(value: Callable[..., Any]) -> str:
-    signature = inspect.signature(value)
-    parameters = [
-        parameter.replace(annotation=_Annotation(parameter.annotation)) for parameter in signature.parameters.values()
-    ]
-    text = str(signature.replace(parameters=parameters, return_annotation=_Annotation(signature.return_annotation)))
-    if len(text) < 90:
-        return text
-    star = [parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters]
-    lines = [str(parameter) for parameter in parameters]
-    if True in star:
-        lines.insert(star.index(True), "*")
-    return "(\n" + "".join(f"    {line},\n" for line in lines) + text[text.rindex(") ->") :]
 
 
 def _strategy_example() -> str:
@@ -324,7 +248,7 @@ _PARTS: dict[str, Callable[[], str]] = {
     "timing-log": _timing_log,
     "merged": _merged,
     "strategies": _strategies,
-    "api": _api,
+    "api": api,
     "strategy-example": _strategy_example,
 }
 
