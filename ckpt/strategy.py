@@ -149,6 +149,9 @@ class Strategy(ABC):
     extra: ClassVar[str] = "run"
     """The extra of this package that installs them; a study skips a strategy of `peers` if they aren't installed."""
 
+    library_ways: ClassVar[tuple[str, ...]] = ()
+    """Its library's own asynchronous saves, as a training loop calls them: `library`, or `library-thread`, ..."""
+
     @property
     def contradiction(self) -> str:
         """Why these options make no sense together; empty if they do."""

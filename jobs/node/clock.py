@@ -27,6 +27,10 @@ class Clock:
         """Seconds since the zero."""
         return time.perf_counter() - self._zero
 
+    def at(self, reading_s: float) -> float:
+        """Seconds since the zero at a reading of `time.perf_counter()`, in this process or in another on its node."""
+        return reading_s - self._zero
+
     def advance(self, offset_s: float) -> None:
         """Go ahead by so much, to agree with another clock."""
         self._zero -= offset_s

@@ -76,8 +76,16 @@ class ProcessGroups:
             self.world.leave()
 
 
-def connect(job: Job, paths: StudyPaths, process: ProcessInfo, *, node_local: bool, timeout_s: float) -> ProcessGroups:
+def connect(
+    job: Job, paths: StudyPaths, process: ProcessInfo, *, node_local: bool, timeout_s: float, purpose: str = ""
+) -> ProcessGroups:
     """Find the job's other processes.
+
+    Args:
+        job, paths, process: of the caller.
+        node_local: whether every node has a target of its own.
+        timeout_s: how long to wait for others, now and later.
+        purpose: of these groups; those of one purpose can be used while those of another wait.
 
     Raises:
         LostRankError: if they don't come in time.
@@ -86,7 +94,7 @@ def connect(job: Job, paths: StudyPaths, process: ProcessInfo, *, node_local: bo
     scale, rank = job.scale, process.rank
     if process.size == 1:
         return ProcessGroups.alone()
-    meeting_point = paths.slurm / f"{job.id}.{process.launch}.meeting"
+    meeting_point = paths.slurm / f"{job.id}.{process.launch}{purpose and '.' + purpose}.meeting"
     members = [(number, "not here yet") for number in range(process.size)]
     with meet(meeting_point, rank, process.size, one_host=job.nodes == 1, timeout_s=timeout_s) as store:
         arriving = StoreGroup(store, members, rank, timeout_s, "hosts")

@@ -9,17 +9,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ckpt.disk import io_plan
-from ckpt.disk.io_plan import IoPlan
 from ckpt.errors import LostRankError
 from ckpt.process_group.store_group import StoreGroup
-from jobs.node import received
-from jobs.node.ceiling import measure_ceiling
+from jobs.node import around, received
 from jobs.node.context import JobContext
 from jobs.node.hooks import run_hooks
-from jobs.node.metadata import measure_metadata
 from jobs.node.recorder import Progress, Recorder, describe_trial, journal
-from jobs.node.storage.facts import of_servers, written_layout
+from jobs.node.storage.facts import written_layout
 from jobs.node.subject import Subject
 from jobs.node.trial import Trial, TrialError
 from jobs.plan.study import Trials
@@ -50,29 +46,11 @@ def run_trials(subject: Subject, scratch: Path, context: JobContext, recorder: R
     if not more():
         return
     first = number = world.broadcast(progress.next_trial, received.count)
-    run_hooks("prepare", scratch, context, recorder)
-    if context.is_first and context.target.prepare:  # which may have changed the layout
-        recorder.storage(of_servers(scratch))
-    recorder.provenance(io_plan=str(_agree_on_io(scratch, context)))
-    if trials.metadata:
-        measure_metadata(scratch, context, recorder)
-    if trials.ceiling:
-        measure_ceiling("before", subject, scratch, context, recorder)
-        recorder.flush()
-    while number < first + trials.warmups or more():
-        trial = Trial(number, subject, context, warmup=number < first + trials.warmups)
-        progress = progress.after(_run_trial(trial, scratch / f"trial-{number}", context, recorder), trials)
-        number += 1
-    if trials.ceiling:
-        measure_ceiling("after", subject, scratch, context, recorder)
-
-
-def _agree_on_io(scratch: Path, context: JobContext) -> IoPlan:
-    """Let all processes write and read as the first one knows or finds best there; outside any clock."""
-    mine = asdict(io_plan.plan_for(scratch)) if context.is_first else None
-    plan: IoPlan = context.groups.world.broadcast(mine, received.row(IoPlan))
-    io_plan.remember(scratch, plan)
-    return plan
+    with around.trials(subject, scratch, context, recorder):
+        while number < first + trials.warmups or more():
+            trial = Trial(number, subject, context, warmup=number < first + trials.warmups)
+            progress = progress.after(_run_trial(trial, scratch / f"trial-{number}", context, recorder), trials)
+            number += 1
 
 
 def _more(progress: Progress, trials: Trials) -> bool:

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jobs.node.provenance import Steal
 from jobs.plan.study import Trials
-from jobs.timing_log import Ceiling, DiskUse, Hook, Metadata, Rank, Sample, TimingLog
+from jobs.timing_log import (
+    Block,
+    Ceiling,
+    DiskUse,
+    Hook,
+    LoopSave,
+    Metadata,
+    Rank,
+    Sample,
+    Step,
+    TimingLog,
+)
 
 DIFFERS = "loaded state differs"
 NOT_DURABLE = "not durable"
@@ -84,6 +95,10 @@ class Recorder:
         """Take commands of the study that have run."""
         self._log.hooks += rows
 
+    def loop_rows(self, table: str, rows: Iterable[Block | Step | LoopSave]) -> None:
+        """Take a block of a training loop: rows of the tables `blocks`, `steps` or `saves`."""
+        getattr(self._log, table).extend(rows)
+
     def flush(self) -> None:
         """Write the log, if this process does that.
 
@@ -108,21 +123,30 @@ class Progress:
     """How long the operations of these trials took."""
     digest: str | None = None
     """Of the state that an earlier run saved; None if there was none."""
+    next_block: int = 0
+    blocks_done: int = 0
+    """Blocks of a training loop that are all there, without those of a first save."""
 
     @classmethod
     def of(cls, log: TimingLog, trials: Trials) -> Progress:
         """The progress of an earlier run of the job."""
-        return cls(digest=log.state.get("digest")).after(log.samples, trials)
+        whole = {row.block: row.opening for row in log.blocks if row.valid}
+        begun = cls(
+            digest=log.state.get("digest"),
+            next_block=max((row.block + 1 for row in log.blocks), default=0),
+            blocks_done=sum(not opening for opening in whole.values()),
+        )
+        return begun.after(log.samples, trials)
 
     def after(self, samples: Sequence[Sample], trials: Trials) -> Progress:
         """The progress once these samples of further trials are there."""
         finished = finished_trials(samples, trials)
         durations = [s.duration_s for s in samples if s.trial in finished and s.phase == "total" and s.rank == 0]
-        return Progress(
+        return replace(
+            self,
             next_trial=max((sample.trial + 1 for sample in samples), default=self.next_trial),
             finished=self.finished + len(finished),
             measured_s=self.measured_s + sum(durations),
-            digest=self.digest,
         )
 
 

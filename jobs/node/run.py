@@ -196,11 +196,13 @@ def _new_log(study: Study, job: Job, method: Strategy, clock: Clock) -> TimingLo
             round=job.round,
             nodes=job.nodes,
             tasks_per_node=job.tasks_per_node,
-            trials_planned=study.trials.repeats,
+            trials_planned=job.trials if study.loop else study.trials.repeats,
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             clock_zero_unix_s=clock.zero_unix_s,
             load_ranks=job.load_ranks if job.scale.reshards else 0,
             read_shift=study.trials.read_shift,
+            way=job.way,
+            loop=json.dumps(study.loop.setting(job.step), sort_keys=True) if study.loop else "",
         )
     )
 
@@ -208,6 +210,7 @@ def _new_log(study: Study, job: Job, method: Strategy, clock: Clock) -> TimingLo
 def _measure(context: JobContext, recorder: Recorder, progress: Progress, submitted_version: str) -> None:
     # Here, not above: it imports torch, and `python -m jobs plan` has to start without it.
     from jobs.node import measure
+    from jobs.node.loop.run import run_loop
 
     study, job, target = context.study, context.job, context.target
     machine = provenance.of_machine(submitted_version, study.model_dump_json()) | describe_clock()
@@ -233,7 +236,8 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
         proof = examine(scratch, context.groups, shifted=study.trials.read_shift > 0)
         recorder.storage(storage | storage_facts(scratch, proof))
         context = replace(context, proof=proof)
-        measure.run_trials(subject, scratch, context, recorder, progress)
+        body = run_loop if study.loop else measure.run_trials
+        body(subject, scratch, context, recorder, progress)
         context.groups.world.barrier()
 
 

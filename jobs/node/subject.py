@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,10 @@ class Subject:
     state: State
     expected: State
 
+    def with_groups(self, groups: ProcessGroups) -> Subject:
+        """The same, saved and loaded with other groups."""
+        return replace(self, groups=groups)
+
     def save(self, staging: Path) -> list[Path]:
         """Write this process's shards; returns the files that it wrote."""
         assert self.assignment.saves is not None and self.groups.writers is not None  # noqa: PT018  # the caller saves
@@ -43,10 +47,14 @@ class Subject:
         wanted, saved = self.assignment.loads.wanted, self.assignment.saved
         return self.strategy.read(final, wanted, saved, self.groups.loaders)
 
-    def wait_for_all(self, group: ProcessGroup | None) -> None:
-        """Wait for all processes, outside the clock, so that all start at once."""
+    def prepare_groups(self, group: ProcessGroup | None) -> None:
+        """Give torch.distributed the processes that save or load, if the strategy uses it."""
         if self.strategy.capabilities.needs_process_group and group is not None and group.size > 1:
             group.init_torch_distributed()
+
+    def wait_for_all(self, group: ProcessGroup | None) -> None:
+        """Wait for all processes, outside the clock, so that all start at once."""
+        self.prepare_groups(group)
         self.groups.world.barrier()
 
     @property

@@ -18,13 +18,13 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ckpt.disk import commit, direct_io, durable, full, listing, page_cache, writeback
+from ckpt.disk import commit, direct_io, full, listing, page_cache, writeback
 from ckpt.errors import LostRankError
 from ckpt.state.compare import first_difference, mapped_file, poison
 from ckpt.state.layout import State
-from jobs.node import received
+from jobs.node import committing, received
 from jobs.node.context import JobContext
-from jobs.node.recorder import DIFFERS, NOT_DURABLE, NOT_OWNED
+from jobs.node.recorder import DIFFERS, NOT_OWNED
 from jobs.node.subject import Subject
 from jobs.node.usage import UNKNOWN, ResourceUsage, measure_usage
 from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample
@@ -63,8 +63,7 @@ class Trial:
             TrialError: if the strategy failed, here or on another rank.
         """
         groups = self._context.groups
-        begun = commit.begin(final) if groups.is_leader else None
-        staging = Path(groups.checkpoint.broadcast(str(begun.path) if begun else None, received.text))
+        begun, staging = committing.begin(groups, final)
         try:
             with writeback.watched(staging) as descriptor:
                 save = self._save(staging, begun)
@@ -88,9 +87,9 @@ class Trial:
                 if subject.assignment.saves:
                     save.files = subject.save(staging)
                     save.times.append(clock())
-                    self._sync(staging, save.files)
+                    committing.sync(subject, staging, save.files)
                     save.times.append(clock())
-                self._commit(begun)
+                committing.publish(subject, begun)
             except LostRankError as error:
                 save.problem = str(error)
             except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample has it
@@ -99,24 +98,6 @@ class Trial:
             save.times.append(clock())
         return save
 
-    def _sync(self, staging: Path, files: list[Path]) -> None:
-        """Bring what this process wrote to stable storage; directories that others write into too come later."""
-        syncs_files = self._subject.strategy.capabilities.syncs_files
-        if self._subject.writes_alone:
-            durable.flush(staging, files=not syncs_files)
-        elif not syncs_files:
-            durable.sync_files(files)
-
-    def _commit(self, begun: commit.Staging | None) -> None:
-        """Give the checkpoint its name, once the files of all processes are on storage, and not before."""
-        world = self._context.groups.world
-        world.barrier()
-        if begun:
-            if not self._subject.writes_alone:
-                durable.flush(begun.path, files=False)
-            begun.publish()
-        world.barrier()
-
     def _record_save(self, save: _Save, final: Path, staging: Path, descriptor: int) -> None:
         """Record what a save took, and check that it is as durable as it should be."""
         size_bytes = self._subject.saved_bytes
@@ -124,19 +105,10 @@ class Trial:
         for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
             self._sample("save", phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
         problem, dirty = save.problem, None
-        if not problem and self._subject.writes_alone:
-            dirty = page_cache.dirty_pages(final, self._context.proof.sight)
-        elif not problem:
-            dirty = page_cache.dirty_pages_of(
-                [final / file.relative_to(staging) for file in save.files], self._context.proof.sight
-            )
-        if dirty:
-            problem = f"{NOT_DURABLE}: {dirty} pages were not on storage when it had ended"
         if not problem:
-            try:  # outside the clock: it syncs the whole filesystem, other programs' files too
-                writeback.raise_errors(descriptor)
-            except OSError as error:
-                problem = f"{NOT_DURABLE}: {error}"
+            problem, dirty = committing.unwritten(self._subject, final, staging, save.files, self._context.proof)
+        if not problem:
+            problem = committing.failed_writes(descriptor)
         start_s, end_s = save.times[0], save.times[-1]
         self._sample(
             "save", "total", start_s, end_s, size_bytes,

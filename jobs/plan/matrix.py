@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ class Cell:
     """One strategy on one target at one scale."""
 
     strategy: Strategy
+    way: str
+    """How it saves in a training loop; empty without one, as the next."""
+    step: str
     target: str
     scale: Scale
     rank_bytes: int
@@ -52,7 +56,8 @@ def of(study: Study, layout: Layout) -> Iterator[Cell]:
             for scale in study.scales(name):
                 key = scale, target.on_each_node
                 if key in taken:
-                    yield Cell(chosen, name, scale, rank_bytes[key], taken[key])
+                    for way, step in _loops(chosen, study):
+                        yield Cell(chosen, way, step, name, scale, rank_bytes[key], taken[key])
 
 
 def left_out(study: Study) -> list[str]:
@@ -66,7 +71,17 @@ def left_out(study: Study) -> list[str]:
         for scale, on_each_node in asked
         if (reason := _why_not(method, study, scale, on_each_node))
     ]
+    if study.loop:
+        lacking = ((method.label, study.loop.why_not(method)) for method in study.methods())
+        reasons += [f"{label} with way=library: {reason}" for label, reason in lacking if reason]
     return list(dict.fromkeys(reasons))
+
+
+def _loops(chosen: Strategy, study: Study) -> list[tuple[str, str]]:
+    """The ways in which a strategy saves, and the steps beside which it does."""
+    if study.loop is None:
+        return [("", "")]
+    return list(itertools.product(study.loop.ways_of(chosen), study.loop.step))
 
 
 def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -> str:

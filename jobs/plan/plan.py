@@ -12,6 +12,7 @@ from ckpt.state.layout import state_bytes
 from ckpt.workload.spec import layout_of
 from jobs.errors import StudyError
 from jobs.plan import matrix
+from jobs.plan.loop import NONE
 from jobs.plan.scale import Scale
 from jobs.plan.study import Study
 from jobs.plan.study_file import parse
@@ -46,6 +47,10 @@ class Job:
     """The most files that one checkpoint takes in a node's own directory; in the one that all share."""
     directory_bytes: int
     """The same in bytes."""
+    way: str = ""
+    """How it saves in a training loop; empty without one, as the next."""
+    step: str = ""
+    """What a step of the loop does."""
 
     @property
     def scale(self) -> Scale:
@@ -128,19 +133,22 @@ def make_plan(study: Study) -> Plan:
         shuffled = list(cells)
         random.Random(f"{study.shuffle_seed} {number}").shuffle(shuffled)  # noqa: S311  # a shuffle, no secret
         for cell in shuffled:
+            label = cell.strategy.label + (f"+way={cell.way}" if cell.way else "")
             jobs.append(
                 Job(
-                    id=job_id(number, cell.strategy.label, cell.target, cell.scale),
+                    id=job_id(number, label, cell.target, cell.scale, cell.step),
                     order=len(jobs),
                     round=number,
                     strategy=cell.strategy.name,
                     options=cell.strategy.options,
-                    label=cell.strategy.label,
+                    label=label,
+                    way=cell.way,
+                    step=cell.step,
                     target=cell.target,
                     nodes=cell.scale.nodes,
                     tasks_per_node=cell.scale.tasks_per_node,
                     load_ranks=cell.scale.load_ranks,
-                    trials=study.trials.warmups + study.trials.repeats,
+                    trials=_checkpoints(study, cell.way),
                     state_bytes=size_bytes,
                     rank_bytes=cell.rank_bytes,
                     checkpoint_files=sum(directory.file_count for directory in cell.directories),
@@ -152,9 +160,17 @@ def make_plan(study: Study) -> Plan:
     return Plan(study, tuple(jobs))
 
 
-def job_id(number: int, label: str, target: str, scale: Scale) -> str:
-    """A deterministic, readable id that is a file name: `r02-tensorstore_t5x-nvme-1x1`."""
-    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", f"r{number:02d}-{label}-{target}-{scale}")
+def _checkpoints(study: Study, way: str) -> int:
+    """How many checkpoints a job writes."""
+    if study.loop is None:
+        return study.trials.warmups + study.trials.repeats
+    return 0 if way == NONE else study.loop.checkpoints
+
+
+def job_id(number: int, label: str, target: str, scale: Scale, step: str = "") -> str:
+    """A deterministic, readable id that is a file name: `r02-tensorstore_t5x-nvme-1x1`, in a loop `...-1x1-compute`."""
+    parts = [f"r{number:02d}", label, target, str(scale), *([step] if step else [])]
+    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", "-".join(parts))
 
 
 def to_json(plan: Plan) -> str:
@@ -188,7 +204,7 @@ def _job(facts: dict[str, Any], study: Study) -> Job:
             raise TypeError(f"a job's {column.name} is {getattr(job, column.name)!r:.80}, and no {column.type}")
     if job.target not in study.targets:
         raise ValueError(f"a job's target is {job.target!r:.80}, and the study has {', '.join(study.targets)}")
-    expected = job_id(job.round, job.label, job.target, job.scale)
+    expected = job_id(job.round, job.label, job.target, job.scale, job.step)
     if job.id != expected:
         raise ValueError(
             f"a job has the id {job.id!r:.80}, expected {expected!r}: plan the study anew from its study.toml"

@@ -12,6 +12,7 @@ from ckpt.errors import UnknownStrategyError
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
 from jobs.plan import commands
+from jobs.plan.loop import Loop
 from jobs.plan.scale import Scale
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
@@ -112,6 +113,10 @@ class Trials(Table):
         return self
 
 
+_TRIALS_OF_A_LOOP = frozenset({"ceiling", "metadata", "rank_timeout_s"})
+"""What a job with a training loop takes of `[trials]`."""
+
+
 class Study(Table):
     """One comparison: states × strategies × targets × rounds."""
 
@@ -122,6 +127,7 @@ class Study(Table):
     strategies: tuple[StrategyChoice, ...]
     targets: dict[TargetName, Target] = Field(min_length=1)
     trials: Trials = Trials()
+    loop: Loop | None = None
     rounds: Count = Field(default=1, ge=1, le=999)
     shuffle_seed: Count = 0
     slurm: Slurm = Slurm()
@@ -180,6 +186,16 @@ class Study(Table):
             raise ValueError(
                 f"target {names[0]!r} has commands in `between`, which run before a cold load, and trials.cold = false "
                 "leaves only warm ones, which they would spoil: leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_trials_in_a_loop(self) -> Study:
+        asked = sorted(self.trials.model_fields_set - _TRIALS_OF_A_LOOP) if self.loop else []
+        if asked:
+            raise ValueError(
+                f"trials.{asked[0]} says nothing in a study with a table [loop], whose jobs save in a training loop: "
+                "leave out the key, or the table"
             )
         return self
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ckpt.errors import CheckpointError
 from ckpt.workload.spec import StateSpec
 from jobs.errors import StudyError
+from jobs.plan.loop import Loop
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
 from jobs.plan.study import Study, Target, Trials
@@ -122,7 +123,9 @@ def _problem(error: Any, where: str) -> str:
 
 
 def _valid_keys(table: list[str]) -> str:
-    models: dict[str, Any] = {"targets": Target, "trials": Trials, "slurm": Slurm, "strategies": StrategyChoice}
+    models: dict[str, Any] = {
+        "targets": Target, "trials": Trials, "slurm": Slurm, "strategies": StrategyChoice, "loop": Loop,
+    }  # fmt: skip
     if table and table[-1] == "slurm":
         keys = list(Slurm.model_fields)
     elif not table:

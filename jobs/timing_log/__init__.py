@@ -7,6 +7,9 @@
     /ranks       one row per process of the job (`Rank`): where it ran, how well its clock is known
     /metadata    one row per rank and operation on small files (`Metadata`); left out if there is none
     /hooks       one row per command of the study that ran outside every clock (`Hook`); left out if there is none
+    /blocks      one row per block of a training loop and rank (`Block`); left out without a loop, as the next two
+    /steps       one row per step of the loop and rank (`Step`)
+    /saves       one row per save of the loop and rank (`LoopSave`)
     /state, /storage, /provenance    attributes: what was saved, where, by what
 
 Every column has `units` and `long_name`, and lies on a dimension scale, so that h5py, xarray and h5dump read it.
@@ -40,13 +43,16 @@ from jobs.timing_log.schema import (
     SCHEMA_VERSION,
     SKIPPED,
     TABLES,
+    Block,
     Ceiling,
     DiskUse,
     Header,
     Hook,
+    LoopSave,
     Metadata,
     Rank,
     Sample,
+    Step,
     check_job_id,
 )
 from jobs.timing_log.seal import sealed
@@ -54,7 +60,8 @@ from jobs.timing_log.writing import TimingLog, write_atomically
 
 __all__ = [
     "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
-    "SCHEMA_VERSION", "SKIPPED", "TABLES", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "Hook", "LogColumns",
-    "Metadata", "Progress", "Rank", "Sample", "TimingLog", "TimingLogError", "check_job_id", "columns_of", "header_of",
-    "opened", "plain_fact", "read", "read_columns", "read_progress", "sealed", "write_atomically",
+    "SCHEMA_VERSION", "SKIPPED", "TABLES", "Block", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "Hook",
+    "LogColumns", "LoopSave", "Metadata", "Progress", "Rank", "Sample", "Step", "TimingLog", "TimingLogError",
+    "check_job_id", "columns_of", "header_of", "opened", "plain_fact", "read", "read_columns", "read_progress",
+    "sealed", "write_atomically",
 ]  # fmt: skip

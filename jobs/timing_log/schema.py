@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from jobs.timing_log.column import column
+from jobs.timing_log.loop_rows import Block, LoopSave, Step
 
 SCHEMA = "ckpt-timing-log"
 SCHEMA_VERSION = 1
@@ -19,73 +22,68 @@ GOOD = frozenset({COMPLETE, SKIPPED})
 NOT_APPLICABLE = "n/a"
 
 
-def _column(units: str, long_name: str, default: Any = MISSING) -> Any:
-    """A column; one that came later than the first version has a default, for logs that lack it."""
-    return field(default=default, metadata={"units": units, "long_name": long_name})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One measured phase of one trial on one rank."""
 
-    trial: int = _column("1", "number of the trial in its job, from 0")
-    warmup: bool = _column("1", "whether the trial only warms up; kept, but left out of every statistic")
-    rank: int = _column("1", "rank that measured it, from 0")
-    operation: str = _column("1", "save or load")
-    phase: str = _column("1", "call, sync, commit or total")
-    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
-    duration_s: float = _column("s", "duration, by a monotonic clock")
-    state_bytes: int = _column("byte", "logical size of this rank's share of the state")
-    durability: str = _column(
+    trial: int = column("1", "number of the trial in its job, from 0")
+    warmup: bool = column("1", "whether the trial only warms up; kept, but left out of every statistic")
+    rank: int = column("1", "rank that measured it, from 0")
+    operation: str = column("1", "save or load")
+    phase: str = column("1", "call, sync, commit or total")
+    start_s: float = column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = column("s", "duration, by a monotonic clock")
+    state_bytes: int = column("byte", "logical size of this rank's share of the state")
+    durability: str = column(
         "1", "what is safe when the phase ends: returned, synced, committed (proven) or committed-unproven"
     )
-    cache: str = _column(
+    cache: str = column(
         "1", "before a load: cold (comes from the device), client-cold (not in this node's cache), cold-unproven, warm"
     )
-    resident_fraction: float = _column("1", "share of the checkpoint's pages in the page cache before a load")
-    cpu_s: float = _column("s", "CPU time of the process, user and system, of a total; NaN for a part")
-    peak_rss_bytes: int = _column("byte", "largest resident set during a total; -1 for a part")
-    valid: bool = _column("1", "whether the sample may be used")
-    reason: str = _column("1", "why it may not; empty where it may")
-    user_s: float = _column("s", "CPU time in user mode, of a total", default=math.nan)
-    system_s: float = _column("s", "CPU time in the kernel, of a total", default=math.nan)
-    peak_extra_bytes: int = _column("byte", "largest resident set above what was resident before", default=-1)
-    device_read_bytes: int = _column("byte", "bytes that the process had fetched from storage", default=-1)
-    device_write_bytes: int = _column("byte", "bytes that the process caused to be sent to storage", default=-1)
-    read_calls: int = _column("1", "read system calls", default=-1)
-    write_calls: int = _column("1", "write system calls", default=-1)
-    minor_faults: int = _column("1", "page faults without I/O", default=-1)
-    major_faults: int = _column("1", "page faults with I/O", default=-1)
-    dirty_pages: int = _column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
-    load_number: int = _column("1", "which load of its trial: 0 cold, 1 warm; -1 for a save", default=-1)
+    resident_fraction: float = column("1", "share of the checkpoint's pages in the page cache before a load")
+    cpu_s: float = column("s", "CPU time of the process, user and system, of a total; NaN for a part")
+    peak_rss_bytes: int = column("byte", "largest resident set during a total; -1 for a part")
+    valid: bool = column("1", "whether the sample may be used")
+    reason: str = column("1", "why it may not; empty where it may")
+    user_s: float = column("s", "CPU time in user mode, of a total", default=math.nan)
+    system_s: float = column("s", "CPU time in the kernel, of a total", default=math.nan)
+    peak_extra_bytes: int = column("byte", "largest resident set above what was resident before", default=-1)
+    device_read_bytes: int = column("byte", "bytes that the process had fetched from storage", default=-1)
+    device_write_bytes: int = column("byte", "bytes that the process caused to be sent to storage", default=-1)
+    read_calls: int = column("1", "read system calls", default=-1)
+    write_calls: int = column("1", "write system calls", default=-1)
+    minor_faults: int = column("1", "page faults without I/O", default=-1)
+    major_faults: int = column("1", "page faults with I/O", default=-1)
+    dirty_pages: int = column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
+    load_number: int = column("1", "which load of its trial: 0 cold, 1 warm; -1 for a save", default=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUse:
     """What a trial's checkpoint took on disk."""
 
-    trial: int = _column("1", "number of the trial in its job, from 0")
-    file_count: int = _column("1", "regular files")
-    apparent_bytes: int = _column("byte", "sum of the files' sizes")
-    allocated_bytes: int = _column("byte", "blocks that the filesystem took for them")
-    small_file_count: int = _column("1", "files under 1 MiB")
-    largest_file_bytes: int = _column("byte", "size of the largest file")
-    directory_count: int = _column("1", "directories, the checkpoint's own included; -1 unknown", default=-1)
+    trial: int = column("1", "number of the trial in its job, from 0")
+    file_count: int = column("1", "regular files")
+    apparent_bytes: int = column("byte", "sum of the files' sizes")
+    allocated_bytes: int = column("byte", "blocks that the filesystem took for them")
+    small_file_count: int = column("1", "files under 1 MiB")
+    largest_file_bytes: int = column("byte", "size of the largest file")
+    directory_count: int = column("1", "directories, the checkpoint's own included; -1 unknown", default=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
     """What the target, or the memory, did by itself, in the same job."""
 
-    when: str = _column("1", "before the first trial or after the last")
-    operation: str = _column("1", "write, read or copy (of memory)")
-    size_bytes: int = _column("byte", "bytes moved")
-    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
-    duration_s: float = _column("s", "duration; a write until it was synced")
-    direct: bool = _column("1", "whether it went past this node's page cache, as far as that can be seen")
-    rank: int = _column("1", "rank that measured it, at the same time as all others", default=0)
-    buffered: bool = _column("1", "whether it was meant to go through the page cache", default=False)
-    resident_fraction: float = _column(
+    when: str = column("1", "before the first trial or after the last")
+    operation: str = column("1", "write, read or copy (of memory)")
+    size_bytes: int = column("byte", "bytes moved")
+    start_s: float = column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = column("s", "duration; a write until it was synced")
+    direct: bool = column("1", "whether it went past this node's page cache, as far as that can be seen")
+    rank: int = column("1", "rank that measured it, at the same time as all others", default=0)
+    buffered: bool = column("1", "whether it was meant to go through the page cache", default=False)
+    resident_fraction: float = column(
         "1", "share of the file's pages in the page cache before a read", default=math.nan
     )
 
@@ -94,40 +92,40 @@ class Ceiling:
 class Rank:
     """One process of the job."""
 
-    rank: int = _column("1", "its number, from 0; the samples' `rank`")
-    host: str = _column("1", "where it ran")
-    node: int = _column("1", "number of its node in the job, from 0")
-    process_id: int = _column("1", "its number on its node")
-    clock_uncertainty_s: float = _column("s", "how far its clock may be from the first rank's, at most")
+    rank: int = column("1", "its number, from 0; the samples' `rank`")
+    host: str = column("1", "where it ran")
+    node: int = column("1", "number of its node in the job, from 0")
+    process_id: int = column("1", "its number on its node")
+    clock_uncertainty_s: float = column("s", "how far its clock may be from the first rank's, at most")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
     """Small files on the target: what one rank did with them, by itself or at the same time as the other ranks."""
 
-    when: str = _column("1", "before the first trial")
-    operation: str = _column("1", "mkdir, create, stat, read, unlink or rmdir")
-    count: int = _column("1", "files, or directories, that it was done to, one after the other")
-    size_bytes: int = _column("byte", "size of each file; 0 for directories")
-    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
-    duration_s: float = _column("s", "duration of all of them; nothing is synced")
-    rank: int = _column("1", "rank that did it, from 0")
-    made_by: int = _column("1", "rank that had made the files: another node's client can't have them cached")
-    ranks: int = _column("1", "how many ranks did the same at the same time, each in a directory of its own")
+    when: str = column("1", "before the first trial")
+    operation: str = column("1", "mkdir, create, stat, read, unlink or rmdir")
+    count: int = column("1", "files, or directories, that it was done to, one after the other")
+    size_bytes: int = column("byte", "size of each file; 0 for directories")
+    start_s: float = column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = column("s", "duration of all of them; nothing is synced")
+    rank: int = column("1", "rank that did it, from 0")
+    made_by: int = column("1", "rank that had made the files: another node's client can't have them cached")
+    ranks: int = column("1", "how many ranks did the same at the same time, each in a directory of its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
     """A command of the study that ran outside every clock."""
 
-    when: str = _column("1", "prepare (before the trials) or between (a save and its loads)")
-    trial: int = _column("1", "number of the trial in its job, from 0; -1 for prepare")
-    command: str = _column("1", "the command as it ran")
-    start_s: float = _column("s", "start, since the job's clock_zero_unix_s")
-    duration_s: float = _column("s", "duration")
-    exit_code: int = _column("1", "exit code: 0 if it succeeded, 124 if it ran too long, 127 if it can't be started")
-    output: str = _column("1", "the end of what it printed")
-    rank: int = _column("1", "rank that ran it, from 0")
+    when: str = column("1", "prepare (before the trials) or between (a save and its loads)")
+    trial: int = column("1", "number of the trial in its job, from 0; -1 for prepare")
+    command: str = column("1", "the command as it ran")
+    start_s: float = column("s", "start, since the job's clock_zero_unix_s")
+    duration_s: float = column("s", "duration")
+    exit_code: int = column("1", "exit code: 0 if it succeeded, 124 if it ran too long, 127 if it can't be started")
+    output: str = column("1", "the end of what it printed")
+    rank: int = column("1", "rank that ran it, from 0")
 
 
 TABLES: dict[str, type] = {
@@ -137,9 +135,15 @@ TABLES: dict[str, type] = {
     "ranks": Rank,
     "metadata": Metadata,
     "hooks": Hook,
+    "blocks": Block,
+    "steps": Step,
+    "saves": LoopSave,
 }
-LATER_TABLES = frozenset({"ceiling", "ranks", "metadata", "hooks"})
-"""Those that the first logs lack; the last two are also left out where they have no row."""
+OPTIONAL_TABLES = frozenset({"metadata", "hooks", "blocks", "steps", "saves"})
+"""Those that are left out where they have no row."""
+
+LATER_TABLES = OPTIONAL_TABLES | {"ceiling", "ranks"}
+"""Those that the first logs lack."""
 
 ATTRIBUTES = ("state", "storage", "provenance")
 """The groups that hold attributes only."""
@@ -173,6 +177,10 @@ class Header:
     """How many ranks load, where that isn't how many save; 0 where it is."""
     read_shift: int = 0
     """How many nodes away from itself a rank's share was written that it loads."""
+    way: str = ""
+    """How the training loop saves: `sync`, `thread`, `process`, `library`, ...; empty in a job without a loop."""
+    loop: str = ""
+    """JSON: the loop that methods must share to be compared: its step, length, cores and intervals; empty without."""
 
 
 def check_job_id(job_id: Any) -> None:

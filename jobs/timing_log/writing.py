@@ -13,20 +13,28 @@ from jobs.timing_log import progress
 from jobs.timing_log.progress import Progress
 from jobs.timing_log.schema import (
     ATTRIBUTES,
+    OPTIONAL_TABLES,
     SCHEMA,
     SCHEMA_VERSION,
+    TABLES,
+    Block,
     Ceiling,
     DiskUse,
     Header,
     Hook,
+    LoopSave,
     Metadata,
     Rank,
     Sample,
+    Step,
 )
 from jobs.timing_log.seal import sealed
 
 _LONGEST_TEXT_BYTES = 60_000
 """An attribute in HDF5's classic format has at most 64 KiB, and a cluster may have a thousand mounts."""
+
+_DIMENSIONS = {"samples": "sample", "disk": "disk_trial"}
+"""The dimension scales that aren't called after their table."""
 
 
 def write_atomically(path: Path, content: bytes | str, *, sync: bool, mode: int | None = None) -> None:
@@ -47,6 +55,9 @@ class TimingLog:
     ranks: list[Rank] = field(default_factory=list)
     metadata: list[Metadata] = field(default_factory=list)
     hooks: list[Hook] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    saves: list[LoopSave] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -78,14 +89,10 @@ class TimingLog:
         group.attrs["schema_version"] = SCHEMA_VERSION
         for key, value in asdict(self.header).items():
             group.attrs[key] = _storable(value)
-        _write_rows(group.create_group("samples"), "sample", Sample, self.samples)
-        _write_rows(group.create_group("disk"), "disk_trial", DiskUse, self.disk)
-        _write_rows(group.create_group("ceiling"), "ceiling_row", Ceiling, self.ceiling)
-        _write_rows(group.create_group("ranks"), "ranks_row", Rank, self.ranks)
-        if self.metadata:  # most logs have neither, and analysis opens every column of thousands
-            _write_rows(group.create_group("metadata"), "metadata_row", Metadata, self.metadata)
-        if self.hooks:
-            _write_rows(group.create_group("hooks"), "hooks_row", Hook, self.hooks)
+        for name, row in TABLES.items():
+            rows = getattr(self, name)
+            if rows or name not in OPTIONAL_TABLES:  # most logs lack these, and analysis opens every column of thousands
+                _write_rows(group.create_group(name), _DIMENSIONS.get(name, f"{name}_row"), row, rows)
         for name in ATTRIBUTES:
             attributes = group.create_group(name).attrs
             for key, value in getattr(self, name).items():

@@ -1,0 +1,106 @@
+"""The job's body where a study has a training loop: what a step is, how it saves, and all its blocks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from ckpt.background.process import ProcessSaver
+from ckpt.background.thread import ThreadSaver
+from jobs.node import around, received
+from jobs.node.context import JobContext
+from jobs.node.groups import ProcessGroups, connect
+from jobs.node.loop import blocks, saving, steps, worker
+from jobs.node.loop.loop import TrainingLoop
+from jobs.node.loop.update import update
+from jobs.node.loop.ways import Behind, Library, Sync, Way
+from jobs.node.recorder import Progress, Recorder, journal
+from jobs.node.subject import Subject
+from jobs.node.trial import TrialError
+from jobs.plan.loop import NONE, PROCESS, SYNC, THREAD, Loop
+
+
+def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Recorder, progress: Progress) -> None:
+    """Run a job's blocks between two measurements of the ceiling; every process of the job calls it.
+
+    Where an earlier run of the same job made progress, the first save comes again, since this process is a new one, and
+    then the blocks that are missing.
+
+    Raises:
+        TrialError: if a save failed; the block's rows are in the log, marked.
+    """
+    loop, world = context.study.loop, context.groups.world
+    assert loop is not None  # the caller has one
+    order = blocks.order(loop, context.job.id)
+    done, number = (world.broadcast(count, received.count) for count in (progress.blocks_done, progress.next_block))
+    if done >= len(order):
+        return
+    with around.trials(subject, scratch, context, recorder):
+        work = _step(subject, context, loop, recorder)
+        way = _way(subject, context)
+        try:
+            training = TrainingLoop(subject, context, loop, work, way, scratch)
+            _run(training, number, order[done:], context, recorder)
+        finally:
+            if way:
+                way.close()
+
+
+def _run(training: TrainingLoop, number: int, order: list[int], context: JobContext, recorder: Recorder) -> None:
+    opening = context.job.way != NONE
+    for every in [*([max(order)] if opening else []), *order]:
+        problem = training.block(number, every, recorder, opening=opening)
+        if context.is_first:
+            what = "the first save" if opening else f"a save every {every} steps" if every else "no checkpoints"
+            journal(context.job.id, f"block {number}, {what}{': ' + problem if problem else ''}")
+        if problem:
+            raise TrialError(problem)
+        opening = False
+        number += 1
+
+
+def _step(subject: Subject, context: JobContext, loop: Loop, recorder: Recorder) -> steps.Work:
+    """Find out what makes a step of the stated length, on all ranks at once."""
+    kind, world = context.job.step, context.groups.world
+    cores = steps.cores_of(loop.cores, context.groups.scale.tasks_per_node)
+    piece = steps.piece_of(kind, cores, loop.step_s)
+
+    def everyone(number: float) -> list[float]:
+        return world.read(world.all_gather(number), received.number)
+
+    world.barrier()
+    update_s = steps.time_of_update(partial(update, subject.state))
+    work = steps.step_work(kind, piece, loop.step_s, update_s, everyone)
+    if context.is_first:
+        recorder.provenance(loop_cores=cores, loop_update_s=update_s)
+    return work
+
+
+def _way(subject: Subject, context: JobContext) -> Way | None:
+    """How the job's loop saves; None if it doesn't."""
+    name, proof = context.job.way, context.proof
+    if name == NONE:
+        return None
+    if name == PROCESS:
+        saver = ProcessSaver(
+            partial(worker.prepare, context.paths.root, context.job.id, context.groups.process, proof)
+        )
+        saver.warm()
+        return Behind(subject, proof, saver, worker.save)
+    saving_subject = subject.with_groups(_groups_of_saves(context))
+    saving_subject.prepare_groups(saving_subject.groups.writers)
+    if name == SYNC:
+        return Sync(saving_subject, proof)
+    if name == THREAD:
+        return Behind(saving_subject, proof, ThreadSaver(), partial(saving.save, saving_subject, proof))
+    return Library(saving_subject, proof, subject.strategy.library_saver(name))
+
+
+def _groups_of_saves(context: JobContext) -> ProcessGroups:
+    """Groups for what saves beside the loop, whose ranks meet in every step."""
+    return connect(
+        context.job, context.paths, context.groups.process, node_local=context.target.on_each_node,
+        timeout_s=context.study.trials.rank_timeout_s, purpose=worker.PURPOSE,
+    )  # fmt: skip
+
+

@@ -1,0 +1,90 @@
+"""A study's table `[loop]`: the training loop beside which jobs save, and the ways to save in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ckpt.strategy import Strategy
+from ckpt.workload.spec import Count
+from jobs.plan.slurm_table import Axis
+from jobs.plan.table import Table
+
+KINDS = ("compute", "memory", "launch", "idle")
+"""What a step can do to a node; anything else is the user's own, `module:function`."""
+
+NONE, SYNC, THREAD, PROCESS, LIBRARY = "none", "sync", "thread", "process", "library"
+WAYS = (NONE, SYNC, THREAD, PROCESS, LIBRARY)
+"""The ways to save in a loop: not at all (a null test), holding the loop, in a thread, in a process, by the library."""
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _different(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{list(values)} must be one value or several different ones")
+    return values
+
+
+def _known_steps(steps: tuple[str, ...]) -> tuple[str, ...]:
+    for step in steps:
+        if step not in KINDS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", step):
+            raise ValueError(f"{step!r} is no step: expected {', '.join(KINDS)}, or your own as `module:function`")
+    return _different(steps)
+
+
+def _known_ways(ways: tuple[str, ...]) -> tuple[str, ...]:
+    for way in ways:
+        if way not in WAYS:
+            raise ValueError(f"{way!r} is no way to save: expected {', '.join(WAYS)}")
+    return _different(ways)
+
+
+class Loop(Table):
+    """The training loop of every job, in blocks of steps with checkpoints on or off, in random order.
+
+    Attributes:
+        step: what a step does to its node: `compute` (matrix products), `memory` (copies), `launch` (a Python thread
+            that issues many small calls), `idle` (sleeps), or your own `module:function`. A list is an axis of the study.
+        step_s: how long a step takes without checkpoints.
+        cores: that a `compute` or `memory` step uses on a rank; None for all that the rank may use.
+        ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state, and
+            save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing.
+        every: steps from one save to the next; a list has blocks of each.
+        saves: in a block.
+        blocks: of each kind: of the reference, and of each number in `every`.
+        settle_steps: after a block's last commit, until the steps are expected to be as before.
+    """
+
+    step: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known_steps)] = ("compute",)
+    step_s: float = Field(default=1.0, gt=0, le=600)
+    cores: Count | None = Field(default=None, ge=1)
+    ways: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known_ways)] = (SYNC, THREAD, PROCESS)
+    every: Axis = (10,)
+    saves: Count = Field(default=3, ge=1)
+    blocks: Count = Field(default=5, ge=1)
+    settle_steps: Count = Field(default=3, ge=0)
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints a job writes, the first one included."""
+        return 1 + self.blocks * len(self.every) * self.saves
+
+    def ways_of(self, strategy: Strategy) -> list[str]:
+        """The ways in which a strategy saves; `library` stands for those that its library has."""
+        own = strategy.library_ways
+        return [way for asked in self.ways for way in (own if asked == LIBRARY else (asked,))]
+
+    def why_not(self, strategy: Strategy) -> str:
+        """Why a way is left out for a strategy; empty if none is."""
+        if LIBRARY in self.ways and not strategy.library_ways:
+            return "its library has no asynchronous save of its own"
+        return ""
+
+    def setting(self, step: str) -> dict[str, Any]:
+        """What methods must share to be compared."""
+        return {"step": step} | self.model_dump(mode="json", exclude={"step", "ways"})
