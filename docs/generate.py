@@ -67,13 +67,14 @@ def _group(room: str) -> str:
 
 def _study() -> str:
     from ckpt.workload.spec import StateSpec
-    from jobs.plan import slurm_table, study
+    from jobs.plan import loop, slurm_table, study
 
     tables = {
         "Top level": study.Study,
         "`[state]`": StateSpec,
         "`[targets.NAME]`": study.Target,
         "`[trials]`": study.Trials,
+        "`[loop]`": loop.Loop,
         "`[slurm]`": slurm_table.Slurm,
     }
     return "\n".join(f"## {title}\n\n{_keys(model)}" for title, model in tables.items())
@@ -87,6 +88,7 @@ _MEANINGS = {
     "strategies": "names, or tables of a name and options; an option that is a list is an axis",
     "targets": "where to write: see `[targets.NAME]`",
     "trials": "what each job does: see `[trials]`",
+    "loop": "the training loop of each job, instead of trials: see `[loop]`",
     "rounds": "passes over all combinations",
     "shuffle_seed": "seed of the order within a round",
     "slurm": "what jobs ask of the cluster: see `[slurm]`",
@@ -148,20 +150,12 @@ def _bounds(entry: dict[str, Any]) -> str:
 def _timing_log() -> str:
     from jobs import timing_log
 
-    tables = {
-        "samples": timing_log.Sample,
-        "disk": timing_log.DiskUse,
-        "ceiling": timing_log.Ceiling,
-        "ranks": timing_log.Rank,
-        "metadata": timing_log.Metadata,
-        "hooks": timing_log.Hook,
-    }
     header = _table(
         ("attribute", "type", "meaning"),
         ((f"`{name}`", kind, meaning) for name, kind, meaning in attributes(timing_log.Header)),
     )
     parts = [f"## Attributes of the root group\n\n{header}"]
-    for name, row in tables.items():
+    for name, row in timing_log.TABLES.items():
         columns = _table(
             ("column", "type", "unit", "default", "meaning"),
             (

@@ -246,7 +246,7 @@ def _show(console: Console, live: Live, before: Sequence[JobStatus], jobs: Seque
     known = {job.job_id: (job.state, job.trials_done) for job in before}
     for job in jobs:
         if known.get(job.job_id, ("not submitted", 0)) != (job.state, job.trials_done):
-            console.print(Text(f"{job.job_id}: {job.state}, trial {job.trials_done} of {job.trials}"))
+            console.print(Text(f"{job.job_id}: {job.state}, {job.part} {job.trials_done} of {job.trials}"))
     if (held_up := _held_up(jobs)) and held_up != _held_up(before):
         console.print(Text(held_up))
 

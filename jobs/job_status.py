@@ -45,6 +45,8 @@ class JobStatus:
     """Of the last operation, in GB/s of the state's logical size."""
     log: str
     """Path of its timing log, whether it is there yet or not."""
+    part: str = "trial"
+    """What `trials` counts: `trial`, or `block` in a job with a training loop."""
 
 
 def derive(
@@ -65,7 +67,7 @@ def derive(
     done, last = (reached.trials_done, reached.last_bandwidth_gbps) if reached else (0, None)
 
     def status(state: State, detail: str) -> JobStatus:
-        return JobStatus(job.id, state, detail, done, job.trials, last, log_path)
+        return JobStatus(job.id, state, detail, done, job.parts, last, log_path, job.part)
 
     if reached is not None and reached.status == timing_log.COMPLETE:
         return status("complete", f"code {reached.code_changed}" if reached.code_changed else "")

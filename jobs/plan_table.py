@@ -33,9 +33,17 @@ def table(planned: Plan) -> RenderableType:
     total = sum(job.written_bytes for job in planned.jobs)
     totals = Text(
         f"{len(planned.jobs)} jobs; state {state / 1e9:.2f} GB ({state / 2**30:.2f} GiB); "
-        f"writes at most {total / 1e9:.2f} GB, one checkpoint at a time"
+        f"writes at most {total / 1e9:.2f} GB, {_at_a_time(planned)} at a time"
     )
+    if planned.study.loop:
+        minutes = planned.study.loop.duration_s * len(planned.jobs) / 60
+        totals.append(f"; without checkpoints their steps take {minutes:,.1f} min")
     return Group(shown, *sent, notes(planned), totals)
+
+
+def _at_a_time(planned: Plan) -> str:
+    kept = planned.study.loop.saves if planned.study.loop else 1
+    return "one checkpoint" if kept == 1 else f"{kept} checkpoints"
 
 
 _OF_RANKS = frozenset({"ranks", "GB a rank ≤", "files a rank ≤"})
@@ -52,7 +60,7 @@ def _row(job: Job) -> dict[str, str | JobId]:
         "files ≤": f"{job.checkpoint_files:,}",
         "files a rank ≤": f"{-(-job.checkpoint_files // ranks):,}",
         "checkpoint ≤": f"{job.checkpoint_bytes / 1e9:.2f} GB",
-        "trials": str(job.trials),
+        **({"blocks": str(job.blocks), "saves": str(job.trials)} if job.way else {"trials": str(job.trials)}),
         "writes ≤": f"{job.written_bytes / 1e9:.2f} GB",
     }
 

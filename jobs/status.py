@@ -192,7 +192,9 @@ class Watch:
     ) -> JobStatus:
         path = str(self._paths.log(known.job.id))
         if isinstance(known.progress, TimingLogError):
-            return JobStatus(known.job.id, "failed", str(known.progress), 0, known.job.trials, None, path)
+            return JobStatus(
+                known.job.id, "failed", str(known.progress), 0, known.job.parts, None, path, known.job.part
+            )
         ended_s = 0.0
         if ending and known.submission:
             now = time.time()
@@ -274,7 +276,7 @@ def table(statuses: Sequence[JobStatus], *, most_rows: int = _MOST_ROWS) -> Rend
     shown = Table(box=None, pad_edge=False)
     shown.add_column("job")
     shown.add_column("state", no_wrap=True)
-    shown.add_column("trials", justify="right", no_wrap=True)
+    shown.add_column(" and ".join(sorted({f"{job.part}s" for job in statuses})), justify="right", no_wrap=True)
     shown.add_column("last", justify="right", no_wrap=True)
     shown.add_column("", overflow="fold")
     chosen = list(statuses)

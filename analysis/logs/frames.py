@@ -1,4 +1,4 @@
-"""Jobs and their logs -> tidy pandas frames: one row per job, sample, checkpoint on disk, ceiling and rank."""
+"""Jobs and their logs -> tidy pandas frames: one row per job, sample, checkpoint on disk, ceiling, rank, ..."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ UNKNOWN_AS_MINUS_ONE = {
         "minor_faults", "major_faults", "dirty_pages",
     ),
     "disk": ("directory_count",),
+    "blocks": ("peak_memory_bytes", "end_memory_bytes", "threads", "descriptors"),
+    "saves": ("dirty_pages",),
 }  # fmt: skip
 """Columns of whole numbers in which a log writes -1 for an unknown value; in the frames it is NaN."""
 
@@ -59,6 +61,9 @@ class Results:
             jobs had several ranks.
         metadata: one row per rank and operation on small files (`jobs.timing_log.Metadata`), with the same attributes.
         hooks: one row per command that ran outside the clocks (`jobs.timing_log.Hook`), with the same attributes.
+        blocks: one row per block of a training loop and rank (`jobs.timing_log.Block`), with the same attributes.
+        steps: one row per step of a training loop and rank (`jobs.timing_log.Step`), with the same attributes.
+        saves: one row per save of a training loop and rank (`jobs.timing_log.LoopSave`), with the same attributes.
     """
 
     jobs: pd.DataFrame
@@ -68,6 +73,9 @@ class Results:
     ranks: pd.DataFrame
     metadata: pd.DataFrame
     hooks: pd.DataFrame
+    blocks: pd.DataFrame
+    steps: pd.DataFrame
+    saves: pd.DataFrame
 
 
 def frames(entries: Sequence[Entry]) -> Results:

@@ -69,10 +69,21 @@ def _is_object(text: str, *, of_texts: bool) -> bool:
     return isinstance(value, dict) and (not of_texts or all(isinstance(text, str) for text in value.values()))
 
 
+_UNKNOWN_AS_MINUS_ONE = {
+    ("hooks", "trial"), ("blocks", "threads"), ("blocks", "descriptors"), ("saves", "dirty_pages"),
+}  # fmt: skip
+_UNKNOWN_AS_NAN = {
+    ("saves", "commit_s"), ("saves", "synced_s"), ("saves", "cpu_s"), ("blocks", "cpu_s"), ("blocks", "helper_cpu_s"),
+}  # fmt: skip
+
+
 def _check_tables(log: Log, where: str) -> None:
     for table, column, values in _columns(log):
-        lowest = -1 if column.endswith(("_bytes", "_count")) or (table, column) == ("hooks", "trial") else 0
-        if column == "resident_fraction":
+        if (table, column) == ("steps", "step"):
+            continue  # below 0 it only warms up
+        may_be_unknown = column.endswith(("_bytes", "_count")) or (table, column) in _UNKNOWN_AS_MINUS_ONE
+        lowest = -1 if may_be_unknown else 0
+        if column == "resident_fraction" or (table, column) in _UNKNOWN_AS_NAN:
             values = values[~np.isnan(values)]  # noqa: PLW2901  # NaN where nothing was read, and in earlier logs
         if len(values) and not (values.min() >= lowest and values.max() <= _MOST_BYTES):
             wrong = values.max() if values.min() >= lowest else values.min()

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch
 from jobs.errors import StudyError
+from jobs.plan.loop import NONE, SYNC, THREAD
+from jobs.plan.plan import Job
 
 _LIBRARIES_BYTES = 300e6
 """A process with Python, torch, HDF5 and tensorstore: 265 MB resident, measured with torch 2.13 on Linux."""
 
 _STATES = 2
 """What a rank holds while it loads: the state that it saved, to compare with, and the loaded one."""
+
+_WITHOUT_A_COPY = frozenset({"", NONE, SYNC})
+"""The ways to save in a training loop, or without one, that make no copy of the state."""
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -31,12 +36,19 @@ class Memory:
 
 def of(batch: Batch) -> Memory | None:
     """The memory of an array's jobs on each of their nodes; None where Slurm does not limit it, or does not say."""
-    needed = max(job.scale.processes_per_node * (_LIBRARIES_BYTES + _STATES * job.rank_bytes) for job in batch.jobs)
+    needed = max(job.scale.processes_per_node * _of_a_rank(job) for job in batch.jobs)
     try:
         given = _given(batch)
     except StudyError:
         return None
     return None if given is None else Memory(needed, *given)
+
+
+def _of_a_rank(job: Job) -> float:
+    """What a rank needs, in bytes: where it saves behind a training loop, for a copy and perhaps a process as well."""
+    behind = job.way not in _WITHOUT_A_COPY
+    processes = 2 if behind and job.way != THREAD else 1
+    return processes * _LIBRARIES_BYTES + (_STATES + behind) * job.rank_bytes
 
 
 def _given(batch: Batch) -> tuple[float, str] | None:

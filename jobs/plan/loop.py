@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -20,11 +20,14 @@ WAYS = (NONE, SYNC, THREAD, PROCESS, LIBRARY)
 """The ways to save in a loop: not at all (a null test), holding the loop, in a thread, in a process, by the library."""
 
 
+_Value = TypeVar("_Value")
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _different(values: tuple[str, ...]) -> tuple[str, ...]:
+def _different(values: tuple[_Value, ...]) -> tuple[_Value, ...]:
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{list(values)} must be one value or several different ones")
     return values
@@ -49,11 +52,12 @@ class Loop(Table):
 
     Attributes:
         step: what a step does to its node: `compute` (matrix products), `memory` (copies), `launch` (a Python thread
-            that issues many small calls), `idle` (sleeps), or your own `module:function`. A list is an axis of the study.
+            that issues many small calls), `idle` (sleeps), or your own `module:function`. A list is an axis of the
+            study.
         step_s: how long a step takes without checkpoints.
         cores: that a `compute` or `memory` step uses on a rank; None for all that the rank may use.
-        ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state, and
-            save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing.
+        ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state,
+            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing.
         every: steps from one save to the next; a list has blocks of each.
         saves: in a block.
         blocks: of each kind: of the reference, and of each number in `every`.
@@ -64,15 +68,28 @@ class Loop(Table):
     step_s: float = Field(default=1.0, gt=0, le=600)
     cores: Count | None = Field(default=None, ge=1)
     ways: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known_ways)] = (SYNC, THREAD, PROCESS)
-    every: Axis = (10,)
+    every: Annotated[Axis, AfterValidator(_different)] = (10,)
     saves: Count = Field(default=3, ge=1)
     blocks: Count = Field(default=5, ge=1)
     settle_steps: Count = Field(default=3, ge=0)
 
+    def checkpoints_of(self, way: str) -> int:
+        """How many checkpoints a job writes that saves in that way, the first one included."""
+        return 0 if way == NONE else 1 + self.blocks * len(self.every) * self.saves
+
+    def blocks_of(self, way: str) -> int:
+        """How many blocks a job has that saves in that way, that of the first save included."""
+        return (way != NONE) + self.blocks * (1 + len(self.every))
+
     @property
-    def checkpoints(self) -> int:
-        """How many checkpoints a job writes, the first one included."""
-        return 1 + self.blocks * len(self.every) * self.saves
+    def duration_s(self) -> float:
+        """How long a job's steps take without checkpoints, in s; those that only warm up not counted."""
+        return self.step_s * self.steps
+
+    @property
+    def steps(self) -> int:
+        """How many steps a job has on each rank, but for those that warm up, or wait for a block's last save."""
+        return self.blocks * self.saves * (max(self.every) + sum(self.every))
 
     def ways_of(self, strategy: Strategy) -> list[str]:
         """The ways in which a strategy saves; `library` stands for those that its library has."""

@@ -35,7 +35,7 @@ class Job:
     tasks_per_node: int
     load_ranks: int
     trials: int
-    """Checkpoints that the job will write, warm-ups included."""
+    """Checkpoints that the job will write, warm-ups, or the first save of a training loop, included."""
     state_bytes: int
     rank_bytes: int
     """The largest share of the state that a rank saves."""
@@ -44,13 +44,25 @@ class Job:
     checkpoint_bytes: int
     """The most bytes that one checkpoint takes, on all nodes together."""
     directory_files: int
-    """The most files that one checkpoint takes in a node's own directory; in the one that all share."""
+    """The most files that the job has at a time in a node's own directory; in the one that all share."""
     directory_bytes: int
     """The same in bytes."""
     way: str = ""
     """How it saves in a training loop; empty without one, as the next."""
     step: str = ""
     """What a step of the loop does."""
+    blocks: int = 0
+    """Blocks of the loop, that of the first save included."""
+
+    @property
+    def part(self) -> str:
+        """What the job consists of: `trial`, or `block` where it has a training loop."""
+        return "block" if self.blocks else "trial"
+
+    @property
+    def parts(self) -> int:
+        """How many of these it has."""
+        return self.blocks or self.trials
 
     @property
     def scale(self) -> Scale:
@@ -82,7 +94,7 @@ class Plan:
         raise StudyError(f"the study {self.study.name} plans no job {job_id!r}; it plans {self._some_ids()}")
 
     def largest(self, target: str) -> tuple[int, int]:
-        """The most bytes, and the most files, that one checkpoint of the study takes in a directory of a target."""
+        """The most bytes, and the most files, that a job of the study has at a time in a directory of a target."""
         jobs = [job for job in self.jobs if job.target == target]
         return max((job.directory_bytes for job in jobs), default=0), max(
             (job.directory_files for job in jobs), default=0
@@ -134,6 +146,7 @@ def make_plan(study: Study) -> Plan:
         random.Random(f"{study.shuffle_seed} {number}").shuffle(shuffled)  # noqa: S311  # a shuffle, no secret
         for cell in shuffled:
             label = cell.strategy.label + (f"+way={cell.way}" if cell.way else "")
+            at_a_time = study.loop.saves if study.loop and cell.way != NONE else 1
             jobs.append(
                 Job(
                     id=job_id(number, label, cell.target, cell.scale, cell.step),
@@ -153,8 +166,9 @@ def make_plan(study: Study) -> Plan:
                     rank_bytes=cell.rank_bytes,
                     checkpoint_files=sum(directory.file_count for directory in cell.directories),
                     checkpoint_bytes=sum(directory.size_bytes for directory in cell.directories),
-                    directory_files=max(directory.file_count for directory in cell.directories),
-                    directory_bytes=max(directory.size_bytes for directory in cell.directories),
+                    directory_files=at_a_time * max(directory.file_count for directory in cell.directories),
+                    directory_bytes=at_a_time * max(directory.size_bytes for directory in cell.directories),
+                    blocks=study.loop.blocks_of(cell.way) if study.loop else 0,
                 )
             )
     return Plan(study, tuple(jobs))
@@ -164,7 +178,7 @@ def _checkpoints(study: Study, way: str) -> int:
     """How many checkpoints a job writes."""
     if study.loop is None:
         return study.trials.warmups + study.trials.repeats
-    return 0 if way == NONE else study.loop.checkpoints
+    return study.loop.checkpoints_of(way)
 
 
 def job_id(number: int, label: str, target: str, scale: Scale, step: str = "") -> str:

@@ -17,6 +17,7 @@ from jobs.plan.scale import Scale
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
 from jobs.plan.table import Table
+from jobs.timing_log import LOG
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 """A name that becomes part of job ids and file names: letters, digits, `_`, `-` and `.`."""
@@ -191,11 +192,25 @@ class Study(Table):
 
     @model_validator(mode="after")
     def _no_trials_in_a_loop(self) -> Study:
-        asked = sorted(self.trials.model_fields_set - _TRIALS_OF_A_LOOP) if self.loop else []
-        if asked:
+        if self.loop is None:
+            return self
+        asked, usual = self.trials.model_dump(), Trials().model_dump()  # a plan's file has all keys
+        changed = [f"trials.{key}" for key in asked if key not in _TRIALS_OF_A_LOOP and asked[key] != usual[key]]
+        changed += [f"targets.{name}.between" for name, target in self.targets.items() if target.between]
+        if changed:
             raise ValueError(
-                f"trials.{asked[0]} says nothing in a study with a table [loop], whose jobs save in a training loop: "
-                "leave out the key, or the table"
+                f"{changed[0]} says nothing in a study with a table [loop], whose jobs save in a training loop and "
+                "have no trials: leave out the key, or the table; loop.saves and loop.blocks say how often a job saves"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit_into_a_log(self) -> Study:
+        ranks = max(scale.ranks for name in self.targets for scale in self.scales(name))
+        if self.loop and self.loop.steps * ranks > LOG.rows // 2:  # as many again may wait for a block's last save
+            raise ValueError(
+                f"a job's loop has {self.loop.steps:,} steps on each of {ranks:,} ranks, and its log holds each step "
+                f"of each rank, {LOG.rows // 2:,} at most: lower loop.blocks, loop.saves or loop.every"
             )
         return self
 

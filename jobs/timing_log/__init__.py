@@ -19,6 +19,7 @@ The format's history:
 
 from jobs.errors import TimingLogError
 from jobs.timing_log.file_checks import LOG, MERGED, Bounds
+from jobs.timing_log.loop_rows import Block, LoopSave, Step
 from jobs.timing_log.objects import Group
 from jobs.timing_log.progress import Progress
 from jobs.timing_log.reading import (
@@ -43,16 +44,13 @@ from jobs.timing_log.schema import (
     SCHEMA_VERSION,
     SKIPPED,
     TABLES,
-    Block,
     Ceiling,
     DiskUse,
     Header,
     Hook,
-    LoopSave,
     Metadata,
     Rank,
     Sample,
-    Step,
     check_job_id,
 )
 from jobs.timing_log.seal import sealed

@@ -18,7 +18,9 @@ class Block:
     opening: bool = column("1", "whether it has the job's first save, which starts processes and plans; kept apart")
     start_s: float = column("s", "start, since the job's clock_zero_unix_s")
     duration_s: float = column("s", "duration, until the last save was committed and the steps had settled")
-    peak_memory_bytes: int = column("byte", "most memory of the process and its helpers, shared memory once; -1 unknown")
+    peak_memory_bytes: int = column(
+        "byte", "most memory of the process and its helpers, shared memory once; -1 unknown"
+    )
     end_memory_bytes: int = column("byte", "the same at the end of the block; -1 unknown")
     threads: int = column("1", "most threads of the process and its helpers; -1 unknown")
     descriptors: int = column("1", "most open descriptors of the process and its helpers; -1 unknown")
@@ -59,5 +61,9 @@ class LoopSave:
     durability: str = column("1", "what is safe then: committed (proven) or committed-unproven")
     dirty_pages: int = column("1", "pages of the checkpoint not yet on storage at the commit; -1 unknown")
     cpu_s: float = column("s", "CPU time of the thread or process that saved behind the loop; NaN unknown", math.nan)
+    synced_s: float = column(
+        "s", "from the call until this rank's files were on storage, before the commit of all; NaN if they never were",
+        math.nan,
+    )  # fmt: skip
     valid: bool = column("1", "whether the checkpoint is the state at the call, bit for bit, and durable at its commit")
     reason: str = column("1", "why not; empty where it is")

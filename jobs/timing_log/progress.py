@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.timing_log.loop_rows import Block, LoopSave
 from jobs.timing_log.schema import Header, Sample
 
 _DIGEST_CHARACTERS = 16
@@ -32,16 +34,28 @@ class Progress:
     code_changed: str
     """How the code that ran differs from what was submitted; empty if it doesn't."""
     trials_done: int
-    """Trials with a total, warm-ups included."""
+    """Trials with a total, warm-ups included; of a training loop, valid blocks, all those of a first save as one."""
     last_bandwidth_gbps: float | None
     """Of the last operation, in GB/s of the state's logical size, from the first rank's start to the last one's end."""
 
 
-def of(header: Header, samples: Sequence[Sample], provenance: Mapping[str, Any]) -> Progress:
+def of(
+    header: Header,
+    samples: Sequence[Sample],
+    blocks: Sequence[Block],
+    saves: Sequence[LoopSave],
+    provenance: Mapping[str, Any],
+) -> Progress:
     """The progress that a log with this content adds up to."""
     totals = [sample for sample in samples if sample.phase == "total"]
-    done = len({sample.trial for sample in totals})
-    return Progress(header.status, header.error, version_changed(provenance), done, _bandwidth_gbps(totals))
+    done = len({sample.trial for sample in totals}) + len({_part(block) for block in blocks if block.valid})
+    bandwidth_gbps = _bandwidth_of_save(saves) if saves else _bandwidth_gbps(totals)
+    return Progress(header.status, header.error, version_changed(provenance), done, bandwidth_gbps)
+
+
+def _part(block: Block) -> int:
+    """A block's number; the same for all that have a process's first save, which a job that goes on has again."""
+    return -1 if block.opening else block.block
 
 
 def version_changed(provenance: Mapping[str, Any]) -> str:
@@ -63,6 +77,15 @@ def _bandwidth_gbps(totals: Sequence[Sample]) -> float | None:
         return None
     duration_s = max(sample.start_s + sample.duration_s for sample in last) - min(sample.start_s for sample in last)
     return sum(sample.state_bytes for sample in last) / duration_s / 1e9 if duration_s > 0 else None
+
+
+def _bandwidth_of_save(saves: Sequence[LoopSave]) -> float | None:
+    """The bandwidth of the last save, by the rank whose commit came last; None if it was never committed."""
+    last = max((save.block, save.save) for save in saves)
+    ranks = [save for save in saves if (save.block, save.save) == last]
+    longest_s = max(save.commit_s for save in ranks)
+    committed = all(save.commit_s > 0 for save in ranks) and math.isfinite(longest_s)
+    return sum(save.state_bytes for save in ranks) / longest_s / 1e9 if committed else None
 
 
 def note(progress: Progress) -> bytes:

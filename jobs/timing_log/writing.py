@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from jobs.timing_log import progress
+from jobs.timing_log.loop_rows import Block, LoopSave, Step
 from jobs.timing_log.progress import Progress
 from jobs.timing_log.schema import (
     ATTRIBUTES,
@@ -17,16 +18,13 @@ from jobs.timing_log.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     TABLES,
-    Block,
     Ceiling,
     DiskUse,
     Header,
     Hook,
-    LoopSave,
     Metadata,
     Rank,
     Sample,
-    Step,
 )
 from jobs.timing_log.seal import sealed
 
@@ -81,7 +79,7 @@ class TimingLog:
 
     def progress(self) -> Progress:
         """How far the job is."""
-        return progress.of(self.header, self.samples, self.provenance)
+        return progress.of(self.header, self.samples, self.blocks, self.saves, self.provenance)
 
     def write_to(self, group: h5py.Group) -> None:
         """Write the log into an open, empty group."""
@@ -91,7 +89,9 @@ class TimingLog:
             group.attrs[key] = _storable(value)
         for name, row in TABLES.items():
             rows = getattr(self, name)
-            if rows or name not in OPTIONAL_TABLES:  # most logs lack these, and analysis opens every column of thousands
+            if (
+                rows or name not in OPTIONAL_TABLES
+            ):  # most logs lack these, and analysis opens every column of thousands
                 _write_rows(group.create_group(name), _DIMENSIONS.get(name, f"{name}_row"), row, rows)
         for name in ATTRIBUTES:
             attributes = group.create_group(name).attrs
