@@ -14,9 +14,9 @@ from ckpt.state.sharding import RankShards
 class LibrarySaver(ABC):
     """Saves by a library's asynchronous save, one at a time; the library neither syncs nor commits.
 
-        saver.start(state, directory, shards, group)    # returns when the library's call does
-        saver.before_update()                           # until the state may change
-        files = saver.finish()                          # from any thread: until the library has written everything
+    saver.start(state, directory, shards, group)    # returns when the library's call does
+    saver.before_update()                           # until the state may change
+    files = saver.finish()                          # from any thread: until the library has written everything
     """
 
     def __enter__(self) -> Self:

@@ -65,7 +65,7 @@ class ProcessSaver(BackgroundSaver):
             message = pickle.dumps((task, snapshot, self._memory.size_bytes))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise CheckpointError(
-                f"a save in another process needs what can be pickled, such as a strategy of an importable module: {error}"
+                f"a save in another process needs what can be pickled, a function of a module, say: {error}"
             ) from error
         send(channel, message, [self._memory.descriptor])
 
@@ -88,7 +88,7 @@ class ProcessSaver(BackgroundSaver):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         command = [sys.executable, "-m", "ckpt.background.worker", str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # this interpreter
+            self._process = subprocess.Popen(  # this interpreter
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
             )
         self._socket = ours

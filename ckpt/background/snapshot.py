@@ -42,7 +42,7 @@ def place(layout: Layout) -> list[Placed]:
 
 def size_of(placed: Sequence[Placed]) -> int:
     """The bytes of memory that a snapshot takes."""
-    return max((tensor.offset + direct_io.aligned(tensor.layout.size_bytes) for tensor in placed), default=0)
+    return max((tensor.offset + direct_io.round_up(tensor.layout.size_bytes) for tensor in placed), default=0)
 
 
 def tensors_in(memory: mmap.mmap, placed: Sequence[Placed]) -> State:

@@ -1,4 +1,4 @@
-"""How the ranks of a job commit a checkpoint together, whoever holds the clock: begin, sync, publish, and is it durable?"""
+"""How the ranks of a job commit a checkpoint together, whoever holds the clock; and is it durable then?"""
 
 from __future__ import annotations
 

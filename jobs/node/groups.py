@@ -76,13 +76,20 @@ class ProcessGroups:
             self.world.leave()
 
 
+def meeting_point(job: Job, paths: StudyPaths, process: ProcessInfo, purpose: str) -> Path:
+    """The file by which the job's processes find each other; it exists while they do."""
+    return paths.slurm / f"{job.id}.{process.launch}{purpose and '.' + purpose}.meeting"
+
+
 def connect(
     job: Job, paths: StudyPaths, process: ProcessInfo, *, node_local: bool, timeout_s: float, purpose: str = ""
 ) -> ProcessGroups:
     """Find the job's other processes.
 
     Args:
-        job, paths, process: of the caller.
+        job: of the caller, as the next two.
+        paths: where the study's results go.
+        process: which of the job's this is.
         node_local: whether every node has a target of its own.
         timeout_s: how long to wait for others, now and later.
         purpose: of these groups; those of one purpose can be used while those of another wait.
@@ -94,9 +101,9 @@ def connect(
     scale, rank = job.scale, process.rank
     if process.size == 1:
         return ProcessGroups.alone()
-    meeting_point = paths.slurm / f"{job.id}.{process.launch}{purpose and '.' + purpose}.meeting"
+    where = meeting_point(job, paths, process, purpose)
     members = [(number, "not here yet") for number in range(process.size)]
-    with meet(meeting_point, rank, process.size, one_host=job.nodes == 1, timeout_s=timeout_s) as store:
+    with meet(where, rank, process.size, one_host=job.nodes == 1, timeout_s=timeout_s) as store:
         arriving = StoreGroup(store, members, rank, timeout_s, "hosts")
         hosts = arriving.read(arriving.all_gather(socket.gethostname()), received.text)
     world = StoreGroup(store, list(enumerate(hosts)), rank, timeout_s, "world")

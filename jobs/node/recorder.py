@@ -95,9 +95,11 @@ class Recorder:
         """Take commands of the study that have run."""
         self._log.hooks += rows
 
-    def loop_rows(self, table: str, rows: Iterable[Block | Step | LoopSave]) -> None:
-        """Take a block of a training loop: rows of the tables `blocks`, `steps` or `saves`."""
-        getattr(self._log, table).extend(rows)
+    def loop_rows(self, blocks: Iterable[Block], steps: Iterable[Step], saves: Iterable[LoopSave]) -> None:
+        """Take a block of a training loop, as one rank measured it."""
+        self._log.blocks += blocks
+        self._log.steps += steps
+        self._log.saves += saves
 
     def flush(self) -> None:
         """Write the log, if this process does that.

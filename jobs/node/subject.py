@@ -35,11 +35,16 @@ class Subject:
         """The same, saved and loaded with other groups."""
         return replace(self, groups=groups)
 
+    @property
+    def owned(self) -> State:
+        """What this process saves of the state that it has in memory."""
+        assert self.assignment.saves is not None  # the caller saves
+        return {shard.whole.name: self.state[shard.whole.name] for shard in self.assignment.saves.owned}
+
     def save(self, staging: Path) -> list[Path]:
         """Write this process's shards; returns the files that it wrote."""
         assert self.assignment.saves is not None and self.groups.writers is not None  # noqa: PT018  # the caller saves
-        owned = {shard.whole.name: self.state[shard.whole.name] for shard in self.assignment.saves.owned}
-        return self.strategy.write(owned, staging, self.assignment.saves, self.groups.writers)
+        return self.strategy.write(self.owned, staging, self.assignment.saves, self.groups.writers)
 
     def load(self, final: Path) -> State:
         """Read what this process has to load."""

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from ckpt.disk import commit, direct_io, full, listing, page_cache, writeback
 from ckpt.errors import LostRankError
-from ckpt.state.compare import first_difference, mapped_file, poison
+from ckpt.state.compare import first_difference, poison
 from ckpt.state.layout import State
 from jobs.node import committing, received
 from jobs.node.context import JobContext
-from jobs.node.recorder import DIFFERS, NOT_OWNED
+from jobs.node.recorder import DIFFERS
 from jobs.node.subject import Subject
 from jobs.node.usage import UNKNOWN, ResourceUsage, measure_usage
+from jobs.node.verifying import not_its_own
 from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample
 
 
@@ -175,11 +176,8 @@ class Trial:
     def _verify(self, loaded: State) -> str:
         """What is wrong with a loaded state, empty if nothing; then poison it."""
         try:
-            if _storages(self._subject.state) & _storages(loaded):
-                return f"{DIFFERS}: it is the saved one itself, and nothing was read"
-            file = mapped_file(loaded)
-            if file:
-                return f"{NOT_OWNED}: it is mapped from {file}, which is read when somebody looks"
+            if wrong := not_its_own(self._subject.state, loaded):
+                return wrong
             mismatch = first_difference(self._subject.expected, loaded)
             poison(loaded)
         except Exception as error:  # noqa: BLE001  # a strategy may return anything
@@ -221,8 +219,3 @@ def _prefault(size_bytes: int) -> None:
     depends on what ran before, not on the strategy.
     """
     direct_io.prefault(direct_io.aligned_buffer(max(1, size_bytes)))
-
-
-def _storages(state: State) -> set[int]:
-    """The addresses of the memory that a state's tensors lie in."""
-    return {tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel()}

@@ -11,19 +11,22 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ckpt.disk import writeback
 from ckpt.errors import LostRankError
-from ckpt.state.compare import first_difference
+from ckpt.process_group.store_group import StoreGroup
 from jobs.node import committing, received
 from jobs.node.context import JobContext
 from jobs.node.loop import blocks
+from jobs.node.loop.comparing import Comparison, Saved
 from jobs.node.loop.update import update
 from jobs.node.loop.watch import Watch
-from jobs.node.loop.ways import Call, Way
-from jobs.node.recorder import DIFFERS, Recorder
+from jobs.node.loop.ways import Way
+from jobs.node.recorder import Recorder
 from jobs.node.subject import Subject
 from jobs.plan.loop import Loop
 from jobs.timing_log import Block, LoopSave, Step
@@ -31,19 +34,11 @@ from jobs.timing_log import Block, LoopSave, Step
 _WARMUP_STEPS = 2
 """Steps before a block's first one: caches and clocks are as in the middle of a run then."""
 
-_LONGEST_WAIT_STEPS = 100_000
+_PENDING = "pending"
+"""What a rank answers whose save is under way."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    """A save of the block, with what is needed to check it."""
-
-    number: int
-    step: int
-    call: Call
-    final: Path
-    updates: int
-    """Of the state, before the call."""
+_LAST_WORDS_S = 10
+"""How long the first process waits for the others' rows of a block that failed: some may be lost."""
 
 
 @dataclass(slots=True)
@@ -63,51 +58,63 @@ class TrainingLoop:
         context: of the job.
         loop: of the study.
         work: a step without its update.
-        way: how the loop saves.
+        way: how the loop saves; None if it doesn't.
         scratch: the job's directory.
     """
 
     def __init__(
-        self, subject: Subject, context: JobContext, loop: Loop, work: Callable[[], None], way: Way | None, scratch: Path
+        self,
+        subject: Subject,
+        context: JobContext,
+        loop: Loop,
+        work: Callable[[], None],
+        way: Way | None,
+        scratch: Path,
     ) -> None:
         self._subject, self._context, self._loop = subject, context, loop
         self._work, self._way, self._scratch = work, way, scratch
         self._updates = 0
-        self._saved: list[_Saved] = []
+        self._recording_s, self._recorded = 0.0, 0
 
     def block(self, number: int, every: int, recorder: Recorder, *, opening: bool = False) -> str:
-        """Run one block, check what it saved, and record it; returns what failed, empty if nothing."""
-        self._saved, rows = [], _Rows()
+        """Run one block, compare what it saved, and record it; returns what failed on any rank, empty if nothing."""
+        rows, saved, clock = _Rows(), list[Saved](), self._context.clock
         with writeback.watched(self._scratch) as descriptor:
-            watch = Watch()
-            start_s = self._context.clock()
-            problem = self._steps(number, every, rows.steps, watch, opening=opening)
-            end_s, taken = self._context.clock(), watch.taken()
-            failed_writes = committing.failed_writes(descriptor) if self._saved else ""
-        rows.saves = [self._check(number, saved, failed_writes) for saved in self._saved]
-        problem = problem or next((save.reason for save in rows.saves if not save.valid and _has_failed(save)), "")
+            watch, start_s = Watch(), clock()
+            problem = self._steps(number, every, rows.steps, saved, watch, opening=opening)
+            end_s, taken = clock(), watch.taken()
+            if problem and self._way:
+                self._way.abandon(problem)
+            failed_writes = committing.failed_writes(descriptor) if saved else ""
+            comparison = Comparison(self._subject, self._context, self._updates, failed_writes, problem)
+            rows.saves = [comparison.row(number, save) for save in saved]
+            self._remove(saved, descriptor)
+        problem = comparison.problem
         rows.blocks = [
             Block(
                 block=number, rank=self._context.groups.process.rank, every=every, opening=opening, start_s=start_s,
                 duration_s=end_s - start_s, valid=not problem, reason=problem, **asdict(taken),
             )
         ]  # fmt: skip
-        self._record(rows, recorder)
+        recorder.provenance(loop_recorder_s=self._recording_s / max(1, self._recorded))
+        self._record(rows, recorder, number, problem)
         return problem
 
-    def _steps(self, number: int, every: int, steps: list[Step], watch: Watch, *, opening: bool) -> str:
-        """Run the steps of a block; returns what failed, empty if nothing."""
-        groups, loop = self._context.groups, self._loop
+    def _steps(
+        self, number: int, every: int, steps: list[Step], saved: list[Saved], watch: Watch, *, opening: bool
+    ) -> str:
+        """Run the steps of a block; returns what failed on any rank, empty if nothing."""
+        groups, loop, clock = self._context.groups, self._loop, self._context.clock
         due = frozenset({0}) if opening else blocks.saves_at(loop, self._context.job.way, every)
-        length = loop.settle_steps if opening else blocks.steps_of(loop, every)
-        settled = 0
-        clock = self._context.clock
-        groups.world.barrier()
+        length = 1 if opening else blocks.steps_of(loop, every)
+        settled, pending = 0, False
+        with suppress(LostRankError):  # the first step's collective has it
+            groups.world.barrier()
         previous_s = clock()
         for step in itertools.count(-_WARMUP_STEPS):
-            if step >= length and settled >= loop.settle_steps:
+            if step >= length and settled >= loop.settle_steps and not pending:
                 return ""
-            blocked_s = self._save(number, step) if step in due and self._way else 0.0
+            blocked_s = self._save(number, step, saved) if step in due else 0.0
             self._work()
             before_s = clock()
             if self._way:
@@ -117,84 +124,71 @@ class TrainingLoop:
             self._updates += 1
             updated_s = clock()
             try:
-                pending = any(groups.world.all_gather(bool(self._way and self._way.is_pending)))
+                was_pending = pending
+                failure, pending = self._meet()
             except LostRankError as error:
                 return str(error)
             end_s = clock()
             steps.append(
                 Step(
-                    block=number, step=step, rank=groups.process.rank, start_s=previous_s, duration_s=end_s - previous_s,
+                    block=number, step=step, rank=groups.process.rank,
+                    start_s=previous_s, duration_s=end_s - previous_s,
                     blocked_s=blocked_s + updating_s - before_s, collective_s=end_s - updated_s,
                 )
             )  # fmt: skip
+            if failure:
+                return failure
             previous_s = end_s
-            settled = settled + 1 if step >= max(due, default=0) and not pending else 0
+            quiet = step > max(due, default=-1) and not (was_pending or pending)
+            settled = settled + 1 if quiet else 0
             watch.look()
-            if step > length + _LONGEST_WAIT_STEPS:
-                return "the last save of the block did not end"
+            self._recording_s, self._recorded = self._recording_s + clock() - end_s, self._recorded + 1
         return ""
 
-    def _save(self, block: int, step: int) -> float:
+    def _meet(self) -> tuple[str, bool]:
+        """The collective of a step: which save failed on any rank, and whether one is under way."""
+        world, way = self._context.groups.world, self._way
+        mine = "" if way is None else _PENDING if way.is_pending else way.failure
+        states = world.read(world.all_gather(mine), received.text)
+        return next((state for state in states if state not in {"", _PENDING}), ""), _PENDING in states
+
+    def _save(self, block: int, step: int, saved: list[Saved]) -> float:
         """Save, and return how long that held the step, in s."""
-        assert self._way is not None  # the caller saves
+        assert self._way is not None  # it is due
         start_s = self._context.clock()
-        final = self._scratch / f"block-{block}-save-{len(self._saved)}"
-        updates = self._updates
+        final = self._scratch / f"block-{block}-save-{len(saved)}"
         call = self._way.save(final)
-        self._saved.append(_Saved(len(self._saved), step, call, final, updates))
+        if call is not None:
+            saved.append(Saved(len(saved), step, call, final, self._updates))
         return self._context.clock() - start_s
 
-    def _check(self, block: int, saved: _Saved, failed_writes: str) -> LoopSave:
-        """Compare a checkpoint with the state at its call, remove it, and return its row."""
-        call, committed, groups = saved.call, saved.call.committed, self._context.groups
-        problem = committed.problem or failed_writes
-        if not committed.problem:
-            problem = self._difference(saved) or problem
-        groups.world.barrier()  # all have read
-        if groups.is_leader:
-            shutil.rmtree(saved.final, ignore_errors=True)
-        return LoopSave(
-            block=block,
-            save=saved.number,
-            rank=groups.process.rank,
-            step=saved.step,
-            start_s=self._context.clock.at(call.called_s),
-            wait_s=call.wait_s,
-            snapshot_s=call.snapshot_s,
-            call_s=call.call_s,
-            update_wait_s=call.update_wait_s,
-            commit_s=committed.at_s - call.called_s,
-            state_bytes=self._subject.saved_bytes,
-            durability=self._context.proof.committed,
-            dirty_pages=-1 if committed.dirty_pages is None else committed.dirty_pages,
-            cpu_s=call.cpu_s,
-            valid=not problem,
-            reason=problem,
-        )
+    def _remove(self, saved: list[Saved], descriptor: int) -> None:
+        """Remove the block's checkpoints, and have the filesystem do so now, not in the next block."""
+        with suppress(LostRankError):
+            self._context.groups.world.barrier()  # all have read
+        if self._context.groups.is_leader:
+            for save in saved:
+                shutil.rmtree(save.final, ignore_errors=True)
+        if saved:
+            committing.failed_writes(descriptor)
 
-    def _difference(self, saved: _Saved) -> str:
-        """What of a checkpoint is not the state at its call; empty if nothing."""
-        try:
-            loaded = self._subject.load(saved.final)
-            update(loaded, self._updates - saved.updates)
-            mismatch = first_difference(self._subject.state, loaded)
-        except Exception as error:  # noqa: BLE001  # a strategy may raise, or return, anything
-            return f"{DIFFERS}: it can't be loaded ({type(error).__name__}: {error})"
-        return f"{DIFFERS}: {mismatch}" if mismatch else ""
-
-    def _record(self, rows: _Rows, recorder: Recorder) -> None:
+    def _record(self, rows: _Rows, recorder: Recorder, number: int, problem: str) -> None:
         """Send a block's rows to the first rank, which records those of all."""
         world = self._context.groups.world
-        for name, kind in (("blocks", Block), ("steps", Step), ("saves", LoopSave)):
-            sent = world.gather([asdict(row) for row in getattr(rows, name)])
-            for others in world.read(sent, received.rows(kind)):
-                recorder.loop_rows(name, others)
-        world.barrier()
+        mine = [[asdict(row) for row in part] for part in (rows.blocks, rows.steps, rows.saves)]
+        if problem and isinstance(world, StoreGroup):
+            sent: list[Any] = list(world.gather_survivors(f"block {number}", mine, _LAST_WORDS_S).values())
+        else:
+            sent = world.gather(mine)
+        for blocks_, steps_, saves_ in world.read(sent, _rows):
+            recorder.loop_rows(blocks_, steps_, saves_)
+        if not problem:
+            world.barrier()
         recorder.flush()
 
 
-def _has_failed(save: LoopSave) -> bool:
-    """Whether a save failed, and didn't only save something wrong."""
-    return not save.reason.startswith(DIFFERS)
-
-
+def _rows(value: Any) -> tuple[list[Block], list[Step], list[LoopSave]]:
+    """Reads the rows that another rank sends."""
+    if not isinstance(value, list) or len(value) != 3:
+        raise TypeError("no rows of a block")
+    return received.rows(Block)(value[0]), received.rows(Step)(value[1]), received.rows(LoopSave)(value[2])

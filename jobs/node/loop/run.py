@@ -9,7 +9,7 @@ from ckpt.background.process import ProcessSaver
 from ckpt.background.thread import ThreadSaver
 from jobs.node import around, received
 from jobs.node.context import JobContext
-from jobs.node.groups import ProcessGroups, connect
+from jobs.node.groups import ProcessGroups, connect, meeting_point
 from jobs.node.loop import blocks, saving, steps, worker
 from jobs.node.loop.loop import TrainingLoop
 from jobs.node.loop.update import update
@@ -32,7 +32,8 @@ def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Rec
     loop, world = context.study.loop, context.groups.world
     assert loop is not None  # the caller has one
     order = blocks.order(loop, context.job.id)
-    done, number = (world.broadcast(count, received.count) for count in (progress.blocks_done, progress.next_block))
+    sent = world.broadcast([progress.blocks_done, progress.next_block], received.pair(received.count, received.count))
+    done, number = sent
     if done >= len(order):
         return
     with around.trials(subject, scratch, context, recorder):
@@ -40,15 +41,21 @@ def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Rec
         way = _way(subject, context)
         try:
             training = TrainingLoop(subject, context, loop, work, way, scratch)
-            _run(training, number, order[done:], context, recorder)
+            _run(training, number, order[done:], loop, context, recorder)
+        except BaseException:
+            if way:
+                way.abandon("the job has ended")
+            raise
         finally:
             if way:
                 way.close()
 
 
-def _run(training: TrainingLoop, number: int, order: list[int], context: JobContext, recorder: Recorder) -> None:
+def _run(
+    training: TrainingLoop, number: int, order: list[int], loop: Loop, context: JobContext, recorder: Recorder
+) -> None:
     opening = context.job.way != NONE
-    for every in [*([max(order)] if opening else []), *order]:
+    for every in [*([max(loop.every)] if opening else []), *order]:
         problem = training.block(number, every, recorder, opening=opening)
         if context.is_first:
             what = "the first save" if opening else f"a save every {every} steps" if every else "no checkpoints"
@@ -78,22 +85,25 @@ def _step(subject: Subject, context: JobContext, loop: Loop, recorder: Recorder)
 
 def _way(subject: Subject, context: JobContext) -> Way | None:
     """How the job's loop saves; None if it doesn't."""
-    name, proof = context.job.way, context.proof
+    name, proof, process = context.job.way, context.proof, context.groups.process
     if name == NONE:
         return None
     if name == PROCESS:
-        saver = ProcessSaver(
-            partial(worker.prepare, context.paths.root, context.job.id, context.groups.process, proof)
-        )
-        saver.warm()
-        return Behind(subject, proof, saver, worker.save)
-    saving_subject = subject.with_groups(_groups_of_saves(context))
-    saving_subject.prepare_groups(saving_subject.groups.writers)
-    if name == SYNC:
-        return Sync(saving_subject, proof)
-    if name == THREAD:
-        return Behind(saving_subject, proof, ThreadSaver(), partial(saving.save, saving_subject, proof))
-    return Library(saving_subject, proof, subject.strategy.library_saver(name))
+        prepare = partial(worker.prepare, context.paths.root, context.job.id, process, proof)
+        alone = subject.with_groups(ProcessGroups.alone())  # the process has groups of its own
+        left = None if process.rank else meeting_point(context.job, context.paths, process, worker.PURPOSE)
+        way: Way = Behind(alone, ProcessSaver(prepare), worker.save, left)
+    else:
+        saving_subject = subject.with_groups(_groups_of_saves(context))
+        saving_subject.prepare_groups(saving_subject.groups.writers)
+        if name == SYNC:
+            way = Sync(saving_subject, proof)
+        elif name == THREAD:
+            way = Behind(saving_subject, ThreadSaver(), partial(saving.save, saving_subject, proof))
+        else:
+            way = Library(saving_subject, proof, subject.strategy.library_saver(name))  # type: ignore[attr-defined]  # those that have a way of their own
+    subject.prepare_groups(subject.groups.loaders)
+    return way
 
 
 def _groups_of_saves(context: JobContext) -> ProcessGroups:
@@ -102,5 +112,3 @@ def _groups_of_saves(context: JobContext) -> ProcessGroups:
         context.job, context.paths, context.groups.process, node_local=context.target.on_each_node,
         timeout_s=context.study.trials.rank_timeout_s, purpose=worker.PURPOSE,
     )  # fmt: skip
-
-

@@ -21,9 +21,11 @@ class Committed:
     """How a save ended on one rank."""
 
     at_s: float = math.nan
-    """The reading of the monotonic clock, which processes of a node share, when it was committed; NaN if it never was."""
+    """The reading of the monotonic clock, shared by a node's processes, when it was committed; NaN if it never was."""
     dirty_pages: int | None = None
     problem: str = ""
+    synced_s: float = math.nan
+    """The clock's reading when this rank's files were on storage."""
 
 
 def save(subject: Subject, proof: Proof, final: Path, state: State | None = None) -> Committed:
@@ -33,15 +35,11 @@ def save(subject: Subject, proof: Proof, final: Path, state: State | None = None
     """
     if state is not None:
         subject = replace(subject, state=state)
-
-    def write(staging: Path) -> list[Path]:
-        return subject.save(staging) if subject.assignment.saves else []
-
     try:
         begun, staging = committing.begin(subject.groups, final)
     except Exception as error:  # noqa: BLE001  # whatever is raised, the log has it
-        return Committed(problem=_problem(subject, final.parent, error))
-    return finish(subject, proof, final, begun, staging, write)
+        return failed(subject, final.parent, error)
+    return finish(subject, proof, final, begun, staging, subject.save)
 
 
 def finish(
@@ -56,20 +54,22 @@ def finish(
     try:
         files = write(staging)
         committing.sync(subject, staging, files)
+        synced_s = time.perf_counter()
         committing.publish(subject, begun)
         at_s = time.perf_counter()
         problem, dirty = committing.unwritten(subject, final, staging, files, proof)
-        return Committed(at_s, dirty, problem)
+        return Committed(at_s, dirty, problem, synced_s)
     except Exception as error:  # noqa: BLE001  # whatever a library raises, the log has it
-        return Committed(problem=_problem(subject, staging, error))
+        return failed(subject, staging, error)
     finally:
         if begun:
             begun.release()
 
 
-def _problem(subject: Subject, directory: Path, error: Exception) -> str:
+def failed(subject: Subject, directory: Path, error: Exception) -> Committed:
+    """How a save ended that raised an error; the ranks that save with this one learn of it, unless it is about them."""
     if isinstance(error, LostRankError):
-        return str(error)
+        return Committed(problem=str(error))
     problem = full.named(f"{type(error).__name__}: {error}", error, directory)
     subject.groups.world.fail(problem)
-    return problem
+    return Committed(problem=problem)

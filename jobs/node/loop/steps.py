@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jobs.errors import StudyError
@@ -40,7 +41,8 @@ def cores_of(asked: int | None, tasks_per_node: int) -> int:
     if asked is not None:
         if asked > allowed:
             raise StudyError(
-                f"loop.cores = {asked}, and this rank may use {allowed}: ask Slurm for more (`cpus_per_task`), or lower it"
+                f"loop.cores = {asked}, and this rank may use {allowed}: ask Slurm for more (`cpus_per_task`), or "
+                "lower it"
             )
         return asked
     shared = allowed == os.cpu_count()
@@ -113,12 +115,21 @@ def _own(kind: str, cores: int, step_s: float) -> Work:
         made = getattr(importlib.import_module(module), name)(step_s=step_s, cores=cores)
     except Exception as error:
         raise StudyError(
-            f"loop.step = {kind!r} can't be made ({type(error).__name__}: {error}): expected a function of an importable "
-            "module that takes step_s and cores, and returns what a step calls"
+            f"loop.step = {kind!r} can't be made ({type(error).__name__}: {error}): expected a function of an "
+            "importable module that takes step_s and cores, and returns what a step calls"
         ) from error
     if not callable(made):
-        raise StudyError(f"loop.step = {kind!r} returned {type(made).__name__}, expected something to call in each step")
-    return made  # type: ignore[no-any-return]
+        raise StudyError(
+            f"loop.step = {kind!r} returned {type(made).__name__}, expected something to call in each step"
+        )
+
+    def work() -> None:
+        try:
+            made()
+        except Exception as error:
+            raise StudyError(f"loop.step = {kind!r} failed in a step ({type(error).__name__}: {error})") from error
+
+    return work
 
 
 def step_work(
@@ -148,11 +159,16 @@ def step_work(
         return piece.run
     piece.run()
     once_s = _time_of(piece.run, _CALIBRATION_S)
-    times = max(1, round(rest_s / once_s))
+    if once_s > rest_s:
+        raise StudyError(
+            f"a step of {step_s} s is too short for the kind {kind!r}, which takes {once_s + step_s - rest_s:.3f} s at "
+            "least here: raise loop.step_s"
+        )
+    times = round(rest_s / once_s)
     for _ in range(2):  # a long run is slower than a short one: caches, clocks, other ranks
-        once_s = _time_of(lambda: _repeat(piece.run, times), 2 * rest_s) / times
+        once_s = _time_of(partial(_repeat, piece.run, times), 2 * rest_s) / times
         times = max(1, round(rest_s / once_s))
-    times = max(1, round(min(everyone(times))))
+    times = max(1, int(min(everyone(times))))
     return lambda: _repeat(piece.run, times)
 
 

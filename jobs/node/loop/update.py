@@ -1,4 +1,4 @@
-"""The optimizer of a loop that measures: it changes every tensor in place, and any earlier state follows from a later one.
+"""The optimizer of a loop that measures: it changes every tensor in place, and can be taken back.
 
 An element's bits are taken as an integer, to which the update adds one; truth values are negated. So the state at a
 save's call is the state now with as many updates taken back as there were since, without a copy of it.
@@ -30,6 +30,5 @@ def update(state: State, times: int = 1) -> None:
 def _wrapped(number: int, size_bytes: int) -> int:
     """A number as a signed integer of that size has it."""
     bits = 8 * size_bytes
-    return (number + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
+    half = 1 << (bits - 1)
+    return (number + half) % (2 * half) - half

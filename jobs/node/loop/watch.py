@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
@@ -25,8 +26,20 @@ class Taken:
     helper_cpu_s: float
 
 
+_LARGEST_SHARE = 0.005
+"""Of the time that looks may take."""
+
+
+@dataclass(slots=True)
+class _Helper:
+    """The most memory that looks saw of a process that the job's process started, in bytes."""
+
+    shared: int = 0
+    own: int = 0
+
+
 class Watch:
-    """Watches the process, and all that it started, over a block; a look takes some microseconds for each process."""
+    """Watches the process, and all that it started, over a block."""
 
     def __init__(self) -> None:
         self._processes = (os.getpid(), *_descendants(os.getpid()))
@@ -34,32 +47,48 @@ class Watch:
             with suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")  # resets the high-water mark
         self._threads = self._descriptors = 0
+        self._helpers: dict[int, _Helper] = {}
+        self._next_s = -math.inf
         self._cpu_s, self._helper_cpu_s = time.process_time(), self._helpers_cpu_s()
 
     def look(self) -> None:
-        """Count threads and descriptors now; between two steps."""
+        """Count threads, descriptors and helpers' memory, between two steps; seldom, where that takes long."""
+        start_s = time.perf_counter()
+        if start_s < self._next_s:
+            return
+        self._count()
+        end_s = time.perf_counter()
+        self._next_s = end_s + (end_s - start_s) / _LARGEST_SHARE
+
+    def _count(self) -> None:
         self._processes = (os.getpid(), *_descendants(os.getpid()))
         self._threads = max(self._threads, sum(_entries(process, "task") for process in self._processes))
         self._descriptors = max(self._descriptors, sum(_entries(process, "fd") for process in self._processes))
+        for process in self._processes[1:]:
+            status, helper = _status(process), self._helpers.setdefault(process, _Helper())
+            helper.shared = max(helper.shared, status.get("RssShmem", 0))
+            helper.own = max(helper.own, _own_bytes(status))
 
     def taken(self) -> Taken:
         """What was taken since this watch began."""
-        self.look()
+        self._count()
+        status = _status(os.getpid())
+        known = "VmHWM" in status and "VmRSS" in status
+        peak_bytes = status.get("VmHWM", 0) + sum(map(self._peak_bytes, self._helpers))
+        end_bytes = status.get("VmRSS", 0) + sum(_own_bytes(_status(process)) for process in self._processes[1:])
         return Taken(
-            peak_memory_bytes=self._memory("VmHWM"),
-            end_memory_bytes=self._memory("VmRSS"),
+            peak_memory_bytes=peak_bytes if known else UNKNOWN,
+            end_memory_bytes=end_bytes if known else UNKNOWN,
             threads=self._threads or UNKNOWN,
             descriptors=self._descriptors or UNKNOWN,
             cpu_s=time.process_time() - self._cpu_s,
-            helper_cpu_s=self._helpers_cpu_s() - self._helper_cpu_s,
+            helper_cpu_s=max(0.0, self._helpers_cpu_s() - self._helper_cpu_s),
         )
 
-    def _memory(self, mark: str) -> int:
-        """Resident memory of all, in bytes; what helpers share with the process is the process's."""
-        own, *helpers = (_status(process) for process in self._processes)
-        if mark not in own:
-            return UNKNOWN
-        return own[mark] + sum(max(0, helper.get(mark, 0) - helper.get("RssShmem", 0)) for helper in helpers)
+    def _peak_bytes(self, process: int) -> int:
+        """The most memory of a helper that it doesn't share with the process: the kernel keeps the mark of both."""
+        helper = self._helpers[process]
+        return max(helper.own, _status(process).get("VmHWM", 0) - helper.shared)
 
     def _helpers_cpu_s(self) -> float:
         """The CPU time of processes that were started and have ended, and of those that run."""
@@ -74,6 +103,11 @@ def _descendants(process: int) -> Iterable[int]:
             for child in (task / "children").read_text().split():
                 yield int(child)
                 yield from _descendants(int(child))
+
+
+def _own_bytes(status: dict[str, int]) -> int:
+    """What a process has resident and doesn't share."""
+    return max(0, status.get("VmRSS", 0) - status.get("RssShmem", 0))
 
 
 def _entries(process: int, directory: str) -> int:
@@ -92,7 +126,8 @@ def _status(process: int) -> dict[str, int]:
 
 
 def _cpu_s(process: int) -> float:
+    """The CPU time of a process, and of those that it started and that have ended."""
     with suppress(OSError):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return 0.0

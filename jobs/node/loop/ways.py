@@ -1,18 +1,25 @@
-"""The ways to save in a loop: not at all, holding it, behind it in a thread or a process, or as a library does."""
+"""The ways to save in a loop: holding it, behind it in a thread or a process, or as a library does."""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from ckpt.background import snapshot
 from ckpt.background.library import LibrarySaver
 from ckpt.background.saver import BackgroundSaver, Done
+from ckpt.disk import commit
+from ckpt.process_group.store_group import StoreGroup
+from ckpt.state.layout import State, layout_of_state
 from ckpt.threads import Beside
 from jobs.node import committing
 from jobs.node.loop import saving
@@ -23,7 +30,7 @@ from jobs.node.subject import Subject
 
 @dataclass(slots=True)
 class Call:
-    """What one save held up, on this rank; `ended` has how it ended."""
+    """What one save held up, on this rank."""
 
     called_s: float
     """The reading of the monotonic clock at the call."""
@@ -31,41 +38,51 @@ class Call:
     snapshot_s: float = 0.0
     call_s: float = 0.0
     update_wait_s: float = 0.0
-    ended: Future[Done] | None = None
+    ended: Future[Done] = field(default_factory=Future)
+    """How the save ended: a `Committed`."""
 
     @property
     def cpu_s(self) -> float:
         """The CPU time of what saved; NaN where it isn't known."""
-        done = self.ended is not None and self.ended.exception() is None
-        return self.ended.result().cpu_s if done and self.ended else math.nan
+        return math.nan if self.ended.exception() else self.ended.result().cpu_s
 
     @property
     def committed(self) -> Committed:
         """How it ended; waits for that."""
-        assert self.ended is not None  # it was called
-        try:
-            return self.ended.result().value  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001  # the process that saved is gone, say
+        error = self.ended.exception()
+        if error is not None:  # the process that saved is gone, say
             return Committed(problem=f"{type(error).__name__}: {error}")
+        committed: Committed = self.ended.result().value
+        return committed
 
 
 class Way(ABC):
-    """Saves the subject's state, one save at a time."""
+    """Saves the subject's state, one save at a time; the subject's groups are for that alone."""
 
-    def __init__(self, subject: Subject, proof: Proof) -> None:
-        self._subject, self._proof = subject, proof
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
         self._last: Call | None = None
 
     @property
     def is_pending(self) -> bool:
         """Whether a save is under way."""
-        return self._last is not None and self._last.ended is not None and not self._last.ended.done()
+        return self._last is not None and not self._last.ended.done()
 
-    def save(self, final: Path) -> Call:
-        """Save under a name; returns when the loop may go on."""
+    @property
+    def failure(self) -> str:
+        """Why the last save was not committed; empty if it was, or isn't yet."""
+        if self._last is None or self.is_pending:
+            return ""
+        committed = self._last.committed
+        return committed.problem if math.isnan(committed.at_s) else ""
+
+    def save(self, final: Path) -> Call | None:
+        """Save under a name; returns when the loop may go on, without a call if the save before failed."""
         call = Call(time.perf_counter())
-        if self.is_pending and self._last and self._last.ended:
-            self._last.ended.exception()
+        if self._last is not None:
+            self._last.ended.exception()  # waits
+        if self.failure:
+            return None
         call.wait_s = time.perf_counter() - call.called_s
         self._last = call
         self._call(call, final)
@@ -77,94 +94,119 @@ class Way(ABC):
 
     def before_update(self) -> None:
         """Wait until the state may change."""
+        return  # most have copied it by then
 
-    @property
-    def helpers(self) -> list[int]:
-        """The numbers of the processes that save."""
-        return []
+    def abandon(self, reason: str) -> None:
+        """Let the save that is under way fail, as far as that can be done; the loop has ended, or has to."""
+        if self.is_pending:
+            self._subject.groups.world.fail(reason)
 
     def close(self) -> None:
         """Wait for the save that is under way, and end what saves."""
+        world = self._subject.groups.world
+        if isinstance(world, StoreGroup):
+            world.leave()
 
 
 class Sync(Way):
     """Holds the loop until the checkpoint is committed."""
 
+    def __init__(self, subject: Subject, proof: Proof) -> None:
+        super().__init__(subject)
+        self._proof = proof
+
     def _call(self, call: Call, final: Path) -> None:
         start_s, cpu_s = time.perf_counter(), time.process_time()
-        call.ended = Future()
         committed = saving.save(self._subject, self._proof, final)
         call.ended.set_result(Done(committed, time.process_time() - cpu_s))
-        end_s = time.perf_counter()
-        call.call_s = end_s - start_s
+        call.call_s = time.perf_counter() - start_s
 
 
 class Behind(Way):
-    """Copies the state, and saves the copy in a thread or a process."""
+    """Copies the state, and saves the copy in a thread or a process.
 
-    def __init__(self, subject: Subject, proof: Proof, saver: BackgroundSaver, save: Any) -> None:
-        super().__init__(subject, proof)
-        self._saver, self._save = saver, save
-        saver.reserve(subject.saved_bytes)
+    Args:
+        subject: what is saved, with the groups of this process's saves.
+        saver: the thread or the process.
+        save: what it does with a name and a copy of the state.
+        left: a file that the process may leave if it is ended.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        saver: BackgroundSaver,
+        save: Callable[[Path, State], Committed],
+        left: Path | None = None,
+    ) -> None:
+        super().__init__(subject)
+        self._saver, self._save, self._left = saver, save, left
+        saver.reserve(snapshot.size_of(snapshot.place(layout_of_state(subject.owned))))
 
     def _call(self, call: Call, final: Path) -> None:
-        start_s = time.perf_counter()
-        snapshot = self._saver.take(self._subject.state)
-        taken_s = time.perf_counter()
-        call.ended = self._saver.start(snapshot, partial(self._save, final))
+        start_s = taken_s = time.perf_counter()
+        try:
+            taken = self._saver.take(self._subject.owned)
+            taken_s = time.perf_counter()
+            call.ended = self._saver.start(taken, partial(self._save, final))
+        except Exception as error:  # noqa: BLE001  # whatever a process can't be started for, the log has it
+            call.ended.set_result(Done(saving.failed(self._subject, final.parent, error), math.nan))
         call.snapshot_s, call.call_s = taken_s - start_s, time.perf_counter() - taken_s
 
-    @property
-    def helpers(self) -> list[int]:
-        """The process that saves, if there is one."""
-        return self._saver.helpers
+    def abandon(self, reason: str) -> None:
+        """End the process; a thread ends as soon as it waits for another rank's, or has written everything."""
+        if self.is_pending:
+            for process in self._saver.helpers:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        super().abandon(reason)
 
     def close(self) -> None:
         """Wait for the save that is under way, and end the thread or process."""
         self._saver.close()
+        if self._left is not None:
+            self._left.unlink(missing_ok=True)
+        super().close()
 
 
 class Library(Way):
     """Calls the library's own asynchronous save, and syncs and commits in a thread once it has written everything."""
 
     def __init__(self, subject: Subject, proof: Proof, saver: LibrarySaver) -> None:
-        super().__init__(subject, proof)
-        self._saver = saver
+        super().__init__(subject)
+        self._proof, self._saver = proof, saver
         self._thread = Beside()
 
     def _call(self, call: Call, final: Path) -> None:
         start_s = time.perf_counter()
+        begun, staging = None, final.parent
         try:
             begun, staging = committing.begin(self._subject.groups, final)
-            assignment, groups = self._subject.assignment, self._subject.groups
-            assert assignment.saves is not None  # every rank of a loop saves
-            assert groups.writers is not None
-            owned = {shard.whole.name: self._subject.state[shard.whole.name] for shard in assignment.saves.owned}
-            self._saver.start(owned, staging, assignment.saves, groups.writers)
+            saves, writers = self._subject.assignment.saves, self._subject.groups.writers
+            assert saves is not None and writers is not None  # noqa: PT018  # every rank of a loop saves
+            self._saver.start(self._subject.owned, staging, saves, writers)
         except Exception as error:  # noqa: BLE001  # whatever a library raises, the log has it
-            call.ended = Future()
-            call.ended.set_exception(error)
+            if begun:
+                begun.release()
+            call.ended.set_result(Done(saving.failed(self._subject, staging, error), math.nan))
         else:
             call.ended = self._thread.submit(self._finish, final, begun, staging)
         call.call_s = time.perf_counter() - start_s
 
-    def _finish(self, final: Path, begun: Any, staging: Path) -> Done:
+    def _finish(self, final: Path, begun: commit.Staging | None, staging: Path) -> Done:
         finished = saving.finish(self._subject, self._proof, final, begun, staging, lambda _: self._saver.finish())
-        return Done(finished, float("nan"))
+        return Done(finished, math.nan)
 
     def before_update(self) -> None:
         """Wait until the library has its copy."""
         if self._last is not None and self.is_pending:
             start_s = time.perf_counter()
-            self._saver.before_update()
+            with suppress(Exception):  # `finish` raises it, or the checkpoint is not the state
+                self._saver.before_update()
             self._last.update_wait_s += time.perf_counter() - start_s
-
-    @property
-    def helpers(self) -> list[int]:
-        """The processes that the library started."""
-        return self._saver.helpers
 
     def close(self) -> None:
         """Wait for the save that is under way, and end the library's threads and processes."""
         self._thread.__exit__()
         self._saver.close()
+        super().close()

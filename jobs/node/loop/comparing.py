@@ -1,0 +1,98 @@
+"""After a block: each checkpoint compared with the state at its call, which follows from the state now."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt.errors import LostRankError
+from ckpt.state.compare import first_difference, poison
+from jobs.node.context import JobContext
+from jobs.node.loop.update import update
+from jobs.node.loop.ways import Call
+from jobs.node.recorder import DIFFERS
+from jobs.node.subject import Subject
+from jobs.node.verifying import not_its_own
+from jobs.timing_log import LoopSave
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A save of a block, with what is needed to compare it."""
+
+    number: int
+    step: int
+    call: Call
+    final: Path
+    updates: int
+    """Of the state, before the call."""
+
+
+class Comparison:
+    """Compares the checkpoints of one block, in their order; every rank does.
+
+    Args:
+        subject: whose state was saved.
+        context: of the job.
+        updates: of the state, until now.
+        failed_writes: what the kernel failed to write in the block, empty if nothing.
+        problem: what failed in the block: then nothing is compared, for it takes all ranks to load.
+
+    Attributes:
+        problem: what failed in the block, on any rank, or while loading.
+    """
+
+    def __init__(self, subject: Subject, context: JobContext, updates: int, failed_writes: str, problem: str) -> None:
+        self._subject, self._context, self._updates = subject, context, updates
+        self._failed_writes = failed_writes
+        self.problem = problem
+
+    def row(self, block: int, saved: Saved) -> LoopSave:
+        """A save's row, with what is wrong with its checkpoint."""
+        call, committed = saved.call, saved.call.committed
+        reason = committed.problem if math.isnan(committed.at_s) else self._wrong(saved)
+        return LoopSave(
+            block=block,
+            save=saved.number,
+            rank=self._context.groups.process.rank,
+            step=saved.step,
+            start_s=self._context.clock.at(call.called_s),
+            wait_s=call.wait_s,
+            snapshot_s=call.snapshot_s,
+            call_s=call.call_s,
+            update_wait_s=call.update_wait_s,
+            commit_s=committed.at_s - call.called_s,
+            state_bytes=self._subject.saved_bytes,
+            durability=self._context.proof.committed,
+            dirty_pages=-1 if committed.dirty_pages is None else committed.dirty_pages,
+            cpu_s=call.cpu_s,
+            synced_s=committed.synced_s - call.called_s,
+            valid=not reason,
+            reason=reason,
+        )
+
+    def _wrong(self, saved: Saved) -> str:
+        """What is wrong with a committed checkpoint; empty if nothing."""
+        if self.problem:
+            return f"not compared with the state: {self.problem}"
+        try:
+            differs = self._difference(saved)
+        except LostRankError as error:
+            differs = self.problem = str(error)
+        return differs or saved.call.committed.problem or self._failed_writes
+
+    def _difference(self, saved: Saved) -> str:
+        state = self._subject.state
+        try:
+            loaded = self._subject.load(saved.final)
+            if wrong := not_its_own(state, loaded):
+                return wrong
+            update(loaded, self._updates - saved.updates)
+            mismatch = first_difference(self._subject.expected, loaded)
+            poison(loaded)
+        except LostRankError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a strategy may raise, or return, anything
+            return f"{DIFFERS}: it can't be loaded ({type(error).__name__}: {error})"
+        return f"{DIFFERS}: {mismatch}" if mismatch else ""
