@@ -65,7 +65,7 @@ LOGS: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "named type": (named_type, "'/samples/kind' is a named type"),
     "of a named type": (of_a_named_type, "named type"),
     "cycle": (cycle, "'/samples/again' has another name as well"),
-    "1e8 rows": (unallocated(10**8), "claims 100,000,000 rows, and 1,000,000 are the most"),
+    "1e8 rows": (unallocated(10**8), "claims 100,000,000 rows, and 4,000,000 are the most"),
     "unallocated rows": (unallocated(999_999), "bytes that the file doesn't hold"),
     "a chunk of 1.6 GB": (large_chunk, "'/samples/duration_s' lies in chunks"),
     "many attributes": (many_attributes, "'/provenance' has more than 500 attributes"),
