@@ -1,4 +1,4 @@
-"""The model of what checkpoints cost a training loop: job -> blocks -> steps and saves; method -> lost time.
+"""The model of one job's training loop: blocks of steps with checkpoints off and on, and saves with what they lost.
 
 Everything is of all ranks together: a step lasts as long as on the slowest rank, whose blocked time counts.
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-
-from analysis.measures.statistics import UNKNOWN, Interval
 
 
 class Part(Enum):
@@ -149,6 +147,8 @@ class LoopSave:
     """The first step behind the window."""
     commit_step: int
     """The last step that belongs to the interference: the one in which it was committed, or the window's last."""
+    committed: bool
+    """Whether the window has its commit: the next save was called later."""
     called_s: float
     """Since the job's `clock_zero_unix_s`."""
     parts: Mapping[Part, float]
@@ -170,6 +170,16 @@ class LoopSave:
         """How long the loop was held."""
         return sum(self.parts[part] for part in BLOCKED)
 
+    @property
+    def pending_steps(self) -> int:
+        """The steps of the window up to the commit."""
+        return self.commit_step + 1 - self.step
+
+    @property
+    def tail_steps(self) -> int:
+        """The steps of the window after the commit."""
+        return self.end_step - self.commit_step - 1
+
 
 @dataclass(frozen=True, slots=True)
 class JobLoop:
@@ -189,138 +199,6 @@ class JobLoop:
     """What recording a step costs it; NaN where the log doesn't have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """An amount of time per save, in s, and whether it could be chance."""
-
-    interval: Interval = UNKNOWN
-    """The median over the saves, with its 95 % interval: a bootstrap over blocks, those of the reference included."""
-    p: float = math.nan
-    """Two-sided, by permutation of the blocks (on against off) within jobs; NaN where there is too little to test."""
-    verdict: str = ""
-    """`more` or `less` than nothing, `not significant`, or `too few blocks to tell`; empty where nothing is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class AtInterval:
-    """What saves at one interval cost."""
-
-    every: int
-    """Steps from one save to the next."""
-    interval_s: float
-    """The same in time: steps, times the reference's median step."""
-    saves: int
-    """How many are valid."""
-    invalid: int
-    waited: int
-    """How many of the valid ones waited for the save before."""
-    blocks: int
-    lost: Tested
-    parts: Mapping[Part, Tested]
-    """Medians; so that they need not add up to the median of `lost`."""
-    blocked: Interval
-    """All parts that hold the loop together."""
-    latency: Interval
-
-    @property
-    def share(self) -> Interval:
-        """Lost time over the interval: 0.1 is 10 % longer training."""
-        return _scaled(self.lost.interval, self.interval_s)
-
-    @property
-    def exposure_s(self) -> float:
-        """Interval and commit latency: the most work that a failure can cost."""
-        return self.interval_s + self.latency.estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Unhurried:
-    """Saves that didn't have to wait for the one before, at any interval: what one save costs by itself."""
-
-    saves: int = 0
-    lost: Interval = UNKNOWN
-    """In s per save."""
-    blocked: Interval = UNKNOWN
-    latency: Interval = UNKNOWN
-    """In s from the call to the commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class FirstSave:
-    """The first saves of the jobs, which start processes and plans; medians in s."""
-
-    saves: int = 0
-    lost_s: float = math.nan
-    blocked_s: float = math.nan
-    latency_s: float = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class AboveReference:
-    """What blocks with checkpoints took above the reference blocks of the same job: medians; NaN unknown."""
-
-    reference_bytes: float = math.nan
-    """Peak memory in the reference blocks, with the buffers that a way keeps from its start."""
-    peak_bytes: float = math.nan
-    lasting_bytes: float = math.nan
-    """At the end of a block, above the end of the reference blocks."""
-    grown_bytes: float = math.nan
-    """What the job's last block ended with above its first."""
-    threads: float = math.nan
-    descriptors: float = math.nan
-    cpu_s: float = math.nan
-    """Of all processes, per save."""
-    helper_cpu_s: float = math.nan
-    """Of the processes that the loop's started, per save."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoopCost:
-    """What one method costs the training loop: `Method.loop`."""
-
-    way: str
-    """How it saves: `none`, `sync`, `thread`, `process`, `library`, ..."""
-    spec: LoopSpec
-    step_s: float
-    """The median of the jobs' reference medians."""
-    jobs: tuple[JobLoop, ...]
-    at: tuple[AtInterval, ...]
-    """By interval, the shortest first; also where all saves are invalid."""
-    unhurried: Unhurried = Unhurried()
-    first: FirstSave = FirstSave()
-    above: AboveReference = AboveReference()
-    invalid: Mapping[str, int] = field(default_factory=dict)
-    """How many saves may not be used, the first ones included, by reason."""
-
-    @property
-    def shortest_s(self) -> float:
-        """The shortest interval that it sustains with one save in flight, in s: its commit latency; NaN unknown."""
-        return self.unhurried.latency.estimate
-
-    def lost_at(self, interval_s: float) -> Interval:
-        """Return the lost time per save at any interval, in s: that of saves that don't wait, or else the waiting.
-
-        With one save in flight, a cycle lasts at least as long as a commit: a save waits for what is missing.
-        """
-        latency, lost = self.unhurried.latency, self.unhurried.lost
-        pairs = ((lost.estimate, latency.estimate), (lost.low, latency.low), (lost.high, latency.high))
-        return Interval(*(_larger(alone, whole - interval_s) for alone, whole in pairs))
-
-    def share_at(self, interval_s: float) -> Interval:
-        """Return the lost share at any interval: `lost_at` over the interval, which is in s."""
-        return _scaled(self.lost_at(interval_s), interval_s)
-
-
-def meeting_s(sync: LoopCost, other: LoopCost) -> float:
-    """Return the interval in s below which a way loses as much as the synchronous one; NaN if they don't meet.
-
-    There the time that it waits is what the synchronous save takes.
-    """
-    meeting = other.unhurried.latency.estimate - sync.unhurried.lost.estimate
-    loses_less = other.unhurried.lost.estimate < sync.unhurried.lost.estimate
-    return meeting if loses_less and meeting > 0 else math.nan
-
-
 def spec_of(text: str) -> LoopSpec | None:
     """Read the header attribute `loop`; None where it is empty or no loop of this package."""
     try:
@@ -337,12 +215,3 @@ def spec_of(text: str) -> LoopSpec | None:
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         return None
-
-
-def _scaled(interval: Interval, divisor: float) -> Interval:
-    ends = (interval.estimate, interval.low, interval.high)
-    return Interval(*(end / divisor if divisor > 0 else math.nan for end in ends))
-
-
-def _larger(one: float, other: float) -> float:
-    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)

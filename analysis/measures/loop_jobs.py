@@ -1,0 +1,226 @@
+"""Builds the training loop of a job from its rows of blocks, steps and saves: ranks folded, and saves with their parts.
+
+Only steps of the same job serve as the reference: other jobs ran on other nodes, at other times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.measures.loop import (
+    BLOCKED,
+    JobLoop,
+    LoopBlock,
+    LoopSave,
+    LoopSpec,
+    LoopStep,
+    Part,
+    Reference,
+    SlowRank,
+)
+from analysis.measures.loop_windows import Window, parts_of, reference_of, window
+
+_COLUMNS = {
+    Part.WAIT: "wait_s",
+    Part.SNAPSHOT: "snapshot_s",
+    Part.CALL: "call_s",
+    Part.UPDATE_WAIT: "update_wait_s",
+}
+
+RESOLVED = 1e-3
+"""A wait, or another part that is clocked by itself, counts as none below this fraction of a step."""
+
+INCOMPLETE = "the block's steps aren't all in the log"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRows:
+    """The rows of one job: frames as in `Results`."""
+
+    blocks: pd.DataFrame
+    steps: pd.DataFrame
+    saves: pd.DataFrame
+    ranks: pd.DataFrame
+
+
+def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
+    """Build the loop of one job.
+
+    Args:
+        job: its row of `Results.jobs`.
+        spec: its loop.
+        rows: of this job.
+    """
+    expected = int(job["nodes"] * job["tasks_per_node"])
+    own = rows.steps.assign(own_s=rows.steps["duration_s"] - rows.steps["collective_s"])
+    steps = dict(iter(own.groupby("block", sort=True)))
+    blocks = tuple(
+        _block(number, of_block, steps.get(number, own.iloc[:0]), expected)
+        for number, of_block in rows.blocks.groupby("block", sort=True)
+    )
+    reference = reference_of(blocks)
+    uncertainty_s = float(rows.ranks["clock_uncertainty_s"].max()) if len(rows.ranks) else 0.0
+    recorder_s = job.get("loop_recorder_s", math.nan)
+    built = _Job(job, reference, expected, dict(zip(rows.ranks["rank"], rows.ranks["host"], strict=True)))
+    saves = dict(iter(rows.saves.groupby("block", sort=True)))
+    return JobLoop(
+        job_id=str(job["job_id"]),
+        round=str(job["round"]),
+        way=str(job["way"]),
+        spec=spec,
+        reference=reference,
+        blocks=blocks,
+        saves=tuple(
+            save
+            for block in blocks
+            if block.number in saves
+            for save in built.saves_of(block, saves[block.number], steps.get(block.number, own.iloc[:0]))
+        ),
+        clock_uncertainty_s=uncertainty_s if expected > 1 and math.isfinite(uncertainty_s) else 0.0,
+        recorder_s=float(recorder_s) if isinstance(recorder_s, int | float) else math.nan,
+    )
+
+
+def _block(number: Any, rows: pd.DataFrame, steps: pd.DataFrame, expected: int) -> LoopBlock:
+    folded = _folded(steps)
+    reason = _first_reason(rows) or _missing(rows, expected)
+    measured = [step.number for step in folded if step.number >= 0]
+    if not reason and (measured != list(range(len(measured))) or len(steps) != len(folded) * rows["rank"].nunique()):
+        reason = INCOMPLETE
+    first = rows.iloc[0]
+    return LoopBlock(
+        number=int(number),
+        every=int(first["every"]),
+        opening=bool(first["opening"]),
+        start_s=float(rows["start_s"].min()),
+        duration_s=float(rows["duration_s"].max()),
+        steps=folded,
+        valid=not reason,
+        reason=reason,
+        cpu_s=float(rows["cpu_s"].sum(skipna=False)),
+        helper_cpu_s=float(rows["helper_cpu_s"].sum(skipna=False)),
+        **{
+            column: float(rows[column].max(skipna=False))
+            for column in ("peak_memory_bytes", "end_memory_bytes", "threads", "descriptors")
+        },
+    )
+
+
+def _folded(steps: pd.DataFrame) -> tuple[LoopStep, ...]:
+    """Fold the ranks: a step lasts as long as on the slowest one."""
+    if not len(steps):
+        return ()
+    ordered = steps.sort_values(["step", "own_s"], kind="stable")
+    grouped = ordered.groupby("step", sort=True)
+    columns = (
+        grouped["start_s"].min(),
+        grouped["duration_s"].max(),
+        grouped["blocked_s"].max(),
+        grouped["rank"].last(),  # of those that are sorted by their own time
+    )
+    numbers = [int(number) for number in columns[0].index]
+    return tuple(
+        LoopStep(number, float(start_s), float(duration_s), float(blocked_s), int(rank))
+        for number, start_s, duration_s, blocked_s, rank in zip(numbers, *columns, strict=True)
+    )
+
+
+def _first_reason(rows: pd.DataFrame) -> str:
+    """Return why rows may not be used, of the first rank that has a reason; empty if all may."""
+    if rows["valid"].all():
+        return ""
+    reasons = rows[~rows["valid"]].sort_values("rank", kind="stable")["reason"]
+    return next((str(reason) for reason in reasons if reason), "marked invalid, without a reason")
+
+
+def _missing(rows: pd.DataFrame, expected: int) -> str:
+    missing = sorted({*range(expected)} - set(rows["rank"]))
+    named = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return f"missing: {'ranks' if len(missing) > 1 else 'rank'} {named}" if missing else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all saves of a job have in common."""
+
+    facts: Mapping[str, Any]
+    reference: Reference
+    ranks: int
+    hosts: Mapping[int, str]
+
+    def saves_of(self, block: LoopBlock, rows: pd.DataFrame, steps: pd.DataFrame) -> Iterator[LoopSave]:
+        """Build the saves of a block, in order."""
+        by_save = [(int(number), of_save) for number, of_save in rows.groupby("save", sort=True)]
+        calls = [max(0, int(of_save["step"].min())) for _, of_save in by_save]
+        measured = block.measured
+        for (number, of_save), (call, following) in zip(
+            by_save, itertools.pairwise([*calls, len(measured)]), strict=True
+        ):
+            yield self._save(block, number, of_save, (call, max(following, call + 1)), steps)
+
+    def _save(
+        self, block: LoopBlock, number: int, rows: pd.DataFrame, bounds: tuple[int, int], steps: pd.DataFrame
+    ) -> LoopSave:
+        call, bound = bounds
+        measured = block.measured
+        reason = _first_reason(rows) or _missing(rows, self.ranks) or block.reason
+        if not reason and (call >= len(measured) or not self.reference.steps):
+            reason = INCOMPLETE if self.reference.steps else "the job has no valid block without checkpoints"
+        committed_s = (rows["start_s"] + rows["commit_s"]).max(skipna=False)
+        counted = window(measured, call, bound, float(committed_s), self.reference)
+        if call >= len(measured):
+            counted = Window(call, call, call)
+        parts = parts_of(measured, counted, _blocked(rows), self.reference)
+        of_window = steps[(steps["step"] >= counted.first) & (steps["step"] < counted.end)]
+        return LoopSave(
+            job_id=str(self.facts["job_id"]),
+            round=str(self.facts["round"]),
+            block=block.number,
+            number=number,
+            every=block.every,
+            opening=block.opening,
+            step=call,
+            end_step=counted.end,
+            commit_step=counted.commit,
+            committed=bool(measured[counted.end - 1].end_s >= committed_s) if counted.end > call else False,
+            called_s=float(rows["start_s"].min()),
+            parts=parts,
+            lost_s=math.fsum(parts.values()),
+            latency_s=float(rows["commit_s"].max(skipna=False)),
+            waited=bool(parts[Part.WAIT] > RESOLVED * self.reference.median_s),
+            state_bytes=float(rows["state_bytes"].sum()),
+            slow_rank=self._slow_rank(rows, of_window),
+            valid=not reason,
+            reason=reason,
+        )
+
+    def _slow_rank(self, rows: pd.DataFrame, steps: pd.DataFrame) -> SlowRank | None:
+        """Name the rank that the others waited for, and by which part; None if the noise of a step would explain it."""
+        own = steps.groupby("rank", sort=True)["own_s"].sum()
+        if len(own) < 2 or not np.isfinite(own).all():
+            return None
+        rank = int(own.idxmax())
+        excess_s = float(own[rank] - own.drop(rank).median())
+        if not excess_s > self.reference.high_s - self.reference.low_s:
+            return None
+        clocked = rows.set_index("rank")[[*_COLUMNS.values()]]
+        more = dict.fromkeys(BLOCKED, 0.0)
+        if rank in clocked.index and len(clocked) > 1:
+            above = clocked.loc[[rank]].max() - clocked.drop(rank).median()
+            more = {part: float(above[column]) for part, column in _COLUMNS.items()}
+        more[Part.INTERFERENCE] = excess_s - sum(more.values())
+        return SlowRank(rank, str(self.hosts.get(rank, "")), max(more, key=more.__getitem__), excess_s)
+
+
+def _blocked(rows: pd.DataFrame) -> dict[Part, float]:
+    """Return what blocked the rank that was blocked longest."""
+    clocked = rows[[*_COLUMNS.values()]].to_numpy(float)
+    longest: Sequence[float] = clocked[int(np.argmax(clocked.sum(axis=1)))].tolist()
+    return dict(zip(BLOCKED, longest, strict=True))
