@@ -97,6 +97,31 @@ class Kind(Enum):
         "it widens the intervals of their ratios: add `rounds`",
     )
 
+    FEW_BLOCKS = (
+        "only {number:.0f} blocks with checkpoints",
+        "raise `blocks` or `rounds`: with four blocks of a kind in a job, the test can just tell a difference",
+    )
+    UNSTABLE_REFERENCE = (
+        "steps without checkpoints vary: 95 % of them lie in a band as wide as {number:.0%} of their median",
+        "small losses can't be told from that: use another node or fewer `cores`, or more `blocks`",
+    )
+    SKEWED_REFERENCE = (
+        "steps without checkpoints take {number:.1%} longer in the mean than in the median",
+        "every step of a save counts that as lost: go by the verdicts, which hold both kinds of blocks to it",
+    )
+    SHORT_STEPS = (
+        "recording a step takes {number:.1%} of it",
+        "raise `step_s`",
+    )
+    WAITING_SAVES = (
+        "{number:.0f} of {saves:.0f} saves waited for the one before: a save takes {latency:.2f} s of {interval:.2f} s",
+        "save less often, or with a faster method: what it waits is part of its lost time",
+    )
+    UNSURE_CLOCKS = (
+        "the clocks of its ranks are known to {number:.3f} s only, and a step takes {step:.3f} s",
+        "what is interference and what is tail may be exchanged by that; lost time isn't touched",
+    )
+
     def __init__(self, text: str, remedy: str) -> None:
         self.text = text
         self.remedy = remedy

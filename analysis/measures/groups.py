@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import pandas as pd
 
+from analysis.measures.loop import spec_of
+
 MUST_AGREE = {
     "state_digest": "the state",
     "state_contents": "the state's contents",
@@ -23,6 +25,7 @@ MUST_AGREE = {
     "node_type": "the kind of node",
     "cold_loads": "what is known of cold loads",
     "durability": "whether saves are proven durable",
+    "loop": "the training loop",
 }
 """The columns of `Results.jobs` in which compared jobs have to agree, and what they are called in messages."""
 
@@ -88,6 +91,8 @@ def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:
 def _in_words(column: str, value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a job without a log has none, which turns the column into floats
+    if column == "loop":
+        return str(spec_of(str(value)) or "none")
     return "as many as save it" if column == "load_ranks" and value == 0 else str(value)[:200]
 
 

@@ -127,7 +127,7 @@ class SlowRank:
     part: Part
     """By what it was slower than the others: a part that blocked it, or `INTERFERENCE` where its steps were longer."""
     excess_s: float
-    """How much longer than the median of the other ranks it needed for the window's steps, without their collectives."""
+    """How much longer than the others' median it took for the window's steps, without their collectives."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
+from analysis.logs.frames import Results
 from analysis.measures.loop import (
     BLOCKED,
     JobLoop,
@@ -24,6 +25,7 @@ from analysis.measures.loop import (
     Part,
     Reference,
     SlowRank,
+    spec_of,
 )
 from analysis.measures.loop_windows import Window, parts_of, reference_of, window
 
@@ -48,6 +50,25 @@ class LoopRows:
     steps: pd.DataFrame
     saves: pd.DataFrame
     ranks: pd.DataFrame
+
+
+def job_loops(results: Results) -> dict[tuple[str, str], JobLoop]:
+    """Build the loops of all jobs that have one and left a log, by study and job id."""
+    if "loop" not in results.jobs or not results.jobs["loop"].fillna("").astype(bool).any():
+        return {}
+    by_job = [
+        dict(iter(frame.groupby(["study", "job_id"], sort=False)))
+        for frame in (results.blocks, results.steps, results.saves, results.ranks)
+    ]
+    nothing = [frame.iloc[:0] for frame in (results.blocks, results.steps, results.saves, results.ranks)]
+    loops = {}
+    for job in results.jobs.to_dict("records"):
+        key = job["study"], job["job_id"]
+        spec = spec_of(job["loop"]) if isinstance(job["loop"], str) else None
+        if spec is not None and key in by_job[0]:
+            rows = (frames.get(key, empty) for frames, empty in zip(by_job, nothing, strict=True))
+            loops[key] = job_loop(cast("dict[str, Any]", job), spec, LoopRows(*rows))
+    return loops
 
 
 def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
@@ -157,7 +178,7 @@ class _Job:
 
     def saves_of(self, block: LoopBlock, rows: pd.DataFrame, steps: pd.DataFrame) -> Iterator[LoopSave]:
         """Build the saves of a block, in order."""
-        by_save = [(int(number), of_save) for number, of_save in rows.groupby("save", sort=True)]
+        by_save = [(int(str(number)), of_save) for number, of_save in rows.groupby("save", sort=True)]
         calls = [max(0, int(of_save["step"].min())) for _, of_save in by_save]
         measured = block.measured
         for (number, of_save), (call, following) in zip(
@@ -206,7 +227,7 @@ class _Job:
         own = steps.groupby("rank", sort=True)["own_s"].sum()
         if len(own) < 2 or not np.isfinite(own).all():
             return None
-        rank = int(own.idxmax())
+        rank = int(own.index[int(own.to_numpy().argmax())])
         excess_s = float(own[rank] - own.drop(rank).median())
         if not excess_s > self.reference.high_s - self.reference.low_s:
             return None

@@ -1,4 +1,4 @@
-"""The model of lost time: what a method's saves cost the training loops of its jobs, and the curve over the interval."""
+"""The model of lost time: what a method's saves cost the training loops of its jobs, at any interval."""
 
 from __future__ import annotations
 

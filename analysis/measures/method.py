@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.measures.ceilings import Ceiling, ceilings
+from analysis.measures.lost import LoopCost
 from analysis.measures.operation import LOADS, Direction, Operation
 from analysis.measures.stragglers import Imbalance, imbalances
 from analysis.measures.trials import NO_TRIALS, Trials
@@ -74,6 +75,8 @@ class Method:
     """How its ranks differ; empty where there is one rank."""
     problems: tuple[str, ...] = ()
     """What a reader must know: jobs that failed or never reported, invalid samples."""
+    loop: LoopCost | None = None
+    """What its saves cost a training loop; None where no job of it has one, or left a log."""
 
     def __getitem__(self, operation: Operation) -> Trials:
         """The trials of one operation; none where it was not measured."""

@@ -14,6 +14,9 @@ from analysis.logs.operations import several_ranks, whole_ceilings, whole_operat
 from analysis.measures.caveats import Caveat
 from analysis.measures.ceilings import Ceiling, best, ceilings
 from analysis.measures.groups import Group, agreement, groups
+from analysis.measures.loop import JobLoop, LoopSpec
+from analysis.measures.loop_jobs import job_loops
+from analysis.measures.loop_methods import about_loops, with_loops
 from analysis.measures.method import Measurements, Method, method_of
 from analysis.measures.operation import Direction, Operation
 from analysis.measures.stability import caveats_about
@@ -23,6 +26,10 @@ from analysis.measures.stragglers import own_work
 
 REFERENCE = "torch_save"
 """The method that others are compared with unless another one is named, as in the original OpenLLaMA-3B comparison."""
+
+
+SYNC = "sync"
+"""The way that holds the loop: the reference's is what other ways are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,8 @@ class Setting:
     """What the target lies on."""
     caveats: tuple[Caveat, ...] = ()
     """What makes the numbers less reliable."""
+    loop: LoopSpec | None = None
+    """The training loop beside which its methods saved; None without one."""
 
     @property
     def scale(self) -> str:
@@ -103,11 +112,12 @@ def settings(results: Results, reference: str = REFERENCE) -> list[Setting]:
     disk, ceiling = _ByJob(results.disk), _ByJob(best(whole))
     work = _ByJob(own_work(several, results.ranks))
     all_ceilings, small_files = _ByJob(whole), _ByJob(results.metadata)
+    loops = job_loops(results)
     built = []
     for group in groups(results.jobs):
         measurements = Measurements(*(rows.of(group.jobs) for rows in (samples, disk, ceiling, work)))
         storage = storage_of(group.jobs, all_ceilings.of(group.jobs), small_files.of(group.jobs))
-        built.append(_setting(group, measurements, storage, reference))
+        built.append(_setting(group, measurements, storage, loops, reference))
     return [
         replace(setting, caveats=(*about_storage(setting.target, setting.storage, of_study), *setting.caveats))
         for setting in built
@@ -129,16 +139,24 @@ class _ByJob:
         return self._frame.take(np.sort(np.concatenate(rows)) if rows else [])
 
 
-def _setting(group: Group, measurements: Measurements, storage: Storage, reference: str) -> Setting:
+def _setting(
+    group: Group,
+    measurements: Measurements,
+    storage: Storage,
+    loops: Mapping[tuple[str, str], JobLoop],
+    reference: str,
+) -> Setting:
     jobs = group.jobs
-    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label != reference, label))
+    first = reference, f"{reference}+way={SYNC}"
+    labels = sorted(set(jobs["label"].dropna()), key=lambda label: (label not in first, label))
     by_label = (jobs[jobs["label"] == label] for label in labels)
+    methods = with_loops([method_of(rows, measurements.of(rows)) for rows in by_label], jobs, loops)
     return Setting(
         study=group.study,
         target=group.target,
         nodes=group.nodes,
         tasks_per_node=group.tasks_per_node,
-        methods=tuple(method_of(rows, measurements.of(rows)) for rows in by_label),
+        methods=methods,
         apart=group.apart,
         agreed=agreement(jobs),
         state=_state_in_words(jobs),
@@ -146,7 +164,8 @@ def _setting(group: Group, measurements: Measurements, storage: Storage, referen
         ceilings=ceilings(measurements.ceiling),
         durability=_durability(jobs),
         storage=storage,
-        caveats=caveats_about(jobs, measurements.samples, measurements.ceiling),
+        caveats=(*caveats_about(jobs, measurements.samples, measurements.ceiling), *about_loops(methods)),
+        loop=next((method.loop.spec for method in methods if method.loop), None),
     )
 
 
