@@ -128,7 +128,7 @@ def _job_row(entry: Entry) -> dict[str, Any]:
         blank["label"] = entry.job_id
         known = {key: entry.planned.get(key) for key in blank.keys() & entry.planned.keys()}
         return {
-            **blank, **known,
+            **blank, **known, "planned_step": entry.planned.get("step") or None,
             "study": entry.study, "job_id": entry.job_id, "status": entry.status, "error": entry.error,
         }  # fmt: skip
     described = entry.log.attributes["state"]

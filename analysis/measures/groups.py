@@ -64,7 +64,8 @@ def _positions(jobs: pd.DataFrame) -> pd.Series:
 def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
     """Split jobs into groups that may be compared, with what sets a group apart (empty if it is the only one).
 
-    Jobs that never reported, or failed before their state was built, go with the largest group.
+    Jobs that never reported, or failed before their state was built, go with the largest group; in a study with
+    training loops, with the largest that has their kind of step.
     """
     known = [column for column in MUST_AGREE if column in jobs]
     described = jobs.dropna(subset=["state_digest"]) if "state_digest" in jobs else jobs.iloc[:0]
@@ -74,13 +75,24 @@ def split(jobs: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
     if len(set(keys)) == 1:
         return [(jobs, "")]
     differing = [column for column in known if len(set(described[column].fillna("unknown").astype(str))) > 1]
-    largest = cast("Hashable", keys.mode().iloc[0])
     silent = jobs.loc[jobs.index.difference(described.index)]
+    steps, step_of_silent = described.apply(_step, axis=1), silent.apply(_step, axis=1)
+    goes_with = {
+        step: cast("Hashable", keys[(steps == step) if (steps == step).any() else keys.index].mode().iloc[0])
+        for step in set(step_of_silent)
+    }
     groups = []
     for key, group in described.groupby(keys, sort=True):
-        members = pd.concat([group, silent]) if key == largest else group
+        members = pd.concat([group, silent[[goes_with[step] == key for step in step_of_silent]]])
         groups.append((members.sort_index(), _apart(group, differing)))
     return groups
+
+
+def _step(job: pd.Series) -> str:
+    """Return what a step of a job's training loop does, as its log or else the plan has it; empty without a loop."""
+    spec = spec_of(str(job.get("loop", "")))
+    planned = job.get("planned_step")
+    return spec.step if spec else planned if isinstance(planned, str) else ""
 
 
 def _apart(group: pd.DataFrame, differing: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ class SlowRank:
     part: Part
     """By what it was slower than the others: a part that blocked it, or `INTERFERENCE` where its steps were longer."""
     excess_s: float
-    """How much longer than the others' median it took for the window's steps, without their collectives."""
+    """How much longer than the others' median it took for the steps, collectives and its usual time left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def spec_of(text: str) -> LoopSpec | None:
     try:
         values = json.loads(text)
         cores = values.get("cores")
-        return LoopSpec(
+        spec = LoopSpec(
             step=str(values["step"]),
             step_s=float(values["step_s"]),
             cores=None if cores is None else int(cores),
@@ -213,5 +213,7 @@ def spec_of(text: str) -> LoopSpec | None:
             blocks=int(values["blocks"]),
             settle_steps=int(values["settle_steps"]),
         )
+        counts = (*spec.every, spec.saves, spec.blocks)
+        return spec if spec.every and min(counts) >= 1 and 0 < spec.step_s < math.inf else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         return None

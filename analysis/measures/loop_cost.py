@@ -31,7 +31,7 @@ from analysis.measures.lost import (
     Tested,
     Unhurried,
 )
-from analysis.measures.statistics import Floats, Interval
+from analysis.measures.statistics import Floats, Interval, exactly
 
 NO_SAVES = "none"
 """The way of the null test: blocks with checkpoints on have none."""
@@ -88,15 +88,15 @@ def loop_cost(jobs: Sequence[JobLoop]) -> LoopCost:
 def with_verdicts(costs: Sequence[LoopCost]) -> list[LoopCost]:
     """Correct the ps of all methods and intervals of a setting together, as Benjamini and Hochberg, and judge.
 
-    Lost times are one family, their parts another.
+    Lost times are one family, and every part is another.
     """
     lost = _judged([at.lost for cost in costs for at in cost.at])
-    parts = _judged([at.parts[part] for cost in costs for at in cost.at for part in _PARTS])
+    parts = {part: _judged([at.parts[part] for cost in costs for at in cost.at]) for part in _PARTS}
     return [
         replace(
             cost,
             at=tuple(
-                replace(at, lost=next(lost), parts={part: next(parts) for part in _PARTS}) for at in cost.at
+                replace(at, lost=next(lost), parts={part: next(parts[part]) for part in _PARTS}) for at in cost.at
             ),
         )
         for cost in costs
@@ -104,15 +104,15 @@ def with_verdicts(costs: Sequence[LoopCost]) -> list[LoopCost]:
 
 
 def _judged(amounts: Sequence[Tested]) -> Iterator[Tested]:
-    ps = [amount.p for amount in amounts if not math.isnan(amount.p)]
+    ps = [amount.p for amount in amounts if amount.p < 1]  # 1: a method has no such part, and nothing is tested
     corrected = iter(stats.false_discovery_control(ps) if ps else ())
     for amount in amounts:
-        p = math.nan if math.isnan(amount.p) else float(next(corrected))
+        p = float(next(corrected)) if amount.p < 1 else amount.p
         yield replace(amount, p=p, verdict=_verdict(amount.interval, p))
 
 
 def _verdict(interval: Interval, p: float) -> str:
-    if math.isnan(interval.estimate):
+    if math.isnan(interval.estimate) or interval == exactly(0.0):
         return ""
     if math.isnan(p) or math.isnan(interval.low):
         return TOO_FEW_BLOCKS

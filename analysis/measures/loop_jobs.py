@@ -89,7 +89,8 @@ def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
     reference = reference_of(blocks)
     uncertainty_s = float(rows.ranks["clock_uncertainty_s"].max()) if len(rows.ranks) else 0.0
     recorder_s = job.get("loop_recorder_s", math.nan)
-    built = _Job(job, reference, expected, dict(zip(rows.ranks["rank"], rows.ranks["host"], strict=True)))
+    hosts = dict(zip(rows.ranks["rank"], rows.ranks["host"], strict=True))
+    built = _Job(job, reference, expected, hosts, *_usual(own, blocks))
     saves = dict(iter(rows.saves.groupby("block", sort=True)))
     return JobLoop(
         job_id=str(job["job_id"]),
@@ -167,6 +168,14 @@ def _missing(rows: pd.DataFrame, expected: int) -> str:
     return f"missing: {'ranks' if len(missing) > 1 else 'rank'} {named}" if missing else ""
 
 
+def _usual(own: pd.DataFrame, blocks: Sequence[LoopBlock]) -> tuple[pd.Series, float]:
+    """Return the median own time of a step without checkpoints by rank, in s, and how wide 95 % lie around it."""
+    chosen = own[own["block"].isin([block.number for block in blocks if block.is_reference]) & (own["step"] >= 0)]
+    usual = chosen.groupby("rank", sort=True)["own_s"].median()
+    around = chosen["own_s"] - chosen["rank"].map(usual)
+    return usual, float(np.subtract(*np.percentile(around, (97.5, 2.5)))) if len(around) else math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What all saves of a job have in common."""
@@ -175,6 +184,10 @@ class _Job:
     reference: Reference
     ranks: int
     hosts: Mapping[int, str]
+    usual_s: pd.Series
+    """What a step takes each rank without checkpoints and collective: the median, by rank."""
+    spread_s: float
+    """The width of the band around it that holds 95 % of these steps, all ranks together."""
 
     def saves_of(self, block: LoopBlock, rows: pd.DataFrame, steps: pd.DataFrame) -> Iterator[LoopSave]:
         """Build the saves of a block, in order."""
@@ -223,13 +236,14 @@ class _Job:
         )
 
     def _slow_rank(self, rows: pd.DataFrame, steps: pd.DataFrame) -> SlowRank | None:
-        """Name the rank that the others waited for, and by which part; None if the noise of a step would explain it."""
-        own = steps.groupby("rank", sort=True)["own_s"].sum()
+        """Name the rank that the others waited for, and by which part; None if the noise of steps would explain it."""
+        of_rank = steps.groupby("rank", sort=True)["own_s"]
+        own = of_rank.sum() - of_rank.size() * self.usual_s
         if len(own) < 2 or not np.isfinite(own).all():
             return None
         rank = int(own.index[int(own.to_numpy().argmax())])
         excess_s = float(own[rank] - own.drop(rank).median())
-        if not excess_s > self.reference.high_s - self.reference.low_s:
+        if not excess_s > self.spread_s * math.sqrt(of_rank.size().max()):
             return None
         clocked = rows.set_index("rank")[[*_COLUMNS.values()]]
         more = dict.fromkeys(BLOCKED, 0.0)

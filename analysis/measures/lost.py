@@ -22,7 +22,7 @@ class Tested:
     """Two-sided, by permutation of the blocks (on against off) within jobs, corrected for all methods of the setting;
     NaN where there is too little to test."""
     verdict: str = ""
-    """`significant`, `not significant`, or `too few blocks to tell`; empty where nothing is known."""
+    """`significant`, `not significant`, `too few blocks to tell`; empty where it is unknown, or exactly 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ HOW_SCALED = (
 
 def across_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """Return the tables that need several comparisons; an empty list for a single one."""
-    settings = [comparison.setting for comparison in comparisons]
-    return [*_scales(settings), *_means(comparisons)]
+    timed = [comparison for comparison in comparisons if comparison.setting.loop is None]
+    return [*_scales([comparison.setting for comparison in timed]), *_means(timed)]
 
 
 def _labels(settings: Sequence[Setting]) -> list[str]:

@@ -12,12 +12,14 @@ import pandas as pd
 from analysis.logs.claims import PROVEN
 from analysis.logs.frames import Results
 from analysis.measures.comparison import related
+from analysis.measures.loop_differences import lost_differences
 from analysis.measures.method import Method
 from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting, settings
 from analysis.measures.statistics import geometric_mean
+from analysis.tables.lost import HOW_COMPARED_BETWEEN, HOW_JUDGED, HOW_LOST, at_same_interval, judged
 from analysis.tables.methods import HOW_MEASURED, HOW_TESTED_BETWEEN, notes_on_tests
-from analysis.tables.table import Cell, Marked, Number, Ratio, Share, Table
+from analysis.tables.table import Cell, Estimate, Marked, Number, Ratio, Share, Table
 
 FACTS = {
     "study": "study",
@@ -55,10 +57,11 @@ FACTS = {
     "storage_durability_proof": "proof that saves are durable",
     "storage_cold_proof": "proof that loads come from storage",
     "cold_loads": "cold loads",
+    "loop": "training loop",
 }
 """The columns of `Results.jobs` that may explain a difference, with their names in the table."""
 
-_STATE = ("state_digest", "state_contents", "state_sharding", "load_ranks", "read_shift")
+_STATE = ("state_digest", "state_contents", "state_sharding", "load_ranks", "read_shift", "loop")
 """The keys of `Setting.agreed` by which several settings of one target and scale are paired."""
 
 _NOTHING = "(not known)"
@@ -86,7 +89,15 @@ def contrast(first: Results, second: Results, names: tuple[str, str] = ("A", "B"
         names: the names of A and B in the notes.
     """
     pairs, left_out = _paired(settings(first), settings(second))
-    return [_methods_table(pairs, left_out, names), _circumstances(first, second, names)]
+    return [*_compared(pairs, left_out, names), _circumstances(first, second, names)]
+
+
+def _compared(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> list[Table]:
+    """Compare what was timed; what was lost in training loops is a table of its own."""
+    loops = [pair for pair in pairs if pair.first.loop or pair.second.loop]
+    timed = [pair for pair in pairs if pair not in loops]
+    tables = [_methods_table(timed, left_out, names)] if timed or not loops else []
+    return [*tables, *([_lost_table(loops, [] if tables else left_out, names)] if loops else [])]
 
 
 def _paired(first: Sequence[Setting], second: Sequence[Setting]) -> tuple[list[_Pair], list[str]]:
@@ -114,7 +125,7 @@ def _paired(first: Sequence[Setting], second: Sequence[Setting]) -> tuple[list[_
 
 
 def _state(setting: Setting) -> tuple[str | None, ...]:
-    """Return what identifies the saved state, how ranks share it, and which of them load it."""
+    """Return what identifies the saved state, how ranks share it, which of them load it, and the training loop."""
     return tuple(setting.agreed.get(key) for key in _STATE)
 
 
@@ -145,6 +156,43 @@ def _methods_table(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple
     return Table("methods", "B against A", headings, tuple(rows), notes, tuple(footnotes))
 
 
+def _lost_table(pairs: Sequence[_Pair], left_out: Sequence[str], names: tuple[str, str]) -> Table:
+    compared = [
+        (pair, methods, sides)
+        for pair in pairs
+        for methods in pair.methods()
+        for sides in at_same_interval(*methods)
+    ]  # fmt: skip
+    tests = lost_differences([(b.means, a.means) for *_, (b, a) in compared], shared_rounds=False)
+    footnotes: list[str] = []
+    rows: list[tuple[Cell, ...]] = [
+        (
+            Marked(first.label, _marks(pair, first, second, footnotes)),
+            f"{pair.first.target}, {pair.first.scale}",
+            Number(a.every, 0),
+            judged(a.lost),
+            judged(b.lost),
+            judged(test),
+            Estimate(a.latency),
+            Estimate(b.latency),
+        )
+        for (pair, (second, first), (b, a)), test in zip(compared, tests, strict=True)
+    ]
+    headings = (
+        "method", "target", "every [steps]", "A, lost per save [s]", "B, lost per save [s]", "B - A [s]",
+        "A, latency [s]", "B, latency [s]",
+    )  # fmt: skip
+    notes = (
+        f"A is {names[0]}; B is {names[1]}",
+        HOW_LOST,
+        HOW_JUDGED,
+        HOW_COMPARED_BETWEEN,
+        *_absent(pairs),
+        *left_out,
+    )
+    return Table("lost", "Lost time, B against A", headings, tuple(rows), notes, tuple(footnotes))
+
+
 def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> tuple[int, ...]:
     """Number a row's footnotes on unequal states, failed jobs and invalid trials; new ones are added to `footnotes`."""
     notes = [f"A: {first.label}: {problem}" for problem in first.problems]
@@ -155,6 +203,8 @@ def _marks(pair: _Pair, first: Method, second: Method, footnotes: list[str]) -> 
     states = [side.agreed.get("state_digest") for side in (pair.first, pair.second)]
     if states[0] != states[1]:
         notes.insert(0, f"{pair.first.target}: A and B saved different states, which is part of the ratio")
+    elif pair.first.loop != pair.second.loop:
+        notes.insert(0, f"{pair.first.target}: A and B saved beside different training loops")
     elif _state(pair.first) != _state(pair.second):
         notes.insert(0, f"{pair.first.target}: A and B differ in how ranks share the state, or in which ranks load it")
     if first_proof != second_proof:

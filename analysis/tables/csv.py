@@ -8,7 +8,7 @@ import re
 import pandas as pd
 
 from analysis.measures.trials import Trials
-from analysis.tables.table import Cell, Change, Estimate, Marked, Ratio, Table, numbered, printable
+from analysis.tables.table import Cell, Change, Estimate, Judged, Marked, Ratio, Table, numbered, printable
 
 
 def csv(table: Table) -> str:
@@ -54,7 +54,7 @@ def _fields(key: str, cell: Cell) -> dict[str, str | float]:
             f"{key} valid": len(cell),
             f"{key} invalid": cell.invalid,
         }
-    if isinstance(cell, Change | Ratio):
+    if isinstance(cell, Change | Ratio | Judged):
         low, high = cell.interval.low, cell.interval.high
         return {
             key: cell.interval.estimate,

@@ -54,6 +54,15 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A quantity with its interval and the verdict: 2.00 [1.90, 2.10], significant."""
+
+    interval: Interval
+    verdict: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A quantity with its interval: 2.00 [1.90, 2.10]."""
 
@@ -69,7 +78,7 @@ class Marked:
     notes: tuple[int, ...]
 
 
-Cell = str | Marked | Trials | Share | Part | Number | Change | Ratio | Estimate
+Cell = str | Marked | Trials | Share | Part | Number | Change | Ratio | Judged | Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +126,15 @@ def shown(cell: Cell) -> str:
     return "".join(word for word, _ in pieces(cell))
 
 
-def pieces(cell: Trials | Share | Part | Number | Change | Ratio | Estimate) -> list[tuple[str, bool]]:
+def pieces(cell: Trials | Share | Part | Number | Change | Ratio | Judged | Estimate) -> list[tuple[str, bool]]:
     """Split a cell of numbers into texts and whether they are numbers, so that a format can set numbers as such."""
     if isinstance(cell, Trials):
         return _trials_pieces(cell)
     if isinstance(cell, Change):
         sign_is_enough = cell.verdict in {"slower", "faster"}
         return _interval_pieces(cell.interval, "+.1f", 100, " %", "" if sign_is_enough else cell.verdict)
-    if isinstance(cell, Ratio | Estimate):
-        decimals, verdict = (2, cell.verdict) if isinstance(cell, Ratio) else (cell.decimals, "")
+    if isinstance(cell, Ratio | Judged | Estimate):
+        decimals, verdict = (cell.decimals, "") if isinstance(cell, Estimate) else (2, cell.verdict)
         return _interval_pieces(cell.interval, f".{decimals}f", 1, "", verdict)
     if math.isnan(cell.value):
         return [(MISSING, False)]

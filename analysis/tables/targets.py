@@ -59,9 +59,10 @@ def targets_tables(settings: Sequence[Setting], reference: str = "") -> list[Tab
         ResultsError: if there is no target of that name.
     """
     known = sorted({setting.target for setting in settings})
+    timed = [setting for setting in settings if setting.loop is None]
     if reference and reference not in known:
         raise ResultsError(f"no target is called {reference!r}: name one of {', '.join(known)}")
-    return [_table(title, together, left_out, reference) for title, together, left_out in comparable(settings)]
+    return [_table(title, together, left_out, reference) for title, together, left_out in comparable(timed)]
 
 
 def comparable(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting], list[str]]]:

@@ -1,0 +1,409 @@
+"""Lost time of training loops: simulated loops whose lost time is known, and doctored ones that must not pass."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.logs.load import load_results
+from analysis.measures.caveats import Kind
+from analysis.measures.loop import Part, spec_of
+from analysis.measures.loop_cost import loop_cost, with_verdicts
+from analysis.measures.loop_differences import lost_differences
+from analysis.measures.loop_jobs import LoopRows, job_loop
+from analysis.measures.lost import AtInterval, BlockMeans, LoopCost, meeting_s
+from analysis.measures.setting import Setting, settings
+from analysis.measures.statistics import Interval
+from jobs.timing_log import LoopSave, TimingLog
+from support.loops import Costs, LoopSimulation
+
+SYNC = Costs(call_s=3.0, latency_s=3.0)
+BEHIND = Costs(snapshot_s=0.5, call_s=0.1, latency_s=5.2, interference_s=0.1, tail_s=(0.3, 0.2))
+UPDATE_WAIT = Costs(call_s=0.2, update_wait_s=0.4, latency_s=2.5, interference_s=0.3)
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[..., Setting]:
+    """Write the logs of simulated jobs, doctored by a change, and return their setting."""
+
+    def measure(*simulations: LoopSimulation, change: Callable[[TimingLog], object] = lambda _: None) -> Setting:
+        for simulation in simulations:
+            simulation.write(tmp_path / "tiny", change)
+        [setting] = settings(load_results([tmp_path / "tiny"]))
+        return setting
+
+    return measure
+
+
+def cost_of(setting: Setting, way: str = "thread", label: str = "torch_save") -> LoopCost:
+    """What one method of a setting costs."""
+    method = setting.method(f"{label}+way={way}")
+    assert method is not None
+    assert method.loop is not None
+    return method.loop
+
+
+def cost_of_one(simulation: LoopSimulation) -> LoopCost:
+    """What a simulated job's method costs, computed from the rows in memory."""
+    log = simulation.log
+    spec = spec_of(log.header.loop)
+    assert spec is not None
+    tables = (pd.DataFrame([asdict(row) for row in rows]) for rows in (log.blocks, log.steps, log.saves, log.ranks))
+    empty = pd.DataFrame(columns=[column.name for column in fields(LoopSave)])
+    blocks, steps, saves, ranks = (table if len(table) else empty for table in tables)
+    [cost] = with_verdicts([loop_cost([job_loop(asdict(log.header), spec, LoopRows(blocks, steps, saves, ranks))])])
+    return cost
+
+
+def only(cost: LoopCost) -> AtInterval:
+    """Its only interval."""
+    [at] = cost.at
+    return at
+
+
+def holds(interval: Interval, value: float) -> bool:
+    """Whether an interval holds a value, but for rounding."""
+    return interval.low - 1e-9 <= value <= interval.high + 1e-9
+
+
+@pytest.mark.parametrize("costs", [SYNC, BEHIND, UPDATE_WAIT], ids=["sync", "behind", "update-wait"])
+def test_intervals_hold_the_lost_time_that_was_built_in(costs: Costs) -> None:
+    """Of 12 simulated jobs, nearly all have the true lost time in its 95 % interval, and most its parts.
+
+    Five blocks make intervals rather too narrow, as few jobs do for saves.
+    """
+    hits = {"lost": 0, "interference": 0, "tail": 0}
+    for seed in range(12):
+        simulation = LoopSimulation(costs=costs, noise=0.01, seed=seed)
+        at = only(cost_of_one(simulation))
+        hits["lost"] += holds(at.lost.interval, statistics.median(simulation.truth.lost_s))
+        interference = at.parts[Part.INTERFERENCE].interval
+        hits["interference"] += holds(interference, statistics.median(simulation.truth.interference_s))
+        hits["tail"] += holds(at.parts[Part.TAIL].interval, statistics.median(simulation.truth.tail_s))
+        assert at.lost.verdict == "significant"
+    assert hits["lost"] >= 10, hits
+    assert min(hits.values()) >= 8, hits
+
+
+@pytest.mark.parametrize("costs", [SYNC, BEHIND, UPDATE_WAIT], ids=["sync", "behind", "update-wait"])
+@pytest.mark.parametrize("every", [3, 10])
+def test_parts_add_up_to_what_a_save_lost(every: int, costs: Costs, measured: Callable[..., Setting]) -> None:
+    """For every save, also one that waits: the parts' sum is the excess of the window's steps over the median step."""
+    cost = cost_of(measured(LoopSimulation(costs=costs, seed=4, noise=0.03, spec={"every": [every]})))
+    [job] = cost.jobs
+    blocks = {block.number: block for block in job.blocks}
+    assert len(job.saves) == 16
+    for save in job.saves:
+        steps = blocks[save.block].measured[save.step : save.end_step]
+        excess_s = sum(step.duration_s for step in steps) - len(steps) * job.reference.median_s
+        assert sum(save.parts.values()) == pytest.approx(save.lost_s) == pytest.approx(excess_s)
+        assert save.blocked_s == pytest.approx(sum(step.blocked_s for step in steps))
+
+
+def test_nothing_saved_is_not_significant() -> None:
+    """Where on equals off, at most two of 20 jobs are called different."""
+    wrong = 0
+    for seed in range(20):
+        at = only(cost_of_one(LoopSimulation(way="none", seed=seed, noise=0.02)))
+        assert abs(at.lost.interval.estimate) < 0.2
+        assert at.parts[Part.SNAPSHOT].verdict == ""
+        wrong += at.lost.verdict != "not significant"
+    assert wrong <= 2
+
+
+def test_a_skewed_reference_is_no_lost_time(measured: Callable[..., Setting]) -> None:
+    """Every seventh step hiccups, saves or not: the estimate counts it, the verdict doesn't, and a caveat warns."""
+
+    def hiccup(log: TimingLog) -> None:
+        log.steps[:] = [
+            replace(step, duration_s=step.duration_s + 0.5 * (number % 7 == 3)) for number, step in enumerate(log.steps)
+        ]
+
+    setting = measured(LoopSimulation(way="none"), change=hiccup)
+    at = only(cost_of(setting, "none"))
+    assert at.lost.interval.low > 0.3
+    assert at.lost.verdict == "not significant"
+    assert Kind.SKEWED_REFERENCE in {caveat.kind for caveat in setting.caveats}
+
+
+def test_a_reference_of_another_job_fails(measured: Callable[..., Setting]) -> None:
+    """Steps without checkpoints of a node that is 2 % faster: the true lost time is outside of the interval."""
+    simulation = LoopSimulation(costs=BEHIND)
+    honest = only(cost_of(measured(simulation))).lost.interval
+    truth_s = statistics.median(simulation.truth.lost_s)
+
+    def other_reference(log: TimingLog) -> None:
+        off = {block.block for block in log.blocks if not block.every}
+        log.steps[:] = [
+            replace(step, duration_s=step.duration_s * 0.98) if step.block in off else step for step in log.steps
+        ]
+
+    doctored = only(cost_of(measured(simulation, change=other_reference))).lost.interval
+    assert holds(honest, truth_s)
+    assert not holds(doctored, truth_s)
+
+
+def test_averaged_steps_fail(measured: Callable[..., Setting]) -> None:
+    """Step times that are averages over ten steps, as logs of frameworks have them, give other parts and lost times."""
+    simulation = LoopSimulation(costs=SYNC)
+    honest = only(cost_of(measured(simulation)))
+
+    def averaged(log: TimingLog) -> None:
+        for start in range(0, len(log.steps), 10):
+            of_ten = log.steps[start : start + 10]
+            mean_s = statistics.mean(step.duration_s for step in of_ten)
+            log.steps[start : start + 10] = [replace(step, duration_s=mean_s) for step in of_ten]
+
+    doctored = only(cost_of(measured(simulation, change=averaged)))
+    assert holds(honest.lost.interval, 3.0)
+    assert holds(honest.parts[Part.INTERFERENCE].interval, 0.0)
+    assert not holds(doctored.lost.interval, 3.0)
+    assert not holds(doctored.parts[Part.INTERFERENCE].interval, 0.0)
+
+
+def test_a_clock_that_starts_after_the_wait_hides_nothing(measured: Callable[..., Setting]) -> None:
+    """A wait that its part leaves out is in the steps all the same: lost time stays, and shows as interference."""
+    simulation = LoopSimulation(costs=Costs(snapshot_s=0.5, latency_s=7), spec={"every": [4]})
+    honest = only(cost_of(measured(simulation)))
+
+    def after_the_wait(log: TimingLog) -> None:
+        log.saves[:] = [
+            replace(save, start_s=save.start_s + save.wait_s, commit_s=save.commit_s - save.wait_s, wait_s=0.0)
+            for save in log.saves
+        ]
+
+    doctored = only(cost_of(measured(simulation, change=after_the_wait)))
+    assert holds(honest.lost.interval, statistics.median(simulation.truth.lost_s))
+    assert honest.parts[Part.WAIT].interval.estimate > 2
+    assert doctored.lost.interval == honest.lost.interval
+    assert doctored.parts[Part.WAIT].interval.estimate == 0
+    assert doctored.parts[Part.INTERFERENCE].interval.low > 2
+
+
+def test_saves_that_wait_are_counted_and_not_hidden(measured: Callable[..., Setting]) -> None:
+    """A save of 7 s every 4 s waits in two of three saves; what one costs by itself leaves the wait out."""
+    costs = Costs(snapshot_s=0.5, latency_s=7)
+    setting = measured(LoopSimulation(costs=costs, spec={"every": [4]}, noise=0.001))
+    cost = cost_of(setting)
+    at = only(cost)
+    assert (at.saves, at.waited) == (15, 10)
+    assert at.parts[Part.WAIT].verdict == "significant"
+    assert cost.unhurried.lost.estimate == pytest.approx(0.5, abs=0.02)
+    assert cost.shortest_s == pytest.approx(7.0)
+    assert cost.lost_at(100).estimate == cost.unhurried.lost.estimate
+    assert cost.lost_at(4).estimate == pytest.approx(3.0)
+    assert cost.share_at(4).estimate == pytest.approx(0.75)
+    assert at.exposure_s == pytest.approx(4 + at.latency.estimate, abs=0.01)
+    [waiting] = [caveat for caveat in setting.caveats if caveat.kind is Kind.WAITING_SAVES]
+    assert waiting.what == "10 of 15 saves waited for the one before: a save takes 7.00 s of 4.00 s"
+
+
+def test_where_the_asynchronous_line_meets_the_synchronous_one(measured: Callable[..., Setting]) -> None:
+    """A save of 7 s that blocks 0.5 s loses as much as one that holds the loop for 3 s where it waits 3 s."""
+    setting = measured(
+        LoopSimulation(way="sync", costs=SYNC, noise=0.0001),
+        LoopSimulation(costs=Costs(snapshot_s=0.5, latency_s=7), noise=0.0001),
+    )
+    sync, behind = cost_of(setting, "sync"), cost_of(setting)
+    met_s = meeting_s(sync, behind)
+    assert met_s == pytest.approx(4.0, abs=0.01)
+    assert behind.lost_at(met_s).estimate == pytest.approx(sync.lost_at(met_s).estimate)
+    assert meeting_s(behind, sync) != met_s
+
+
+def test_the_first_save_is_apart(measured: Callable[..., Setting]) -> None:
+    """A first save of 40 s changes nothing but its own number."""
+    first = Costs(call_s=40.0, latency_s=40.0)
+    cost = cost_of(measured(LoopSimulation(way="sync", costs=SYNC, first=first)), "sync")
+    assert cost.first.saves == 1
+    assert cost.first.lost_s == pytest.approx(40, abs=0.2)
+    assert holds(only(cost).lost.interval, 3.0)
+    assert only(cost).saves == 15
+
+
+def test_invalid_saves_are_counted_with_their_reasons(measured: Callable[..., Setting]) -> None:
+    """They are in no median, and the method's problems name them."""
+    reasons = {0: "loaded state differs: a", 7: "loaded state differs: a", 9: "not durable"}
+    setting = measured(LoopSimulation(costs=BEHIND, reasons=reasons))
+    cost = cost_of(setting)
+    assert (only(cost).saves, only(cost).invalid) == (12, 3)
+    assert cost.invalid == {"loaded state differs: a": 2, "not durable": 1}
+    job_id = "r01-torch_save+way=thread-disk-1x1-compute"
+    [method] = setting.methods
+    assert method.problems == (
+        f"{job_id}: 2 invalid save(s) of the loop: loaded state differs: a",
+        f"{job_id}: 1 invalid save(s) of the loop: not durable",
+    )
+
+
+def test_a_slow_rank_is_in_all_steps_and_named(measured: Callable[..., Setting]) -> None:
+    """One of three ranks saves slowly: all wait in the collective, and it is named, with host and part."""
+    costs = replace(SYNC, slow_rank=1)
+    setting = measured(LoopSimulation(way="sync", costs=costs, nodes=3))
+    cost = cost_of(setting, "sync")
+    assert only(cost).lost.interval.estimate == pytest.approx(3.0, abs=0.03)  # of one rank, not the slowest of three
+    assert holds(only(cost).blocked, 3.0)
+    for save in cost.jobs[0].saves:
+        assert save.slow_rank is not None
+        assert (save.slow_rank.rank, save.slow_rank.host, save.slow_rank.part) == (1, "node1", Part.CALL)
+        assert save.slow_rank.excess_s == pytest.approx(3.0, abs=0.3)
+
+
+def test_equal_ranks_have_no_straggler(measured: Callable[..., Setting]) -> None:
+    """Ranks that differ by noise alone: nobody is named."""
+    cost = cost_of(measured(LoopSimulation(way="sync", costs=SYNC, nodes=3, noise=0.005)), "sync")
+    assert [save.slow_rank for save in cost.jobs[0].saves if save.slow_rank] == []
+
+
+def test_a_rank_without_rows_makes_its_block_invalid(measured: Callable[..., Setting]) -> None:
+    """A rank was lost in a block: its saves are invalid, and its steps are no reference."""
+
+    def lost(log: TimingLog) -> None:
+        log.blocks[:] = [row for row in log.blocks if (row.rank, row.block) not in {(1, 1), (1, 2)}]
+
+    setting = measured(LoopSimulation(costs=BEHIND, nodes=2), change=lost)
+    cost = cost_of(setting)
+    assert sum(cost.invalid.values()) == 3
+    assert set(cost.invalid) == {"missing: rank 1"}
+    assert cost.jobs[0].reference.blocks == 4
+
+
+def test_memory_threads_and_cpu_above_the_reference(measured: Callable[..., Setting]) -> None:
+    """Blocks with checkpoints peak 2 GiB higher, with one more thread, two descriptors, 0.5 s of a helper per save."""
+    above = cost_of(measured(LoopSimulation(costs=SYNC))).above
+    assert (above.reference_bytes, above.peak_bytes, above.lasting_bytes) == (2**30, 2**31, 0)
+    assert (above.threads, above.descriptors) == (1, 2)
+    assert above.helper_cpu_s == pytest.approx(0.5)
+
+
+def test_intervals_of_several_rounds_know_their_jobs(measured: Callable[..., Setting]) -> None:
+    """Three jobs that lose 1, 2 and 3 s: the interval is as wide as they differ, though a job alone is sure."""
+    setting = measured(
+        *(LoopSimulation(costs=Costs(snapshot_s=seconds, latency_s=seconds), number=seconds, seed=seconds)
+          for seconds in (1, 2, 3))
+    )  # fmt: skip
+    interval = only(cost_of(setting)).lost.interval
+    assert interval.low < 1.3
+    assert interval.high > 2.7
+
+
+def test_too_few_blocks_to_tell(measured: Callable[..., Setting]) -> None:
+    """With three blocks of a kind in one job, no result could be called significant."""
+    setting = measured(LoopSimulation(costs=SYNC, spec={"blocks": 3}))
+    assert only(cost_of(setting)).lost.verdict == "too few blocks to tell"
+    assert Kind.FEW_BLOCKS in {caveat.kind for caveat in setting.caveats}
+
+
+def test_without_a_reference_nothing_is_known(measured: Callable[..., Setting]) -> None:
+    """A job that ended before its first block without checkpoints: its saves are invalid, and no number is shown."""
+
+    def only_saves(log: TimingLog) -> None:
+        off = {row.block for row in log.blocks if not row.every}
+        log.blocks[:] = [row for row in log.blocks if row.block not in off]
+
+    cost = cost_of(measured(LoopSimulation(costs=SYNC), change=only_saves))
+    at = only(cost)
+    assert at.lost.verdict == ""
+    assert at.saves == 0
+    assert set(cost.invalid) == {"the job has no valid block without checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "change"),
+    [
+        (Kind.UNSTABLE_REFERENCE, {"noise": 0.1}, {}),
+        (Kind.SHORT_STEPS, {}, {"loop_recorder_s": 0.05}),
+        (Kind.UNSURE_CLOCKS, {"nodes": 2}, {"clock": 0.5}),
+    ],
+)
+def test_caveats(kind: Kind, keys: Any, change: Any, measured: Callable[..., Setting]) -> None:
+    """A caveat has its number and its remedy; a quiet loop has none of them."""
+
+    def doctor(log: TimingLog) -> None:
+        log.provenance |= {key: value for key, value in change.items() if key != "clock"}
+        log.ranks[:] = [replace(row, clock_uncertainty_s=change.get("clock", 0.0)) for row in log.ranks]
+
+    [caveat] = measured(LoopSimulation(costs=SYNC, **keys), change=doctor).caveats
+    assert caveat.kind is kind
+    assert caveat.number > 0
+
+
+def test_a_quiet_loop_has_no_caveat(measured: Callable[..., Setting]) -> None:
+    """Five blocks of each kind with steps that vary by 1 %."""
+    assert measured(LoopSimulation(costs=BEHIND)).caveats == ()
+
+
+def test_other_loops_are_other_settings(tmp_path: Path) -> None:
+    """Steps of another kind share no table, and the setting says which loop it is."""
+    for step in ("compute", "idle"):
+        LoopSimulation(costs=SYNC, spec={"step": step}).write(tmp_path / "tiny")
+    both = settings(load_results([tmp_path / "tiny"]))
+    assert [setting.loop.step for setting in both if setting.loop] == ["compute", "idle"]
+    assert "idle steps of 1 s on 2 cores, a save every 10 steps" in both[1].apart
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loop": "{}"},
+        {"loop": "[" * 10_000},
+        {"loop": '{"step": "idle", "step_s": 1e999, "every": [0], "saves": -1, "blocks": 0, "settle_steps": 0}'},
+        {"start_s": float("nan")},
+        {"start_s": float("-inf")},
+        {"step": 10**6},
+        {"commit_s": float("nan")},
+        {"commit_s": 0.0},
+        {"every": 10**12},
+    ],
+    ids=str,
+)
+def test_hostile_logs_are_no_traceback(change: dict[str, Any], measured: Callable[..., Setting]) -> None:
+    """Whatever a log holds, the setting is built."""
+
+    def doctor(log: TimingLog) -> None:
+        for key, value in change.items():
+            if key == "loop":
+                log.header.loop = value
+            if key in {"start_s", "every"}:
+                log.blocks[:] = [replace(row, **{key: value}) for row in log.blocks]
+            if key in {"start_s", "step", "commit_s"}:
+                log.saves[:] = [replace(row, **{key: value}) for row in log.saves]
+
+    setting = measured(LoopSimulation(costs=SYNC, nodes=2), change=doctor)
+    assert len(setting.methods) == 1
+
+
+def rounds_of(lost_s: Sequence[float]) -> BlockMeans:
+    """Lost times of as many rounds, a block each."""
+    names = tuple(map(str, range(len(lost_s))))
+    return BlockMeans(tuple(lost_s), names, names)
+
+
+def test_methods_are_compared_within_rounds() -> None:
+    """Rounds that disturb both alike hide no difference; a method that loses nothing can be compared too."""
+    disturbed = rounds_of([1.0, 5.0, 2.0, 9.0])
+    more = rounds_of([1.5, 5.4, 2.6, 9.5])
+    [difference, equal] = lost_differences([(more, disturbed), (disturbed, disturbed)])
+    assert difference.verdict == "more"
+    assert difference.interval.estimate == pytest.approx(0.5)
+    assert equal.verdict == "not significant"
+    [nothing] = lost_differences([(rounds_of([0.0, -0.1, 0.1]), rounds_of([3.0, 3.1, 2.9]))])
+    assert nothing.verdict == "less"
+
+
+def test_differences_between_studies_and_of_few_rounds() -> None:
+    """Unrelated rounds are two samples; two rounds are too few; one job a side exchanges its blocks."""
+    [difference] = lost_differences([(rounds_of([5.0, 5.1, 4.9]), rounds_of([3.0, 3.1, 2.9]))], shared_rounds=False)
+    assert difference.verdict == "more"
+    [few] = lost_differences([(rounds_of([5.0, 5.1]), rounds_of([3.0, 3.1]))])
+    assert few.verdict == "too few rounds to tell"
+    one_job = BlockMeans((3.0, 3.1, 2.9, 3.05, 2.95), ("a",) * 5, ("1",) * 5)
+    other = BlockMeans((4.0, 4.1, 3.9, 4.05, 3.95), ("b",) * 5, ("1",) * 5)
+    assert [one.verdict for one in lost_differences([(one_job, other)])] == ["less"]
+    assert [one.verdict for one in lost_differences([(BlockMeans(), other)])] == [""]
