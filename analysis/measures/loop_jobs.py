@@ -36,6 +36,8 @@ _COLUMNS = {
     Part.UPDATE_WAIT: "update_wait_s",
 }
 
+_Row = dict[str, Any]
+
 RESOLVED = 1e-3
 """A wait, or another part that is clocked by itself, counts as none below this fraction of a step."""
 
@@ -81,17 +83,17 @@ def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
     """
     expected = int(job["nodes"] * job["tasks_per_node"])
     own = rows.steps.assign(own_s=rows.steps["duration_s"] - rows.steps["collective_s"])
-    steps = dict(iter(own.groupby("block", sort=True)))
+    steps = {int(str(number)): of_block for number, of_block in own.groupby("block", sort=True)}
     blocks = tuple(
         _block(number, of_block, steps.get(number, own.iloc[:0]), expected)
-        for number, of_block in rows.blocks.groupby("block", sort=True)
+        for number, of_block in sorted(_records(rows.blocks, "block").items())
     )
     reference = reference_of(blocks)
     uncertainty_s = float(rows.ranks["clock_uncertainty_s"].max()) if len(rows.ranks) else 0.0
     recorder_s = job.get("loop_recorder_s", math.nan)
     hosts = dict(zip(rows.ranks["rank"], rows.ranks["host"], strict=True))
     built = _Job(job, reference, expected, hosts, *_usual(own, blocks))
-    saves = dict(iter(rows.saves.groupby("block", sort=True)))
+    saves = _records(rows.saves, "block")
     return JobLoop(
         job_id=str(job["job_id"]),
         round=str(job["round"]),
@@ -110,26 +112,39 @@ def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
     )
 
 
-def _block(number: Any, rows: pd.DataFrame, steps: pd.DataFrame, expected: int) -> LoopBlock:
+def _records(rows: pd.DataFrame, column: str) -> dict[int, list[_Row]]:
+    """Return rows as dictionaries, by the number in a column: pandas takes a hundred times as long for a few rows."""
+    return _by(cast("list[_Row]", rows.to_dict("records")), column)
+
+
+def _by(rows: Sequence[_Row], column: str) -> dict[int, list[_Row]]:
+    grouped: dict[int, list[_Row]] = {}
+    for row in sorted(rows, key=lambda row: (row[column], row["rank"])):
+        grouped.setdefault(int(row[column]), []).append(row)
+    return grouped
+
+
+def _block(number: int, rows: Sequence[_Row], steps: pd.DataFrame, expected: int) -> LoopBlock:
     folded = _folded(steps)
     reason = _first_reason(rows) or _missing(rows, expected)
     measured = [step.number for step in folded if step.number >= 0]
-    if not reason and (measured != list(range(len(measured))) or len(steps) != len(folded) * rows["rank"].nunique()):
+    if not reason and (
+        measured != list(range(len(measured))) or len(steps) != len(folded) * len({row["rank"] for row in rows})
+    ):
         reason = INCOMPLETE
-    first = rows.iloc[0]
     return LoopBlock(
-        number=int(number),
-        every=int(first["every"]),
-        opening=bool(first["opening"]),
-        start_s=float(rows["start_s"].min()),
-        duration_s=float(rows["duration_s"].max()),
+        number=number,
+        every=int(rows[0]["every"]),
+        opening=bool(rows[0]["opening"]),
+        start_s=min(row["start_s"] for row in rows),
+        duration_s=max(row["duration_s"] for row in rows),
         steps=folded,
         valid=not reason,
         reason=reason,
-        cpu_s=float(rows["cpu_s"].sum(skipna=False)),
-        helper_cpu_s=float(rows["helper_cpu_s"].sum(skipna=False)),
+        cpu_s=sum(row["cpu_s"] for row in rows),
+        helper_cpu_s=sum(row["helper_cpu_s"] for row in rows),
         **{
-            column: float(rows[column].max(skipna=False))
+            column: _largest(rows, column)
             for column in ("peak_memory_bytes", "end_memory_bytes", "threads", "descriptors")
         },
     )
@@ -154,16 +169,19 @@ def _folded(steps: pd.DataFrame) -> tuple[LoopStep, ...]:
     )
 
 
-def _first_reason(rows: pd.DataFrame) -> str:
+def _largest(rows: Sequence[_Row], column: str) -> float:
+    """Return the largest value of a rank; NaN where one is."""
+    return float(np.max([row[column] for row in rows]))
+
+
+def _first_reason(rows: Sequence[_Row]) -> str:
     """Return why rows may not be used, of the first rank that has a reason; empty if all may."""
-    if rows["valid"].all():
-        return ""
-    reasons = rows[~rows["valid"]].sort_values("rank", kind="stable")["reason"]
-    return next((str(reason) for reason in reasons if reason), "marked invalid, without a reason")
+    invalid = [str(row["reason"]) for row in rows if not row["valid"]]
+    return next(filter(None, invalid), "marked invalid, without a reason") if invalid else ""
 
 
-def _missing(rows: pd.DataFrame, expected: int) -> str:
-    missing = sorted({*range(expected)} - set(rows["rank"]))
+def _missing(rows: Sequence[_Row], expected: int) -> str:
+    missing = sorted({*range(expected)} - {row["rank"] for row in rows})
     named = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     return f"missing: {'ranks' if len(missing) > 1 else 'rank'} {named}" if missing else ""
 
@@ -189,10 +207,10 @@ class _Job:
     spread_s: float
     """The width of the band around it that holds 95 % of these steps, all ranks together."""
 
-    def saves_of(self, block: LoopBlock, rows: pd.DataFrame, steps: pd.DataFrame) -> Iterator[LoopSave]:
+    def saves_of(self, block: LoopBlock, rows: Sequence[_Row], steps: pd.DataFrame) -> Iterator[LoopSave]:
         """Build the saves of a block, in order."""
-        by_save = [(int(str(number)), of_save) for number, of_save in rows.groupby("save", sort=True)]
-        calls = [max(0, int(of_save["step"].min())) for _, of_save in by_save]
+        by_save = sorted(_by(rows, "save").items())
+        calls = [max(0, min(int(row["step"]) for row in of_save)) for _, of_save in by_save]
         measured = block.measured
         for (number, of_save), (call, following) in zip(
             by_save, itertools.pairwise([*calls, len(measured)]), strict=True
@@ -200,19 +218,18 @@ class _Job:
             yield self._save(block, number, of_save, (call, max(following, call + 1)), steps)
 
     def _save(
-        self, block: LoopBlock, number: int, rows: pd.DataFrame, bounds: tuple[int, int], steps: pd.DataFrame
+        self, block: LoopBlock, number: int, rows: Sequence[_Row], bounds: tuple[int, int], steps: pd.DataFrame
     ) -> LoopSave:
         call, bound = bounds
         measured = block.measured
         reason = _first_reason(rows) or _missing(rows, self.ranks) or block.reason
         if not reason and (call >= len(measured) or not self.reference.steps):
             reason = INCOMPLETE if self.reference.steps else "the job has no valid block without checkpoints"
-        committed_s = (rows["start_s"] + rows["commit_s"]).max(skipna=False)
-        counted = window(measured, call, bound, float(committed_s), self.reference)
+        committed_s = float(np.max([row["start_s"] + row["commit_s"] for row in rows]))
+        counted = window(measured, call, bound, committed_s, self.reference)
         if call >= len(measured):
             counted = Window(call, call, call)
         parts = parts_of(measured, counted, _blocked(rows), self.reference)
-        of_window = steps[(steps["step"] >= counted.first) & (steps["step"] < counted.end)]
         return LoopSave(
             job_id=str(self.facts["job_id"]),
             round=str(self.facts["round"]),
@@ -224,20 +241,21 @@ class _Job:
             end_step=counted.end,
             commit_step=counted.commit,
             committed=bool(measured[counted.end - 1].end_s >= committed_s) if counted.end > call else False,
-            called_s=float(rows["start_s"].min()),
+            called_s=min(row["start_s"] for row in rows),
             parts=parts,
             lost_s=math.fsum(parts.values()),
-            latency_s=float(rows["commit_s"].max(skipna=False)),
+            latency_s=_largest(rows, "commit_s"),
             waited=bool(parts[Part.WAIT] > RESOLVED * self.reference.median_s),
-            state_bytes=float(rows["state_bytes"].sum()),
-            slow_rank=self._slow_rank(rows, of_window),
+            state_bytes=float(sum(row["state_bytes"] for row in rows)),
+            slow_rank=self._slow_rank(rows, steps, counted) if self.ranks > 1 else None,
             valid=not reason,
             reason=reason,
         )
 
-    def _slow_rank(self, rows: pd.DataFrame, steps: pd.DataFrame) -> SlowRank | None:
+    def _slow_rank(self, rows: Sequence[_Row], steps: pd.DataFrame, counted: Window) -> SlowRank | None:
         """Name the rank that the others waited for, and by which part; None if the noise of steps would explain it."""
-        of_rank = steps.groupby("rank", sort=True)["own_s"]
+        in_window = steps[(steps["step"] >= counted.first) & (steps["step"] < counted.end)]
+        of_rank = in_window.groupby("rank", sort=True)["own_s"]
         own = of_rank.sum() - of_rank.size() * self.usual_s
         if len(own) < 2 or not np.isfinite(own).all():
             return None
@@ -245,17 +263,16 @@ class _Job:
         excess_s = float(own[rank] - own.drop(rank).median())
         if not excess_s > self.spread_s * math.sqrt(of_rank.size().max()):
             return None
-        clocked = rows.set_index("rank")[[*_COLUMNS.values()]]
-        more = dict.fromkeys(BLOCKED, 0.0)
-        if rank in clocked.index and len(clocked) > 1:
-            above = clocked.loc[[rank]].max() - clocked.drop(rank).median()
-            more = {part: float(above[column]) for part, column in _COLUMNS.items()}
+        more = {
+            part: max((row[column] for row in rows if row["rank"] == rank), default=0.0)
+            - float(np.median([row[column] for row in rows if row["rank"] != rank] or [0.0]))
+            for part, column in _COLUMNS.items()
+        }
         more[Part.INTERFERENCE] = excess_s - sum(more.values())
         return SlowRank(rank, str(self.hosts.get(rank, "")), max(more, key=more.__getitem__), excess_s)
 
 
-def _blocked(rows: pd.DataFrame) -> dict[Part, float]:
+def _blocked(rows: Sequence[_Row]) -> dict[Part, float]:
     """Return what blocked the rank that was blocked longest."""
-    clocked = rows[[*_COLUMNS.values()]].to_numpy(float)
-    longest: Sequence[float] = clocked[int(np.argmax(clocked.sum(axis=1)))].tolist()
-    return dict(zip(BLOCKED, longest, strict=True))
+    clocked = [[float(row[column]) for column in _COLUMNS.values()] for row in rows]
+    return dict(zip(BLOCKED, max(clocked, key=sum), strict=True))

@@ -7,6 +7,7 @@ counts once per step. The test exchanges blocks with and without checkpoints wit
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -88,11 +89,13 @@ class _Draws:
     def ends(self, quantity: int) -> tuple[float, float]:
         """Return both ends of the interval."""
         at = self._jobs[..., np.newaxis], self._blocks
+        known = self._amounts[quantity][np.isfinite(self._amounts[quantity])]
+        if not self._steps[quantity][np.isfinite(self._steps[quantity])].any() and known.min() == known.max():
+            return float(known[0]), float(known[0])
         amounts = self._amounts[quantity][at]
         amounts = amounts - self._steps[quantity][at] * self._moved_s[..., np.newaxis, np.newaxis]
         amounts[self._surplus] = np.nan
-        flat = amounts.reshape(_RESAMPLES, -1)
-        medians = np.nanmedian(flat[np.isfinite(flat).any(axis=1)], axis=1)
+        medians = _medians_of_rows(amounts.reshape(_RESAMPLES, -1))
         low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
         return float(low), float(high)
 
@@ -116,9 +119,17 @@ def _medians_of(reference: Sequence[Floats], random: np.random.Generator) -> Flo
     even = min(map(len, reference)) == longest
     drawn = random.integers(len(reference), size=(_RESAMPLES, len(reference)))
     size = max(1, _BATCH // padded.size)
-    median = np.median if even else np.nanmedian
+    median = functools.partial(np.median, axis=1) if even else _medians_of_rows
     parts = (padded[drawn[start : start + size]] for start in range(0, _RESAMPLES, size))
-    return np.concatenate([median(part.reshape(len(part), -1), axis=1) for part in parts])
+    return np.concatenate([median(part.reshape(len(part), -1)) for part in parts])
+
+
+def _medians_of_rows(rows: Floats) -> Floats:
+    """Return the medians of rows without their NaN, faster than numpy; rows of NaN alone are left out."""
+    counts = np.isfinite(rows).sum(axis=1)
+    ordered, counts = np.sort(rows[counts > 0], axis=1), counts[counts > 0]
+    number = np.arange(len(ordered))
+    return np.asarray((ordered[number, (counts - 1) // 2] + ordered[number, counts // 2]) / 2)
 
 
 @dataclass(frozen=True, slots=True)
