@@ -23,9 +23,10 @@ BEHIND = Costs(snapshot_s=0.5, call_s=0.1, latency_s=5.2, interference_s=0.1, ta
 SPEC = {"every": [4, 10]}
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    """Three rounds of three ways to save, at two intervals; a save of one of them is wrong."""
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rounds of three ways to save, at two intervals; a save of one of them is wrong. Read only."""
+    directory = tmp_path_factory.mktemp("loops") / "tiny"
     for number in (1, 2, 3):
         jobs = [
             LoopSimulation(way="sync", costs=SYNC, number=number, seed=number, spec=SPEC),
@@ -35,8 +36,8 @@ def study(tmp_path: Path) -> Path:
             ),
         ]
         for simulation in jobs:
-            simulation.write(tmp_path / "tiny")
-    return tmp_path / "tiny"
+            simulation.write(directory)
+    return directory
 
 
 def tables_of(study: Path) -> dict[str, Table]:
@@ -98,8 +99,9 @@ def test_one_rank_has_no_table_of_ranks(study: Path) -> None:
     assert list(tables_of(study)) == ["lost", "lost_parts", "lost_beside"]
 
 
-def test_a_job_without_a_log_is_a_row(study: Path, show: Show) -> None:
+def test_a_method_without_a_block_is_a_row(show: Show, tmp_path: Path) -> None:
     """A method that failed before its first block stays in the table, with why."""
+    study = LoopSimulation(way="sync", costs=SYNC, spec=SPEC).write(tmp_path / "tiny")
 
     def failed(log: TimingLog) -> None:
         for rows in (log.blocks, log.steps, log.saves):
