@@ -47,6 +47,8 @@ OutputOption = Annotated[Path, Parameter(name=["--output", "-o"])]
 def table(*results: Path, style: StyleOption = "text", reference: str = "", reference_target: str = "") -> int:
     """Print the tables: targets; per target summary, ratios, phases, bandwidth, cost, ranks; across scales.
 
+    Of a study with training loops, per target and kind of step: lost time, its parts, what saves take beside, ranks.
+
     Args:
         results: where the logs are.
         reference: the method that the others are set against, by its label; torch_save by default.
