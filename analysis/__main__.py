@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import track
 
-from analysis.advice.advice import USUAL, Assumptions, advise
+from analysis.advice.advice import advise
+from analysis.advice.assumptions import USUAL, Assumptions
 from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
 from analysis.logs.columns import usable_cpus
@@ -21,10 +23,11 @@ from analysis.measures.comparison import compare
 from analysis.measures.setting import settings
 from analysis.selftest import verdicts
 from analysis.tables.across import across_tables
-from analysis.tables.advice import advice_tables, projection_table
+from analysis.tables.advice import advice_tables
 from analysis.tables.before_after import contrast
 from analysis.tables.check import grouped, in_full, remarks
 from analysis.tables.methods import all_tables
+from analysis.tables.projection import projection_table
 from analysis.tables.render import Format, render
 from analysis.tables.storage import storage_tables
 from analysis.tables.table import printable
@@ -150,7 +153,13 @@ def project_(
     """
     wanted = Wanted(parameters, bytes_per_parameter, nodes, shared_limit_gbps)
     wanted.check()
-    print(render([projection_table(project(setting, wanted)) for setting in settings(_frames(results))], style))
+    studied = settings(_frames(results))
+    # Where there is nothing but training loops, the error tells why these are not projected.
+    alone = [setting for setting in studied if setting.loop is None] or studied
+    print(render([projection_table(project(setting, wanted)) for setting in alone], style))
+    for setting in studied:
+        if setting.loop is not None:
+            print(printable(f"not projected, for a lost time depends on its loop: {setting}"), file=sys.stderr)
     return 0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.advice.ranges import check_range
+from analysis.errors import ResultsError
 from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
@@ -90,9 +91,14 @@ def project(setting: Setting, wanted: Wanted) -> Projection:
     """Project what the methods of a setting would take for the wanted state on the wanted nodes.
 
     Raises:
-        ResultsError: if what is wanted makes no sense.
+        ResultsError: if what is wanted makes no sense, or the setting is a training loop.
     """
     wanted.check()
+    if setting.loop is not None:
+        raise ResultsError(
+            f"{setting}: a lost time is not projected, for it depends on the loop as much as on the bytes. Measure a "
+            "loop with a state as large as the wanted share of a node, or project a study without a loop"
+        )
     measured_bytes = max((method.state_bytes for method in setting.methods), default=0)
     share = wanted.size_bytes / wanted.nodes
     saves = [_rates_gbps(method[Operation.SAVE]) for method in setting.methods]

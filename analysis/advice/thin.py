@@ -8,6 +8,7 @@ from typing import Literal
 from analysis.logs.claims import PROVEN
 from analysis.measures.caveats import FEWEST_TRIALS
 from analysis.measures.differences import FEWEST_ROUNDS
+from analysis.measures.loop_cost import NO_SAVES
 from analysis.measures.method import UNKNOWN_FACT, Method
 from analysis.measures.operation import COLD_LOADS, Operation
 from analysis.measures.setting import Setting
@@ -22,8 +23,8 @@ def restart_load(method: Method, restore: Restore) -> Operation | None:
     return method.cold_load()
 
 
-def thin(setting: Setting, restore: Restore) -> list[str]:
-    """List where the data is too thin for the advice."""
+def thin_alone(setting: Setting, restore: Restore) -> list[str]:
+    """List where the data is too thin for advice from saves and loads without a loop."""
     methods = setting.methods
     saves = {m.label: m[Operation.SAVE] for m in methods}
     kinds = {m.label: restart_load(m, restore) for m in methods}
@@ -56,7 +57,35 @@ def thin(setting: Setting, restore: Restore) -> list[str]:
         ("older logs, which don't say who else reads the format",
          [m.label for m in methods if m.fact("other_readers") == UNKNOWN_FACT], "not considered as open formats"),
     ]  # fmt: skip
-    return [f"{what}: {_listed(labels, len(methods))}; {so}" for what, labels, so in cases if labels]
+    return _in_words(cases, len(methods))
+
+
+def thin_in_a_loop(setting: Setting) -> list[str]:
+    """List where the data is too thin for advice from a training loop."""
+    loops = {method.label: method.loop for method in setting.methods if method.loop and method.loop.way != NO_SAVES}
+    saves = {label: sum(at.saves for at in loop.at) for label, loop in loops.items()}
+    rounds = {label: len({job.round for job in loop.jobs}) for label, loop in loops.items()}
+    cases = [
+        ("with an invalid checkpoint", [label for label, loop in loops.items() if loop.invalid],
+         "not advised: a restart from such a one loses more than time"),
+        ("without a valid save", [label for label in loops if not saves[label]], "no advice about them"),
+        ("no save that was committed before the next one's call",
+         [label for label, loop in loops.items() if saves[label] and not loop.unhurried.saves],
+         "what one costs by itself is unknown: measure a longer interval (`every`)"),
+        (f"fewer than {FEWEST_TRIALS} saves that were committed before the next one's call",
+         [label for label, loop in loops.items() if 0 < loop.unhurried.saves < FEWEST_TRIALS],
+         "their intervals are wide, or missing: add `blocks`"),
+        ("fewer than three rounds", [label for label in loops if rounds[label] < FEWEST_ROUNDS],
+         "too few for a test: called different only where the ranges of their losses don't overlap; add `rounds`"),
+        (f"saves whose durability is unproven ({setting.durability})",
+         [label for label in loops if saves[label] and setting.durability != PROVEN],
+         "a checkpoint may be lost with a server's power"),
+    ]  # fmt: skip
+    return _in_words(cases, len(loops))
+
+
+def _in_words(cases: Sequence[tuple[str, list[str], str]], count: int) -> list[str]:
+    return [f"{what}: {_listed(labels, count)}; {so}" for what, labels, so in cases if labels]
 
 
 def _listed(labels: Sequence[str], count: int) -> str:

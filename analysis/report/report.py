@@ -16,7 +16,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.advice.advice import Assumptions, advise
+from analysis.advice.advice import advise
+from analysis.advice.assumptions import Assumptions
 from analysis.errors import ResultsError
 from analysis.figures.figures import Drawn, draw
 from analysis.figures.svg import inline
@@ -25,7 +26,8 @@ from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, compare
 from analysis.measures.setting import Setting
 from analysis.tables.across import across_tables
-from analysis.tables.advice import HOW_SEPARATED, MODEL, advice_tables, assumed, in_words
+from analysis.tables.advice import advice_tables, model
+from analysis.tables.advice_words import HOW_SEPARATED, assumed, in_words
 from analysis.tables.csv import no_formula
 from analysis.tables.html import html
 from analysis.tables.methods import all_tables
@@ -87,6 +89,7 @@ def report(results: Results, assumptions: Assumptions, reference_target: str = "
         for number, figure in enumerate(drawn, 1)
     }
     downloads, not_embedded = _downloads(results)
+    loops = [comparison.setting.loop for comparison in comparisons] or [None]
     studies = sorted(set(results.jobs["study"].dropna().map(str)))
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
@@ -103,8 +106,8 @@ def report(results: Results, assumptions: Assumptions, reference_target: str = "
         target_plots=[plots[figure.name] for figure in drawn if figure.kind == "targets"],
         across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
         across_plots=[plots[figure.name] for figure in drawn if figure.kind == "scale"],
-        assumed=assumed(assumptions),
-        method=[HOW_SEPARATED, MODEL],
+        assumed=list(dict.fromkeys(line for loop in loops for line in assumed(assumptions, loop))),
+        method=list(dict.fromkeys([HOW_SEPARATED, *map(model, loops)])),
         warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
         absent=[printable(line) for line in (*_absent_tables(comparisons), *absent)],
         facts=_facts(results.jobs),
@@ -137,8 +140,9 @@ def _section(
     number: int, comparison: Comparison, assumptions: Assumptions, drawn: Sequence[tuple[Drawn, _Plot]]
 ) -> _Section:
     advice = advise(comparison.setting, assumptions)
-    elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, MODEL}
-    elsewhere |= {f"assumed: {line}" for line in assumed(assumptions)} | {f"thin: {line}" for line in advice.thin}
+    loop = comparison.setting.loop
+    elsewhere = {*in_words(advice), *advice.thin, HOW_SEPARATED, model(loop)}
+    elsewhere |= {f"assumed: {line}" for line in assumed(assumptions, loop)} | {f"thin: {line}" for line in advice.thin}
     tables = [
         *all_tables(comparison),
         *(

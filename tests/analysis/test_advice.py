@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.advice.advice import MTBF_HOURS, Advice, Assumptions, Pick, advise
+from analysis.advice.advice import Advice, Pick, advise
+from analysis.advice.assumptions import MTBF_HOURS, Assumptions
 from analysis.advice.intervals import daly_interval_s, loss
 from analysis.errors import ResultsError
 from analysis.measures.operation import Operation
-from analysis.tables.advice import advice_tables, assumed, in_words
+from analysis.tables.advice import advice_tables
+from analysis.tables.advice_words import assumed, in_words
 
 GIB = 2**30
 Make = Callable[..., Any]
@@ -97,14 +99,14 @@ def test_a_schedule_is_the_model_at_the_measured_times(measured: Make, setting: 
     [schedule] = advice.schedules
     mtbf_s = 4 * 3600
 
-    assert schedule.stall_s.estimate == 2.0
+    assert schedule.lost_s.estimate == 2.0
     assert schedule.young_s == math.sqrt(2 * 2 * mtbf_s)
     assert schedule.daly_s == daly_interval_s(2, mtbf_s)
-    assert schedule.lost == loss(schedule.daly_s, 2, 20 + 300, mtbf_s)
-    assert schedule.lost_range.low < schedule.lost.total < schedule.lost_range.high
-    assert schedule.lost_by_mtbf[MTBF_HOURS.index(4)] == schedule.lost.total
-    assert list(schedule.lost_by_mtbf) == sorted(schedule.lost_by_mtbf, reverse=True)
-    assert list(schedule.daly_s_by_mtbf) == sorted(schedule.daly_s_by_mtbf)
+    assert schedule.loss == loss(schedule.daly_s, 2, 20 + 300, mtbf_s)
+    assert schedule.loss_range.low < schedule.loss.total < schedule.loss_range.high
+    assert schedule.loss_by_mtbf[MTBF_HOURS.index(4)] == schedule.loss.total
+    assert list(schedule.loss_by_mtbf) == sorted(schedule.loss_by_mtbf, reverse=True)
+    assert list(schedule.interval_s_by_mtbf) == sorted(schedule.interval_s_by_mtbf)
 
 
 def test_a_save_that_goes_on_behind_the_job_stops_it_for_the_call_only(measured: Make, setting: Make) -> None:
@@ -113,9 +115,9 @@ def test_a_save_that_goes_on_behind_the_job_stops_it_for_the_call_only(measured:
     method = measured("a", FAST, SLOW, call=call)
     [schedule] = advise(setting(method), Assumptions(stall="call")).schedules
 
-    assert schedule.stall_s.estimate == 0.5
-    assert schedule.behind_s == 1.5
-    assert schedule.lost == loss(schedule.daly_s, 0.5, 20, 8 * 3600, behind_s=1.5)
+    assert schedule.lost_s.estimate == 0.5
+    assert schedule.latency_s.estimate == 2.0
+    assert schedule.loss == loss(schedule.daly_s, 0.5, 20, 8 * 3600, latency_s=2.0)
     assert "only if your code does so" in " ".join(assumed(Assumptions(stall="call")))
     assert "until it is committed" in " ".join(assumed(Assumptions()))
 
@@ -125,7 +127,7 @@ def test_a_strategy_without_phases_has_no_schedule_by_call(measured: Make, setti
     [schedule] = advise(setting(measured("a", FAST, FAST)), Assumptions(stall="call")).schedules
 
     assert math.isnan(schedule.daly_s)
-    assert math.isnan(schedule.lost.total)
+    assert math.isnan(schedule.loss.total)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from analysis import load_results
 from analysis.__main__ import check
-from analysis.advice.advice import Assumptions, advise
-from analysis.advice.thin import thin
+from analysis.advice.advice import advise
+from analysis.advice.assumptions import Assumptions
+from analysis.advice.thin import thin_alone
 from analysis.logs.operations import several_ranks, whole_operations
 from analysis.measures.operation import Operation
 from analysis.measures.setting import settings
@@ -76,7 +77,7 @@ def test_advice_and_report_say_what_is_unproven(two_targets: StudyOnDisk) -> Non
     [gluster] = [setting for setting in settings(results) if setting.target == "gluster"]
 
     assert advise(gluster, Assumptions()).schedules[0].load_kind is Operation.LOAD_CLIENT_COLD
-    lines = " ".join(thin(gluster, "cold"))
+    lines = " ".join(thin_alone(gluster, "cold"))
     assert f"saves whose durability is unproven ({SERVERS})" in lines
     assert "loads that were not in this node's cache" in lines
     page = report.report(results, Assumptions())

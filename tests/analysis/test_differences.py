@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.advice.advice import Assumptions, advise
+from analysis.advice.advice import advise
+from analysis.advice.assumptions import Assumptions
 from analysis.logs.load import load_results
 from analysis.measures.comparison import compare
 from analysis.measures.differences import NOT_SIGNIFICANT, differences

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import analysis
-from analysis.advice.advice import USUAL
+from analysis.advice.assumptions import USUAL
 from analysis.errors import ResultsError
 from analysis.logs.load import entries
 from analysis.logs.merged import write_merged

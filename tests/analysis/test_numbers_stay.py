@@ -8,7 +8,7 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from analysis.__main__ import advise_, check, project_, table
-from analysis.advice.advice import Assumptions
+from analysis.advice.assumptions import Assumptions
 from jobs.timing_log import Ceiling
 from support.logs import GB, amended
 from support.studies import MakeStudy, Ranked

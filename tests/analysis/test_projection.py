@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
-from analysis.tables.advice import projection_table
+from analysis.tables.projection import projection_table
 
 Make = Callable[..., Any]
 

@@ -14,7 +14,7 @@ from analysis.logs.load import load_results
 from analysis.measures.comparison import compare
 from analysis.measures.setting import settings
 from analysis.tables.across import across_tables
-from analysis.tables.advice import projection_table
+from analysis.tables.projection import projection_table
 from support.logs import GIB
 from support.studies import Ranked
 

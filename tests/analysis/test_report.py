@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.advice.advice import USUAL, Assumptions
+from analysis.advice.assumptions import USUAL, Assumptions
 from analysis.errors import ResultsError
 from analysis.logs.load import load_results
 from analysis.report import report

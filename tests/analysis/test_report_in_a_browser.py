@@ -12,7 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from analysis.advice.advice import USUAL
+from analysis.advice.assumptions import USUAL
 from analysis.logs.load import load_results
 from analysis.report import report
 from support.studies import MakeStudy, StudyOnDisk

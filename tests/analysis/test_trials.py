@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.advice.advice import Assumptions, advise
+from analysis.advice.advice import advise
+from analysis.advice.assumptions import Assumptions
 from analysis.logs.load import load_results
 from analysis.measures.method import UNKNOWN_FACT
 from analysis.measures.operation import Operation
