@@ -13,6 +13,7 @@ from analysis.logs.frames import Results
 from analysis.logs.operations import several_ranks, whole_ceilings, whole_operations
 from analysis.measures.caveats import Caveat
 from analysis.measures.ceilings import Ceiling, best, ceilings
+from analysis.measures.commands import Command, commands_of
 from analysis.measures.groups import Group, agreement, groups
 from analysis.measures.loop import JobLoop, LoopSpec
 from analysis.measures.loop_jobs import job_loops
@@ -56,6 +57,8 @@ class Setting:
     """`PROVEN`, or why its saves can't be proven durable."""
     storage: Storage = NOTHING_KNOWN
     """What the target lies on."""
+    commands: tuple[Command, ...] = ()
+    """What its jobs ran outside every clock, before their trials and between saves and loads."""
     caveats: tuple[Caveat, ...] = ()
     """What makes the numbers less reliable."""
     loop: LoopSpec | None = None
@@ -111,13 +114,14 @@ def settings(results: Results, reference: str = REFERENCE) -> list[Setting]:
     whole = whole_ceilings(results.ceiling)
     disk, ceiling = _ByJob(results.disk), _ByJob(best(whole))
     work = _ByJob(own_work(several, results.ranks))
-    all_ceilings, small_files = _ByJob(whole), _ByJob(results.metadata)
+    all_ceilings, small_files, hooks = _ByJob(whole), _ByJob(results.metadata), _ByJob(results.hooks)
     loops = job_loops(results)
     built = []
     for group in groups(results.jobs):
         measurements = Measurements(*(rows.of(group.jobs) for rows in (samples, disk, ceiling, work)))
         storage = storage_of(group.jobs, all_ceilings.of(group.jobs), small_files.of(group.jobs))
-        built.append(_setting(group, measurements, storage, loops, reference))
+        setting = _setting(group, measurements, storage, loops, reference)
+        built.append(replace(setting, commands=commands_of(hooks.of(group.jobs))))
     return [
         replace(setting, caveats=(*about_storage(setting.target, setting.storage, of_study), *setting.caveats))
         for setting in built

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +22,6 @@ from jobs.timing_log import Hook
 
 _LONGEST_OUTPUT = 2000
 """Bytes of a command's output that are kept, from its end."""
-
-_SHARE_OF_TIMEOUT = 0.9
-"""Of `rank_timeout_s`, after which the ranks that wait for a command take its rank for lost."""
 
 _TOO_LONG, _NOT_STARTED = 124, 127
 
@@ -51,7 +48,7 @@ def run_hooks(
         values = {**target.axes, commands.DIRECTORY: directory, commands.NODE: groups.process.node}
         for command in asked:
             row = _run(commands.words(command, values), when, directory, context, trial)
-            rows.append(row)
+            rows.append(replace(row, study_command=commands.filled(command, target.axes)))
             if row.exit_code:
                 problem = _problem(row)
                 break
@@ -79,7 +76,7 @@ def _run(words: list[str], when: str, directory: Path, context: JobContext, tria
     start_s = context.clock()
     with tempfile.TemporaryFile() as printed:
         where = directory if when == "prepare" else Path("/")
-        exit_code = _exit_code(words, where, printed.fileno(), _SHARE_OF_TIMEOUT * context.study.trials.rank_timeout_s)
+        exit_code = _exit_code(words, where, printed.fileno(), context.patience_s)
         end_s = context.clock()
         if exit_code == _NOT_STARTED and not printed.seek(0, os.SEEK_END):
             printed.write(f"{words[0]}: no such program".encode())

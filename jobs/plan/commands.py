@@ -20,9 +20,12 @@ def words(command: str, values: Mapping[str, object]) -> list[str]:
     Raises:
         ValueError: if a quotation doesn't end.
     """
-    return [
-        re.sub(r"\{(\w+)\}", lambda match: str(values.get(match[1], match[0])), word) for word in shlex.split(command)
-    ]
+    return [filled(word, values) for word in shlex.split(command)]
+
+
+def filled(text: str, values: Mapping[str, object]) -> str:
+    """A text with each `{name}` that has a value replaced by it."""
+    return re.sub(r"\{(\w+)\}", lambda match: str(values.get(match[1], match[0])), text)
 
 
 def check(commands: Sequence[str], axes: Mapping[str, Value | tuple[Value, ...]]) -> None:

@@ -126,6 +126,7 @@ class Hook:
     exit_code: int = column("1", "exit code: 0 if it succeeded, 124 if it ran too long, 127 if it can't be started")
     output: str = column("1", "the end of what it printed")
     rank: int = column("1", "rank that ran it, from 0")
+    study_command: str = column("1", "the same as the study has it, with the values of its axes", default="")
 
 
 TABLES: dict[str, type] = {

@@ -114,6 +114,7 @@ def test_commands_run_around_trials(
         *(("between", trial, 0, "done\nproblem", 0) for trial in range(3)),
     ]
     assert log.hooks[0].command.endswith(first[1]), "as it ran"
+    assert [hook.study_command for hook in log.hooks[:2]] == [look.replace("{mode}", "fast"), "true"]
     assert f"rank 0: {log.hooks[1].command} (" in capsys.readouterr().out
 
 
