@@ -28,7 +28,7 @@ from jobs.cluster.one_job import OneJobSender
 from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
 from jobs.follow import follow, submit_and_follow
-from jobs.hanging import bounded
+from jobs.hanging import LOOK_S, bounded, must_answer, tell
 from jobs.job_status import BAD
 from jobs.node import targets
 from jobs.paths import StudyPaths, find_study
@@ -225,6 +225,7 @@ def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:
     source = study_file.find(study)
     planned = plans.make_plan(study_file.read(source))
     paths = StudyPaths((results.expanduser() / planned.study.name).absolute())
+    must_answer(paths.root)
     if paths.plan_json.exists():
         _refuse_another_study(paths, planned)
     return paths, planned, source
@@ -252,7 +253,9 @@ def _prepare(
         raise StudyError(f"--in-one-job is for Slurm, and this study would go to {chosen}: leave it out")
     if chosen != "slurm":
         for name, target in planned.study.targets.items():
-            targets.check(name, target, targets.resolve(name, target, os.environ), *planned.largest(name))
+            directory = targets.resolve(name, target, os.environ)
+            targets.must_answer(name, directory, LOOK_S, tell)
+            targets.check(name, target, directory, *planned.largest(name))
         for job in planned.jobs:
             refuse_here(job, chosen)
     if dry_run:

@@ -11,32 +11,28 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckpt import registry
 from ckpt.cli import unwritten
-from ckpt.disk import block_devices, mounts
-from ckpt.disk.room import room_of, size, words
+from ckpt.disk import mounts
+from ckpt.disk.answering import NOTICE_S, is_it_down, silence
+from ckpt.disk.room import room_of, size
 from ckpt.errors import MissingLibraryError
+from jobs import check_targets
 from jobs.cluster import interpreter, memory, slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.node_probe import NodeError, NoNodeError, ask_node
-from jobs.errors import TargetError
 from jobs.findings import Finding
-from jobs.node import targets
 from jobs.paths import StudyPaths
-from jobs.plan import commands
 from jobs.plan.plan import Plan
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.study import Target
-from jobs.timing_log import devices
 
 _RESULTS_BYTES, _RESULTS_FILES = 2**20, 10
 """More than what a job leaves in the results directory: its log, its files in `slurm`, its share of a report."""
@@ -46,9 +42,8 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
     """Check what can be seen from here; on Slurm, what a compute node sees too."""
     yield from _room_for_results(paths, len(planned.jobs))
     if cluster != "slurm":
-        for name, target in planned.study.targets.items():
-            yield _target_here(name, target, *planned.largest(name))
-        yield from _on_one_disk(planned.study.targets)
+        largest = {name: planned.largest(name) for name in planned.study.targets}
+        yield from check_targets.findings(planned.study.targets, largest)
         yield from _libraries({(job.strategy, json.dumps(job.options)) for job in planned.jobs})
         return
     given = from_environment(os.environ)
@@ -63,52 +58,6 @@ def findings(paths: StudyPaths, planned: Plan, cluster: str) -> Iterator[Finding
         yield finding
         if finding.level == "ok":
             yield from _on_a_node(paths, planned, batch)
-
-
-def _on_one_disk(studied: Mapping[str, Target]) -> Iterator[Finding]:
-    """Notice targets that lie on one disk of this machine: they compare filesystems, and not devices."""
-    directories: dict[Path, str] = {}
-    for name, target in studied.items():
-        with suppress(TargetError):
-            directories.setdefault(targets.resolve(name, target, os.environ), name)  # axes vary one target
-    disks_of = {
-        name: block_devices.disks(block_devices.devices_below(directory)) for directory, name in directories.items()
-    }
-    for disk, names in devices.on_one_disk(disks_of).items():
-        what = f"lies on the disk {disk}, as other targets do"
-        remedy = "their rates are those of one disk: name another `path`, or compare filesystems and not devices"
-        yield from (Finding("unknown", what, remedy, about=f"target {name!r}") for name in names)
-
-
-def _target_here(name: str, target: Target, size_bytes: int, file_count: int) -> Finding:
-    try:
-        directory = targets.resolve(name, target, os.environ)
-        targets.check(name, target, directory, size_bytes, file_count)
-        _programs(name, target)
-    except TargetError as error:
-        return Finding("problem", error.what, error.remedy)
-    mount = mounts.mount_of(directory)
-    room = room_of(directory, mount)
-    what, about = f"{directory} is {mount.filesystem}, {words(room, mount)}", f"target {name!r}"
-    if room.bricks and size_bytes // max(1, file_count) > min(room.bricks):
-        remedy = "make room on the fullest brick"
-        return Finding("unknown", f"{what}: a checkpoint's file may not fit", remedy, about=about)
-    return Finding("ok", what, about=about)
-
-
-def _programs(name: str, target: Target) -> None:
-    """Make sure that the programs of a target's commands are there.
-
-    Raises:
-        TargetError: naming the first that isn't.
-    """
-    for command in (*target.prepare, *target.between):
-        program = commands.words(command, target.axes)[0]
-        if not shutil.which(program):
-            raise TargetError(
-                f"target {name!r} has the command {command!r}, and there is no program {program} here",
-                "install it, write its whole path, or correct the command",
-            )
 
 
 def _libraries(chosen: set[tuple[str, str]]) -> Iterator[Finding]:
@@ -196,6 +145,9 @@ def _results(paths: StudyPaths) -> Finding:
 def _room_for_results(paths: StudyPaths, jobs: int) -> Iterator[Finding]:
     """Whether logs, scripts and the report will fit; a quota shows only when something is written."""
     where, remedy = mounts.existing_parent(paths.root), "make room there, or choose --results DIR"
+    if silent := silence(where, NOTICE_S, write=True):
+        yield _hanging_results(where, silent)
+        return
     try:
         with tempfile.TemporaryFile(dir=where) as file:
             file.write(bytes(_RESULTS_BYTES))
@@ -212,6 +164,11 @@ def _room_for_results(paths: StudyPaths, jobs: int) -> Iterator[Finding]:
     if room.free_files is not None and room.free_files < needed_files:
         what = f"{room.free_files:,} files more fit into {where}, and the results of {jobs} jobs may take"
         yield Finding("problem", f"{what} {needed_files:,}", remedy)
+
+
+def _hanging_results(where: Path, silent: str) -> Finding:
+    what = f"{where}, where the results go, {silent}"
+    return Finding("problem", what, f"{is_it_down(where)} Wait until it answers, or choose --results DIR")
 
 
 def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
@@ -275,14 +232,15 @@ def answer(question: dict[str, Any]) -> list[Finding]:
     """On a compute node: check the results directory, the targets and the libraries."""
     anchor = Path(question["anchor"])
     findings = [Finding("ok", f"Python {platform.python_version()} and the package start")]
-    if anchor.exists() and anchor.stat().st_ino == question["anchor_inode"]:
+    if silent := silence(anchor, NOTICE_S):
+        findings.append(_hanging_results(anchor, silent))
+    elif anchor.exists() and anchor.stat().st_ino == question["anchor_inode"]:
         findings.append(Finding("ok", f"{anchor}, where the results go, is seen"))
     else:
         what = f"{anchor}, where the results go, is not seen"
         findings.append(Finding("problem", what, "choose --results DIR on a filesystem that the nodes share"))
-    for name, target in question["targets"].items():
-        findings.append(_target_here(name, Target.model_validate(target), *question["largest"][name]))
-    findings += _on_one_disk({name: Target.model_validate(target) for name, target in question["targets"].items()})
+    studied = {name: Target.model_validate(target) for name, target in question["targets"].items()}
+    findings += check_targets.findings(studied, question["largest"])
     findings += _libraries({(name, options) for name, options in question["strategies"]})
     return [replace(finding, host=platform.node()) for finding in findings]
 

@@ -7,17 +7,18 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from ckpt.cli import printable
+from ckpt.disk.answering import NOTICE_S, is_it_down, mount_in_words, silence
 
 T = TypeVar("T")
 
 LOOK_S = 120.0
 """How long a look at a study's files may take."""
 
-_NOTICE_S = 20.0
-"""After that long, who waits learns what for."""
+_answering: set[Path] = set()
+"""Directories whose filesystems have answered this process."""
 
 
 class _Work(threading.Thread, Generic[T]):
@@ -40,43 +41,42 @@ class _Work(threading.Thread, Generic[T]):
 def bounded(path: Path, work: Callable[[], T], *, limit_s: float = LOOK_S) -> T:
     """What `work` returns or raises, which asks the filesystem of `path`.
 
-    If that takes longer than `limit_s`, the process ends with exit code 2 and a message: a thread in a system call that
-    doesn't return can't be ended otherwise.
+    If that takes longer than `limit_s`, the process ends with exit code 2 and a message. The first time another process
+    asks, since one with a thread in a system call that doesn't return may not be able to end.
     """
+    must_answer(path, limit_s=limit_s)
     thread = _Work(work)
     thread.start()
-    thread.join(min(_NOTICE_S, limit_s))
+    thread.join(min(NOTICE_S, limit_s))
     if thread.is_alive():
-        if limit_s > _NOTICE_S:
-            _tell(f"{path} has not answered for {_NOTICE_S:.0f} s: waiting for {_mount(path)}")
-            thread.join(limit_s - _NOTICE_S)
+        if limit_s > NOTICE_S:
+            tell(f"{path} has not answered for {NOTICE_S:.0f} s: waiting for {mount_in_words(path)}")
+            thread.join(limit_s - NOTICE_S)
         if thread.is_alive():
-            _tell(
-                f"error: {path} has not answered for {limit_s:.0f} s: is the server of {_mount(path)} down? Jobs that "
-                f"are queued or run stay as they are. When `ls {path}` answers, repeat the command"
-            )
-            sys.stdout.flush()
-            os._exit(2)
+            _end(path, f"has not answered for {limit_s:.0f} s")
     if thread.error is not None:
         raise thread.error
     return thread.result[0]
 
 
-def _tell(message: str) -> None:
+def must_answer(path: Path, *, limit_s: float = LOOK_S) -> None:
+    """End the process with exit code 2 and a message if the filesystem of `path` doesn't answer; once for a path."""
+    if path not in _answering:
+        if silent := silence(path, limit_s, tell=tell):
+            _end(path, silent)
+        _answering.add(path)
+
+
+def _end(path: Path, silent: str) -> NoReturn:
+    tell(
+        f"error: {path} {silent}: {is_it_down(path)} Jobs that are queued or run stay as they are. When `ls {path}` "
+        "answers, repeat the command"
+    )
+    sys.stdout.flush()
+    os._exit(2)
+
+
+def tell(message: str) -> None:
+    """Print a line for whoever waits."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""  # a live table hides it
     print(show_cursor + printable(message), file=sys.stderr, flush=True)
-
-
-def _mount(path: Path) -> str:
-    """The filesystem of a path by the kernel's list: to ask the filesystem would hang."""
-    best, words = "", "its filesystem"
-    try:
-        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        source, mount_point, kind = line.split(" ")[:3]
-        inside = f"{path.absolute()}/".startswith(mount_point.rstrip("/") + "/")
-        if inside and len(mount_point) >= len(best):
-            best, words = mount_point, f"{mount_point} ({kind}, {source})"
-    return words

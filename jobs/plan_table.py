@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs import sharing
 from jobs.cluster.arrays import batches
 from jobs.plan.plan import Job, Plan
 from jobs.terminal import JobId
@@ -72,13 +73,13 @@ def notes(planned: Plan) -> RenderableType:
 
 
 def warnings(planned: Plan) -> list[str]:
-    """What the metadata servers will suffer from."""
+    """What targets share, as far as that is known here, and what the metadata servers will suffer from."""
     most = {
         (job.label, str(job.scale), job.checkpoint_files, job.scale.ranks)
         for job in planned.jobs
         if not planned.study.targets[job.target].on_each_node
     }
-    return [
+    return sharing.warnings(planned.study.targets) + [
         f"{label} at {scale} makes up to {files:,} files per checkpoint, {-(-files // ranks):,} a rank: "
         f"a metadata server that makes {_CREATES_PER_S:,} a second takes {files / _CREATES_PER_S:,.0f} s for that"
         for label, scale, files, ranks in sorted(most)

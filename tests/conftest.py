@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,19 @@ def mounts() -> Iterator[Mounts]:
     """Real filesystems, mounted for this test run: `mounts.start("gluster")` returns the directory."""
     with mounts_of_this_run() as found:
         yield found
+
+
+@pytest.fixture
+def second_client(mounts: Mounts, tmp_path: Path) -> Iterator[Path]:
+    """Another client of the same GlusterFS volume, as another node would have."""
+    mounts.start("gluster")
+    directory = tmp_path / "second"
+    directory.mkdir()
+    address = mounts.environment["DEVCLUSTER_FILESYSTEMS_ADDRESS"]
+    command = ["glusterfs", f"--volfile-server={address}", "--volfile-id=/gluster", f"--log-file={tmp_path / 'log'}"]
+    subprocess.run([*command, directory], check=True, timeout=60)
+    yield directory
+    subprocess.run(["umount", directory], check=True, timeout=60)
 
 
 @pytest.fixture

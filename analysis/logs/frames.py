@@ -163,7 +163,7 @@ def _circumstances(log: Log) -> dict[str, Any]:
 
 _STORED = (
     "filesystem", "filesystem_version", "source", "servers", "options", "device", "layout", "written_layout",
-    "capacity_bytes", "free_bytes", "fsync_guarantee", "durability_proof", "cold_proof", "cache_caveat",
+    "volume", "capacity_bytes", "free_bytes", "fsync_guarantee", "durability_proof", "cold_proof", "cache_caveat",
 )  # fmt: skip
 """The facts about the storage that are columns of the jobs."""
 

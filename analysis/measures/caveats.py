@@ -25,9 +25,9 @@ class Kind(Enum):
         "direct I/O is not direct here: {directions} went through the page cache",
         "strategies that ask for direct I/O get none, and the ceiling is that of buffered I/O",
     )
-    ONE_DISK = (
-        "it lies on the disk of {others}: {disk}",
-        "their rates are those of one disk: such targets compare filesystems, not devices",
+    SHARED_STORAGE = (
+        "it lies on {what}, as {others} does",
+        "their rates are those of the same hardware: such targets compare filesystems, not devices",
     )
     UNKNOWN_LAYOUT = (
         "how its files are laid out is unknown: {why}",

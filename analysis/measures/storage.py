@@ -16,8 +16,8 @@ UNKNOWN_FACT = "unknown"
 """How a fact begins that a job could not have; the reason follows in brackets."""
 
 _FACTS = (
-    "filesystem", "filesystem_version", "source", "servers", "options", "layout", "written_layout", "fsync_guarantee",
-    "durability_proof", "cold_proof",
+    "filesystem", "filesystem_version", "source", "servers", "options", "layout", "written_layout", "device",
+    "fsync_guarantee", "durability_proof", "cold_proof",
 )  # fmt: skip
 
 
@@ -29,8 +29,8 @@ class Storage:
     """Texts, by the names of the attributes of a log's `/storage`; those that no log has are missing."""
     devices: tuple[Mapping[str, object], ...] = ()
     """The devices below, as in `jobs.timing_log.devices.parsed`; empty where they are unknown."""
-    disks: frozenset[str] = frozenset()
-    """The disks at the bottom, each with the host that it belongs to."""
+    below: frozenset[str] = frozenset()
+    """In words: the disks at the bottom, each with the host that it belongs to, or the volume of its servers."""
     capacity_bytes: float = math.nan
     used_fraction: float = math.nan
     """The largest of all jobs, when each began."""
@@ -69,7 +69,7 @@ def storage_of(jobs: pd.DataFrame, ceiling: pd.DataFrame, metadata: pd.DataFrame
     return Storage(
         facts={name: " or ".join(values) for name in _FACTS if (values := _values(jobs, name))},
         devices=tuple(next(filter(None, below), [])),
-        disks=_disks(jobs),
+        below=_disks(jobs) | _volumes(jobs),
         capacity_bytes=_largest(_numbers(jobs, "capacity_bytes")),
         used_fraction=_largest(1 - _numbers(jobs, "free_bytes") / _numbers(jobs, "capacity_bytes")),
         ceilings=_ceilings(ceiling),
@@ -102,8 +102,14 @@ def _disks(jobs: pd.DataFrame) -> frozenset[str]:
     hosts = jobs["host"] if "host" in jobs else pd.Series("", index=jobs.index)
     pairs = set(zip(hosts.fillna("").map(str), jobs["storage_device"].fillna("").map(str), strict=True))
     return frozenset(
-        f"{disk} of {host}" if host else disk for host, text in pairs for disk in devices.disks(devices.parsed(text))
+        f"the disk {disk} of {host}" if host else f"the disk {disk}"
+        for host, text in pairs
+        for disk in devices.disks(devices.parsed(text))
     )
+
+
+def _volumes(jobs: pd.DataFrame) -> frozenset[str]:
+    return frozenset(volume for volume in _values(jobs, "volume") if not volume.startswith(UNKNOWN_FACT))
 
 
 def _ignored(asked: pd.DataFrame) -> bool:

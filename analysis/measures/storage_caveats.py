@@ -23,11 +23,11 @@ def about_storage(target: str, storage: Storage, of_study: Mapping[str, Storage]
     if storage.ignored_direct:
         directions = " and ".join(f"{direction}s" for direction in storage.ignored_direct)
         yield Caveat(Kind.NOT_DIRECT, where, details={"directions": directions})
-    shared = devices.on_one_disk({name: its.disks for name, its in of_study.items()})
-    for disk, names in shared.items():
+    shared = devices.in_common({name: its.below for name, its in of_study.items()})
+    for what, names in shared.items():
         others = [name for name in names if _without_axes(name) != _without_axes(target)]
         if target in names and others:
-            yield Caveat(Kind.ONE_DISK, where, details={"others": ", ".join(others), "disk": disk})
+            yield Caveat(Kind.SHARED_STORAGE, where, details={"others": ", ".join(others), "what": what})
     layout = storage.fact("layout")
     if layout.startswith(UNKNOWN_FACT) and not storage.devices:
         yield Caveat(Kind.UNKNOWN_LAYOUT, where, details={"why": reason(layout)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,14 +37,22 @@ _HOW_SMALL_FILES = (
     "last end, each in a directory of its own"
 )
 
+_HOW_COMMANDS = (
+    "commands of the study: `prepare` before a job's trials, `between` after each save and before its loads; none is "
+    "part of a measured time; exit code 124: took too long and was stopped, 127: could not be started"
+)
+
 
 def storage_tables(settings: Sequence[Setting]) -> list[Table]:
-    """Return, per study, one table of what its targets lie on, and one of their rates of small files if measured."""
+    """Return, per study, the tables of what its targets lie on, of their small files, and of the study's commands.
+
+    The last two are left out where there is nothing to show.
+    """
     tables = []
     for study, members in itertools.groupby(settings, key=lambda setting: setting.study):
         group = list(members)
-        rates = _small_files_table(study, group)
-        tables += [_facts_table(study, _at_largest_scale(group)), *([rates] if rates.rows else [])]
+        others = (_small_files_table(study, group), _commands_table(study, group))
+        tables += [_facts_table(study, _at_largest_scale(group)), *(table for table in others if table.rows)]
     return tables
 
 
@@ -155,6 +164,8 @@ def _layout(storage: Storage) -> str:
 
 
 def _device(storage: Storage) -> str:
+    if storage.fact("device").startswith("memory"):
+        return storage.fact("device")
     names = ", ".join(_chain(device) for device in storage.devices)
     return names or ("on servers" if _is_remote(storage) else "unknown")
 
@@ -205,3 +216,25 @@ def _small_files_rows(settings: Sequence[Setting]) -> Iterator[tuple[Cell, ...]]
         for ranks, rates in setting.storage.small_files.items():
             per_s = (Number(rates.get(operation, math.nan), 0) for operation in _OPERATIONS)
             yield (setting.target, setting.scale, Number(ranks, 0), *per_s)
+
+
+def _commands_table(study: str, settings: Sequence[Setting]) -> Table:
+    rows = tuple(_commands_rows(settings))
+    headings = ("command", "target", "scale", "exit code", "when", "runs", "median [s]", "longest [s]")
+    return Table("commands", f"Commands around the trials of {study}", headings, rows, (_HOW_COMMANDS,))
+
+
+def _commands_rows(settings: Sequence[Setting]) -> Iterator[tuple[Cell, ...]]:
+    for setting in settings:
+        for command in setting.commands:
+            seconds = command.durations_s
+            yield (
+                command.command,
+                setting.target,
+                setting.scale,
+                Number(command.exit_code, 0),
+                command.when,
+                Number(len(seconds), 0),
+                Number(statistics.median(seconds)),
+                Number(max(seconds)),
+            )

@@ -62,24 +62,26 @@ def all_devices(devices: Iterable[BlockDevice]) -> Iterator[BlockDevice]:
         yield from all_devices(device.below)
 
 
-def disks(devices: Iterable[BlockDevice]) -> list[str]:
-    """The names of the disks at the bottom, sorted."""
-    return sorted({device.name for device in all_devices(devices) if device.kind == "disk"})
-
-
 def lies_in_memory(path: Path) -> str:
-    """What makes a path's files lie in memory: its filesystem, a RAM disk, or an image on tmpfs; empty if nothing."""
+    """What makes a path's files lie in memory; empty if nothing.
+
+    That is its filesystem, a RAM disk, or what holds an overlay's new files or a loop device's image.
+    """
     mount = mounts.mount_of(path)
     if mount.in_memory:
         return mount.filesystem
+    if mount.upper and Path(mount.upper).is_dir():
+        memory = lies_in_memory(Path(mount.upper))
+        return f"{mount.filesystem}, whose upper directory {mount.upper} lies on {memory}" if memory else ""
     return next(filter(None, map(_memory, all_devices(devices_below(path)))), "")
 
 
 def _memory(device: BlockDevice) -> str:
     if device.kind == "memory":
         return f"the RAM disk {device.name}"
-    if device.image and facts(device.image_filesystem).kind is Kind.MEMORY:
-        return f"{device.name}, whose image {device.image} lies on {device.image_filesystem}"
+    if device.image and facts(device.image_filesystem).kind in {Kind.MEMORY, Kind.STACKED}:
+        memory = lies_in_memory(Path(device.image))
+        return f"{device.name}, whose image {device.image} lies on {memory}" if memory else ""
     return ""
 
 

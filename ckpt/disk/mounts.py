@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,12 @@ class Mount:
     def in_memory(self) -> bool:
         """Whether its files are in memory only."""
         return self.facts.kind is Kind.MEMORY
+
+    @property
+    def upper(self) -> str:
+        """The directory of an overlay's new files, as whoever mounted it sees it; empty if there is none."""
+        match = re.search(r"(?:^|,)upperdir=([^,]+)", self.options) if self.filesystem == "overlay" else None
+        return match[1] if match else ""
 
 
 def existing_parent(path: Path) -> Path:

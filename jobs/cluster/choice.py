@@ -18,6 +18,9 @@ _OTHERS = {
 """The commands of batch systems that jobs can't be submitted to, and how a study runs in one allocation of each."""
 
 
+_OR_HERE = "or, if this is no login node, run the jobs on this machine by --cluster local"
+
+
 def default_cluster() -> ClusterName:
     """Slurm where it is installed, and this machine where there is no batch system.
 
@@ -30,14 +33,13 @@ def default_cluster() -> ClusterName:
         except StudyError as error:
             raise SubmissionError(
                 f"Slurm is installed here and does not answer ({error}), so no job was started: try again when it "
-                "does, or, if this is no login node, run the jobs on this machine by --cluster local"
+                f"does, {_OR_HERE}"
             ) from None
         return "slurm"
     for command, whole_study in _OTHERS.items():
         if shutil.which(command):
             raise SubmissionError(
                 f"{command} is installed here, so this may be a login node, and no job was started: run the whole "
-                f"study in one allocation by `{whole_study}` (see docs/guide/cluster.md), or, if this is no login "
-                "node, run the jobs on this machine by --cluster local"
+                f"study in one allocation by `{whole_study}` (see docs/guide/cluster.md), {_OR_HERE}"
             )
     return "local"

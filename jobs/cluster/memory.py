@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.cluster import slurm
@@ -61,8 +60,8 @@ def _given(batch: Batch) -> tuple[float, str] | None:
         return _in_bytes(f"{request.mem_gb}G", 1, f"mem_gb = {request.mem_gb:g}")
     if request.exclusive:
         return None  # with all CPUs of whatever node it gets
-    partition = _settings(slurm.ask("scontrol", "--oneliner", "show", "partition", *filter(None, [request.partition])))
-    config = _settings(slurm.ask("scontrol", "show", "config"))
+    partition = slurm.settings("partition", *filter(None, [request.partition]))
+    config = slurm.settings("config")
     if "MEMORY" not in config.get("SelectTypeParameters", "").upper():
         return None
     for where in (partition, config):
@@ -71,14 +70,6 @@ def _given(batch: Batch) -> tuple[float, str] | None:
                 share = f" for each of {cpus} CPUs" if times > 1 else ""
                 return _in_bytes(where[key], times, f"{key} = {where[key]} MB{share}")
     return None
-
-
-def _settings(text: str) -> Mapping[str, str]:
-    """Names and values as scontrol prints them, in one line or in many; of several lines of partitions, the first's."""
-    settings: dict[str, str] = {}
-    for name, value in re.findall(r"(\w+)\s*=\s*(\S+)", text):
-        settings.setdefault(name, value)
-    return settings
 
 
 def _in_bytes(text: str, times: int, origin: str) -> tuple[float, str] | None:

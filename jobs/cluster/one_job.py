@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ckpt.cli import unwritten
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch, batches
 from jobs.cluster.interpreter import node_python
-from jobs.cluster.submissions import record
 from jobs.cluster.submit import Sender, clean_environment, remedy, slurm_executor, words
 from jobs.errors import StudyError, SubmissionError
 from jobs.paths import StudyPaths
@@ -46,14 +46,12 @@ class OneJobSender(Sender):
                 with clean_environment():
                     number = slurm.ask("sbatch", "--parsable", str(file)).strip().partition(";")[0]
             except OSError as error:
-                raise SubmissionError(f"can't write to {self._paths.slurm}: {error}. Try --results DIR") from error
+                raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
             except StudyError as error:
                 refused = words(str(error))
                 raise SubmissionError(f"Slurm did not take the job: {refused}\n{remedy(refused)}") from error
             file.rename(self._paths.slurm / f"{number}_submission.sh")
-            record(self._paths, "slurm", [(job.id, number) for job in jobs], self._version)
-            self.sent += len(jobs)
-            self.left = [job for job in self.left if job not in jobs]
+            self._note([(job.id, number) for job in jobs])
 
     def scripts(self) -> list[str]:
         """What would be submitted."""

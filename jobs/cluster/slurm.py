@@ -134,7 +134,19 @@ def _chunks(numbers: Sequence[str]) -> Iterator[Sequence[str]]:
 def largest_array() -> int:
     """The most jobs that one array may hold here."""
     try:
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+        limit = settings("config").get("MaxArraySize", "")
     except StudyError:
         return _DEFAULT_LARGEST_ARRAY
-    return max(1, int(match[1]) - 1) if match else _DEFAULT_LARGEST_ARRAY  # indices are below MaxArraySize
+    return max(1, int(limit) - 1) if limit.isdigit() else _DEFAULT_LARGEST_ARRAY  # indices are below MaxArraySize
+
+
+def settings(*what: str) -> Mapping[str, str]:
+    """Names and values as `scontrol show` prints them, in one line or in many; of several entries, the first's.
+
+    Raises:
+        StudyError: if the controller doesn't answer.
+    """
+    values: dict[str, str] = {}
+    for name, value in re.findall(r"(\w+)[ \t]*=[ \t]*(\S*)", ask("scontrol", "show", *what)):
+        values.setdefault(name, value)
+    return values

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ckpt.cli import unwritten
-from jobs.cluster import slurm
+from jobs.cluster import slurm, slurm_states
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.interpreter import node_python
 from jobs.cluster.submissions import record
@@ -144,18 +144,25 @@ class Sender:
             refused = words(str(error))
             hint = [] if _UNSURE.search(refused) else [*filter(None, self.requests), remedy(refused)]
             raise SubmissionError("\n".join([f"Slurm did not take the jobs: {refused}", *hint])) from error
-        numbers = [(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)]
+        self._note([(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)])
+
+    def _note(self, numbers: Sequence[tuple[str, str]]) -> None:
+        """Note the jobs that Slurm has taken, by their ids and its numbers.
+
+        Raises:
+            SubmissionError: if the list of submissions can't be written.
+        """
         try:
             record(self._paths, "slurm", numbers, self._version)
         except OSError as error:
-            unwanted = " ".join(dict.fromkeys(number.partition("_")[0] for _, number in numbers))
+            unwanted = " ".join(slurm_states.arrays(number for _, number in numbers))
             raise SubmissionError(
                 f"{unwritten(error, self._paths.submissions_json)}. Slurm has taken jobs that the list lacks now: "
                 f"`scancel {unwanted}`, and then type the same command again"
             ) from error
-        self.sent += len(sent)
-        self._on_their_way += len(sent)
-        taken = {job.id for job in batch.jobs}
+        taken = {job_id for job_id, _ in numbers}
+        self.sent += len(taken)
+        self._on_their_way += len(taken)
         self.left = [job for job in self.left if job.id not in taken]
 
 

@@ -12,6 +12,9 @@ from jobs.paths import StudyPaths
 from jobs.plan.plan import Job
 from jobs.plan.study import Study, Target
 
+_SHARE_OF_TIMEOUT = 0.9
+"""Of `rank_timeout_s`."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
@@ -38,6 +41,11 @@ class JobContext:
     def target(self) -> Target:
         """Where it writes to."""
         return self.study.targets[self.job.target]
+
+    @property
+    def patience_s(self) -> float:
+        """How long one process may work while the others wait for it; later they take it for lost."""
+        return _SHARE_OF_TIMEOUT * self.study.trials.rank_timeout_s
 
     @property
     def is_first(self) -> bool:

@@ -8,7 +8,6 @@ probe whose own pages are seen. Everything else is unproven, with the reason.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +24,8 @@ from jobs.node import received, usage
 from jobs.node.groups import ProcessGroups
 
 PROVEN = "proven"
+
+_Claim = Literal["durability", "cold"]
 
 COLD_BELOW = 0.01
 """A load counts as cold if less than this fraction of the checkpoint's pages was cached before it."""
@@ -104,10 +105,10 @@ def storage_facts(directory: Path, proof: Proof) -> dict[str, Any]:
 
 def _of_node(directory: Path) -> Proof:
     seen = _probe(directory)
-    durability = next(_doubts_of_durability(directory), "")
+    durability = next(_doubts("durability", directory), "")
     if not durability and not seen.dirty_seen:
         durability = "the kernel showed no dirty page of a file that was just written (cachestat came with Linux 6.5)"
-    cold = next(_doubts_of_cold(directory), "")
+    cold = next(_doubts("cold", directory), "")
     if not cold and not seen.resident_seen:
         cold = "the kernel showed no cached page of a file that was just written"
     return replace(seen, durability=durability or PROVEN, cold=cold or PROVEN)
@@ -144,50 +145,44 @@ def _weakening(mount: Mount) -> str:
     return ", ".join(sorted(mount.facts.weakening_options & set(mount.options.split(","))))
 
 
-def _doubts_of_durability(path: Path) -> Iterator[str]:
-    """Yield why fsync of a file on a local filesystem would not prove that its data are on a disk."""
+def _doubts(claim: _Claim, path: Path) -> Iterator[str]:
+    """Yield why fsync there would not prove that data are on a disk, or why a load might come from another cache."""
     mount = mounts.mount_of(path)
     if mount.facts.kind is Kind.STACKED:
-        yield f"the kernel counts no dirty pages on {mount.filesystem}"
+        yield from _doubts_of_stack(claim, mount, path)
         return
     if mount.facts.kind is not Kind.LOCAL:
         yield _elsewhere(mount)
         return
-    if weaker := _weakening(mount):
+    if claim == "durability" and (weaker := _weakening(mount)):
         yield f"{mount.filesystem} is mounted with {weaker}, so that fsync leaves data in the device's write cache"
+    if claim == "cold" and mount.facts.other_caches:
+        yield f"{mount.filesystem} may hold files in {mount.facts.other_caches}, which can't be seen"
     devices = devices_below(path)
     yield from _doubts_of_devices(mount, devices)
     for device in all_devices(devices):
         if device.kind == "loop":
             yield from (
-                f"{device.name}'s image {device.image}: {doubt}" for doubt in _doubts_of_durability(Path(device.image))
+                f"{device.name}'s image {device.image}: {doubt}" for doubt in _doubts(claim, Path(device.image))
             )
+            if claim == "cold":
+                yield from _doubts_of_image(device)
 
 
-def _doubts_of_cold(path: Path) -> Iterator[str]:
-    """Yield why pages that aren't in the page cache might be in another cache."""
-    mount = mounts.mount_of(path)
-    known = mount.facts
-    if known.kind is Kind.STACKED:
-        below = _below_overlay(mount, path)
-        yield from [_elsewhere(mount)] if below is None else _doubts_of_cold(below)
+def _doubts_of_stack(claim: _Claim, mount: Mount, path: Path) -> Iterator[str]:
+    if claim == "durability":
+        yield f"the kernel counts no dirty pages on {mount.filesystem}"
         return
-    if known.kind is not Kind.LOCAL:
-        yield _elsewhere(mount)
-        return
-    if known.other_caches:
-        yield f"{mount.filesystem} may hold files in {known.other_caches}, which can't be seen"
-    devices = devices_below(path)
-    yield from _doubts_of_devices(mount, devices)
-    for device in all_devices(devices):
-        if device.kind == "loop":
-            yield from (
-                f"{device.name}'s image {device.image}: {doubt}" for doubt in _doubts_of_cold(Path(device.image))
-            )
-            if not device.direct_io:
-                yield f"{device.name} reads its image {device.image} through the page cache (losetup --direct-io=on)"
-            if facts(device.image_filesystem).ignores_direct_io:
-                yield f"{device.name}'s image {device.image} lies on {device.image_filesystem}, which may cache it"
+    below = _below_overlay(mount, path)
+    yield from [_elsewhere(mount)] if below is None else _doubts(claim, below)
+
+
+def _doubts_of_image(device: BlockDevice) -> Iterator[str]:
+    """Yield what may hold pages of a loop device's image."""
+    if not device.direct_io:
+        yield f"{device.name} reads its image {device.image} through the page cache (losetup --direct-io=on)"
+    if facts(device.image_filesystem).ignores_direct_io:
+        yield f"{device.name}'s image {device.image} lies on {device.image_filesystem}, which may cache it"
 
 
 def _doubts_of_devices(mount: Mount, devices: tuple[BlockDevice, ...]) -> Iterator[str]:
@@ -217,10 +212,9 @@ def _elsewhere(mount: Mount) -> str:
 
 def _below_overlay(mount: Mount, path: Path) -> Path | None:
     """Where an overlay keeps a path's new files; None if it can't be seen, as from inside a container."""
-    upper = re.search(r"(?:^|,)upperdir=([^,]+)", mount.options)
-    if not upper:
+    if not mount.upper:
         return None
     with suppress(OSError, ValueError):
-        below = Path(upper[1]) / path.resolve().relative_to(mount.mount_point)
+        below = Path(mount.upper) / path.resolve().relative_to(mount.mount_point)
         return below if below.exists() else None
     return None

@@ -27,6 +27,7 @@ from ckpt.workload.spec import layout_of
 from jobs import timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.node import provenance, received, targets
+from jobs.node.answer import await_target
 from jobs.node.clock import Clock, agree, describe_clock
 from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups, connect
@@ -219,6 +220,7 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
         journal(job.id, f"the code is not what was submitted: {version_changed(machine)}")
     recorder.start(machine)
     directory = targets.resolve(job.target, target, os.environ)
+    await_target(directory, context)
     storage = facts.of_storage(directory)
     recorder.storage(storage)
     targets.check(job.target, target, directory, job.directory_bytes, job.directory_files)

@@ -8,11 +8,12 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from string import Template
 
 from ckpt.disk import mounts
+from ckpt.disk.answering import is_it_down, silence
 from ckpt.disk.block_devices import lies_in_memory
 from ckpt.disk.room import Room, room_of, size
 from jobs.errors import TargetError
@@ -50,6 +51,20 @@ def resolve(name: str, target: Target, environment: Mapping[str, str]) -> Path:
             "set it, or write the directory itself",
         )
     return Path(template.safe_substitute(environment)).expanduser().absolute()
+
+
+def must_answer(name: str, directory: Path, limit_s: float, tell: Callable[[str], object] = lambda _: None) -> None:
+    """Make sure that a directory's filesystem answers, and writes; to ask it otherwise may never end.
+
+    Raises:
+        TargetError: if it doesn't within `limit_s`.
+    """
+    silent = silence(directory, limit_s, write=True, tell=tell)
+    if silent:
+        raise TargetError(
+            f"target {name!r} ({directory}) {silent}",
+            f"{is_it_down(directory)} When `ls {directory}` answers, repeat the command",
+        )
 
 
 def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_files: int) -> None:

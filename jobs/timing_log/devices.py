@@ -41,12 +41,12 @@ def _all(devices: Collection[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield from _all(device["below"])
 
 
-def on_one_disk(disks_of: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Find targets that share a disk: disk -> its targets, in their order; only disks with several.
+def in_common(below: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Find what several targets lie on: a disk or volume -> its targets, in their order.
 
     Args:
-        disks_of: target -> the disks that it lies on.
+        below: target -> the disks or volumes that it lies on.
     """
-    names = dict.fromkeys(disk for disks_here in disks_of.values() for disk in disks_here)
-    sharing = {name: [target for target, its in disks_of.items() if name in its] for name in names}
+    names = dict.fromkeys(what for of_target in below.values() for what in of_target)
+    sharing = {name: [target for target, its in below.items() if name in its] for name in names}
     return {name: targets for name, targets in sorted(sharing.items()) if len(targets) > 1}

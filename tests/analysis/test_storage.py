@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from analysis.__main__ import print_tables
+from analysis.advice.advice import USUAL
 from analysis.errors import ResultsError
 from analysis.figures.figures import draw
 from analysis.logs.load import load_results
@@ -19,8 +21,9 @@ from analysis.measures.caveats import Kind
 from analysis.measures.setting import settings
 from analysis.measures.storage import Storage
 from analysis.measures.storage_caveats import about_storage
+from analysis.report.report import report
 from analysis.tables.check import grouped, in_full, remarks
-from jobs.timing_log import Ceiling, Metadata, TimingLog
+from jobs.timing_log import Ceiling, Hook, Metadata, TimingLog
 from support.logs import GB, amended
 from support.studies import MakeStudy, Show, StudyOnDisk
 
@@ -74,6 +77,22 @@ def small_files() -> list[Metadata]:
     ]  # fmt: skip
 
 
+def hooks(number: int) -> list[Hook]:
+    """A layout that is set once, and caches that are dropped after each of two saves; the last time that fails."""
+    dropped = [0, 7] if number == 3 else [0, 0]
+    runs = [
+        ("prepare", -1, 0, 0.25, "lfs setstripe -c 8 {directory}"),
+        *(("between", trial, code, number + trial / 4, "drop-caches {node}") for trial, code in enumerate(dropped)),
+    ]
+    return [
+        Hook(
+            when=when, trial=trial, command=f"{command} on {number}", start_s=trial + 5.0, duration_s=seconds,
+            exit_code=code, output="", rank=0, study_command=command,
+        )
+        for when, trial, code, seconds, command in runs
+    ]  # fmt: skip
+
+
 def _with_facts(log: TimingLog, *, storage: dict[str, Any], named: str, honoured: bool) -> None:
     log.storage.update(storage)
     log.ceiling.extend(ceilings(honoured=honoured))
@@ -96,6 +115,8 @@ def study(make_study: MakeStudy) -> StudyOnDisk:
                 unproven = {0: 0.0, 1: 0.0} if target == "cluster" else {}
                 path = made.log(label, on=target, number=number, save=times, cold=times, unproven=unproven)
                 amended(path, partial(_with_facts, storage=storage, named=named, honoured=target != "local"))
+                if (target, label) == ("cluster", "hdf5"):
+                    amended(path, lambda log, number=number: log.hooks.extend(hooks(number)))
     return made
 
 
@@ -145,6 +166,44 @@ def test_small_files_have_a_table(study: StudyOnDisk, show: Show) -> None:
     assert {name: float(row[f"{name} / s"]) for name in RATES} == pytest.approx(RATES)
 
 
+@pytest.mark.parametrize("style", ["csv", "html"])
+def test_commands_have_a_table(style: Any, study: StudyOnDisk, show: Show) -> None:
+    """Each command of the study once per exit code, however its directory was called: how often it ran, how long."""
+    shown = show(study.root, style)
+
+    if style == "html":
+        assert "<caption>Commands around the trials of tiny</caption>" in shown
+        assert "lfs setstripe -c 8 {directory}" in report(load_results(study.root), USUAL)
+        return
+    rows = [
+        (
+            row["command"],
+            row["target"],
+            row["when"],
+            row["exit code"],
+            *map(float, (row["runs"], row["median [s]"], row["longest [s]"])),
+        )
+        for row in tables(shown)["commands"]
+    ]
+    assert rows == [
+        ("lfs setstripe -c 8 {directory}", "cluster", "prepare", "0", 3, 0.25, 0.25),
+        ("drop-caches {node}", "cluster", "between", "0", 5, 2, 3),
+        ("drop-caches {node}", "cluster", "between", "7", 1, 3.25, 3.25),
+    ]
+
+
+def test_commands_of_earlier_logs_are_as_they_ran(study: StudyOnDisk, show: Show) -> None:
+    """Those logs don't have the study's words."""
+    for path in study.paths.logs.glob("*-hdf5-cluster-*.h5"):
+        amended(
+            path,
+            lambda log: log.hooks.__setitem__(slice(None), [replace(hook, study_command="") for hook in log.hooks]),
+        )
+
+    commands = {row["command"] for row in tables(show(study.root, "csv"))["commands"]}
+    assert "lfs setstripe -c 8 {directory} on 2" in commands
+
+
 def test_any_target_can_be_the_reference(study: StudyOnDisk, capsys: pytest.CaptureFixture[str]) -> None:
     """The first of the study by default; a name that no target has is refused with those that there are."""
     print_tables([study.root], "csv")
@@ -170,9 +229,9 @@ def test_storage_has_caveats(study: StudyOnDisk) -> None:
     }  # fmt: skip
 
     assert found == {
-        ("scratch", Kind.ONE_DISK): "it lies on the disk of local: vda of node1",
+        ("scratch", Kind.SHARED_STORAGE): "it lies on the disk vda of node1, as local does",
         ("scratch", Kind.NEARLY_FULL): "95% of its capacity is used",
-        ("local", Kind.ONE_DISK): "it lies on the disk of scratch: vda of node1",
+        ("local", Kind.SHARED_STORAGE): "it lies on the disk vda of node1, as scratch does",
         ("local", Kind.NOT_DIRECT): "direct I/O is not direct here: writes and reads went through the page cache",
     }
 
@@ -183,7 +242,36 @@ def test_disks_of_one_name_on_two_hosts_are_two(study: StudyOnDisk) -> None:
         amended(path, lambda log: log.provenance.update(host="node2"))
 
     kinds = {caveat.kind for setting in settings(load_results(study.root)) for caveat in setting.caveats}
-    assert Kind.ONE_DISK not in kinds
+    assert Kind.SHARED_STORAGE not in kinds
+
+
+def test_two_mounts_of_one_volume(study: StudyOnDisk) -> None:
+    """Where servers keep the files, the volume is what targets may share; one that is unknown is none."""
+    volumes = {"cluster": "the GlusterFS volume of a:/brick", "scratch": "unknown (x)", "local": "unknown (x)"}
+    volumes |= {"scratch": volumes["cluster"]}
+    for target, volume in volumes.items():
+        for path in study.paths.logs.glob(f"*-{target}-*.h5"):
+            amended(path, lambda log, volume=volume: log.storage.update(volume=volume, device="unknown"))
+
+    found = {
+        (setting.target, caveat.what)
+        for setting in settings(load_results(study.root))
+        for caveat in setting.caveats
+        if caveat.kind is Kind.SHARED_STORAGE
+    }
+    assert found == {
+        ("cluster", "it lies on the GlusterFS volume of a:/brick, as scratch does"),
+        ("scratch", "it lies on the GlusterFS volume of a:/brick, as cluster does"),
+    }
+
+
+def test_memory_below_is_named(study: StudyOnDisk, show: Show) -> None:
+    """Where no device lies below, since the files are in memory, the row says so."""
+    for path in study.paths.logs.glob("*-local-*.h5"):
+        amended(path, lambda log: log.storage.update(device="memory: overlay, whose upper directory /up lies on tmpfs"))
+
+    local = tables(show(study.root, "csv"))["storage"][1]
+    assert local["device"] == "memory: overlay, whose upper directory /up lies on tmpfs"
 
 
 def test_a_layout_that_nobody_could_ask_for_is_a_caveat(study: StudyOnDisk) -> None:
@@ -211,7 +299,8 @@ def test_check_says_a_thing_of_many_jobs_once(study: StudyOnDisk, monkeypatch: p
     assert max(map(len, lines)) <= 100
     shown = " ".join(" ".join(lines).split())
     assert (
-        "2 target scratch: it lies on the disk of local: vda of node1 (and 1 more like it) on scratch, local" in shown
+        "2 target scratch: it lies on the disk vda of node1, as local does (and 1 more like it) on scratch, local"
+        in shown
     )
     assert f"`--all` lists all {len(found)} of them" in shown
 
@@ -270,7 +359,7 @@ def test_one_target_needs_no_comparison(three_methods: StudyOnDisk, show: Show) 
 
 def test_axes_of_one_target_are_on_its_disk() -> None:
     """What varies is the target's layout: that all of it lies on one disk surprises nobody."""
-    on_disk = Storage(disks=frozenset({"vda of node1"}))
+    on_disk = Storage(below=frozenset({"the disk vda of node1"}))
 
     assert not list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk}))
     assert len(list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk, "b": on_disk}))) == 1

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from ckpt.disk import block_devices, mounts
-from ckpt.disk.block_devices import BlockDevice, all_devices, devices_below, disks, lies_in_memory
+from ckpt.disk.block_devices import BlockDevice, all_devices, devices_below, lies_in_memory
 from ckpt.disk.mounts import Mount
+
+
+def disks(devices: Iterable[BlockDevice]) -> list[str]:
+    """The names of the disks at the bottom."""
+    return sorted({device.name for device in all_devices(devices) if device.kind == "disk"})
 
 
 class Machine:
@@ -120,6 +126,22 @@ def test_an_image_in_memory(machine: Machine, tmp_path: Path) -> None:
         assert lies_in_memory(tmp_path) == f"loop7, whose image {image} lies on tmpfs"
     finally:
         image.unlink()
+
+
+def test_an_overlay_over_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files of an overlay lie where its upper directory does; one that isn't seen here tells nothing."""
+    upper = Path("/dev/shm") / f"upper-{os.getpid()}"
+    if not mounts.mount_of(upper).in_memory:
+        pytest.skip("/dev/shm is no filesystem in memory here")
+    real, options = mounts.mount_of, f"rw,lowerdir=/lower,upperdir={upper},workdir=/work"
+    overlay = Mount("overlay", "overlay", options, str(tmp_path))
+    monkeypatch.setattr(mounts, "mount_of", lambda path: overlay if path == tmp_path else real(path))
+    assert lies_in_memory(tmp_path) == ""
+    upper.mkdir()
+    try:
+        assert lies_in_memory(tmp_path) == f"overlay, whose upper directory {upper} lies on tmpfs"
+    finally:
+        upper.rmdir()
 
 
 def test_an_image_that_is_gone(machine: Machine, tmp_path: Path) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from ckpt.disk.block_devices import BlockDevice
-from jobs import check
-from jobs.plan.study import Target
 from jobs.timing_log import devices
 
 DISK = {"name": "vda", "kind": "disk", "below": []}
@@ -36,24 +32,8 @@ def test_what_is_no_list_of_devices_names_none(device: object) -> None:
     assert devices.disks(devices.parsed(device)) == set()
 
 
-def test_targets_on_one_disk_are_found() -> None:
+def test_what_targets_have_in_common_is_found() -> None:
     """Two targets with a common disk are one group, whatever else each lies on."""
-    disks_of = {"a": ["vda"], "b": ["vda", "vdb"], "c": ["vdc"], "d": []}
+    below = {"a": ["vda"], "b": ["vda", "vdb"], "c": ["vdc"], "d": []}
 
-    assert devices.on_one_disk(disks_of) == {"vda": ["a", "b"]}
-
-
-def test_check_notices_targets_on_one_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two directories of one disk are named; the axes of one target, and a path that isn't there, are not."""
-    monkeypatch.setattr(check.block_devices, "devices_below", lambda path: (BlockDevice(f"v{path.name[0]}", "disk"),))
-    for name in ("da", "db", "e"):
-        (tmp_path / name).mkdir()
-    paths = {"a": "da", "b": "db", "b+n=1": "db", "other": "e", "absent": "$NO_SUCH_VARIABLE"}
-    studied = {
-        name: Target(path=path if path.startswith("$") else str(tmp_path / path)) for name, path in paths.items()
-    }
-
-    found = list(check._on_one_disk(studied))
-
-    assert [finding.about for finding in found] == ["target 'a'", "target 'b'"]
-    assert {finding.what for finding in found} == {"lies on the disk vd, as other targets do"}
+    assert devices.in_common(below) == {"vda": ["a", "b"]}

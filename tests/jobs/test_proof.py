@@ -7,7 +7,9 @@ an overlay's upper directory, of the bricks of GlusterFS, and what the bricks' p
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from jobs.errors import TargetError
 from jobs.node import proof, targets
 from jobs.node.groups import ProcessGroups
 from jobs.node.proof import PROVEN, Proof, examine, storage_facts
+from jobs.node.storage import facts
 from jobs.plan.study import Target as StudyTarget
 from support.filesystems import Mounts
 
@@ -285,6 +288,35 @@ def test_an_image_in_memory_is_refused_as_memory(mounts: Mounts) -> None:
     targets.check("ram", StudyTarget(path=str(directory), allow_tmpfs=True), directory, 1, 1)
 
 
+@pytest.fixture
+def overlay_in_memory(mounts: Mounts, tmp_path: Path) -> Iterator[Path]:
+    """An overlay whose upper directory lies on a tmpfs, as containers have it."""
+    mounts.start("ext4-ram")  # whose image lies on the tmpfs
+    ram = Path(tempfile.mkdtemp(dir=mounts.root / "mnt" / ".ram"))
+    for name in ("lower", "upper", "work"):
+        (ram / name).mkdir()
+    directory = tmp_path / "overlay"
+    directory.mkdir()
+    options = f"lowerdir={ram}/lower,upperdir={ram}/upper,workdir={ram}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, directory], check=True, timeout=60)
+    yield directory
+    subprocess.run(["umount", directory], check=True, timeout=60)
+    shutil.rmtree(ram)
+
+
+@pytest.mark.filesystems
+def test_an_overlay_over_memory_is_refused_as_memory(overlay_in_memory: Path) -> None:
+    """Its files are in memory whatever lies below it; the log's facts about it say so too."""
+    where = str(overlay_in_memory)
+    with pytest.raises(TargetError, match=r"overlay, whose upper directory .*/upper lies on tmpfs, which is memory"):
+        targets.check("stack", StudyTarget(path=where), overlay_in_memory, 1, 1)
+
+    targets.check("stack", StudyTarget(path=where, allow_tmpfs=True), overlay_in_memory, 1, 1)
+    device = facts.of_servers(overlay_in_memory)["device"]
+    assert device.startswith("memory: overlay, whose upper directory ")
+    assert "keeps its files in memory" in examine(overlay_in_memory, ProcessGroups.alone(), shifted=False).cold
+
+
 def bricks(root: Path, name: str) -> Iterator[Path]:
     """The files of that name in GlusterFS' bricks: on one of them."""
     return (root / "gluster").glob(f"brick*/{name}")
@@ -316,19 +348,6 @@ def test_gluster_holds_what_this_kernel_can_not_see(mounts: Mounts) -> None:
     assert found.cache(0.0) == "cold-unproven"
     assert not found.reads_counted
     path.unlink()
-
-
-@pytest.fixture
-def second_client(mounts: Mounts, tmp_path: Path) -> Iterator[Path]:
-    """Another client of the same GlusterFS volume, as another node would have."""
-    mounts.start("gluster")
-    directory = tmp_path / "second"
-    directory.mkdir()
-    address = mounts.environment["DEVCLUSTER_FILESYSTEMS_ADDRESS"]
-    command = ["glusterfs", f"--volfile-server={address}", "--volfile-id=/gluster", f"--log-file={tmp_path / 'log'}"]
-    subprocess.run([*command, directory], check=True, timeout=60)
-    yield directory
-    subprocess.run(["umount", directory], check=True, timeout=60)
 
 
 @pytest.mark.filesystems

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt.disk import mounts
+from ckpt.disk import block_devices, mounts
 from ckpt.disk.filesystems import Kind, facts
 from ckpt.disk.mounts import Mount
 from ckpt.disk.room import room_of
@@ -24,36 +25,56 @@ def _nothing(reason: str) -> _Ask:
     return ask
 
 
+def _source(mount: Mount, _directory: Path) -> str:
+    if not re.search(r"[:@#]|^//", mount.source):
+        raise UnknownFactError(f"the mount's source, {mount.source}, names no server")
+    return f"the {mount.filesystem} {mount.source}"
+
+
 _NOT_ASKED = _nothing("{} is not among the filesystems that this package knows how to ask")
 _SERVERS_OWN = _nothing("how the server stores files is not shown to {} clients")
 
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Where the facts about one type of filesystem come from: of a directory, and `written` of a file in it."""
+    """Where the facts about one type of filesystem come from: of a directory, and `written` of a file in it.
+
+    `volume` names what its servers keep together, in the same words through whichever mount and on whichever node.
+    """
 
     version: _Ask
     servers: _Ask
     layout: _Ask
     written: _Ask
+    volume: _Ask = _source
 
 
 _UNKNOWN = _Sources(_NOT_ASKED, _NOT_ASKED, _NOT_ASKED, _NOT_ASKED)
 _LOCAL = _Sources(local.kernel_version, local.no_servers, _NOT_ASKED, local.written)
-_CEPH = _Sources(network.ceph_version, network.ceph_servers, network.ceph_layout, network.ceph_written)
-_NFS = _Sources(network.nfs_version, network.nfs_servers, _SERVERS_OWN, _SERVERS_OWN)
+_CEPH = _Sources(
+    network.ceph_version, network.ceph_servers, network.ceph_layout, network.ceph_written, network.ceph_volume
+)
+_NFS = _Sources(network.nfs_version, network.nfs_servers, _SERVERS_OWN, _SERVERS_OWN, network.nfs_volume)
 _MOOSEFS = _Sources(
-    network.moosefs_version, network.moosefs_servers, network.moosefs_layout, network.moosefs_written
+    network.moosefs_version, network.moosefs_servers, network.moosefs_layout, network.moosefs_written,
+    network.moosefs_volume,
 )  # fmt: skip
 _JUICEFS = _Sources(
-    network.juicefs_version, network.juicefs_servers, network.juicefs_layout, network.juicefs_layout
+    network.juicefs_version, network.juicefs_servers, network.juicefs_layout, network.juicefs_layout,
+    network.juicefs_volume,
 )  # fmt: skip
 
 _SOURCES = {
     "lustre": _Sources(
-        parallel.lustre_version, parallel.lustre_servers, parallel.lustre_layout, parallel.lustre_written
+        parallel.lustre_version,
+        parallel.lustre_servers,
+        parallel.lustre_layout,
+        parallel.lustre_written,
+        parallel.lustre_volume,
     ),
-    "gpfs": _Sources(parallel.gpfs_version, parallel.gpfs_servers, parallel.gpfs_layout, parallel.gpfs_written),
+    "gpfs": _Sources(
+        parallel.gpfs_version, parallel.gpfs_servers, parallel.gpfs_layout, parallel.gpfs_written, parallel.gpfs_volume
+    ),
     "beegfs": _Sources(
         parallel.beegfs_version, parallel.beegfs_servers, parallel.beegfs_layout, parallel.beegfs_layout
     ),
@@ -61,7 +82,11 @@ _SOURCES = {
     "fuse.ceph": _CEPH,
     "fuse.ceph-fuse": _CEPH,
     "fuse.glusterfs": _Sources(
-        network.gluster_version, network.gluster_servers, network.gluster_layout, network.gluster_written
+        network.gluster_version,
+        network.gluster_servers,
+        network.gluster_layout,
+        network.gluster_written,
+        network.gluster_volume,
     ),
     "fuse.mfs": _MOOSEFS,
     "fuse.juicefs": _JUICEFS,
@@ -109,7 +134,29 @@ def of_servers(directory: Path) -> dict[str, Any]:
         "servers": known(lambda: sources.servers(mount, directory)),
         "layout": known(lambda: sources.layout(mount, directory)),
         "device": known(lambda: local.devices(mount, directory)),
+        "volume": known(lambda: sources.volume(mount, directory)) if _is_remote(mount) else "",
     }
+
+
+def _is_remote(mount: Mount) -> bool:
+    return mount.facts.kind in {Kind.NETWORK, Kind.PROGRAM}
+
+
+def storage_below(directory: Path) -> frozenset[str]:
+    """What a directory's rates are those of, in the same words for all that lies on it: disks, or a servers' volume."""
+    mount = mounts.mount_of(directory)
+    if mount.upper and Path(mount.upper).is_dir():
+        return storage_below(Path(mount.upper))
+    below: set[str] = set()
+    for device in block_devices.all_devices(block_devices.devices_below(directory)):
+        if device.image and device.image_filesystem != "unknown" and not device.below:
+            below |= storage_below(Path(device.image))
+        elif not device.below:
+            below.add(f"the {'disk' if device.kind == 'disk' else 'device'} {device.name}")
+    if not below and _is_remote(mount):
+        volume = str(known(lambda: _sources(mount).volume(mount, directory)))
+        below |= {volume} if not volume.startswith("unknown") else set()
+    return frozenset(below or {f"the {mount.filesystem} at {mount.mount_point}"})
 
 
 def written_layout(checkpoint: Path) -> str:

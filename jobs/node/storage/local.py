@@ -43,10 +43,14 @@ def no_servers(_mount: Mount, _directory: Path) -> str:
 def devices(mount: Mount, directory: Path) -> str:
     """The devices below a directory, down to the disks, as JSON; of an overlay, those of its new files.
 
+    Where files lie in memory without a device, `memory` and what makes them do so.
+
     Raises:
         UnknownFactError: if none is known.
     """
     below = block_devices.devices_below(_upper(mount) if mount.filesystem == "overlay" else directory)
+    if not below and (memory := block_devices.lies_in_memory(directory)):
+        return f"memory: {memory}"
     if not below and filesystems.facts(mount.filesystem).kind is Kind.NETWORK:
         raise UnknownFactError("its devices are the servers'")
     if not below:
@@ -175,9 +179,8 @@ def _upper(mount: Mount) -> Path:
     Raises:
         UnknownFactError: if it has none, or it is of another mount namespace, as in a container.
     """
-    upper = re.search(r"(?:^|,)upperdir=([^,]+)", mount.options)
-    if upper is None:
+    if not mount.upper:
         raise UnknownFactError("the overlay has no upper directory, so nothing can be written to it")
-    if not Path(upper[1]).is_dir():
-        raise UnknownFactError(f"new files go to {upper[1]}, which is not visible here")
-    return Path(upper[1])
+    if not Path(mount.upper).is_dir():
+        raise UnknownFactError(f"new files go to {mount.upper}, which is not visible here")
+    return Path(mount.upper)

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def _monitors_of(configuration: Path) -> dict[str, str]:
     return {"monitors": re.sub(r"[,\s]+", "+", match[1])} if match else {}
 
 
+def ceph_volume(_mount: Mount, directory: Path) -> str:
+    """The cluster, whose disks all of its filesystems share."""
+    for name in ("ceph.cluster_fsid", "ceph.fsid"):
+        with suppress(UnknownFactError):
+            return f"the Ceph cluster {attribute(directory, name)}"
+    raise UnknownFactError("the client doesn't show the cluster's id")
+
+
 def ceph_layout(mount: Mount, directory: Path) -> str:
     """How a directory's new files are striped: by its own layout, or that of the nearest directory that has one."""
     top = Path(mount.mount_point)
@@ -106,6 +115,14 @@ def gluster_servers(mount: Mount, _directory: Path) -> str:
     """The server that the mount names, the hosts of the bricks, and their number."""
     hosts = [option["remote-host"] for name, option in _translators(mount) if name == "protocol/client"]
     return listed({"mounted_from": mount.source, "bricks": str(len(hosts)), "hosts": "+".join(sorted(set(hosts)))})
+
+
+def gluster_volume(mount: Mount, _directory: Path) -> str:
+    """The bricks, which are the same whichever server a client was mounted from."""
+    clients = [options for name, options in _translators(mount) if name == "protocol/client"]
+    bricks = sorted(f"{options['remote-host']}:{options['remote-subvolume']}" for options in clients)
+    more = f" and {len(bricks) - 1} more" if len(bricks) > 1 else ""
+    return f"the GlusterFS volume of the brick {bricks[0]}{more}"
 
 
 def gluster_layout(mount: Mount, _directory: Path) -> str:
@@ -178,6 +195,11 @@ def moosefs_servers(mount: Mount, _directory: Path) -> str:
     return listed({"master": mount.source.partition("#")[2] or mount.source})
 
 
+def moosefs_volume(mount: Mount, _directory: Path) -> str:
+    """The master, which has one filesystem, without a directory that is mounted alone."""
+    return f"the MooseFS of {mount.source.partition('#')[2].partition('/')[0]}"
+
+
 def moosefs_layout(_mount: Mount, directory: Path) -> str:
     """The number of copies of a directory's new files, and how long removed ones are kept."""
     facts = {"goal": _last_word(ask("mfsgetgoal", str(directory)))}
@@ -220,6 +242,12 @@ def juicefs_servers(mount: Mount, _directory: Path) -> str:
     return listed({"storage": str(about.get("Storage", "unknown")), "bucket": str(about.get("Bucket", "unknown"))})
 
 
+def juicefs_volume(mount: Mount, _directory: Path) -> str:
+    """The volume's id."""
+    about = _juicefs(mount).get("Format", {})
+    return f"the JuiceFS volume {about.get('Name')} ({about.get('UUID')})"
+
+
 def juicefs_layout(mount: Mount, _directory: Path) -> str:
     """Block size and compression; whether writes go to the local cache first."""
     configuration = _juicefs(mount)
@@ -251,3 +279,16 @@ def nfs_servers(mount: Mount, _directory: Path) -> str:
         if match:
             facts[name] = match[1]
     return listed(facts)
+
+
+def nfs_volume(mount: Mount, directory: Path) -> str:
+    """The server's address, and its id of the export; of clients that don't show that, the path."""
+    match = re.search(r"(?:^|,)addr=([^,]+)", mount.options)
+    host, _, path = mount.source.rpartition(":/")
+    number = directory.stat().st_dev
+    rows: list[list[str]] = []
+    with suppress(OSError):
+        rows = [line.split() for line in text("/proc/fs/nfsfs/volumes").splitlines()]
+    ids = [row[4] for row in rows if len(row) > 4 and row[3] == f"{os.major(number)}:{os.minor(number)}"]
+    export = f"with the id {ids[0]}" if ids else f"/{path}"
+    return f"the export {export} of the NFS server {match[1] if match else host}"

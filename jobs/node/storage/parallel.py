@@ -24,6 +24,12 @@ def lustre_servers(mount: Mount, directory: Path) -> str:
     return listed({"mgs": mount.source.rpartition(":/")[0], "mdts": str(targets["MDT"]), "osts": str(targets["OST"])})
 
 
+def lustre_volume(mount: Mount, _directory: Path) -> str:
+    """The management servers, and the filesystem's name there, without a directory that is mounted alone."""
+    servers, _, path = mount.source.rpartition(":/")
+    return f"the Lustre filesystem {path.partition('/')[0]} of {servers}"
+
+
 def lustre_layout(_mount: Mount, directory: Path) -> str:
     """How a directory's new files are striped."""
     return lustre_stripes(ask("lfs", "getstripe", "-d", str(directory)))
@@ -100,6 +106,11 @@ def gpfs_disks(answer: str) -> str:
     if not disks:
         raise UnknownFactError(_UNEXPECTED.format("mmlsnsd"))
     return listed({"nsds": str(len(disks)), "servers": "+".join(sorted(servers))})
+
+
+def gpfs_volume(mount: Mount, _directory: Path) -> str:
+    """The filesystem's name in its cluster."""
+    return f"the GPFS filesystem {_gpfs_device(mount)}"
 
 
 def gpfs_layout(mount: Mount, directory: Path) -> str:
