@@ -98,12 +98,12 @@ def check(name: str, target: Target, directory: Path, needed_bytes: int, needed_
 def _require_room(where: str, room: Room, needed_bytes: int, needed_files: int) -> None:
     if room.free_bytes is not None and room.free_bytes < needed_bytes:
         raise TargetError(
-            f"{where} has {size(room.free_bytes)} free, and one checkpoint may take {size(needed_bytes)}",
-            "make room, choose another `path`, or a smaller `state.tensors`",
+            f"{where} has {size(room.free_bytes)} free, and a job may need {size(needed_bytes)} at a time",
+            "make room, choose another `path`, or a smaller `state.tensors`, or `loop.saves` where there is a loop",
         )
     if room.free_files is not None and room.free_files < needed_files:
         raise TargetError(
-            f"{where} has room for {room.free_files:,} more files, and one checkpoint may take {needed_files:,}",
+            f"{where} has room for {room.free_files:,} more files, and a job may need {needed_files:,} at a time",
             "remove files, choose another `path`, or leave out the strategy that writes so many",
         )
     largest_bytes = needed_bytes // max(1, needed_files)  # at least one file is as large as the mean

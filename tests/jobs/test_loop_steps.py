@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import subprocess
 import sys
 import time
 import types
@@ -97,6 +100,19 @@ def test_a_step_has_the_stated_length(
         before = machine.pieces
         work()
         assert before + pieces == machine.pieces
+
+
+def test_the_time_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of an update that nothing held up, and the state is as before."""
+    machine = Machine(monkeypatch)
+    changes: list[int] = []
+
+    def change(times: int) -> None:
+        changes.append(times)
+        machine.work(0.25 if len(changes) == 4 else 8.0)
+
+    assert 0.25 == steps.time_of_update(change)
+    assert 0 == sum(changes)
 
 
 def test_all_ranks_do_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +234,41 @@ def test_a_watch_takes_less_than_a_hundredth(monkeypatch: pytest.MonkeyPatch) ->
         watching.look()
         now_s[0] += 0.05
     assert 10 <= len(looks) <= 0.01 * now_s[0] / 0.02 + 1
+
+
+CHILD = """
+import mmap, sys, threading
+shared = mmap.mmap(int(sys.argv[1]), 0)
+read = sum(shared[place] for place in range(0, len(shared), 4096))
+own = b"1" * 2**25
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_shared_memory_counts_once() -> None:
+    """A process that this one started has the same memory mapped: what is counted of it is its own."""
+    size_bytes = 2**27
+    descriptor = os.memfd_create("shared")
+    os.ftruncate(descriptor, size_bytes)
+    command = [sys.executable, "-c", CHILD, str(descriptor)]
+    with (
+        mmap.mmap(descriptor, size_bytes) as memory,
+        subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        memory.write(b"1" * size_bytes)
+        memory[:] = bytes(size_bytes)
+        watching = watch.Watch()
+        alone_bytes = watch._status(os.getpid())["VmRSS"]
+        assert child.stdout
+        assert child.stdin
+        child.stdout.readline()
+        watching.look()
+        taken = watching.taken()
+        child.stdin.close()
+    os.close(descriptor)
+    for counted_bytes in (taken.peak_memory_bytes, taken.end_memory_bytes):
+        assert alone_bytes + 2**25 <= counted_bytes < alone_bytes + size_bytes
 
 
 def test_what_a_watch_counts(tmp_path: Path) -> None:

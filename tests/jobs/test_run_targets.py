@@ -70,5 +70,5 @@ def test_target_without_room(
     log = run_only(planned(tiny))
 
     assert log.header.status == "failed"
-    assert "GB free, and one checkpoint may take 268,800.0 GB" in log.header.error
+    assert "GB free, and a job may need 268,800.0 GB at a time" in log.header.error
     assert list(target.iterdir()) == []
