@@ -13,7 +13,7 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from analysis.__main__ import print_tables
-from analysis.advice.advice import USUAL
+from analysis.advice.assumptions import USUAL
 from analysis.errors import ResultsError
 from analysis.figures.figures import draw
 from analysis.logs.load import load_results
