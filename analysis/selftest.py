@@ -7,8 +7,8 @@ be measured as twice as slow, and every dishonest strategy must be caught.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -16,7 +16,11 @@ from analysis.errors import ResultsError
 from analysis.logs.claims import PROVEN
 from analysis.logs.frames import Results
 from analysis.logs.operations import UNPROVEN
+from analysis.measures.loop import spec_of
+from analysis.measures.setting import Setting, settings
 from analysis.measures.statistics import ratio_interval
+from analysis.selftest_loops import loop_verdicts
+from analysis.verdict import Verdict
 
 _STRATEGY = "_selftest"
 
@@ -30,15 +34,7 @@ _DISHONEST = {
 }
 """Dishonest behaviour -> the operation that must be invalid, and how its reason begins."""
 
-_OPTIONS = {"behaviour": "honest", "sleep_s": 0.0, "bytes_per_s": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One known truth, and whether the results agree with it."""
-
-    passed: bool
-    what: str
+_OPTIONS = {"behaviour": "honest", "sleep_s": 0.0, "bytes_per_s": 0.0, "blocks_s": 0.0, "spins_s": 0.0}
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -50,12 +46,47 @@ def verdicts(results: Results) -> list[Verdict]:
     jobs = results.jobs[results.jobs["strategy"] == _STRATEGY]
     if not len(jobs):
         raise ResultsError("these are no results of a self-test: run `python -m jobs selftest --target DIR` first")
-    targets = list(jobs.groupby("target", sort=True))
-    return [
-        Verdict(verdict.passed, f"{target}: {verdict.what}" if len(targets) > 1 else verdict.what)
-        for target, on_target in targets
+    loops = jobs["loop"].fillna("") != ""
+    judged = [
+        (target, verdict)
+        for target, on_target in jobs[~loops].groupby("target", sort=True)
         for verdict in _on_one_target(on_target, results.samples)
     ]
+    judged += [
+        (setting.target, verdict)
+        for setting in settings(results)
+        if setting.loop
+        for verdict in _beside_one_loop(setting, jobs[loops], results.saves)
+    ]
+    targets = set(jobs["target"])
+    return [
+        Verdict(verdict.passed, f"{target}: {verdict.what}" if len(targets) > 1 else verdict.what)
+        for target, verdict in judged
+    ]
+
+
+def _beside_one_loop(setting: Setting, jobs: pd.DataFrame, saves: pd.DataFrame) -> Iterator[Verdict]:
+    labels = {method.label for method in setting.methods}
+    loops = jobs["loop"].map(lambda text: spec_of(str(text)) == setting.loop)
+    chosen = jobs[(jobs["target"] == setting.target) & (jobs["study"] == setting.study) & loops]
+    yield _complete(chosen)
+    options = {label: _OPTIONS | json.loads(text or "{}") for label, text in _options(chosen) if label in labels}
+    cores = chosen["loop_cores"].dropna() if "loop_cores" in chosen else pd.Series(dtype=float)
+    yield from loop_verdicts(
+        setting.methods,
+        options,
+        saves[(saves["study"] == setting.study) & saves["job_id"].isin(chosen["job_id"])],
+        float(cores.iloc[0]) if len(cores) else math.nan,
+    )
+
+
+def _options(jobs: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    yield from zip(jobs["label"], jobs["strategy_options"].fillna(""), strict=True)
+
+
+def _complete(jobs: pd.DataFrame) -> Verdict:
+    states = sorted(set(jobs["status"]))
+    return Verdict(states == ["complete"], f"every job completes: {', '.join(states)}")
 
 
 def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdict]:
@@ -64,8 +95,7 @@ def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdic
     samples = samples.merge(asked, on=["study", "job_id"], validate="many_to_one")
     totals = samples[(samples["phase"] == "total") & ~samples["warmup"]]
     honest = totals[totals["behaviour"] == "honest"]
-    states = sorted(set(jobs["status"]))
-    yield Verdict(states == ["complete"], f"every job completes: {', '.join(states)}")
+    yield _complete(jobs)
     yield Verdict(bool(len(honest)) and bool(honest["valid"].all()), "nothing honest is called invalid")
     yield _phases(samples)
     yield _cold(honest[honest["operation"] == "load"]["cache"], _doubt(jobs, "storage_cold_proof"))

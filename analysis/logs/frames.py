@@ -150,7 +150,7 @@ def _circumstances(log: Log) -> dict[str, Any]:
     kind += [f"{memory / 2**30:.0f} GiB" if isinstance(memory, int) else "unknown memory"]
     facts = (
         "packages", "python", "code_version", "host", "kernel", "cpu_governor", "clock_source", "cgroup_limits",
-        "modules", "steal_share", "dirty_bytes_before", "node_local", "loop_recorder_s",
+        "modules", "steal_share", "dirty_bytes_before", "node_local", "loop_recorder_s", "loop_cores",
     )  # fmt: skip
     return {
         **{key: machine[key] for key in facts if key in machine},

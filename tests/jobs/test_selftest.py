@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from analysis import load_results
-from analysis.selftest import Verdict, verdicts
+from analysis.selftest import verdicts
+from analysis.verdict import Verdict
 from ckpt.disk import durable, page_cache
 from ckpt.disk.page_cache import Sight
 from jobs.node.proof import Proof
