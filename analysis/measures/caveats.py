@@ -99,7 +99,7 @@ class Kind(Enum):
 
     FEW_BLOCKS = (
         "only {number:.0f} blocks with checkpoints",
-        "raise `blocks` or `rounds`: with four blocks of a kind in a job, the test can just tell a difference",
+        "raise `blocks` or `rounds`: the fewer, the narrower are the intervals, and the less can the test tell",
     )
     UNSTABLE_REFERENCE = (
         "steps without checkpoints vary: 95 % of them lie in a band as wide as {number:.0%} of their median",

@@ -17,7 +17,7 @@ from scipy import stats
 from analysis.measures.differences import SIGNIFICANT_P
 from analysis.measures.loop import BLOCKED, JobLoop, LoopBlock, LoopSave, Part
 from analysis.measures.loop_jobs import RESOLVED
-from analysis.measures.loop_statistics import Exchangeable, Saves, median_amounts, permutation_ps
+from analysis.measures.loop_statistics import Exchangeable, Saves, least_p, median_amounts, permutation_ps
 from analysis.measures.loop_windows import NOTHING_BLOCKED, Window, parts_of, tail_end
 from analysis.measures.lost import (
     NOT_SIGNIFICANT,
@@ -31,7 +31,7 @@ from analysis.measures.lost import (
     Tested,
     Unhurried,
 )
-from analysis.measures.statistics import Floats, Interval, exactly
+from analysis.measures.statistics import Floats
 
 NO_SAVES = "none"
 """The way of the null test: blocks with checkpoints on have none."""
@@ -90,8 +90,14 @@ def with_verdicts(costs: Sequence[LoopCost]) -> list[LoopCost]:
 
     Lost times are one family, and every part is another.
     """
-    lost = _judged([at.lost for cost in costs for at in cost.at])
-    parts = {part: _judged([at.parts[part] for cost in costs for at in cost.at]) for part in _PARTS}
+    floors_s = [RESOLVED * cost.step_s for cost in costs for _ in cost.at]
+    lost = _judged([at.lost for cost in costs for at in cost.at], [0.0] * len(floors_s))
+    parts = {
+        part: _judged(
+            [at.parts[part] for cost in costs for at in cost.at], floors_s if part in BLOCKED else [0.0] * len(floors_s)
+        )
+        for part in _PARTS
+    }
     return [
         replace(
             cost,
@@ -103,26 +109,32 @@ def with_verdicts(costs: Sequence[LoopCost]) -> list[LoopCost]:
     ]  # fmt: skip
 
 
-def _judged(amounts: Sequence[Tested]) -> Iterator[Tested]:
+def _judged(amounts: Sequence[Tested], floors_s: Sequence[float]) -> Iterator[Tested]:
     ps = [amount.p for amount in amounts if amount.p < 1]  # 1: a method has no such part, and nothing is tested
     corrected = iter(stats.false_discovery_control(ps) if ps else ())
-    for amount in amounts:
+    for amount, floor_s in zip(amounts, floors_s, strict=True):
         p = float(next(corrected)) if amount.p < 1 else amount.p
-        yield replace(amount, p=p, verdict=_verdict(amount.interval, p))
+        yield replace(amount, p=p, verdict=_verdict(amount, p, floor_s))
 
 
-def _verdict(interval: Interval, p: float) -> str:
-    if math.isnan(interval.estimate) or interval == exactly(0.0):
+def _verdict(amount: Tested, p: float, floor_s: float) -> str:
+    interval = amount.interval
+    if math.isnan(interval.estimate) or max(map(abs, (interval.low, interval.high))) <= floor_s:
         return ""
     if math.isnan(p) or math.isnan(interval.low):
         return TOO_FEW_BLOCKS
-    return SIGNIFICANT if p < SIGNIFICANT_P and (interval.low > 0 or interval.high < 0) else NOT_SIGNIFICANT
+    if interval.low <= 0 <= interval.high:
+        return NOT_SIGNIFICANT
+    if p < SIGNIFICANT_P:
+        return SIGNIFICANT
+    return TOO_FEW_BLOCKS if amount.p <= amount.least_p else NOT_SIGNIFICANT  # they differ as clearly as they could
 
 
 def _at_interval(jobs: Sequence[JobLoop], every: int, step_s: float) -> AtInterval:
     by_job = [(job, _counted(job, every)) for job in jobs]
     lost, *others = median_amounts([_saves(job, list(blocks.values())) for job, blocks in by_job])
-    ps = permutation_ps([_exchangeable(job, every, list(blocks.values())) for job, blocks in by_job])
+    exchangeable = [_exchangeable(job, every, list(blocks.values())) for job, blocks in by_job]
+    ps, least = permutation_ps(exchangeable), least_p(exchangeable)
     saves = [save for job in jobs for save in job.saves if save.every == every and not save.opening]
     means = [(float(np.mean([save.amounts()[0] for save in block])), job)
              for job, blocks in by_job for block in blocks.values()]  # fmt: skip
@@ -133,8 +145,8 @@ def _at_interval(jobs: Sequence[JobLoop], every: int, step_s: float) -> AtInterv
         invalid=sum(not save.valid for save in saves),
         waited=sum(save.valid and save.waited for save in saves),
         blocks=len(means),
-        lost=Tested(lost, ps[0]),
-        parts={part: Tested(others[n], ps[n + 1]) for n, part in enumerate(_PARTS)},
+        lost=Tested(lost, ps[0], least_p=least),
+        parts={part: Tested(others[n], ps[n + 1], least_p=least) for n, part in enumerate(_PARTS)},
         blocked=others[-2],
         latency=others[-1],
         means=BlockMeans(

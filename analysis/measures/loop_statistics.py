@@ -140,6 +140,12 @@ class Exchangeable:
     off: Floats
 
 
+def least_p(jobs: Sequence[Exchangeable]) -> float:
+    """Return the least p that so many blocks can give: 2 over the number of ways to exchange them; NaN without any."""
+    ways = math.prod(math.comb(len(job.on) + len(job.off), len(job.on)) for job in jobs if len(job.on) and len(job.off))
+    return 2 / ways if ways > 1 else math.nan
+
+
 def permutation_ps(jobs: Sequence[Exchangeable]) -> list[float]:
     """Return, per quantity, the two-sided p of the difference between blocks with and without checkpoints.
 
@@ -148,12 +154,13 @@ def permutation_ps(jobs: Sequence[Exchangeable]) -> list[float]:
     """
     usable = [job for job in jobs if len(job.on) and len(job.off)]
     quantities = jobs[0].on.shape[1] if jobs else 0
-    ways = math.prod(math.comb(len(job.on) + len(job.off), len(job.on)) for job in usable)
-    if not usable or 2 / ways > 1 - CONFIDENCE:
+    least = least_p(usable)
+    if not least <= 1 - CONFIDENCE:
         return [math.nan] * quantities
     observed = np.abs(sum((_mean_difference(job.on, job.off) for job in usable), np.zeros(quantities)))
-    exchanged = _all_exchanges(usable) if ways <= _MOST_EXCHANGES else _drawn_exchanges(usable)
-    extra = 0 if ways <= _MOST_EXCHANGES else 1  # what was observed is one of them
+    can_all_be_tried = least >= 2 / _MOST_EXCHANGES
+    exchanged = _all_exchanges(usable) if can_all_be_tried else _drawn_exchanges(usable)
+    extra = 0 if can_all_be_tried else 1  # what was observed is one of them
     reached = (np.abs(exchanged) >= observed - _ROUNDING).sum(axis=0) + extra
     return [float(p) for p in reached / (len(exchanged) + extra)]
 

@@ -22,7 +22,9 @@ class Tested:
     """Two-sided, by permutation of the blocks (on against off) within jobs, corrected for all methods of the setting;
     NaN where there is too little to test."""
     verdict: str = ""
-    """`significant`, `not significant`, `too few blocks to tell`; empty where it is unknown, or exactly 0."""
+    """`significant`, `not significant`, `too few blocks to tell`; empty where it is unknown, or nothing."""
+    least_p: float = math.nan
+    """The least p, uncorrected, that as many blocks could have given."""
 
 
 @dataclass(frozen=True, slots=True)

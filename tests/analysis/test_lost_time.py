@@ -300,6 +300,14 @@ def test_too_few_blocks_to_tell(measured: Callable[..., Setting]) -> None:
     assert Kind.FEW_BLOCKS in {caveat.kind for caveat in setting.caveats}
 
 
+def test_blocks_that_differ_as_clearly_as_they_can_are_not_called_equal(measured: Callable[..., Setting]) -> None:
+    """With four blocks, p is 2/70 at best: among many methods without a loss, that is too little, and is called so."""
+    nothing = [LoopSimulation(f"s{n}", "none", seed=n, spec={"blocks": 4}) for n in range(5)]
+    setting = measured(LoopSimulation(costs=SYNC, spec={"blocks": 4}), *nothing)
+    assert only(cost_of(setting)).lost.verdict == "too few blocks to tell"
+    assert {only(cost_of(setting, "none", f"s{n}")).lost.verdict for n in range(5)} == {"not significant"}
+
+
 def test_without_a_reference_nothing_is_known(measured: Callable[..., Setting]) -> None:
     """A job that ended before its first block without checkpoints: its saves are invalid, and no number is shown."""
 
