@@ -141,11 +141,12 @@ def _above_ceiling(totals: pd.DataFrame, ceilings: pd.DataFrame) -> Iterator[Cav
 
 def _unproven(jobs: pd.DataFrame, totals: pd.DataFrame) -> Iterator[Caveat]:
     """Tell what can't be proven on the target, and why."""
-    for proof, kind, operation, chosen in (
-        ("storage_durability_proof", Kind.DURABILITY_UNPROVEN, "save", totals["operation"] == "save"),
-        ("storage_cold_proof", Kind.COLD_UNPROVEN, "load", totals["cache"].isin(_UNPROVEN_LOADS)),
+    saved = (totals["operation"] == "save").any() or jobs["loop"].fillna("").astype(bool).any()
+    for proof, kind, operation, concerns in (
+        ("storage_durability_proof", Kind.DURABILITY_UNPROVEN, "save", saved),
+        ("storage_cold_proof", Kind.COLD_UNPROVEN, "load", totals["cache"].isin(_UNPROVEN_LOADS).any()),
     ):
-        if proof in jobs and chosen.any():
+        if proof in jobs and concerns:
             for (reason, fsync), _ in jobs.groupby([proof, "storage_fsync_guarantee"], sort=True):
                 if reason != PROVEN:
                     yield Caveat(kind, operation, details={"reason": str(reason), "fsync": str(fsync)})

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from analysis.logs.claims import PROVEN
 from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison
 from analysis.measures.loop import Part
@@ -89,9 +90,10 @@ def _lost(comparison: Comparison) -> Table:
         for at in method.loop.at:
             difference = (judged(against.get((method.label, at.every), Tested())),) if reference else ()
             rows.append((label, *_first_columns(at), *difference, *_other_columns(method.loop, at)))
+    latency = "latency" if setting.durability == PROVEN else "latency, durability unproven"
     headings = (
         "method", "every [steps]", "lost per save [s]", "lost share",
-        *([f"more than {reference.label} [s]"] if reference else []), "blocked [s]", "latency [s]", "exposure [s]",
+        *([f"more than {reference.label} [s]"] if reference else []), "blocked [s]", f"{latency} [s]", "exposure [s]",
         "shortest interval [s]", "saves per hour, at most", "saves", "invalid", "waited",
     )  # fmt: skip
     caveats = (f"beware: {line}" for line in in_short(setting.caveats))

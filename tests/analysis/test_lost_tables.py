@@ -114,6 +114,17 @@ def test_a_method_without_a_block_is_a_row(show: Show, tmp_path: Path) -> None:
     assert {shown(cell) for cell in rows["safetensors_sync+way=thread"][1:]} == {"-"}
 
 
+def test_unproven_durability_is_in_heading_and_note(tmp_path: Path) -> None:
+    """Where nobody can see whether a commit is durable, the latency's heading says so, and a caveat why."""
+
+    def unproven(log: TimingLog) -> None:
+        log.storage |= {"durability_proof": "servers hold it in memory", "fsync_guarantee": "unknown"}
+
+    table = tables_of(LoopSimulation(way="sync", costs=SYNC).write(tmp_path / "tiny", unproven))["lost"]
+    assert "latency, durability unproven [s]" in table.headings
+    assert any("servers hold it in memory" in note for note in table.notes)
+
+
 def test_two_results_are_compared(study: Path, tmp_path: Path) -> None:
     """`compare` sets B's lost time against A's at the same interval, with a verdict; the loop is a circumstance."""
     for number in (1, 2, 3):
