@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from jobs.cluster import processes, slurm, slurm_states
@@ -56,4 +57,19 @@ def _on_slurm(sent: Sequence[Submission]) -> dict[str, QueueState]:
         queue = slurm.queue([job.scheduler_id for job in sent], {job.user_id for job in sent})
     except StudyError as error:
         return {submission.job_id: QueueState("unknown", str(error)) for submission in sent}
-    return {submission.job_id: queue.get(submission.scheduler_id, GONE) for submission in sent}
+    found = {**_hidden([job for job in sent if job.scheduler_id not in queue]), **queue}
+    return {submission.job_id: found.get(submission.scheduler_id, GONE) for submission in sent}
+
+
+def _hidden(absent: Sequence[Submission]) -> dict[str, QueueState]:
+    """Where other users' jobs are that aren't in the queue, by number, if that is because Slurm hides them here."""
+    others = {job.scheduler_id: job.user_id for job in absent if job.user_id not in {-1, os.getuid()}}
+    if not others or not slurm.hides_jobs_of_others():
+        return {}
+    states = {number: QueueState("unknown", _hidden_from_others(user_id)) for number, user_id in others.items()}
+    return {**states, **slurm.by_accounting(list(others))}
+
+
+def _hidden_from_others(user_id: int) -> str:
+    name = slurm.user_name(user_id) or f"user {user_id}"
+    return f"Slurm shows {name}'s jobs to nobody else here: when {name} types `status`, it has their states"

@@ -9,12 +9,15 @@ import os
 import pwd
 import re
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.cluster import slurm_states
 from jobs.cluster.slurm_states import Ending, QueueState
 from jobs.errors import StudyError
+
+T = TypeVar("T")
 
 _ANSWER_S = 30
 """How long Slurm may take to answer a question."""
@@ -24,7 +27,7 @@ _DEFAULT_LARGEST_ARRAY = 1000
 _MOST_NUMBERS = 1000
 """In one question: a line of arguments has its limits."""
 
-_CANCEL_S = 1.0
+_CANCEL_S = 5.0
 """How long a controller that limits requests may take for one job that isn't part of an array."""
 
 
@@ -34,18 +37,22 @@ def ask(command: str, *arguments: str, timeout_s: float = _ANSWER_S) -> str:
     Raises:
         StudyError: if it isn't there, fails, or takes too long.
     """
+    done = _done(command, *arguments, timeout_s=timeout_s)
+    if done.returncode:
+        raise StudyError(f"{command} failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def _done(command: str, *arguments: str, timeout_s: float = _ANSWER_S) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
-            [command, *arguments], capture_output=True, text=True, check=True, timeout=timeout_s,
+        return subprocess.run(
+            [command, *arguments], capture_output=True, text=True, check=False, timeout=timeout_s,
             env=os.environ | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"},
         )  # fmt: skip
     except FileNotFoundError:
         raise StudyError(f"{command} isn't installed here: run this on a login node of the cluster") from None
-    except subprocess.CalledProcessError as error:
-        raise StudyError(f"{command} failed: {error.stderr.strip() or error.returncode}") from None
     except subprocess.TimeoutExpired:
         raise StudyError(f"{command} did not answer within {timeout_s:.0f} s") from None
-    return done.stdout
 
 
 def queue(numbers: Sequence[str], users: Collection[int] = ()) -> Mapping[str, QueueState]:
@@ -61,7 +68,8 @@ def queue(numbers: Sequence[str], users: Collection[int] = ()) -> Mapping[str, Q
     jobs: dict[str, QueueState] = {}
     # For a single array, or the jobs of a single user, the controller doesn't list all the others.
     several = len(slurm_states.arrays(numbers)) > 1
-    of_users = [f"--user={','.join(map(str, users))}"] if several and users and all(map(_has_name, users)) else []
+    known = several and users and all(map(user_name, users))  # of another one, squeue prints no jobs and doesn't fail
+    of_users = [f"--user={','.join(map(str, users))}"] if known else []
     for some in _chunks(slurm_states.arrays(numbers)):
         try:
             text = ask(
@@ -76,12 +84,12 @@ def queue(numbers: Sequence[str], users: Collection[int] = ()) -> Mapping[str, Q
     return jobs
 
 
-def _has_name(user_id: int) -> bool:
-    """Whether squeue takes that user: of one that it can't look up, it prints no jobs and doesn't fail."""
+def user_name(user_id: int) -> str:
+    """A user's name; empty if it isn't known here."""
     try:
-        return bool(pwd.getpwuid(user_id))
+        return pwd.getpwuid(user_id).pw_name
     except (KeyError, OverflowError, ValueError):
-        return False
+        return ""
 
 
 def scripts() -> Mapping[str, str]:
@@ -95,16 +103,34 @@ def scripts() -> Mapping[str, str]:
     return {number: Path(command).name for number, command in rows}
 
 
+def hides_jobs_of_others() -> bool:
+    """Whether Slurm shows a user without privileges the jobs of nobody else."""
+    try:
+        hidden = settings("config").get("PrivateData", "")
+    except StudyError:
+        return False
+    return os.geteuid() != 0 and "jobs" in hidden.split(",")
+
+
+def by_accounting(numbers: Sequence[str]) -> Mapping[str, QueueState]:
+    """Where jobs are that the queue doesn't show; without those that accounting doesn't show either."""
+    return _accounted(numbers, slurm_states.by_accounting)
+
+
 def endings(numbers: Sequence[str]) -> Mapping[str, Ending]:
     """How jobs ended, from accounting. Empty where there is no accounting."""
-    jobs = dict(_endings(numbers))
+    return _accounted(numbers, slurm_states.endings)
+
+
+def _accounted(numbers: Sequence[str], read: Callable[[str], Mapping[str, T]]) -> Mapping[str, T]:
+    jobs = dict(_answers(numbers, read))
     # Elements that never started are found by their array's number alone.
     never_started = slurm_states.arrays(number for number in numbers if "_" in number and number not in jobs)
-    jobs = dict(_endings(never_started)) | jobs
+    jobs = dict(_answers(never_started, read)) | jobs
     return {number: jobs[number] for number in numbers if number in jobs}
 
 
-def _endings(numbers: Sequence[str]) -> Iterator[tuple[str, Ending]]:
+def _answers(numbers: Sequence[str], read: Callable[[str], Mapping[str, T]]) -> Iterator[tuple[str, T]]:
     for some in _chunks(numbers):
         try:
             text = ask(
@@ -113,7 +139,7 @@ def _endings(numbers: Sequence[str]) -> Iterator[tuple[str, Ending]]:
             )  # fmt: skip
         except StudyError:
             return
-        yield from slurm_states.endings(text).items()
+        yield from read(text).items()
 
 
 def cancel(numbers: Sequence[str]) -> None:
@@ -146,7 +172,10 @@ def settings(*what: str) -> Mapping[str, str]:
     Raises:
         StudyError: if the controller doesn't answer.
     """
+    done = _done("scontrol", "show", *what)
     values: dict[str, str] = {}
-    for name, value in re.findall(r"(\w+)[ \t]*=[ \t]*(\S*)", ask("scontrol", "show", *what)):
+    for name, value in re.findall(r"(\w+)[ \t]*=[ \t]*(\S*)", done.stdout):
         values.setdefault(name, value)
+    if not values:  # a controller that limits requests may refuse the last one, a ping, after all of them
+        raise StudyError(f"scontrol failed: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
     return values

@@ -12,8 +12,8 @@ from typing import Literal
 class QueueState:
     """The state of a job on its cluster, and why it waits, or where it runs.
 
-    A job is `stuck` if it can't start by itself, and `unknown` if the cluster doesn't answer. Of a job that is gone,
-    the detail is how it ended, where the queue still knows that.
+    A job is `stuck` if it can't start by itself, and `unknown` if the cluster doesn't answer, or hides it from this
+    user. Of a job that is gone, the detail is how it ended, where the queue still knows that.
     """
 
     state: Literal["waiting", "running", "gone", "stuck", "unknown"]
@@ -27,6 +27,8 @@ QUEUE_FORMAT = "%i|%T|%N|%r"
 
 ENDINGS_FORMAT = "JobID,State,ExitCode,NodeList,End"
 """What `endings` reads."""
+
+_REASON_HIDDEN = "Slurm shows the reason to the job's user alone"
 
 _STARTED = {
     "RUNNING": "",
@@ -132,6 +134,16 @@ def endings(text: str) -> dict[str, Ending]:
         if word in _ENDED:
             ending = Ending(word, _in_words(state, exit_code, nodes), float(end) if end.isdigit() else 0.0)
             jobs |= dict.fromkeys(elements(numbers), ending)
+    return jobs
+
+
+def by_accounting(text: str) -> dict[str, QueueState]:
+    """Where jobs are, by the lines that sacct prints of them: for whom the queue doesn't show them."""
+    jobs: dict[str, QueueState] = {}
+    for line in text.splitlines():
+        numbers, state, _, nodes, _ = line.strip().split("|", 4)
+        where = whereabouts(numbers, state.split(" ", 1)[0], _REASON_HIDDEN, nodes)
+        jobs |= dict.fromkeys(elements(numbers), where)
     return jobs
 
 

@@ -130,6 +130,22 @@ def test_lines_of_sacct() -> None:
     assert "where memory runs out" in found["15"].detail
 
 
+def test_where_accounting_says_that_jobs_are() -> None:
+    """For whom the queue doesn't show them: running where, waiting for a reason that isn't shown, or gone."""
+    text = (
+        "9_0|RUNNING|0:0|node1|Unknown\n9_[1-2%1]|PENDING|0:0|None assigned|Unknown\n"
+        "10|CANCELLED by 2001|0:0|None assigned|1795691940\n"
+    )
+    waiting = QueueState("waiting", "Slurm shows the reason to the job's user alone")
+
+    assert slurm_states.by_accounting(text) == {
+        "9_0": QueueState("running", "node1"),
+        "9_1": waiting,
+        "9_2": waiting,
+        "10": QueueState("gone", "CANCELLED"),
+    }
+
+
 def test_elements_of_an_array() -> None:
     """As sacct and squeue write them; what an older Slurm cuts off with dots is left out."""
     assert list(slurm_states.elements("17")) == ["17"]
@@ -227,6 +243,17 @@ def test_accounting_is_asked_for_the_array_where_it_has_no_element(commands: Com
 
     commands.add("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert slurm.endings(["9_0", "9_5"]) == {}
+
+
+def test_settings_count_where_their_command_fails_after_them(commands: Commands) -> None:
+    """A controller that limits requests refuses scontrol's last one, a ping, when it has told all settings."""
+    commands.add("scontrol", "echo 'MaxArraySize            = 51'; exit 1")
+    assert slurm.largest_array() == 50
+    assert slurm.settings("config") == {"MaxArraySize": "51"}
+    commands.add("scontrol", "echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1")
+    assert slurm.largest_array() == 1000
+    with pytest.raises(StudyError, match="Unable to contact"):
+        slurm.settings("config")
 
 
 def test_a_silent_slurm_is_refused(commands: Commands) -> None:

@@ -21,6 +21,7 @@ from support.logs import SAMPLE, header_of
 JOB = plan.make_plan(study_file.read(study_file.find("quick"))).jobs[0]
 SENT = Submission(JOB.id, "slurm", "17_0", 0.0, "2026-01-02T03:04:05+00:00", "0.1.0 0123abc")
 GONE, WAITING, RUNNING = QueueState("gone"), QueueState("waiting", "Priority"), QueueState("running", "node7")
+UNKNOWN = QueueState("unknown", "squeue did not answer")
 
 
 def log(of: str, error: str = "") -> TimingLog:
@@ -51,6 +52,16 @@ CASES = {
     "interrupted, and running again": (log("interrupted", "time limit"), SENT, RUNNING, "running", "node7"),
     "killed before its log": (None, SENT, GONE, "lost", "left no log"),
     "killed while measuring": (log("running"), SENT, GONE, "lost", "log is not finished"),
+    "no answer": (None, SENT, UNKNOWN, "unknown", "squeue did not answer"),
+    "measuring, no answer": (log("running"), SENT, UNKNOWN, "unknown", "squeue did not answer"),
+    "interrupted, no answer": (
+        log("interrupted", "time limit"),
+        SENT,
+        UNKNOWN,
+        "unknown",
+        "its log is interrupted: time limit; whether it runs again is not known: squeue did not answer",
+    ),
+    "done, no answer": (log("complete"), SENT, UNKNOWN, "complete", ""),
     "never starts": (None, SENT, QueueState("stuck", "JobHeldUser: it is held"), "stuck", "JobHeldUser: it is held"),
 }
 
@@ -65,7 +76,7 @@ def test_derive(logged: Any, sent: Any, where: Any, state: str, detail: str) -> 
     assert bool(detail) == bool(found.detail)
     assert (found.trials_done, found.trials) == (0 if logged is None else 1, 2)
     assert found.last_bandwidth_gbps == (None if logged is None else 1.5)
-    sends_again = state not in {"complete", "waiting", "running", "stuck"}
+    sends_again = state not in {"complete", "waiting", "running", "stuck", "unknown"}
     assert status.missing([found]) == ({JOB.id} if sends_again else set())
 
 

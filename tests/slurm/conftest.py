@@ -47,6 +47,11 @@ class Cluster:
         )
         return done.stdout
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Slurm's: (24, 11, 5)."""
+        return tuple(map(int, self.ask("sinfo", "--version").split()[1].split("-")[0].split(".")))
+
     def jobs(self, *arguments: str | Path, timeout_s: int = 280) -> subprocess.CompletedProcess[str]:
         """`python -m jobs …` on the login node."""
         command = [sys.executable, "-m", "jobs", *map(str, arguments)]
@@ -103,6 +108,19 @@ class StrictSite(Cluster):
             yield
         finally:
             self.ask(*change, *(f"{key}=-1" for key in limits))
+
+    @contextlib.contextmanager
+    def configured(self, *lines: str) -> Iterator[None]:
+        """The controller works by these further lines of slurm.conf; without them again afterwards."""
+        configuration = Path(self.environment["SLURM_CONF"])
+        before = configuration.read_text()
+        configuration.write_text("\n".join([before, *lines, ""]))
+        self.ask("scontrol", "reconfigure")
+        try:
+            yield
+        finally:
+            configuration.write_text(before)
+            self.ask("scontrol", "reconfigure")
 
 
 def _start(

@@ -51,6 +51,10 @@ class Sent:
         found: list[dict[str, Any]] = json.loads(self.site.jobs("status", self.root, "--json", **options).stdout)
         return found
 
+    def until_measuring(self) -> None:
+        """Wait until a job has done a trial: from then on it heeds signals."""
+        self.site.wait("a trial", lambda: any(job["trials_done"] for job in self.status()))
+
     def until(self, state: str, timeout_s: float = 60) -> dict[str, Any]:
         """Wait until a job is in this state."""
         status: dict[str, Any] = self.site.wait(
@@ -98,7 +102,7 @@ def test_a_silent_controller_sends_no_study_to_the_login_node(
 def test_jobs_are_known_by_their_numbers(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
     """Whatever $LOGNAME says, and whoever looks: running is running, and `submit` sends nothing twice."""
     sent = Sent(strict_site, write_site_study("shared", slurm=LAX, repeats=100_000))
-    sent.until("running")
+    sent.until_measuring()
     assert sent.states(user="bob") == ["running"]
     again = strict_site.run_as(
         "alice",
@@ -123,7 +127,7 @@ def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
 ) -> None:
     """Of an array of which one job runs and the others wait: `scancel` of the array; each job is shown as cancelled."""
     sent = Sent(strict_site, write_site_study("many", slurm=LAX, repeats=100_000, rounds=30))
-    sent.until("running")
+    sent.until_measuring()
     strict_site.ask("sdiag", "--reset")
     strict_site.jobs("cancel", sent.root)
     assert requests(strict_site)["REQUEST_KILL_JOB"] == 1
@@ -221,3 +225,54 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_says_so(strict_site: Any
     slurm = 'account = "proj"\npartition = "lax"\nmem_gb = 0.1'
     sent = Sent(strict_site, write_site_study("memory", slurm=slurm, vocabulary=500_000))
     assert "raise `mem_gb` below [slurm]" in sent.until("lost")["detail"]
+
+
+def test_who_may_not_see_a_job_is_not_shown_it_as_lost(strict_site: Any, write_site_study: WriteStudy) -> None:
+    """Where Slurm hides jobs from other users: alice sees hers, bob what accounting tells, or that he can't know."""
+    sent = Sent(strict_site, write_site_study("hidden", slurm=LAX, repeats=100_000, rounds=2))
+    database = Path(strict_site.environment["DEVCLUSTER_ROOT"]) / "etc" / "slurmdbd.conf"
+    open_to_all = database.read_text()
+    with strict_site.configured("PrivateData=jobs"):
+        sent.until_measuring()
+        assert sent.states() == ["running", "waiting"]
+        strict_site.wait("accounting", lambda: sent.states(user="bob") == ["running", "waiting"])
+        database.write_text(open_to_all + "PrivateData=jobs\n")
+        strict_site.ask("sacctmgr", "-i", "reconfigure")
+        try:
+            hidden = sent.status(user="bob")
+            refused = strict_site.jobs("cancel", sent.root, user="bob")
+            strict_site.jobs("cancel", sent.root)
+            sent.until("interrupted")
+            ended = sent.status(user="bob")[0]
+        finally:
+            database.write_text(open_to_all)
+            strict_site.ask("sacctmgr", "-i", "reconfigure")
+
+    whose = "Slurm shows alice's jobs to nobody else here: when alice types `status`, it has their states"
+    assert [("unknown", whose)] * 2 == [(job["state"], job["detail"]) for job in hidden]
+    assert (refused.returncode, refused.stderr) == (2, f"error: can't cancel: {whose}\n")
+    assert ended["state"] == "unknown"
+    assert ended["detail"].startswith("its log is interrupted: ")
+    assert ended["detail"].endswith(f"; whether it runs again is not known: {whose}")
+
+
+@pytest.mark.each_slurm
+def test_a_controller_that_limits_requests(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """Of each user it takes two requests at once and then one a second: commands take longer, and nothing else."""
+    if strict_site.version < (23, 2):
+        pytest.skip("the controller limits requests since Slurm 23.02")
+    study = write_site_study("limited", slurm=LAX, repeats=100_000, rounds=60)
+    controller = Path(strict_site.environment["DEVCLUSTER_ROOT"]) / "log" / "slurmctld.log"
+    earlier = controller.stat().st_size
+    with strict_site.configured("SlurmctldParameters=rl_enable,rl_bucket_size=2,rl_refill_rate=1"):
+        submitted = strict_site.jobs("submit", study, "--results", home)
+        shown = [strict_site.jobs("status", home / "limited") for _ in range(2)]
+        ended = strict_site.jobs("cancel", home / "limited")
+
+    assert [0] * 4 == [done.returncode for done in (submitted, *shown, ended)], (submitted, shown, ended)
+    assert [""] * 4 == [done.stderr for done in (submitted, *shown, ended)]
+    assert "submitted\n" in submitted.stdout
+    assert "60 jobs: " in shown[1].stdout
+    assert "unknown" not in shown[1].stdout
+    assert 60 == ended.stdout.count("torch_save")
+    assert "RPC rate limit exceeded by uid 2001" in controller.read_bytes()[earlier:].decode()
