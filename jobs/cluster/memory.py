@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.cluster import slurm
@@ -52,24 +53,44 @@ def _of_a_rank(job: Job) -> float:
 
 def _given(batch: Batch) -> tuple[float, str] | None:
     request, others = batch.slurm, batch.slurm.additional_parameters or {}
-    cpus = (request.cpus_per_task or 1) * batch.jobs[0].scale.processes_per_node
-    for key in ("mem", "mem-per-cpu"):
-        if key in others:
-            return _in_bytes(str(others[key]), cpus if key == "mem-per-cpu" else 1, f"{key} = {others[key]}")
+    if "mem" in others:
+        return _in_bytes(str(others["mem"]), 1, f"mem = {others['mem']}")
     if request.mem_gb:
         return _in_bytes(f"{request.mem_gb}G", 1, f"mem_gb = {request.mem_gb:g}")
-    if request.exclusive:
-        return None  # with all CPUs of whatever node it gets
-    partition = slurm.settings("partition", *filter(None, [request.partition]))
-    config = slurm.settings("config")
-    if "MEMORY" not in config.get("SelectTypeParameters", "").upper():
-        return None
-    for where in (partition, config):
-        for key, times in (("DefMemPerCPU", cpus), ("DefMemPerNode", 1)):
-            if where.get(key, "UNLIMITED") != "UNLIMITED":
-                share = f" for each of {cpus} CPUs" if times > 1 else ""
-                return _in_bytes(where[key], times, f"{key} = {where[key]} MB{share}")
+    partition, config = _partition(request.partition), slurm.settings("config")
+    cpus = (request.cpus_per_task or 1) * batch.jobs[0].scale.processes_per_node
+    # Such jobs have all CPUs of their nodes, and the memory that belongs to these.
+    if (
+        request.exclusive is True
+        or partition["OverSubscribe"] == "EXCLUSIVE"
+        or "linear" in config.get("SelectType", "")
+    ):
+        cpus = max(cpus, _cpus_of_a_node(partition["PartitionName"]))
+    share = f" for each of {cpus} CPUs" if cpus > 1 else ""
+    if "mem-per-cpu" in others:
+        return _in_bytes(str(others["mem-per-cpu"]), cpus, f"mem-per-cpu = {others['mem-per-cpu']}{share}")
+    if "MEMORY" in config.get("SelectTypeParameters", "").upper():
+        for where in (partition, config):
+            for key, times, per in (("DefMemPerCPU", cpus, share), ("DefMemPerNode", 1, "")):
+                if where.get(key, "UNLIMITED") != "UNLIMITED":
+                    return _in_bytes(where[key], times, f"{key} = {where[key]} MB{per}")
     return None
+
+
+def _partition(name: str | None) -> Mapping[str, str]:
+    """The settings of a partition, by default of the one that Slurm takes."""
+    lines = slurm.ask("scontrol", "--oneliner", "show", "partition", *filter(None, [name])).splitlines()
+    chosen = next((line for line in lines if name or "Default=YES" in line), "")
+    settings = dict(re.findall(r"(\w+)=(\S+)", chosen))
+    if not {"PartitionName", "OverSubscribe"} <= settings.keys():
+        raise StudyError(f"scontrol does not describe the partition {name or 'that is the default'}")
+    return settings
+
+
+def _cpus_of_a_node(partition: str) -> int:
+    """Of the partition's smallest node."""
+    numbers = re.findall(r"\d+", slurm.ask("sinfo", "--noheader", f"--partition={partition}", "--format=%c"))
+    return min(map(int, numbers), default=1)
 
 
 def _in_bytes(text: str, times: int, origin: str) -> tuple[float, str] | None:

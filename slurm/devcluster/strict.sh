@@ -55,6 +55,7 @@ PartitionName=gpu Nodes=node[3-4]
 PartitionName=batch Nodes=ALL
 PartitionName=plain Nodes=ALL
 PartitionName=small Nodes=ALL DefMemPerCPU=256
+PartitionName=whole Nodes=ALL DefMemPerCPU=256 OverSubscribe=EXCLUSIVE
 PartitionName=short Nodes=ALL MaxTime=2
 PartitionName=lax Nodes=ALL
 END

@@ -176,6 +176,18 @@ def test_check_computes_the_memory_that_jobs_need(strict_site: Any, home: Path, 
     assert "write `mem_gb = 1` below [slurm]" in done.stdout
 
 
+@pytest.mark.parametrize(("partition", "slurm"), [("small", "exclusive = true"), ("whole", "")])
+def test_check_knows_the_memory_of_exclusive_jobs(
+    partition: str, slurm: str, strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """By their own wish or by the partition's rule they have all CPUs of a node, with the memory of all of them."""
+    study = write_site_study("exclusive", targets=in_partition(partition), slurm=f"{ACCOUNT}\n{slurm}")
+    done = strict_site.jobs("check", study, "--results", home)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "jobs get 1,024 MB of memory on each node (DefMemPerCPU = 256 MB for each of 4 CPUs)" in done.stdout
+
+
 def test_check_says_why_python_does_not_start_on_a_node(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
