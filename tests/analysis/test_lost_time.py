@@ -4,72 +4,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 
-from analysis.logs.load import load_results
 from analysis.measures.caveats import Kind
-from analysis.measures.loop import Part, spec_of
-from analysis.measures.loop_cost import loop_cost, with_verdicts
+from analysis.measures.loop import Part
 from analysis.measures.loop_differences import lost_differences
-from analysis.measures.loop_jobs import LoopRows, job_loop
-from analysis.measures.lost import AtInterval, BlockMeans, LoopCost, meeting_s
-from analysis.measures.setting import Setting, settings
-from analysis.measures.statistics import Interval
-from jobs.timing_log import LoopSave, TimingLog
+from analysis.measures.lost import BlockMeans, meeting_s
+from analysis.measures.setting import Setting
+from jobs.timing_log import TimingLog
 from support.loops import Costs, LoopSimulation
-
-SYNC = Costs(call_s=3.0, latency_s=3.0)
-BEHIND = Costs(snapshot_s=0.5, call_s=0.1, latency_s=5.2, interference_s=0.1, tail_s=(0.3, 0.2))
-UPDATE_WAIT = Costs(call_s=0.2, update_wait_s=0.4, latency_s=2.5, interference_s=0.3)
+from support.lost_time import BEHIND, SYNC, UPDATE_WAIT, cost_of, cost_of_one, holds, measure, only
 
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Callable[..., Setting]:
     """Write the logs of simulated jobs, doctored by a change, and return their setting."""
-
-    def measure(*simulations: LoopSimulation, change: Callable[[TimingLog], object] = lambda _: None) -> Setting:
-        for simulation in simulations:
-            simulation.write(tmp_path / "tiny", change)
-        [setting] = settings(load_results([tmp_path / "tiny"]))
-        return setting
-
-    return measure
-
-
-def cost_of(setting: Setting, way: str = "thread", label: str = "torch_save") -> LoopCost:
-    """What one method of a setting costs."""
-    method = setting.method(f"{label}+way={way}")
-    assert method is not None
-    assert method.loop is not None
-    return method.loop
-
-
-def cost_of_one(simulation: LoopSimulation) -> LoopCost:
-    """What a simulated job's method costs, computed from the rows in memory."""
-    log = simulation.log
-    spec = spec_of(log.header.loop)
-    assert spec is not None
-    tables = (pd.DataFrame([asdict(row) for row in rows]) for rows in (log.blocks, log.steps, log.saves, log.ranks))
-    empty = pd.DataFrame(columns=[column.name for column in fields(LoopSave)])
-    blocks, steps, saves, ranks = (table if len(table) else empty for table in tables)
-    [cost] = with_verdicts([loop_cost([job_loop(asdict(log.header), spec, LoopRows(blocks, steps, saves, ranks))])])
-    return cost
-
-
-def only(cost: LoopCost) -> AtInterval:
-    """Its only interval."""
-    [at] = cost.at
-    return at
-
-
-def holds(interval: Interval, value: float) -> bool:
-    """Whether an interval holds a value, but for rounding."""
-    return interval.low - 1e-9 <= value <= interval.high + 1e-9
+    return partial(measure, tmp_path / "tiny")
 
 
 @pytest.mark.parametrize("costs", [SYNC, BEHIND, UPDATE_WAIT], ids=["sync", "behind", "update-wait"])
@@ -227,53 +181,6 @@ def test_the_first_save_is_apart(measured: Callable[..., Setting]) -> None:
     assert only(cost).saves == 15
 
 
-def test_invalid_saves_are_counted_with_their_reasons(measured: Callable[..., Setting]) -> None:
-    """They are in no median, and the method's problems name them."""
-    reasons = {0: "loaded state differs: a", 7: "loaded state differs: a", 9: "not durable"}
-    setting = measured(LoopSimulation(costs=BEHIND, reasons=reasons))
-    cost = cost_of(setting)
-    assert (only(cost).saves, only(cost).invalid) == (12, 3)
-    assert cost.invalid == {"loaded state differs: a": 2, "not durable": 1}
-    job_id = "r01-torch_save+way=thread-disk-1x1-compute"
-    [method] = setting.methods
-    assert method.problems == (
-        f"{job_id}: 2 invalid save(s) of the loop: loaded state differs: a",
-        f"{job_id}: 1 invalid save(s) of the loop: not durable",
-    )
-
-
-def test_a_slow_rank_is_in_all_steps_and_named(measured: Callable[..., Setting]) -> None:
-    """One of three ranks saves slowly: all wait in the collective, and it is named, with host and part."""
-    costs = replace(SYNC, slow_rank=1)
-    setting = measured(LoopSimulation(way="sync", costs=costs, nodes=3))
-    cost = cost_of(setting, "sync")
-    assert only(cost).lost.interval.estimate == pytest.approx(3.0, abs=0.03)  # of one rank, not the slowest of three
-    assert holds(only(cost).blocked, 3.0)
-    for save in cost.jobs[0].saves:
-        assert save.slow_rank is not None
-        assert (save.slow_rank.rank, save.slow_rank.host, save.slow_rank.part) == (1, "node1", Part.CALL)
-        assert save.slow_rank.excess_s == pytest.approx(3.0, abs=0.3)
-
-
-def test_equal_ranks_have_no_straggler(measured: Callable[..., Setting]) -> None:
-    """Ranks that differ by noise alone: nobody is named."""
-    cost = cost_of(measured(LoopSimulation(way="sync", costs=SYNC, nodes=3, noise=0.005)), "sync")
-    assert [save.slow_rank for save in cost.jobs[0].saves if save.slow_rank] == []
-
-
-def test_a_rank_without_rows_makes_its_block_invalid(measured: Callable[..., Setting]) -> None:
-    """A rank was lost in a block: its saves are invalid, and its steps are no reference."""
-
-    def lost(log: TimingLog) -> None:
-        log.blocks[:] = [row for row in log.blocks if (row.rank, row.block) not in {(1, 1), (1, 2)}]
-
-    setting = measured(LoopSimulation(costs=BEHIND, nodes=2), change=lost)
-    cost = cost_of(setting)
-    assert sum(cost.invalid.values()) == 3
-    assert set(cost.invalid) == {"missing: rank 1"}
-    assert cost.jobs[0].reference.blocks == 4
-
-
 def test_memory_threads_and_cpu_above_the_reference(measured: Callable[..., Setting]) -> None:
     """Blocks with checkpoints peak 2 GiB higher, with one more thread, two descriptors, 0.5 s of a helper per save."""
     above = cost_of(measured(LoopSimulation(costs=SYNC))).above
@@ -291,100 +198,6 @@ def test_intervals_of_several_rounds_know_their_jobs(measured: Callable[..., Set
     interval = only(cost_of(setting)).lost.interval
     assert interval.low < 1.3
     assert interval.high > 2.7
-
-
-def test_too_few_blocks_to_tell(measured: Callable[..., Setting]) -> None:
-    """With three blocks of a kind in one job, no result could be called significant."""
-    setting = measured(LoopSimulation(costs=SYNC, spec={"blocks": 3}))
-    assert only(cost_of(setting)).lost.verdict == "too few blocks to tell"
-    assert Kind.FEW_BLOCKS in {caveat.kind for caveat in setting.caveats}
-
-
-def test_blocks_that_differ_as_clearly_as_they_can_are_not_called_equal(measured: Callable[..., Setting]) -> None:
-    """With four blocks, p is 2/70 at best: among many methods without a loss, that is too little, and is called so."""
-    nothing = [LoopSimulation(f"s{n}", "none", seed=n, spec={"blocks": 4}) for n in range(5)]
-    setting = measured(LoopSimulation(costs=SYNC, spec={"blocks": 4}), *nothing)
-    assert only(cost_of(setting)).lost.verdict == "too few blocks to tell"
-    assert {only(cost_of(setting, "none", f"s{n}")).lost.verdict for n in range(5)} == {"not significant"}
-
-
-def test_without_a_reference_nothing_is_known(measured: Callable[..., Setting]) -> None:
-    """A job that ended before its first block without checkpoints: its saves are invalid, and no number is shown."""
-
-    def only_saves(log: TimingLog) -> None:
-        off = {row.block for row in log.blocks if not row.every}
-        log.blocks[:] = [row for row in log.blocks if row.block not in off]
-
-    cost = cost_of(measured(LoopSimulation(costs=SYNC), change=only_saves))
-    at = only(cost)
-    assert at.lost.verdict == ""
-    assert at.saves == 0
-    assert set(cost.invalid) == {"the job has no valid block without checkpoints"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "keys", "change"),
-    [
-        (Kind.UNSTABLE_REFERENCE, {"noise": 0.1}, {}),
-        (Kind.SHORT_STEPS, {}, {"loop_recorder_s": 0.05}),
-        (Kind.UNSURE_CLOCKS, {"nodes": 2}, {"clock": 0.5}),
-    ],
-)
-def test_caveats(kind: Kind, keys: Any, change: Any, measured: Callable[..., Setting]) -> None:
-    """A caveat has its number and its remedy; a quiet loop has none of them."""
-
-    def doctor(log: TimingLog) -> None:
-        log.provenance |= {key: value for key, value in change.items() if key != "clock"}
-        log.ranks[:] = [replace(row, clock_uncertainty_s=change.get("clock", 0.0)) for row in log.ranks]
-
-    [caveat] = measured(LoopSimulation(costs=SYNC, **keys), change=doctor).caveats
-    assert caveat.kind is kind
-    assert caveat.number > 0
-
-
-def test_a_quiet_loop_has_no_caveat(measured: Callable[..., Setting]) -> None:
-    """Five blocks of each kind with steps that vary by 1 %."""
-    assert measured(LoopSimulation(costs=BEHIND)).caveats == ()
-
-
-def test_other_loops_are_other_settings(tmp_path: Path) -> None:
-    """Steps of another kind share no table, and the setting says which loop it is."""
-    for step in ("compute", "idle"):
-        LoopSimulation(costs=SYNC, spec={"step": step}).write(tmp_path / "tiny")
-    both = settings(load_results([tmp_path / "tiny"]))
-    assert [setting.loop.step for setting in both if setting.loop] == ["compute", "idle"]
-    assert "idle steps of 1 s on 2 cores, a save every 10 steps" in both[1].apart
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"loop": "{}"},
-        {"loop": "[" * 10_000},
-        {"loop": '{"step": "idle", "step_s": 1e999, "every": [0], "saves": -1, "blocks": 0, "settle_steps": 0}'},
-        {"start_s": float("nan")},
-        {"start_s": float("-inf")},
-        {"step": 10**6},
-        {"commit_s": float("nan")},
-        {"commit_s": 0.0},
-        {"every": 10**12},
-    ],
-    ids=str,
-)
-def test_hostile_logs_are_no_traceback(change: dict[str, Any], measured: Callable[..., Setting]) -> None:
-    """Whatever a log holds, the setting is built."""
-
-    def doctor(log: TimingLog) -> None:
-        for key, value in change.items():
-            if key == "loop":
-                log.header.loop = value
-            if key in {"start_s", "every"}:
-                log.blocks[:] = [replace(row, **{key: value}) for row in log.blocks]
-            if key in {"start_s", "step", "commit_s"}:
-                log.saves[:] = [replace(row, **{key: value}) for row in log.saves]
-
-    setting = measured(LoopSimulation(costs=SYNC, nodes=2), change=doctor)
-    assert len(setting.methods) == 1
 
 
 def rounds_of(lost_s: Sequence[float]) -> BlockMeans:

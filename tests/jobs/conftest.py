@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,3 +156,30 @@ def python(tmp_path: Path) -> Python:
     site = tmp_path / "site"
     site.mkdir()
     return Python(site, tmp_path)
+
+
+@pytest.fixture
+def loop_study(tiny: dict[str, Any]) -> Iterator[Callable[..., dict[str, Any]]]:
+    """A study with a loop of short idle steps; a loop sets the number of torch's threads, which is undone."""
+    import torch
+
+    from support.loop_jobs import LOOP
+
+    def make(*ways: str, strategy: Any = "torch_save", **keys: Any) -> dict[str, Any]:
+        quick = {"ceiling": False, "metadata": False}
+        return tiny | {"strategies": [strategy], "trials": quick, "loop": LOOP | {"ways": ways} | keys}
+
+    before = torch.get_num_threads()
+    yield make
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def doctored(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, str]]:
+    """The strategy that goes wrong in its second save, in this process and in those that it starts."""
+    from ckpt import registry, strategies
+
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(Path(__file__).parent / "strategies")])
+    monkeypatch.setattr(registry, "_own_names", lambda: frozenset({"doctored"}))
+    registry.create("doctored").saves.clear()  # type: ignore[attr-defined]
+    return lambda how: {"name": "doctored", "how": how}
