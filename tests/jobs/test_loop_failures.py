@@ -123,14 +123,3 @@ def test_a_process_that_does_not_save(
     assert reason in failed.reason
     assert [] == list(target.iterdir())
     assert [] == list(paths.slurm.iterdir())
-
-
-@pytest.mark.usefixtures("doctored")
-def test_a_process_that_saves_something_wrong(
-    loop_study: Callable[..., dict[str, Any]], planned: Planned, python: Any
-) -> None:
-    """What a process wrote is compared as well."""
-    log = in_a_process(python, planned(loop_study("process", strategy={"name": "doctored", "how": "torn"})))
-
-    assert "complete" == log.header.status
-    assert [(block_of_second_save(log), 0)] == [(save.block, save.save) for save in log.saves if not save.valid]
