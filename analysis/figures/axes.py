@@ -44,7 +44,7 @@ def rows(labels: Sequence[str], extra_lines: float = 0, least_lines: float = 1.5
     axes.set_ylim(len(texts) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", **_GRID)
-    _plain(axes)
+    plain(axes)
     return figure, axes
 
 
@@ -75,19 +75,20 @@ def with_legend(
     """Return axes with a legend below, in two columns where it is long: all labels, then the other lines."""
     texts = wrapped(labels)
     columns = 2 if len(texts) + len(others) > 2 else 1
-    heights = [text.count("\n") + 1.4 for text in texts] + [1.4] * len(others)
+    heights = [text.count("\n") + 1.4 for text in (*texts, *(str(line.get_label()) for line in others))]
     per_column = math.ceil(len(heights) / columns)
     tallest = max(sum(heights[start : start + per_column]) for start in range(0, len(heights), per_column))
     figure = Figure(figsize=(WIDTH_IN, 2.2 + _LEGEND_LINE_IN * tallest), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(**_GRID)
-    _plain(axes)
+    plain(axes)
     handles = [*_handles(labels, texts, styles, lines=lines), *others]
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.6)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Leave out the lines above and to the right of the axes, and draw a grid behind what they show."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,6 +1,7 @@
 """Draws the figures of some results and writes their files: SVG with text as text, PDF with its fonts, PNG.
 
-A figure is as wide as a column of a paper and has one pair of axes. The same results give the same bytes.
+A figure is as wide as a column of a paper and has one pair of axes, or one per method below each other. The same
+results give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from matplotlib.figure import Figure
 from analysis.errors import ResultsError
 from analysis.figures import kinds, scaling
 from analysis.figures.axes import INK
+from analysis.figures.loop_steps import loop_steps
+from analysis.figures.loops import Looped, looped, styles_of_loops
+from analysis.figures.lost_parts import lost_parts
+from analysis.figures.lost_share import lost_share
 from analysis.figures.styles import Style, styles_of
 from analysis.figures.targets import targets
 from analysis.measures.ceilings import Ceiling
@@ -107,13 +112,23 @@ _KINDS: dict[str, Drawer] = {
     "ranks": lambda panel: scaling.ranks(panel.measured, panel.styles, panel.title, panel.operation),
 }
 
+LOST_SHARE, LOST_PARTS, LOOP_STEPS = "lost-share", "lost-parts", "loop-steps"
+
+_LOOP_KINDS: dict[str, Callable[[Sequence[Looped], int], kinds.Result]] = {
+    LOST_SHARE: lambda methods, _: lost_share(methods),
+    LOST_PARTS: lambda methods, _: lost_parts(methods),
+    LOOP_STEPS: lambda methods, ranks: loop_steps(methods, ranks=ranks),
+}
+
 
 def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
     """Draw every figure that has data; return the others as messages that say why there is none."""
-    styles = styles_of(method.label for setting in settings for method in setting.methods)
     drawn: list[Drawn] = []
     absent: list[str] = []
     with mpl.rc_context(_RC_PARAMS):
+        _loops([setting for setting in settings if setting.loop], drawn, absent)
+        settings = [setting for setting in settings if not setting.loop]
+        styles = styles_of(method.label for setting in settings for method in setting.methods)
         for setting in settings:
             for panel in _panels(setting, styles):
                 for kind, drawer in _KINDS.items():
@@ -129,6 +144,21 @@ def draw(settings: Sequence[Setting]) -> tuple[list[Drawn], list[str]]:
         for panel, others in _scales(settings, styles):
             _add(drawn, absent, "scale", panel, scaling.scale(others, panel.styles, panel.title))
     return drawn, absent
+
+
+def _loops(settings: Sequence[Setting], drawn: list[Drawn], absent: list[str]) -> None:
+    """Draw the figures of what saves cost training loops; other figures are of trials, which loops don't have."""
+    styles = styles_of_loops(settings)
+    for setting in settings:
+        methods, step = looped(setting, styles), setting.loop.step if setting.loop else ""
+        for kind, drawer in _LOOP_KINDS.items():
+            result = drawer(methods, setting.ranks)
+            if isinstance(result, str):
+                absent.append(f"no figure of {kind} ({setting}): {result}")
+                continue
+            name = _free_name(drawn, [setting.study, setting.target, setting.scale, step, kind])
+            caption = f"{result.caption} Study {setting}: {setting.loop}."
+            drawn.append(Drawn(name, caption, result.alt, setting, kind, result.figure))
 
 
 def _wanted(kind: str, panel: Panel) -> bool:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from analysis.advice.advice import advise
 from analysis.advice.assumptions import Assumptions
 from analysis.errors import ResultsError
-from analysis.figures.figures import Drawn, draw
+from analysis.figures.figures import LOST_SHARE, Drawn, draw
 from analysis.figures.svg import inline
 from analysis.logs.frames import Results
 from analysis.measures.caveats import in_short
@@ -43,6 +43,9 @@ MOST_EMBEDDED_BYTES = 8_000_000
 MOST_JOBS = 200
 """Rows of the table of jobs; the compressed one has all."""
 
+_LOST = "lost"
+"""The name of the table that stands beside the figure of lost time."""
+
 _HERE = Path(__file__).parent
 
 
@@ -60,6 +63,16 @@ class _Section:
     title: str
     words: list[str]
     thin: list[str]
+    tables: list[Markup]
+    plots: list[_Plot]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What checkpoints cost the training loop of one setting: the first thing on the page."""
+
+    title: str
+    share: list[_Plot]
     tables: list[Markup]
     plots: list[_Plot]
 
@@ -84,10 +97,10 @@ def report(results: Results, assumptions: Assumptions, reference_target: str = "
     """
     comparisons = compare(results)
     drawn, absent = draw([comparison.setting for comparison in comparisons])
-    plots = {
-        figure.name: _Plot(inline(figure, f"plot-{number}"), printable(figure.caption))
+    plots = [
+        (figure, _Plot(inline(figure, f"plot-{number}"), printable(figure.caption)))
         for number, figure in enumerate(drawn, 1)
-    }
+    ]
     downloads, not_embedded = _downloads(results)
     loops = [comparison.setting.loop for comparison in comparisons] or [None]
     studies = sorted(set(results.jobs["study"].dropna().map(str)))
@@ -98,14 +111,12 @@ def report(results: Results, assumptions: Assumptions, reference_target: str = "
         title=printable(f"Checkpoint study: {', '.join(studies)}"),
         subtitle=_subtitle(results),
         style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
-        sections=[
-            _section(number, comparison, assumptions, [(figure, plots[figure.name]) for figure in drawn])
-            for number, comparison in enumerate(comparisons, 1)
-        ],
+        loops=list(_loops(comparisons, plots)),
+        sections=[_section(number, comparison, assumptions, plots) for number, comparison in enumerate(comparisons, 1)],
         targets=_of_targets(comparisons, reference_target),
-        target_plots=[plots[figure.name] for figure in drawn if figure.kind == "targets"],
+        target_plots=[plot for figure, plot in plots if figure.kind == "targets"],
         across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
-        across_plots=[plots[figure.name] for figure in drawn if figure.kind == "scale"],
+        across_plots=[plot for figure, plot in plots if figure.kind == "scale"],
         assumed=list(dict.fromkeys(line for loop in loops for line in assumed(assumptions, loop))),
         method=list(dict.fromkeys([HOW_SEPARATED, *map(model, loops)])),
         warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
@@ -136,6 +147,20 @@ def _of_targets(comparisons: Sequence[Comparison], reference_target: str) -> lis
     return [html(table, f"targets-{number}") for number, table in enumerate(tables, 1)]
 
 
+def _loops(comparisons: Sequence[Comparison], drawn: Sequence[tuple[Drawn, _Plot]]) -> Iterator[_Loop]:
+    for number, comparison in enumerate(comparisons, 1):
+        setting = comparison.setting
+        of_setting = [(figure.kind, plot) for figure, plot in drawn if figure.setting is setting]
+        tables = [table for table in all_tables(comparison) if table.name == _LOST]
+        if setting.loop:
+            yield _Loop(
+                title=printable(f"{setting}: {setting.loop}"),
+                share=[plot for kind, plot in of_setting if kind == LOST_SHARE],
+                tables=[html(table, f"lost-{number}-{index}") for index, table in enumerate(tables, 1)],
+                plots=[plot for kind, plot in of_setting if kind != LOST_SHARE],
+            )
+
+
 def _section(
     number: int, comparison: Comparison, assumptions: Assumptions, drawn: Sequence[tuple[Drawn, _Plot]]
 ) -> _Section:
@@ -155,8 +180,12 @@ def _section(
         title=printable(str(comparison.setting)),
         words=[printable(line) for line in in_words(advice)],
         thin=[printable(line) for line in advice.thin],
-        tables=[html(table, f"table-{number}-{index}") for index, table in enumerate(tables, 1) if table.rows],
-        plots=[plot for figure, plot in drawn if figure.setting is comparison.setting],
+        tables=[
+            html(table, f"table-{number}-{index}")
+            for index, table in enumerate(tables, 1)
+            if table.rows and table.name != _LOST
+        ],
+        plots=[plot for figure, plot in drawn if figure.setting is comparison.setting and not figure.setting.loop],
     )
 
 

@@ -15,6 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from analysis.advice.assumptions import USUAL
 from analysis.logs.load import load_results
 from analysis.report import report
+from support.loops import Costs, LoopSimulation
 from support.studies import MakeStudy, StudyOnDisk
 
 OPTIONS = (
@@ -77,10 +78,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture
-def pages(three_methods: StudyOnDisk, hostile_logs: Path, many_methods: Path, tmp_path: Path) -> dict[str, Path]:
-    """Three reports: of a plain study, of hostile logs, and of many methods with long labels."""
+def pages(
+    three_methods: StudyOnDisk, hostile_logs: Path, many_methods: Path, looped: Path, tmp_path: Path
+) -> dict[str, Path]:
+    """Four reports: of a plain study, of hostile logs, of many methods with long labels, and of a training loop."""
     found = {}
-    for name, results in (("plain", three_methods.root), ("hostile", hostile_logs), ("many", many_methods)):
+    studies = {"plain": three_methods.root, "hostile": hostile_logs, "many": many_methods, "loop": looped}
+    for name, results in studies.items():
         found[name] = tmp_path / f"{name}.html"
         report.write(report.report(load_results(results), USUAL), found[name])
     return found
@@ -92,7 +96,7 @@ def fetched(browser: webdriver.Chrome) -> list[str]:
     return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("which", ["plain", "hostile", "many"])
+@pytest.mark.parametrize("which", ["plain", "hostile", "many", "loop"])
 def test_in_a_browser(which: str, browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     """At the width of a phone and of a desktop, in light, in dark and as it is printed: nothing ends beyond the
     window, every text can be read, nothing is fetched but the page itself, and no error or warning is logged.
@@ -132,6 +136,21 @@ def test_it_prints(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
 
     assert browser.execute_script(right) <= 1032  # A4 across, less its margins, at 96 dots an inch
     assert browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"].startswith("JVBERi")
+
+
+@pytest.fixture
+def looped(tmp_path: Path) -> Path:
+    """A training loop with a long name on two ranks, and three ways to save in it."""
+    for way, costs in (
+        ("sync", Costs(call_s=3.0, latency_s=3.0)),
+        ("library-process", Costs(snapshot_s=0.5, latency_s=5.0, slow_rank=1)),
+        ("none", Costs()),
+    ):
+        simulation = LoopSimulation(
+            "torch_dcp+single_file_per_rank=False+threads=16", way, costs, nodes=2, spec={"blocks": 3, "saves": 2}
+        )
+        simulation.write(tmp_path / "a-loop-with-a-long-name")
+    return tmp_path / "a-loop-with-a-long-name"
 
 
 @pytest.fixture
