@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,6 @@ from analysis.errors import ResultsError
 from analysis.logs.claims import PROVEN
 from analysis.logs.frames import Results
 from analysis.logs.operations import UNPROVEN
-from analysis.measures.loop import spec_of
 from analysis.measures.setting import Setting, settings
 from analysis.measures.statistics import ratio_interval
 from analysis.selftest_loops import loop_verdicts
@@ -46,7 +46,7 @@ def verdicts(results: Results) -> list[Verdict]:
     jobs = results.jobs[results.jobs["strategy"] == _STRATEGY]
     if not len(jobs):
         raise ResultsError("these are no results of a self-test: run `python -m jobs selftest --target DIR` first")
-    loops = jobs["loop"].fillna("") != ""
+    loops = jobs["way"].fillna("") != ""
     judged = [
         (target, verdict)
         for target, on_target in jobs[~loops].groupby("target", sort=True)
@@ -66,11 +66,9 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _beside_one_loop(setting: Setting, jobs: pd.DataFrame, saves: pd.DataFrame) -> Iterator[Verdict]:
-    labels = {method.label for method in setting.methods}
-    loops = jobs["loop"].map(lambda text: spec_of(str(text)) == setting.loop)
-    chosen = jobs[(jobs["target"] == setting.target) & (jobs["study"] == setting.study) & loops]
+    chosen = jobs[(jobs["target"] == setting.target) & (jobs["study"] == setting.study)]
     yield _complete(chosen)
-    options = {label: _OPTIONS | json.loads(text or "{}") for label, text in _options(chosen) if label in labels}
+    options = dict(zip(chosen["label"], _options(chosen), strict=True))
     cores = chosen["loop_cores"].dropna() if "loop_cores" in chosen else pd.Series(dtype=float)
     yield from loop_verdicts(
         setting.methods,
@@ -80,8 +78,9 @@ def _beside_one_loop(setting: Setting, jobs: pd.DataFrame, saves: pd.DataFrame) 
     )
 
 
-def _options(jobs: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    yield from zip(jobs["label"], jobs["strategy_options"].fillna(""), strict=True)
+def _options(jobs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the options of each job; those without a log have none."""
+    return [_OPTIONS | json.loads(text or "{}") for text in jobs["strategy_options"].fillna("")]
 
 
 def _complete(jobs: pd.DataFrame) -> Verdict:
@@ -90,7 +89,7 @@ def _complete(jobs: pd.DataFrame) -> Verdict:
 
 
 def _on_one_target(jobs: pd.DataFrame, samples: pd.DataFrame) -> Iterator[Verdict]:
-    options = [_OPTIONS | json.loads(text or "{}") for text in jobs["strategy_options"]]
+    options = _options(jobs)
     asked = jobs[["study", "job_id"]].assign(**{name: [option[name] for option in options] for name in _OPTIONS})
     samples = samples.merge(asked, on=["study", "job_id"], validate="many_to_one")
     totals = samples[(samples["phase"] == "total") & ~samples["warmup"]]

@@ -67,6 +67,7 @@ def write(
             log.header, label=label, job_id=f"r01-{label}", strategy_options=json.dumps(options), loop=json.dumps(loop)
         )
         log.provenance["loop_cores"] = 2
+        log.blocks = [replace(block, cpu_s=2 * block.duration_s) for block in log.blocks]
         if reason:
             log.saves = [replace(save, valid=False, reason=reason) for save in log.saves]
         change(log)
@@ -228,7 +229,7 @@ def test_cores_that_are_taken_from_the_loop_are_seen(tmp_path: Path) -> None:
     judged = busy(tmp_path, interference_s=0.028)
 
     assert failed(judged) == []
-    assert len([verdict for verdict in judged if "takes 0.25 s of each core" in verdict.what and verdict.passed]) == 2
+    assert len([verdict for verdict in judged if "takes 0.25 s of CPU time" in verdict.what and verdict.passed]) == 2
     assert [verdict.passed for verdict in judged if verdict.what.startswith("no save, lost")] == [True]
 
 
