@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,114 +13,19 @@ from analysis.advice.assumptions import USUAL
 from analysis.errors import ResultsError
 from analysis.figures.figures import draw
 from analysis.logs.load import load_results
-from analysis.measures.caveats import Kind
 from analysis.measures.setting import settings
 from analysis.measures.storage import Storage
 from analysis.measures.storage_caveats import about_storage
 from analysis.report.report import report
-from analysis.tables.check import grouped, in_full, remarks
-from jobs.timing_log import Ceiling, Hook, Metadata, TimingLog
-from support.logs import GB, amended
+from support.logs import amended
+from support.storage_studies import RATES, tables, three_targets
 from support.studies import MakeStudy, Show, StudyOnDisk
-
-DISK = {"name": "vda", "kind": "disk", "below": [], "model": "unknown (the disk has no model)", "rotational": "0"}
-LOOP = {
-    "name": "loop0", "kind": "loop", "image": "/images/scratch", "image_filesystem": "ext4", "direct_io": True,
-    "below": [DISK],
-}  # fmt: skip
-
-SCRATCH: dict[str, Any] = {
-    "filesystem": "xfs", "filesystem_version": "Linux 6.18", "source": "/dev/loop0",
-    "options": "rw,noatime,logbsize=256k",
-    "servers": "none: its files are on this machine", "layout": "bsize=4096, sunit=0",
-    "written_layout": "extents=1", "device": json.dumps([LOOP]), "capacity_bytes": 10 * GB, "free_bytes": GB // 2,
-    "fsync_guarantee": "data are on the device", "durability_proof": "proven", "cold_proof": "proven",
-}  # fmt: skip
-LOCAL: dict[str, Any] = {**SCRATCH, "filesystem": "ext4", "device": json.dumps([DISK]), "free_bytes": 9 * GB}
-CLUSTER: dict[str, Any] = {
-    "filesystem": "fuse.glusterfs", "filesystem_version": "10.3", "source": "server:/volume",
-    "options": "rw,user_id=0,group_id=0,max_read=131072", "servers": "mounted_from=server:/volume, bricks=2, hosts=a+b",
-    "layout": "bricks=2, distributed", "written_layout": "bricks=a:/brick1", "device": "unknown (no device is seen)",
-    "capacity_bytes": 4000 * GB, "free_bytes": 1000 * GB, "fsync_guarantee": "the bricks have synced",
-    "durability_proof": "the kernel counts no dirty pages on fuse.glusterfs",
-    "cold_proof": "fuse.glusterfs may hold files in its servers' memory",
-}  # fmt: skip
-
-RATES = {"create": 500.0, "stat": 3000.0, "read": 900.0, "unlink": 180.0, "mkdir": 300.0, "rmdir": 250.0}
-
-
-def ceilings(*, honoured: bool) -> list[Ceiling]:
-    """Direct I/O at 2 GB/s and buffered at 1 GB/s, or all through the page cache."""
-    return [
-        Ceiling(
-            when=when, operation=operation, size_bytes=GB, start_s=0.0, duration_s=1.0 if buffered else 0.5,
-            direct=honoured and not buffered, buffered=buffered, resident_fraction=0.0,
-        )
-        for when in ("before", "after")
-        for operation in ("write", "read")
-        for buffered in (False, True)
-    ]  # fmt: skip
-
-
-def small_files() -> list[Metadata]:
-    """What one rank did with a hundred files."""
-    return [
-        Metadata(
-            when="before", operation=operation, count=100, size_bytes=4096, start_s=float(number),
-            duration_s=100 / rate, rank=0, made_by=0, ranks=1,
-        )
-        for number, (operation, rate) in enumerate(RATES.items())
-    ]  # fmt: skip
-
-
-def hooks(number: int) -> list[Hook]:
-    """A layout that is set once, and caches that are dropped after each of two saves; the last time that fails."""
-    dropped = [0, 7] if number == 3 else [0, 0]
-    runs = [
-        ("prepare", -1, 0, 0.25, "lfs setstripe -c 8 {directory}"),
-        *(("between", trial, code, number + trial / 4, "drop-caches {node}") for trial, code in enumerate(dropped)),
-    ]
-    return [
-        Hook(
-            when=when, trial=trial, command=f"{command} on {number}", start_s=trial + 5.0, duration_s=seconds,
-            exit_code=code, output="", rank=0, study_command=command,
-        )
-        for when, trial, code, seconds, command in runs
-    ]  # fmt: skip
-
-
-def _with_facts(log: TimingLog, *, storage: dict[str, Any], named: str, honoured: bool) -> None:
-    log.storage.update(storage)
-    log.ceiling.extend(ceilings(honoured=honoured))
-    log.metadata.extend(small_files())
-    log.provenance.update(study=named, host="node1")
 
 
 @pytest.fixture
 def study(make_study: MakeStudy) -> StudyOnDisk:
-    """Two methods on three targets, which the study names in an order of its own; two of them lie on one disk."""
-    names = ("scratch", "local", "cluster")
-    made = make_study(
-        targets={name: {"path": f"/{name}"} for name in names}, rounds=3, strategies=["torch_save", "hdf5"]
-    )
-    named = json.dumps({"targets": dict.fromkeys(names)})
-    for target, storage, seconds in (("scratch", SCRATCH, 1.0), ("local", LOCAL, 2.0), ("cluster", CLUSTER, 4.0)):
-        for number in (1, 2, 3):
-            for label, factor in (("torch_save", 1.0), ("hdf5", 1.5)):
-                times = [seconds * factor * (1 + 0.01 * number), seconds * factor * (1.01 + 0.01 * number)]
-                unproven = {0: 0.0, 1: 0.0} if target == "cluster" else {}
-                path = made.log(label, on=target, number=number, save=times, cold=times, unproven=unproven)
-                amended(path, partial(_with_facts, storage=storage, named=named, honoured=target != "local"))
-                if (target, label) == ("cluster", "hdf5"):
-                    amended(path, lambda log, number=number: log.hooks.extend(hooks(number)))
-    return made
-
-
-def tables(shown: str) -> dict[str, list[dict[str, str]]]:
-    """The rows of all tables in CSV, by name."""
-    blocks = [[line for line in block.splitlines() if line[:1] != "#"] for block in shown.split("\n\n")]
-    read = [list(csv.DictReader(io.StringIO("\n".join(block)))) for block in blocks]
-    return {rows[0]["table"]: rows for rows in read if rows}
+    """Two methods on three targets, of which two lie on one disk."""
+    return three_targets(make_study)
 
 
 @pytest.mark.parametrize(("style", "extension"), [("text", ".txt"), ("markdown", ".md"), ("latex", ".tex")])
@@ -219,90 +120,6 @@ def test_any_target_can_be_the_reference(study: StudyOnDisk, capsys: pytest.Capt
     assert [row["notes"] for row in (one, other)] == ["", "1 2"]  # proven over what isn't
     with pytest.raises(ResultsError, match="no target is called 'nvme': name one of cluster, local, scratch"):
         print_tables([study.root], "csv", reference_target="nvme")
-
-
-def test_storage_has_caveats(study: StudyOnDisk) -> None:
-    """Direct I/O that isn't, targets on one disk, and one that is nearly full."""
-    found = {
-        (setting.target, caveat.kind): caveat.what for setting in settings(load_results(study.root))
-        for caveat in setting.caveats if caveat.where.startswith("target ")
-    }  # fmt: skip
-
-    assert found == {
-        ("scratch", Kind.SHARED_STORAGE): "it lies on the disk vda of node1, as local does",
-        ("scratch", Kind.NEARLY_FULL): "95% of its capacity is used",
-        ("local", Kind.SHARED_STORAGE): "it lies on the disk vda of node1, as scratch does",
-        ("local", Kind.NOT_DIRECT): "direct I/O is not direct here: writes and reads went through the page cache",
-    }
-
-
-def test_disks_of_one_name_on_two_hosts_are_two(study: StudyOnDisk) -> None:
-    """Every node has a first disk."""
-    for path in study.paths.logs.glob("*-local-*.h5"):
-        amended(path, lambda log: log.provenance.update(host="node2"))
-
-    kinds = {caveat.kind for setting in settings(load_results(study.root)) for caveat in setting.caveats}
-    assert Kind.SHARED_STORAGE not in kinds
-
-
-def test_two_mounts_of_one_volume(study: StudyOnDisk) -> None:
-    """Where servers keep the files, the volume is what targets may share; one that is unknown is none."""
-    volumes = {"cluster": "the GlusterFS volume of a:/brick", "scratch": "unknown (x)", "local": "unknown (x)"}
-    volumes |= {"scratch": volumes["cluster"]}
-    for target, volume in volumes.items():
-        for path in study.paths.logs.glob(f"*-{target}-*.h5"):
-            amended(path, lambda log, volume=volume: log.storage.update(volume=volume, device="unknown"))
-
-    found = {
-        (setting.target, caveat.what)
-        for setting in settings(load_results(study.root))
-        for caveat in setting.caveats
-        if caveat.kind is Kind.SHARED_STORAGE
-    }
-    assert found == {
-        ("cluster", "it lies on the GlusterFS volume of a:/brick, as scratch does"),
-        ("scratch", "it lies on the GlusterFS volume of a:/brick, as cluster does"),
-    }
-
-
-def test_memory_below_is_named(study: StudyOnDisk, show: Show) -> None:
-    """Where no device lies below, since the files are in memory, the row says so."""
-    for path in study.paths.logs.glob("*-local-*.h5"):
-        amended(path, lambda log: log.storage.update(device="memory: overlay, whose upper directory /up lies on tmpfs"))
-
-    local = tables(show(study.root, "csv"))["storage"][1]
-    assert local["device"] == "memory: overlay, whose upper directory /up lies on tmpfs"
-
-
-def test_a_layout_that_nobody_could_ask_for_is_a_caveat(study: StudyOnDisk) -> None:
-    """Where servers lay out the files; a local filesystem's layout matters less."""
-    for path in study.paths.logs.glob("*.h5"):
-        amended(path, lambda log: log.storage.update(layout="unknown (the program lfs is not installed here)"))
-
-    unknown = [
-        caveat for setting in settings(load_results(study.root)) for caveat in setting.caveats
-        if caveat.kind is Kind.UNKNOWN_LAYOUT
-    ]  # fmt: skip
-    assert [(caveat.where, caveat.what) for caveat in unknown] == [
-        ("target cluster", "how its files are laid out is unknown: the program lfs is not installed here")
-    ]
-
-
-def test_check_says_a_thing_of_many_jobs_once(study: StudyOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grouped by kind, with how often, where, and the remedy; in full, every one has a line."""
-    monkeypatch.setenv("COLUMNS", "100")
-    found = remarks(settings(load_results(study.root)))
-    lines, every = grouped(found), in_full(found)
-
-    assert len({remark.kind for remark in found}) < len(found) == len(every)
-    assert len(lines) < 24
-    assert max(map(len, lines)) <= 100
-    shown = " ".join(" ".join(lines).split())
-    assert (
-        "2 target scratch: it lies on the disk vda of node1, as local does (and 1 more like it) on scratch, local"
-        in shown
-    )
-    assert f"`--all` lists all {len(found)} of them" in shown
 
 
 def test_logs_without_any_of_it_have_unknown_facts(make_study: MakeStudy, show: Show) -> None:
