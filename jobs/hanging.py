@@ -11,6 +11,7 @@ from typing import Generic, NoReturn, TypeVar
 
 from ckpt.cli import printable
 from ckpt.disk.answering import NOTICE_S, is_it_down, mount_in_words, silence
+from jobs.paths import StudyPaths
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def bounded(path: Path, work: Callable[[], T], *, limit_s: float = LOOK_S) -> T:
 def must_answer(path: Path, *, limit_s: float = LOOK_S) -> None:
     """End the process with exit code 2 and a message if the filesystem of `path` doesn't answer; once for a path."""
     if path not in _answering:
-        if silent := silence(path, limit_s, tell=tell):
+        if silent := silence(path, limit_s, read=[StudyPaths(path).plan_json.name], tell=tell):
             _end(path, silent)
         _answering.add(path)
 

@@ -10,7 +10,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,16 +29,24 @@ _left: list[subprocess.Popen[str]] = []
 """Processes that hang and can't be ended: nobody waits for them."""
 
 
-def silence(path: Path, limit_s: float, *, write: bool = False, tell: Callable[[str], object] = lambda _: None) -> str:
+def silence(
+    path: Path,
+    limit_s: float,
+    *,
+    read: Sequence[str] = (),
+    write: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> str:
     """Say what a directory's filesystem does instead of answering, such as `has not answered for 20 s`; or nothing.
 
     Args:
         path: the directory; one that doesn't exist is an answer.
         limit_s: how long to wait.
-        write: write a small file too, which leaves no trace: some filesystems answer from memory all that is asked.
+        read: files in it that are read too: servers of metadata may answer where those of data hang.
+        write: write a small file too, which leaves no trace.
         tell: is given a line after `NOTICE_S`.
     """
-    command = [sys.executable, "-I", "-S", str(_PROGRAM), str(path), *(["write"] if write else [])]
+    command = [sys.executable, "-I", "-S", str(_PROGRAM), str(path), "write" if write else "read", *read]
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

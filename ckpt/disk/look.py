@@ -1,4 +1,4 @@
-"""Looks at a directory, as a program of its own that may hang: `python look.py DIRECTORY [write]`.
+"""Looks at a directory, as a program of its own that may hang: `python look.py DIRECTORY read|write [FILE]`.
 
 It prints the number of the error that ended the look, or 0. `answering` starts it, with nothing imported but this.
 """
@@ -11,11 +11,20 @@ import sys
 _BYTES = 4096
 
 
-def look(directory: str, *, write: bool) -> None:
-    """Ask for a directory's room and its entries; on demand, write, sync and read a small file without a name."""
+def look(directory: str, *files: str, write: bool) -> None:
+    """Ask for a directory's room, its entries and the beginning of some files in it.
+
+    On demand, write, sync and read a small file without a name, too.
+    """
     os.statvfs(directory)
     with os.scandir(directory) as entries:
         next(entries, None)
+    for name in files:
+        descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH118
+        try:
+            os.pread(descriptor, _BYTES, 0)
+        finally:
+            os.close(descriptor)
     if write:
         path = os.path.join(directory, f".look-{os.getpid()}-{os.urandom(4).hex()}")  # noqa: PTH118  # one import less
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -30,7 +39,7 @@ def look(directory: str, *, write: bool) -> None:
 
 if __name__ == "__main__":
     try:
-        look(sys.argv[1], write="write" in sys.argv[2:])
+        look(sys.argv[1], *sys.argv[3:], write=sys.argv[2] == "write")
     except OSError as error:
         print(error.errno)
     else:

@@ -48,6 +48,14 @@ def test_what_answers(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+def test_what_does_not_answer(tmp_path: Path) -> None:
+    """A look that lasts too long ends, here at a pipe that nobody writes to; so does one with a device's error."""
+    os.mkfifo(tmp_path / "pipe")
+    assert answering.silence(tmp_path, 0.5, read=["pipe"]) == "has not answered for 0 s"
+    assert answering.silence(Path("/proc/self"), 60, read=["mem"]) == "can't be used (Input/output error)"
+    assert [] == answering._left
+
+
 @pytest.mark.filesystems
 def test_check_goes_on(hung: Path, mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One target that hangs is a problem with the server's name; the others are looked at."""
