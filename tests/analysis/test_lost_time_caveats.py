@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis.logs.load import load_results
 from analysis.measures.caveats import Kind
+from analysis.measures.groups import split
 from analysis.measures.loop import Part
 from analysis.measures.setting import Setting, settings
 from jobs.timing_log import TimingLog
-from support.loops import LoopSimulation
+from support.loops import SPEC, LoopSimulation
 from support.lost_time import BEHIND, SYNC, cost_of, holds, measure, only
 
 
@@ -133,6 +136,25 @@ def test_other_loops_are_other_settings(tmp_path: Path) -> None:
     both = settings(load_results([tmp_path / "tiny"]))
     assert [setting.loop.step for setting in both if setting.loop] == ["compute", "idle"]
     assert "idle steps of 1 s on 2 cores, a save every 10 steps" in both[1].apart
+
+
+def test_a_silent_job_goes_with_its_kind_of_step() -> None:
+    """A planned job that never reported is a row of the setting with its step, though another setting has more jobs."""
+    loops = {step: json.dumps(SPEC | {"step": step}) for step in ("compute", "idle")}
+    jobs = pd.DataFrame(
+        [
+            *({"job_id": f"compute-{n}", "state_digest": "a", "loop": loops["compute"]} for n in range(3)),
+            {"job_id": "idle-0", "state_digest": "a", "loop": loops["idle"]},
+            {"job_id": "idle-1", "planned_step": "idle"},
+            {"job_id": "idle-2", "loop": loops["idle"]},
+            {"job_id": "compute-3", "planned_step": "compute"},
+            {"job_id": "memory-0", "planned_step": "memory"},
+        ]
+    )
+    assert [sorted(members["job_id"]) for members, _ in split(jobs)] == [
+        ["compute-0", "compute-1", "compute-2", "compute-3", "memory-0"],
+        ["idle-0", "idle-1", "idle-2"],
+    ]
 
 
 @pytest.mark.parametrize(
