@@ -240,6 +240,7 @@ CHILD = """
 import mmap, sys, threading
 shared = mmap.mmap(int(sys.argv[1]), 0)
 read = sum(shared[place] for place in range(0, len(shared), 4096))
+shared.close()  # before anybody looks
 own = b"1" * 2**25
 print("ready", flush=True)
 sys.stdin.read()
@@ -247,7 +248,7 @@ sys.stdin.read()
 
 
 def test_shared_memory_counts_once() -> None:
-    """A process that this one started has the same memory mapped: what is counted of it is its own."""
+    """A process that this one started had the same memory mapped: what is counted of it is its own."""
     size_bytes = 2**27
     descriptor = os.memfd_create("shared")
     os.ftruncate(descriptor, size_bytes)

@@ -30,14 +30,6 @@ _LARGEST_SHARE = 0.005
 """Of the time that looks may take."""
 
 
-@dataclass(slots=True)
-class _Helper:
-    """The most memory that looks saw of a process that the job's process started, in bytes."""
-
-    shared: int = 0
-    own: int = 0
-
-
 class Watch:
     """Watches the process, and all that it started, over a block."""
 
@@ -47,7 +39,8 @@ class Watch:
             with suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")  # resets the high-water mark
         self._threads = self._descriptors = 0
-        self._helpers: dict[int, _Helper] = {}
+        self._shared_bytes = 0
+        self._helpers_own_bytes: dict[int, int] = {}
         self._next_s = -math.inf
         self._cpu_s, self._helper_cpu_s = time.process_time(), self._helpers_cpu_s()
 
@@ -64,17 +57,17 @@ class Watch:
         self._processes = (os.getpid(), *_descendants(os.getpid()))
         self._threads = max(self._threads, sum(_entries(process, "task") for process in self._processes))
         self._descriptors = max(self._descriptors, sum(_entries(process, "fd") for process in self._processes))
+        self._shared_bytes = max(self._shared_bytes, _status(os.getpid()).get("RssShmem", 0))
         for process in self._processes[1:]:
-            status, helper = _status(process), self._helpers.setdefault(process, _Helper())
-            helper.shared = max(helper.shared, status.get("RssShmem", 0))
-            helper.own = max(helper.own, _own_bytes(status))
+            most_bytes = self._helpers_own_bytes.get(process, 0)
+            self._helpers_own_bytes[process] = max(most_bytes, _own_bytes(_status(process)))
 
     def taken(self) -> Taken:
         """What was taken since this watch began."""
         self._count()
         status = _status(os.getpid())
         known = "VmHWM" in status and "VmRSS" in status
-        peak_bytes = status.get("VmHWM", 0) + sum(map(self._peak_bytes, self._helpers))
+        peak_bytes = status.get("VmHWM", 0) + sum(map(self._peak_bytes, self._helpers_own_bytes))
         end_bytes = status.get("VmRSS", 0) + sum(_own_bytes(_status(process)) for process in self._processes[1:])
         return Taken(
             peak_memory_bytes=peak_bytes if known else UNKNOWN,
@@ -86,9 +79,12 @@ class Watch:
         )
 
     def _peak_bytes(self, process: int) -> int:
-        """The most memory of a helper that it doesn't share with the process: the kernel keeps the mark of both."""
-        helper = self._helpers[process]
-        return max(helper.own, _status(process).get("VmHWM", 0) - helper.shared)
+        """The most memory of a helper that it doesn't share with the process, which may share all that can be shared.
+
+        The kernel's high-water mark counts both, and looks may miss a short save.
+        """
+        own_bytes = _status(process).get("VmHWM", 0) - self._shared_bytes
+        return max(self._helpers_own_bytes[process], own_bytes)
 
     def _helpers_cpu_s(self) -> float:
         """The CPU time of processes that were started and have ended, and of those that run."""
