@@ -31,6 +31,9 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
 
     If several processes save to one name at a time, the first to finish succeeds, and the others raise an error.
 
+    The tensors are read until the call returns, and must not change before; `ckpt.background` saves a copy while a
+    program goes on. Values that change meanwhile are saved old or new, and a load may report a wrong checksum.
+
     Args:
         state: nested containers of tensors (on any device), numpy arrays and plain values; `ckpt.register` adds classes
             of your own.

@@ -78,6 +78,16 @@ def over(items: Iterable[_Item], work: Callable[[_Item], _Result], threads: int)
     return [results[number] for number in sorted(results)]
 
 
+def start(work: Callable[[], _Result], name: str) -> Future[_Result]:
+    """Call `work` in a thread of that name, for whose end a program waits; or at once, if it can't be started."""
+    future: Future[_Result] = Future()
+    try:
+        threading.Thread(target=_fulfil, args=(future, work), name=name, daemon=False).start()
+    except RuntimeError:  # the interpreter is shutting down, or there are too many threads
+        _fulfil(future, work)
+    return future
+
+
 def is_ending() -> bool:
     """Return whether the interpreter is shutting down: executors reject work then."""
     with ThreadPoolExecutor(1) as pool:

@@ -34,6 +34,7 @@ LAYERS = {
         "process_group tree disk",  # ranks that act together; nested states; what a directory lies on
         "formats",  # what files look like, whoever writes them
         "workload",  # what a study saves
+        "background",  # saves behind a running program
         "strategy",  # the contract
         "single_process",  # its part for libraries that know one process only
         "strategies registry",  # one file each; and where they are found

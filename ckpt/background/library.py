@@ -49,3 +49,11 @@ class LibrarySaver(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the library's threads and processes."""
+
+
+def computed(state: State) -> State:
+    """The state without views that torch computes when they are read: the libraries' copies take them for their base.
+
+    As PyTorch 2.13's DCP and torch_checkpointing 0.1.1 do with a conjugate. Any other tensor is the same one.
+    """
+    return {name: tensor.resolve_conj().resolve_neg() for name, tensor in state.items()}

@@ -1,7 +1,7 @@
 """Saves in a process of its own: an interpreter without the program's lock, which maps the snapshot's memory.
 
 It is started by its module's name, and not by a fork, which libraries' threads don't survive, nor by multiprocessing,
-which imports the program's main module again.
+which imports the program's main script again.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from multiprocessing.connection import Pipe
 from typing import Any
 
+from ckpt import threads
 from ckpt.background.saver import BackgroundSaver, Done
 from ckpt.background.snapshot import Placed
-from ckpt.background.worker import receive, send
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import State
 
@@ -29,8 +29,12 @@ _ENDS_WITHIN_S = 30
 class ProcessSaver(BackgroundSaver):
     """Calls tasks in a process that waits for them; one that died is started again for the next task.
 
-    A task, and what it returns or raises, must be picklable: a function of a module that can be imported, or a
-    `functools.partial` of one.
+    A task, its arguments, and what it returns, must be picklable: a function of a module that can be imported, or a
+    `functools.partial` of one. An error keeps its type and message if it can be pickled; else a `CheckpointError` has
+    both as text. What the process prints goes where the program prints.
+
+    The process ignores the signals of a terminal and of Slurm, and ends with the program, in the middle of a save too
+    if the program is killed.
 
     Args:
         prepare: called once in the process before the first task: imports, say.
@@ -39,88 +43,154 @@ class ProcessSaver(BackgroundSaver):
     def __init__(self, prepare: Callable[[], Any] | None = None) -> None:
         super().__init__()
         self._prepare = prepare
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._worker: _Worker | None = None
 
     @property
     def helpers(self) -> list[int]:
-        """The number of the process, once it is started."""
-        return [self._process.pid] if self._process is not None and self._process.poll() is None else []
+        """The number of the process, while it runs."""
+        worker = self._worker  # the thread that waits for it may end it
+        return [worker.number] if worker is not None and worker.is_alive else []
 
     def warm(self) -> None:
-        """Start the process now, and return once it is ready.
+        """Start the process now, which takes seconds, and return once it is ready; else the first save waits for it.
 
         Raises:
-            CheckpointError: if it can't be started, or its preparation fails.
+            CheckpointError: if it can't be started; or whatever its preparation raises.
         """
-        if not self.helpers:
-            self._launch()
+        if self._worker is not None and self._worker.is_alive:
+            return
+        message = _pickled(self._prepare)
+        self._end()
+        self._worker = _Worker(self._memory.descriptor)
+        try:
+            self._worker.call(message)
+        except BaseException:  # an interrupt: it may still answer, and nobody would know to what
+            self._worker.kill()
+            self._end()
+            raise
 
     def _start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
-        self.warm()
-        assert self._socket is not None  # it is launched
-        future: Future[Done] = Future()
-        channel, process = self._socket, self._process
-        try:
-            message = pickle.dumps((task, snapshot, self._memory.size_bytes))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f"a save in another process needs what can be pickled, a function of a module, say: {error}"
-            ) from error
-        send(channel, message, [self._memory.descriptor])
+        assert self._memory.mapped is not None  # the snapshot lies in it
+        message = _pickled((task, snapshot, len(self._memory.mapped)))
 
-        def wait() -> None:
-            try:
-                kind, value = pickle.loads(receive(channel)[0])  # noqa: S301  # from our own process, by a private socket
-            except (OSError, EOFError, pickle.UnpicklingError) as error:
-                future.set_exception(CheckpointError(_how_it_ended(process, error)))
-                return
-            if kind == "done":
-                future.set_result(value)
-            else:
-                future.set_exception(value)
+        def work() -> Done:
+            self.warm()
+            assert self._worker is not None  # it is warm
+            done: Done = self._worker.call(message)
+            return done
 
-        threading.Thread(target=wait, name="checkpoint-process").start()
-        return future
-
-    def _launch(self) -> None:
-        ours, theirs = socket.socketpair()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-        command = [sys.executable, "-m", "ckpt.background.worker", str(theirs.fileno())]
-        with theirs:
-            self._process = subprocess.Popen(  # this interpreter
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
-            )
-        self._socket = ours
-        send(ours, pickle.dumps(self._prepare))
-        try:
-            kind, value = pickle.loads(receive(ours)[0])  # noqa: S301  # from our own process
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(_how_it_ended(self._process, error)) from error
-        if kind != "done":
-            raise value
+        return threads.start(work, "checkpoint")
 
     def close(self) -> None:
-        """Wait for the save that is running; then end the process."""
-        super().close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._process is not None:
+        """Wait for the save that is running; then end the process. An interrupt ends both."""
+        try:
+            super().close()
+        except BaseException:
+            if self._worker is not None:
+                self._worker.kill()
+            raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+
+class _Worker:
+    """The process, as the program sees it.
+
+    Args:
+        memory: the descriptor of the snapshot's memory.
+
+    Raises:
+        CheckpointError: if it can't be started.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._channel, theirs = Pipe()
+        descriptors = [theirs.fileno(), memory]
+        # `-P`: the module comes from where the program's comes from, and not from the current directory.
+        command = [sys.executable, "-P", "-m", "ckpt.background.worker", *map(str, descriptors), str(os.getpid())]
+        path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+        with theirs:
             try:
-                self._process.wait(_ENDS_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=descriptors,
+                    env=os.environ | {"PYTHONPATH": path},
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # a terminal's Ctrl-C is for the program
+                )
+            except OSError as error:
+                self._channel.close()
+                raise CheckpointError(f"the process that saves can't be started: {error}") from error
+
+    @property
+    def number(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it hasn't ended."""
+        return self._process.poll() is None
+
+    def call(self, message: bytes) -> Any:
+        """Send a message, and wait for the answer.
+
+        Raises:
+            CheckpointError: if the process ended before it answered; or whatever was raised there.
+        """
+        try:
+            self._channel.send_bytes(message)
+            answer = self._channel.recv_bytes()
+        except (OSError, EOFError) as error:
+            raise CheckpointError(f"{self._how_it_ended()}, before it answered") from error
+        try:
+            value, failure = pickle.loads(answer)  # noqa: S301  # from our own process, by a private connection
+        except Exception as error:
+            raise CheckpointError(
+                f"what the process that saves returned can't be read here: {type(error).__name__}: {error}"
+            ) from error
+        if failure is not None:
+            raise failure
+        return value
+
+    def _how_it_ended(self) -> str:
+        self._wait()
+        code = self._process.returncode
+        if code >= 0:
+            return f"the process that saves ended with exit code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        reason = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+        return f"the process that saves was ended by {name}{reason}"
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Ask it to end, and wait until it has."""
+        with suppress(OSError):  # it has ended
+            self._channel.send_bytes(b"")
+        self._wait()
+        self._channel.close()
+
+    def _wait(self) -> None:
+        try:
+            self._process.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
-def _how_it_ended(process: subprocess.Popen[bytes] | None, error: Exception) -> str:
-    """What is known of a process that answers no more."""
-    code = process.wait() if process is not None else None
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        reason = f"was ended by {name}" + (" (is there memory left?)" if name == "SIGKILL" else "")
-    else:
-        reason = f"ended with exit code {code} ({type(error).__name__})"
-    return f"the process that saves behind the program {reason}: its checkpoint is not committed"
+def _pickled(task: Any) -> bytes:
+    try:
+        return pickle.dumps(task)
+    except Exception as error:
+        raise CheckpointError(
+            f"a save in another process can't be sent there ({type(error).__name__}: {error}): it needs a function of "
+            "a module that can be imported, or a functools.partial of one, and arguments that can be pickled"
+        ) from error

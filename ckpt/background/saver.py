@@ -6,13 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from ckpt.background.snapshot import Placed, SnapshotMemory
 from ckpt.errors import CheckpointError
-from ckpt.state.layout import State
-
-T = TypeVar("T")
+from ckpt.state.layout import Layout, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +22,16 @@ class Done:
 
 
 class BackgroundSaver(ABC):
-    """Calls a task with a snapshot of a state, while the program goes on changing the state.
+    """Calls a task with a copy of a state, while the program goes on changing the state.
 
-        saver.reserve(state_bytes)       # before the program starts, so that the first snapshot waits for no page
-        future = saver.start(saver.take(state), task)
-        ...
-        future.result()                  # before the next `take`, which overwrites the snapshot
+        with ThreadSaver() as saver:
+            saver.reserve(layout_of_state(state))     # before the training starts: the first copy is as fast as others
+            future = saver.start(saver.take(state), partial(ckpt.save, directory="latest"))
+            ...                                       # the state may change
+            future.result()                           # before the next `take`, which overwrites the copy
 
-    The task takes the state that was copied, and what it raises is raised by `result()`.
+    The task gets the state as it was when `take` was called, and what it raises, `result()` raises. An instance is for
+    one thread of the program at a time.
     """
 
     def __init__(self) -> None:
@@ -44,26 +44,31 @@ class BackgroundSaver(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def reserve(self, size_bytes: int) -> None:
-        """Have memory for snapshots of that size, before the first one.
+    def reserve(self, layout: Layout) -> None:
+        """Have the memory for copies of such a state, and all its pages, before the first one.
 
         Raises:
-            OSError: if there isn't so much.
+            CheckpointError: if there isn't so much.
         """
-        self._memory.reserve(size_bytes)
+        self._memory.reserve(layout)
 
     def take(self, state: State) -> list[Placed]:
-        """Copy the state. It may change as soon as this returns.
+        """Copy a state, from any device; it may change as soon as this returns, and not before.
 
         Raises:
-            CheckpointError: if the save before is still running: it uses the memory.
+            CheckpointError: if the save before is still running, which uses the memory; if there is too little of it;
+                or if a tensor can't be stored.
         """
-        if self._running is not None and not self._running.done():
-            raise CheckpointError("a save is still running, and its snapshot in use: wait for it before the next one")
+        self._refuse_a_second()
         return self._memory.take(state)
 
     def start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
-        """Call the task with the snapshot behind the program; returns at once."""
+        """Call the task with what was copied last, behind the program; returns at once.
+
+        Raises:
+            CheckpointError: if the save before is still running; in a ProcessSaver, if the task can't be sent.
+        """
+        self._refuse_a_second()
         self._running = self._start(snapshot, task)
         return self._running
 
@@ -78,6 +83,14 @@ class BackgroundSaver(ABC):
 
     def close(self) -> None:
         """Wait for the save that is running, whose error `result()` of its future still raises; then give all back."""
-        if self._running is not None:
-            self._running.exception()
-        self._memory.close()
+        try:
+            if self._running is not None:
+                self._running.exception()
+        finally:
+            self._memory.close()
+
+    def _refuse_a_second(self) -> None:
+        if self._running is not None and not self._running.done():
+            raise CheckpointError(
+                "a save is still running, and uses the copy of the state: wait for its result() first"
+            )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt.disk import direct_io
+from ckpt.disk.room import size
+from ckpt.errors import CheckpointError, wrapped
 from ckpt.state import dtypes
 from ckpt.state.layout import Layout, State, TensorLayout, layout_of_state
 
 if TYPE_CHECKING:
     import torch
-
-_ALIGNMENT = direct_io.ALIGNMENT
-"""Of every tensor, so that it can be written from where it lies, past the page cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +30,23 @@ class Placed:
 
 
 def place(layout: Layout) -> list[Placed]:
-    """Where the tensors of a state lie in a snapshot: one after the other, aligned, tied ones once."""
+    """Where the tensors of a state lie in a snapshot: one after the other, tied ones once.
+
+    They are aligned so that they can be written from where they lie, past the page cache.
+    """
     offsets: dict[str, int] = {}
     end = 0
     for tensor in layout:
         if tensor.same_as is None:
             offsets[tensor.name] = end
-            end += -(-tensor.size_bytes // _ALIGNMENT) * _ALIGNMENT
+            end += direct_io.round_up(tensor.size_bytes)
     return [Placed(tensor, offsets[tensor.owner]) for tensor in layout]
 
 
 def size_of(placed: Sequence[Placed]) -> int:
-    """The bytes of memory that a snapshot takes."""
-    return max((tensor.offset + direct_io.round_up(tensor.layout.size_bytes) for tensor in placed), default=0)
+    """The bytes of memory that a snapshot takes; never 0."""
+    ends = (tensor.offset + direct_io.round_up(tensor.layout.size_bytes) for tensor in placed)
+    return max([direct_io.ALIGNMENT, *ends])
 
 
 def tensors_in(memory: mmap.mmap, placed: Sequence[Placed]) -> State:
@@ -57,55 +61,74 @@ def _view(memory: mmap.mmap, placed: Placed) -> torch.Tensor:
     dtype, layout = dtypes.torch_dtype(placed.layout.dtype), placed.layout
     if not layout.elements:
         return torch.empty(layout.shape, dtype=dtype)
-    flat = torch.frombuffer(memory, dtype=dtype, count=layout.elements, offset=placed.offset)
-    return flat.reshape(layout.shape)
+    flat = torch.frombuffer(memory, dtype=torch.uint8, count=layout.size_bytes, offset=placed.offset)
+    return flat.view(dtype).reshape(layout.shape)
 
 
 class SnapshotMemory:
-    """Memory that holds one snapshot at a time; it grows when a state needs more, and its pages exist already then.
+    """Memory that holds one snapshot at a time; it grows when a state needs more, and keeps its pages between them.
 
     Attributes:
-        descriptor: of the memory, for another process to map.
-        memory: as this process has it mapped; None as long as there is none.
+        descriptor: of the memory, for another process to map; -1 once it is closed.
+        mapped: the memory in this process; None as long as there is none.
     """
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("checkpoint-snapshot", os.MFD_CLOEXEC)
-        self.memory: mmap.mmap | None = None
+        self.mapped: mmap.mmap | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        """How much there is."""
-        return len(self.memory) if self.memory is not None else 0
-
-    def reserve(self, size_bytes: int) -> None:
-        """Have at least so much memory, touched, so that taking a snapshot waits for no page.
+    def reserve(self, layout: Layout) -> None:
+        """Have the memory for a snapshot of such a state, all its pages too, so that taking one waits for none.
 
         Raises:
-            OSError: if there isn't so much.
+            CheckpointError: if there isn't so much.
         """
-        if size_bytes <= self.size_bytes:
-            return
-        os.ftruncate(self.descriptor, size_bytes)
-        self.memory = mmap.mmap(self.descriptor, size_bytes)  # the earlier mapping goes with its last tensor
-        with suppress(OSError):  # a kernel without huge pages, or none for shared memory
-            self.memory.madvise(mmap.MADV_HUGEPAGE)
-        direct_io.prefault(self.memory)
+        self._grow(size_of(place(layout)))
 
     def take(self, state: State) -> list[Placed]:
-        """Copy a state into the memory; returns where its tensors lie. What was there is overwritten."""
+        """Copy a state into the memory; returns where its tensors lie. What was there is overwritten.
+
+        Raises:
+            CheckpointError: if there isn't memory enough, or a tensor can't be stored.
+        """
+        import torch
+
         placed = place(layout_of_state(state))
-        self.reserve(max(1, size_of(placed)))
-        assert self.memory is not None  # reserved
-        copies = tensors_in(self.memory, placed)
-        for tensor in placed:
-            if tensor.layout.same_as is None:
-                copies[tensor.layout.name].copy_(state[tensor.layout.name])
+        copies = tensors_in(self._grow(size_of(placed)), placed)
+        with torch.no_grad():
+            for name in (tensor.layout.name for tensor in placed if tensor.layout.same_as is None):
+                with wrapped(f"tensor {name!r} can't be copied"):
+                    copies[name].copy_(state[name])
         return placed
+
+    def _grow(self, size_bytes: int) -> mmap.mmap:
+        if self.mapped is None or len(self.mapped) < size_bytes:
+            missing = size_bytes - (len(self.mapped) if self.mapped else 0)
+            if missing > (available := _available_bytes()):
+                raise CheckpointError(
+                    f"a copy of the state takes {size(missing)} of memory, and {size(available)} are available: save "
+                    "without a copy, or leave more memory free"
+                )
+            os.ftruncate(self.descriptor, size_bytes)
+            self.mapped = map_memory(self.descriptor, size_bytes)  # the earlier mapping goes with its last tensor
+        return self.mapped
 
     def close(self) -> None:
         """Give the memory back, once nobody uses its tensors any more."""
-        self.memory = None
+        self.mapped = None
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def map_memory(descriptor: int, size_bytes: int) -> mmap.mmap:
+    """Map the memory of a snapshot, with all its pages."""
+    memory = mmap.mmap(descriptor, size_bytes)
+    direct_io.prefault(memory)
+    return memory
+
+
+def _available_bytes() -> int:
+    """The memory that programs can have without swapping, as the kernel estimates it."""
+    (kib,) = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(kib) * 1024

@@ -7,30 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from ckpt import threads
 from ckpt.background.saver import BackgroundSaver, Done
 from ckpt.background.snapshot import Placed, tensors_in
 from ckpt.state.layout import State
-from ckpt.threads import Beside
 
 
 class ThreadSaver(BackgroundSaver):
-    """Calls tasks in one thread of this process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = Beside()
+    """Calls each task in a new thread of this process. A program that ends waits for it."""
 
     def _start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
-        memory = self._memory.memory
+        memory = self._memory.mapped
         assert memory is not None  # the snapshot lies in it
-
-        def work() -> Done:
-            # The strategy's own threads can't be told from the program's, so their CPU time isn't known.
-            return Done(task(tensors_in(memory, snapshot)), math.nan)
-
-        return self._thread.submit(work)
-
-    def close(self) -> None:
-        """Wait for the save that is running; then end the thread."""
-        super().close()
-        self._thread.__exit__()
+        # The CPU time of the strategy's own threads can't be told from the program's.
+        return threads.start(lambda: Done(task(tensors_in(memory, snapshot)), math.nan), "checkpoint")

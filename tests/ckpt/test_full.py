@@ -12,11 +12,7 @@ import pytest
 
 from ckpt.cli import unwritten
 from ckpt.disk import durable, full
-
-CORE = (
-    "hdf5", "safetensors_direct", "safetensors_file", "tensorstore_basic", "tensorstore_ocdbt", "tensorstore_t5x",
-    "tensorstore_t5x_real", "tensorstore_tuned", "torch_dcp", "torch_save",
-)  # fmt: skip
+from support.strategies import CORE
 
 FILLING = """
 import os, sys, time, torch, ckpt

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ckpt.background import snapshot
 from ckpt.background.library import LibrarySaver
 from ckpt.background.saver import BackgroundSaver, Done
 from ckpt.disk import commit
@@ -141,7 +140,7 @@ class Behind(Way):
     ) -> None:
         super().__init__(subject)
         self._saver, self._save, self._left = saver, save, left
-        saver.reserve(snapshot.size_of(snapshot.place(layout_of_state(subject.owned))))
+        saver.reserve(layout_of_state(subject.owned))
 
     def _call(self, call: Call, final: Path) -> None:
         start_s = taken_s = time.perf_counter()
