@@ -1,4 +1,4 @@
-"""The study of `python -m jobs selftest`: the shipped one, under a name of its own, on a target that the user names."""
+"""The studies of `python -m jobs selftest`: shipped ones, under names of their own, on a target that the user names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 from jobs.plan.study_file import SHIPPED
 
+STUDIES = ("selftest", "selftest-loop", "selftest-cores")
+"""The shipped studies: saves and loads, a training loop that waits, and one that computes."""
 
-def study_text(target: Path) -> str:
-    """The text of the study file; its name has the time, so that it is measured anew every time."""
-    text = SHIPPED["selftest"].read_text(encoding="utf-8")
-    for key, value in (("name", f"selftest-{datetime.now(UTC):%Y%m%dT%H%M%S}"), ("path", str(target))):
+
+def study_text(study: str, target: Path) -> str:
+    """The text of a study's file; its name has the time, so that it is measured anew every time."""
+    text = SHIPPED[study].read_text(encoding="utf-8")
+    for key, value in (("name", f"{study}-{datetime.now(UTC):%Y%m%dT%H%M%S}"), ("path", str(target))):
         before, _, after = re.split(rf"^({key} = .*)$", text, maxsplit=1, flags=re.MULTILINE)
         text = f"{before}{key} = {json.dumps(value, ensure_ascii=False)}{after}"
     return text

@@ -15,13 +15,14 @@ from analysis.selftest import verdicts
 from analysis.verdict import Verdict
 from ckpt.disk import durable, page_cache
 from ckpt.disk.page_cache import Sight
+from jobs import __main__ as command
 from jobs.node.proof import Proof
 from jobs.node.run import run_job
 from jobs.node.trial import Trial
 from jobs.paths import StudyPaths
 from jobs.plan import plan as plans
 from jobs.plan import study_file
-from jobs.selftest import study_text
+from jobs.selftest import STUDIES, study_text
 from support.filesystems import Mounts
 from support.logs import GIB, LogBuilder, job
 
@@ -50,16 +51,35 @@ def selftest(tmp_path: Path) -> Callable[..., list[Verdict]]:
     return run
 
 
-def test_the_study_on_a_named_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_study_on_a_named_target(name: str, tmp_path: Path) -> None:
     """The shipped study on another target differs from it in the target and in the name, which is new every time."""
     source, target = tmp_path / "selftest.toml", tmp_path / 'a "quoted" \\ path, größer'
-    source.write_text(study_text(target), encoding="utf-8")
+    source.write_text(study_text(name, target), encoding="utf-8")
 
-    asked, shipped = study_file.read(source), study_file.read(study_file.SHIPPED["selftest"])
+    asked, shipped = study_file.read(source), study_file.read(study_file.SHIPPED[name])
 
     assert asked.targets["here"].path == str(target)
-    assert asked.name.startswith("selftest-2")
+    assert asked.name.startswith(f"{name}-2")
     assert asked.model_copy(update={"name": shipped.name, "targets": shipped.targets}) == shipped
+
+
+def test_the_command_runs_all_studies_and_ends_with_the_worst_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saves and loads, then the two loops; one failed verdict is enough, whichever study has it."""
+    ran: list[str] = []
+    codes = iter([0, 1, 0])
+
+    def run(_: Any, plan: Any, cluster: str, *, wait: bool) -> None:
+        ran.append(f"{plan.study.name} {cluster} {wait}")
+
+    monkeypatch.setattr(command, "submit_and_follow", run)
+    monkeypatch.setattr(command, "_analyse", lambda *_: next(codes))
+
+    assert command.selftest(target=tmp_path, results=tmp_path / "results", cluster="local") == 1
+    assert [name.rpartition("-2")[0] for name in ran] == list(STUDIES)
+    assert all(name.endswith(" local True") for name in ran)
 
 
 def failed(verdicts: list[Verdict]) -> list[str]:
