@@ -36,11 +36,11 @@ _RING: dict[str, Any] = {
 
 _CAPTION = (
     "Lost training time: what a save costs the loop, over the interval between saves; at 10 %, training takes 10 % "
-    "longer. Points were measured and have their 95 % intervals; an arrow points down from the upper end of one whose "
-    "estimate isn't above zero. Lines are the model, one save in flight at a time; the synchronous ones are solid. "
-    "Upright ticks: storage's limit, where interval and lost time together are the commit latency; to the left, a save "
-    "waits for the one before. Rings: it waits so long that the asynchronous save loses as much as the synchronous one "
-    "of its strategy."
+    "longer. Points were measured and have their 95 % intervals; one that reaches zero is an arrow down, its point is "
+    "at its upper end if the estimate isn't above zero. Lines are the model, one save in flight at a time; the "
+    "synchronous ones are solid. Upright ticks: storage's limit, where interval and lost time together are the commit "
+    "latency; to the left, a save waits for the one before. Rings: it waits so long that the asynchronous save loses "
+    "as much as the synchronous one of its strategy."
 )
 
 
@@ -137,19 +137,17 @@ def _scales(axes: Axes, intervals_s: Sequence[float], heights: Sequence[float]) 
 
 
 def _point(axes: Axes, method: Looped, at: AtInterval) -> None:
-    """Draw what was measured at one interval; where the estimate isn't positive, an arrow down from the upper end."""
-    share, bottom = at.share, axes.get_ylim()[0]
-    if share.estimate > 0:
-        if not math.isnan(share.low):
-            ends = [max(100 * share.low, bottom), 100 * share.high]
-            axes.plot([at.interval_s] * 2, ends, color=method.style.color, linewidth=0.9, zorder=3)
-        axes.plot([at.interval_s], [100 * share.estimate], markersize=5, zorder=6, **method.marks())
-    elif 100 * share.high > bottom:
-        axes.annotate(
-            "", (at.interval_s, bottom), (at.interval_s, 100 * share.high),
-            arrowprops={"arrowstyle": "-|>", "color": method.style.color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-        axes.plot([at.interval_s], [100 * share.high], markersize=5, zorder=6, **method.marks())
+    """Draw what was measured at one interval; an interval that reaches zero, which the axis hasn't, is an arrow."""
+    x, bottom = at.interval_s, axes.get_ylim()[0]
+    low, estimate, high = (100 * end for end in (at.share.low, at.share.estimate, at.share.high))
+    color, shown = method.style.color, estimate if estimate > 0 else high
+    if low <= 0 < high:
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (x, bottom), (x, high), arrowprops=arrow)
+    elif low > 0:
+        axes.plot([x, x], [max(low, bottom), high], color=color, linewidth=0.9, zorder=3)
+    if shown > 0:
+        axes.plot([x], [shown], markersize=5, zorder=6, **method.marks())
 
 
 def _in_words(method: Looped, meetings: Sequence[_Meeting]) -> str:

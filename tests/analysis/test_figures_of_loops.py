@@ -153,21 +153,24 @@ def test_lines_that_do_not_meet_have_no_ring(tmp_path: Path) -> None:
     assert "as much as synchronous" not in [text.get_text() for text in share.figure.legends[0].get_texts()]
 
 
-def test_what_may_be_nothing_is_drawn_from_its_upper_end(tmp_path: Path) -> None:
-    """Steps as long with saves as without: a logarithmic axis has no zero, so that an arrow points down."""
-    for seed in range(20):
+@pytest.mark.parametrize("positive", [True, False])
+def test_what_may_be_nothing_is_an_arrow_down(positive: bool, tmp_path: Path) -> None:
+    """Steps as long with saves as without: a logarithmic axis has no zero, which the interval reaches."""
+    for seed in range(10, 40):
         simulation = LoopSimulation(way="none", costs=Costs(), spec=ENOUGH, seed=seed)
         setting = setting_of(tmp_path / str(seed), simulation)
-        [method] = setting.methods
-        assert method.loop
-        [at] = method.loop.at
-        if at.share.estimate <= 0 < at.share.high:
+        assert setting.methods[0].loop
+        [at] = setting.methods[0].loop.at
+        if at.share.low <= 0 < at.share.high and (at.share.estimate > 0) == positive:
             break
     [share] = [figure for figure in draw([setting])[0] if figure.kind == "lost-share"]
     [axes] = share.figure.axes
+    [arrow] = axes.texts
 
-    assert [xy(line) for line in axes.lines] == [[(at.interval_s, 100 * at.share.high)]]
-    assert [text.arrow_patch is not None for text in axes.texts] == [True]  # type: ignore[attr-defined]
+    shown = at.share.estimate if positive else at.share.high
+    assert [xy(line) for line in axes.lines] == [[(at.interval_s, 100 * shown)]]
+    assert arrow.get_position() == (at.interval_s, 100 * at.share.high)
+    assert arrow.xy == (at.interval_s, axes.get_ylim()[0])  # type: ignore[attr-defined]
     assert "not significant" in share.alt
 
 

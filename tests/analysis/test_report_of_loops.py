@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -16,16 +15,17 @@ from support.studies import StudyOnDisk
 SHORT = {"blocks": 3, "saves": 2}
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report about one strategy that saves in two ways, beside two kinds of steps."""
+    directory = tmp_path_factory.mktemp("loops") / "tiny"
     for step in ("compute", "idle"):
         for way, costs in (
             ("sync", Costs(call_s=3.0, latency_s=3.0)),
             ("thread", Costs(snapshot_s=0.5, latency_s=5.0)),
         ):
-            LoopSimulation(way=way, costs=costs, spec={**SHORT, "step": step}).write(tmp_path / "tiny")
-    return report.report(load_results([tmp_path / "tiny"]), USUAL)
+            LoopSimulation(way=way, costs=costs, spec={**SHORT, "step": step}).write(directory)
+    return report.report(load_results([directory]), USUAL)
 
 
 def test_lost_time_comes_first(page: str) -> None:
