@@ -54,7 +54,7 @@ def file_reader(path: Path) -> Reader | None:
     from ckpt.formats.hdf5_arrays import SIGNATURE
 
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=16) as file:
             head = file.read(16)
     except OSError as error:
         raise CheckpointError(f"can't read {path}: {error}") from error

@@ -136,7 +136,7 @@ def read_header(path: Path, index: Metadata | None = None) -> Header:
     Raises:
         CheckpointError: if it is damaged.
     """
-    with path.open("rb") as file:
+    with path.open("rb", _HEAD_BYTES) as file:  # by default as much as a stripe is read: 4 MiB on CephFS
         size_bytes = os.fstat(file.fileno()).st_size
         head = file.read(_HEAD_BYTES)
         missing = safetensors_header.header_length(head, size_bytes, str(path)) - len(head)
