@@ -52,10 +52,7 @@ class SingleProcessStrategy(Strategy):
     @final
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
         """Write this rank's own directory or file."""
-        path = self._path(directory, shards.rank, shards.partition.count)
-        if not self.rank_file:
-            path.mkdir(exist_ok=True)
-        return self.write_rank(state, path)
+        return self.write_rank(state, self.rank_path(directory, shards))
 
     @final
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
@@ -70,6 +67,14 @@ class SingleProcessStrategy(Strategy):
         for rank in fragments:
             state |= self.read_rank(self._path(directory, rank, stored.count), None)
         return state if wanted is None else {name: state[name] for name in wanted}
+
+    @final
+    def rank_path(self, directory: Path, shards: RankShards) -> Path:
+        """Make this rank's directory, unless it writes a file; returns where it writes."""
+        path = self._path(directory, shards.rank, shards.partition.count)
+        if not self.rank_file:
+            path.mkdir(exist_ok=True)
+        return path
 
     def _path(self, directory: Path, rank: int, count: int) -> Path:
         if self.rank_file:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ckpt.background.library import LibrarySaver
 from ckpt.disk import durable, listing
-from ckpt.errors import CheckpointError
+from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import filenames
 from ckpt.formats.shard_files import select
+from ckpt.process_group.group import ProcessGroup
 from ckpt.single_process import SingleProcessStrategy
 from ckpt.state import dtypes, memory
 from ckpt.state.layout import Layout
+from ckpt.state.sharding import RankShards
 from ckpt.strategy import Capabilities, Description, Footprint, Syncs
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ class Orbax(SingleProcessStrategy):
     compression: bool = True
 
     name: ClassVar[str] = "orbax"
+
+    library_ways: ClassVar[tuple[str, ...]] = ("library",)
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "orbax.checkpoint", "jax", "ml_dtypes")
 
@@ -71,6 +77,16 @@ class Orbax(SingleProcessStrategy):
 
         jax.local_devices()
 
+    def handler(self) -> Any:
+        """Orbax's handler with these options."""
+        import orbax.checkpoint as ocp
+
+        return ocp.PyTreeCheckpointHandler(use_ocdbt=self.ocdbt, use_compression=self.compression)
+
+    def library_saver(self, way: str) -> LibrarySaver:
+        """Save with the asynchronous `AsyncCheckpointer`."""
+        return _OrbaxSaver(self) if way in self.library_ways else super().library_saver(way)
+
     def rank_footprint(self, layout: Layout) -> Footprint:
         """Count all names of a tied tensor, uncompressed, and files for every name, whatever orbax packs."""
         size_bytes = sum(tensor.size_bytes + tensor.size_bytes // 1000 + 8192 for tensor in layout)
@@ -81,17 +97,10 @@ class Orbax(SingleProcessStrategy):
         """Write the tree into a subdirectory, which orbax renames once it is complete; then the names."""
         import orbax.checkpoint as ocp
 
-        tree = {
-            filenames.to_filename(name): dtypes.to_numpy(tensor) for name, tensor in state.items() if tensor.numel()
-        }
-        if tree:
-            handler = ocp.PyTreeCheckpointHandler(use_ocdbt=self.ocdbt, use_compression=self.compression)
-            with ocp.Checkpointer(handler) as checkpointer:
-                checkpointer.save(path.absolute() / _TREE, args=ocp.args.PyTreeSave({_STATE: tree}))
-        names = {name: [dtypes.name_of(tensor), list(tensor.shape)] for name, tensor in state.items()}
-        durable.write_atomically(path / _NAMES, json.dumps(names).encode(), sync=False)
-        # Orbax doesn't document the names of its files.
-        return [Path(entry.path) for entry in listing.files_below(path)]
+        if tree := _tree(state):
+            with ocp.Checkpointer(self.handler()) as checkpointer:
+                checkpointer.save(path.absolute() / _TREE, args=ocp.args.PyTreeSave(tree))
+        return _finish(path, _names(state))
 
     def read_rank(self, path: Path, names: Collection[str] | None) -> State:
         """Restore the tree, or a part of it, as numpy arrays."""
@@ -114,6 +123,61 @@ class Orbax(SingleProcessStrategy):
             raise
         except Exception as error:  # orbax raises one of many kinds
             raise CheckpointError(f"can't restore {path}: {type(error).__name__}: {error}") from error
+
+
+class _OrbaxSaver(LibrarySaver):
+    """Orbax copies numpy arrays before its call returns, and writes the copies from threads of this process."""
+
+    def __init__(self, strategy: Orbax) -> None:
+        import orbax.checkpoint as ocp
+
+        self._strategy = strategy
+        self._checkpointer = ocp.AsyncCheckpointer(strategy.handler())
+        self._running: tuple[Path, _Names] | None = None
+
+    def start(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> None:  # noqa: ARG002  # no rank waits for another
+        """Copy the state, and let orbax start."""
+        import orbax.checkpoint as ocp
+
+        with wrapped(f"can't save to {directory}"):
+            path = self._strategy.rank_path(directory, shards)
+            if tree := _tree(state):
+                self._checkpointer.save(path.absolute() / _TREE, args=ocp.args.PyTreeSave(tree))
+            self._running = path, _names(state)
+
+    def finish(self) -> list[Path]:
+        """Wait for orbax, and write the names."""
+        assert self._running is not None  # the caller has started a save
+        path, names = self._running
+        self._running = None
+        with wrapped(f"can't save to {path}"):
+            self._checkpointer.wait_until_finished()
+            return _finish(path, names)
+
+    def close(self) -> None:
+        """Wait for the save that is running, and end orbax's threads."""
+        with suppress(Exception):  # of a save that nobody waited for
+            self._checkpointer.close()
+
+
+_Names = dict[str, tuple[str, list[int]]]
+"""The dtype and shape of each tensor."""
+
+
+def _tree(state: State) -> dict[str, Any]:
+    """What orbax saves: numpy arrays by file name; empty if no tensor has elements."""
+    arrays = {filenames.to_filename(name): dtypes.to_numpy(tensor) for name, tensor in state.items() if tensor.numel()}
+    return {_STATE: arrays} if arrays else {}
+
+
+def _names(state: State) -> _Names:
+    return {name: (dtypes.name_of(tensor), list(tensor.shape)) for name, tensor in state.items()}
+
+
+def _finish(path: Path, names: _Names) -> list[Path]:
+    """Write the names beside the tree; returns all files, whose names orbax doesn't document."""
+    durable.write_atomically(path / _NAMES, json.dumps(names).encode(), sync=False)
+    return [Path(entry.path) for entry in listing.files_below(path)]
 
 
 def _restore(path: Path, keys: list[str]) -> dict[str, Any]:

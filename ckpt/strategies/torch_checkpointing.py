@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ckpt.background.library import LibrarySaver, computed
 from ckpt.errors import CheckpointError
+from ckpt.process_group.group import ProcessGroup
 from ckpt.single_process import SingleProcessStrategy
 from ckpt.state.layout import Layout
+from ckpt.state.sharding import RankShards
 from ckpt.state.ties import owning
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import Capabilities, Checksum, Description, Footprint
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
 
 _ITEM = "state"
 _FILE = f"{_ITEM}_0.pt"  # the item's key and the rank
+
+_STARTS_WITHIN_S = 600
+"""The library's process imports PyTorch from a filesystem that may be slow; the library would give up after 30 s."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class TorchCheckpointing(SingleProcessStrategy):
     mmap: bool = True
 
     name: ClassVar[str] = "torch_checkpointing"
+
+    library_ways: ClassVar[tuple[str, ...]] = ("library",)
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "torch_checkpointing")
 
@@ -90,18 +100,114 @@ class TorchCheckpointing(SingleProcessStrategy):
             manager.close()
         return state
 
+    def library_saver(self, way: str) -> LibrarySaver:
+        """Save with the asynchronous `CheckpointManager`."""
+        return _TorchCheckpointingSaver(self) if way in self.library_ways else super().library_saver(way)
+
     def _manager(self) -> Any:
+        from torch_checkpointing.config import SyncCheckpointSaverConfig
+
+        return self.manager(SyncCheckpointSaverConfig(writer_config=_writer()))
+
+    def manager(self, save: Any) -> Any:
+        """Make the library's manager, with this configuration of saves."""
         from torch_checkpointing import CheckpointManager
-        from torch_checkpointing.checkpoint_writer import CheckpointWriterConfig
-        from torch_checkpointing.config import CheckpointLoaderConfig, SyncCheckpointSaverConfig
+        from torch_checkpointing.config import CheckpointLoaderConfig
         from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig
 
-        writer = CheckpointWriterConfig(barrier_config=None, write_to_temp_dir=False)
         return CheckpointManager.Config(
-            save=SyncCheckpointSaverConfig(writer_config=writer),
+            save=save,
             load=CheckpointLoaderConfig(use_mmap=self.mmap),
             storage_config=LocalFileSystemStorageConfig(use_direct_io=False),
         ).build()
+
+
+class _TorchCheckpointingSaver(LibrarySaver):
+    """A thread copies the state while the loop goes on, up to the next update; a process of the library's writes it.
+
+    The process ends with the first error, and the manager can't be used again then: the next save makes another one.
+    """
+
+    def __init__(self, strategy: TorchCheckpointing) -> None:
+        self._strategy = strategy
+        self._manager: Any = None
+        self._running: tuple[Path, Future[Any]] | None = None
+
+    def start(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> None:  # noqa: ARG002  # no rank waits for another
+        """Let the library start, which the first save waits for."""
+        with _short_errors(directory):
+            path = self._strategy.rank_path(directory, shards)
+            if self._manager is None:
+                self._manager = self._strategy.manager(_asynchronous())
+            self._running = path, self._manager.save(str(path), {_ITEM: owning(computed(state))})
+
+    def before_update(self) -> None:
+        """Wait until the state is copied."""
+        if self._manager is not None:
+            with self._manager.lock():
+                pass
+
+    def finish(self) -> list[Path]:
+        """Wait until the library's process has written the item."""
+        assert self._running is not None  # the caller has started a save
+        path, future = self._running
+        self._running = None
+        try:
+            with _short_errors(path):
+                future.result()
+                (path / _FILE).stat()  # whatever the library reports
+        except CheckpointError:
+            self._end()
+            raise
+        return [path / _FILE]
+
+    @property
+    def helpers(self) -> list[int]:
+        """The library's process, if it has started one."""
+        context = getattr(self._process, "process", None)
+        return [process.pid for process in context.processes if process.is_alive()] if context else []
+
+    def close(self) -> None:
+        """Wait for the save that is running; then end the library's thread and process."""
+        self._end()
+
+    @property
+    def _process(self) -> Any:
+        saver = getattr(self._manager, "_saver", None)  # the library has no other way to ask
+        return getattr(saver, "_checkpoint_process", None)
+
+    def _end(self) -> None:
+        if self._manager is not None:
+            with suppress(Exception):  # of a save that nobody waited for, or once more that of the last one
+                self._manager.close()
+            self._manager = None
+
+
+def _writer() -> Any:
+    from torch_checkpointing.checkpoint_writer import CheckpointWriterConfig
+
+    return CheckpointWriterConfig(barrier_config=None, write_to_temp_dir=False)
+
+
+def _asynchronous() -> Any:
+    from torch_checkpointing.checkpoint_process import CheckpointProcessConfig
+    from torch_checkpointing.config import AsyncCheckpointSaverConfig
+
+    process = CheckpointProcessConfig(subprocess_init_timeout_secs=_STARTS_WITHIN_S)
+    return AsyncCheckpointSaverConfig(writer_config=_writer(), process_config=process)
+
+
+@contextmanager
+def _short_errors(directory: Path) -> Iterator[None]:
+    """Convert the library's errors, of whose messages, tracebacks of its process, the last line says what happened."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever its process raised
+        lines = str(error).strip().splitlines() or [""]
+        what = lines[-1] if len(lines) > 1 else f"{type(error).__name__}: {lines[0]}"
+        raise CheckpointError(f"can't save to {directory}: {what}") from error
 
 
 def _check(path: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ckpt.background.library import LibrarySaver
 from ckpt.disk import durable
 from ckpt.errors import CheckpointError, wrapped
-from ckpt.formats import dcp_metadata, safetensors_files
+from ckpt.formats import dcp_errors, dcp_metadata, safetensors_files
 from ckpt.formats.safetensors_files import INDEX
 from ckpt.formats.safetensors_metadata import TensorInfo, names_bytes, to_texts
 from ckpt.formats.safetensors_packing import pack
@@ -24,6 +23,7 @@ from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
 from ckpt.state.layout import Layout, TensorLayout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards
+from ckpt.strategies._torch_dcp_saver import DcpCall, TorchDcpSaver
 from ckpt.strategy import Capabilities, Checksum, Description, Footprint, Strategy, Syncs, Wanted, sum_over_ranks
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class TorchDcp(Strategy):
     serialization: Literal["torch_save", "safetensors"] = "torch_save"
 
     name: ClassVar[str] = "torch_dcp"
+
+    library_ways: ClassVar[tuple[str, ...]] = ("library-thread", "library-process")
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "torch.distributed.checkpoint.hf_storage", "safetensors.torch")
 
@@ -91,15 +93,20 @@ class TorchDcp(Strategy):
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:
         """Write this rank's files; when all ranks have, rank 0 writes the metadata."""
-        self._refuse_sharded_safetensors(shards.partition)
-        if shards.partition.count > 1:
-            return self._write_shards(state, directory, shards, group)
-        for name, tensor in state.items():  # DCP would write this rank's part of a DTensor
-            require_plain(tensor, f"tensor {name!r}")
-        with _dcp_errors(f"can't save to {directory}"):
-            if self.serialization == "torch_save":
-                return self._write_archives(state, directory)
-            return self._write_safetensors(state, directory)
+        from torch.distributed.checkpoint import state_dict_saver
+
+        call = self._call_of(state, directory, shards, group)
+        with wrapped(f"can't save to {directory}"), dcp_errors.converted(f"can't save to {directory}"):
+            metadata = state_dict_saver.save(
+                call.tensors, storage_writer=call.writer, planner=call.planner, no_dist=call.is_alone
+            )
+            return call.files(metadata)
+
+    def library_saver(self, way: str) -> LibrarySaver:
+        """Call `async_save`, with a thread or a process of DCP's."""
+        if way not in self.library_ways:
+            return super().library_saver(way)
+        return TorchDcpSaver(self._call_of, self.label, in_process=way == "library-process")
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Allocate the tensors, and let DCP copy the wanted rows into them."""
@@ -114,7 +121,7 @@ class TorchDcp(Strategy):
             self.refuse_resharding(stored, group)
         shards = stored.shards(wanted)
         owners = tuple(shard for shard in shards if shard.whole.same_as is None)
-        with wrapped(f"can't load {directory}"), _dcp_errors(f"can't load {directory}"):
+        with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
             reader, _, _ = _open(directory, self.thread_count)
             state = {
                 shard.whole.name: torch.empty(shard.layout.shape, dtype=getattr(torch, shard.whole.dtype))
@@ -164,18 +171,29 @@ class TorchDcp(Strategy):
                 "save, it leaves out the index: take serialization = torch_save, or one rank"
             )
 
-    def _write_archives(self, state: State, directory: Path) -> list[Path]:
-        from torch.distributed.checkpoint import state_dict_saver
+    def _call_of(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> DcpCall:
+        """What to give to DCP for a rank's shards."""
+        self._refuse_sharded_safetensors(shards.partition)
+        if shards.partition.count > 1:
+            return self._call_for_shards(state, directory, shards, group)
+        for name, tensor in state.items():  # DCP would write this rank's part of a DTensor
+            require_plain(tensor, f"tensor {name!r}")
+        if self.serialization == "torch_save":
+            return self._call_for_archives(state, directory)
+        return self._call_for_safetensors(state, directory)
 
-        metadata = state_dict_saver.save(state, storage_writer=self._writer(directory), no_dist=True)
-        if len(metadata.storage_data) != len(state):
-            raise _thread_error(directory)
-        files = {_METADATA, *(entry.relative_path for entry in metadata.storage_data.values())}
-        files |= {path.name for path in directory.glob("__0_*")}  # a thread without tensors has a file, too
-        return [directory / file for file in files]
+    def _call_for_archives(self, state: State, directory: Path) -> DcpCall:
+        def files(metadata: Any) -> list[Path]:
+            if len(metadata.storage_data) != len(state):
+                raise dcp_errors.of_a_thread(directory)
+            names = {_METADATA, *(entry.relative_path for entry in metadata.storage_data.values())}
+            names |= {path.name for path in directory.glob("__0_*")}  # a thread without tensors has a file, too
+            return [directory / name for name in names]
 
-    def _write_safetensors(self, state: State, directory: Path) -> list[Path]:
-        from torch.distributed.checkpoint import hf_storage, state_dict_saver
+        return DcpCall(state, self._writer(directory), None, files, is_alone=True)
+
+    def _call_for_safetensors(self, state: State, directory: Path) -> DcpCall:
+        from torch.distributed.checkpoint import hf_storage
 
         (content,) = plan_files(RankShards.single(layout_of_state(state)), 0).values()
         tensors = pack(state, content.tensors)
@@ -183,30 +201,30 @@ class TorchDcp(Strategy):
         by_size = sorted(tensors, key=lambda key: tensors[key].nbytes, reverse=True)
         file_of = {key: number % count + 1 for number, key in enumerate(by_size)}
         writer = hf_storage.HuggingFaceStorageWriter(str(directory), file_of, self.thread_count)
-        state_dict_saver.save(tensors, storage_writer=writer, no_dist=True)
-        index = json.loads((directory / INDEX).read_text())
-        if len(index["weight_map"]) != len(tensors):
-            raise _thread_error(directory)
-        index["metadata"] |= to_texts(content.tensors, content.tied)
-        durable.write_atomically(directory / INDEX, json.dumps(index).encode(), sync=False)
-        return [directory / file for file in {INDEX, *index["weight_map"].values()}]
 
-    def _write_shards(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:
-        from torch.distributed.checkpoint import state_dict_saver
+        def files(_: Any) -> list[Path]:
+            index = json.loads((directory / INDEX).read_text())
+            if len(index["weight_map"]) != len(tensors):
+                raise dcp_errors.of_a_thread(directory)
+            index["metadata"] |= to_texts(content.tensors, content.tied)
+            durable.write_atomically(directory / INDEX, json.dumps(index).encode(), sync=False)
+            return [directory / file for file in {INDEX, *index["weight_map"].values()}]
 
+        return DcpCall(tensors, writer, None, files, is_alone=True)
+
+    def _call_for_shards(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> DcpCall:
         from ckpt.formats import dcp_planners
 
         owners = tuple(shard for shard in shards.owned if shard.whole.same_as is None)
-        with wrapped(f"can't save to {directory}"), _dcp_errors(f"can't save to {directory}"):
-            metadata = state_dict_saver.save(
-                {shard.whole.name: state[shard.whole.name] for shard in owners},
-                storage_writer=self._writer(directory),
-                planner=dcp_planners.SavePlanner(owners),
-            )
-        if not all(dcp_planners.index_of(shard) in metadata.storage_data for shard in owners):
-            raise _thread_error(directory)
-        files = list(directory.glob(f"__{group.rank}_*"))
-        return files if group.rank else [*files, directory / _METADATA]
+
+        def files(metadata: Any) -> list[Path]:
+            if not all(dcp_planners.index_of(shard) in metadata.storage_data for shard in owners):
+                raise dcp_errors.of_a_thread(directory)
+            written = list(directory.glob(f"__{group.rank}_*"))
+            return written if group.rank else [*written, directory / _METADATA]
+
+        tensors = {shard.whole.name: state[shard.whole.name] for shard in owners}
+        return DcpCall(tensors, self._writer(directory), dcp_planners.SavePlanner(owners), files, is_alone=False)
 
     def _writer(self, directory: Path) -> Any:
         from torch.distributed.checkpoint import filesystem
@@ -219,7 +237,7 @@ class TorchDcp(Strategy):
         import torch
         from torch.distributed.checkpoint import state_dict_loader
 
-        with wrapped(f"can't load {directory}"), _dcp_errors(f"can't load {directory}"):
+        with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
             reader, known, packed = _open(directory, self.thread_count)
             key_of = {name: info.key for name, info in packed.items()} or {key: key for key in known}
             chosen = select(key_of, names, directory)
@@ -244,26 +262,3 @@ def _open(directory: Path, thread_count: int) -> tuple[Any, dict[str, Any], dict
     reader = filesystem.FileSystemReader(directory)
     reader.read_metadata = lambda **_: metadata  # type: ignore[method-assign]  # DCP would unpickle it
     return reader, dcp_metadata.tensors_of(metadata), {}
-
-
-def _thread_error(directory: Path) -> CheckpointError:
-    """Return the error to raise if DCP ignored an error of one of its threads."""
-    return CheckpointError(f"can't save to {directory}: a thread of DCP failed; its error is on stderr")
-
-
-@contextmanager
-def _dcp_errors(what: str) -> Iterator[None]:
-    """Convert DCP's errors, which are no `Exception`s, and ignore its warning that there is a single process."""
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        try:
-            yield
-        except CheckpointException as error:
-            causes = [cause for cause, _ in error.failures.values()]
-            for cause in causes:
-                if not isinstance(cause, Exception):  # an interrupt, say
-                    raise cause from None
-            messages = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-            raise CheckpointError(f"{what}: {messages}") from error
