@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +90,17 @@ def assert_named_everywhere(submitted: Submitted, state: str, words: str) -> Non
 def test_time_limit_marks_the_log_interrupted_and_cleans_up(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
-    """SIGUSR2 before the limit: the finished trials are in the log, the data is gone, and `run` ends with 1."""
-    study = write_study("limit", repeats=MANY, slurm="timeout_min = 1\nsignal_delay_s = 30")
-    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
+    """SIGUSR2 before the limit: the finished trials are in the log, the data is gone, and `run` ends with 1.
+
+    The limit comes when the job measures, however long that takes: 600 s before it, so at Slurm's next look.
+    """
+    began_s = time.monotonic()
+    study = write_study("limit", repeats=MANY, slurm="timeout_min = 60\nsignal_delay_s = 600")
+    job = Submitted(cluster, study, tmp_path)
+    job.until_measuring()
+    limit_min = int(time.monotonic() - began_s) // 60 + 3
+    cluster.ask("scontrol", "update", f"jobid={job.number}", f"timelimit={limit_min}")
+    done = job.run_again()
 
     assert 1 == done.returncode, done.stdout + done.stderr
     status = cluster.status(tmp_path / "limit")[0]
@@ -280,13 +289,7 @@ def test_without_accounting_a_cancelled_job_is_seen_all_the_same(
         subprocess.run(["kill", "-KILL", str(process)], check=False)
     assert "its log is not finished" in job.until("lost")["detail"]
 
-    done = cluster.jobs(
-        "run",
-        write_study("nohang", slurm='setup = ["ulimit -f 100"]\nsrun_args = ["--propagate=FSIZE"]'),
-        "--cluster",
-        "slurm",
-        "--results",
-        tmp_path,
-    )
+    study = write_study("nohang", slurm='setup = ["ulimit -f 100"]\nsrun_args = ["--propagate=FSIZE"]')
+    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
     assert 1 == done.returncode
     assert "TrialError" in done.stdout
