@@ -95,7 +95,8 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
         if context.is_first:
             journal(context.job.id, describe_trial(trial.number, samples))
         if groups.is_leader:
-            for leftover in final.parent.iterdir():  # the checkpoint, or what a failed save left of it
+            # The checkpoint, or what a failed save left of it; and not a file that the study's commands left there.
+            for leftover in filter(Path.is_dir, final.parent.iterdir()):
                 shutil.rmtree(leftover, ignore_errors=failed)  # others may be at work still
     return samples
 

@@ -118,6 +118,17 @@ def test_commands_run_around_trials(
     assert f"rank 0: {log.hooks[1].command} (" in capsys.readouterr().out
 
 
+def test_a_file_that_a_command_leaves_stays(tiny: dict[str, Any], planned: Planned) -> None:
+    """What `prepare` writes into the directory is there for every trial's `between`."""
+    tiny["targets"]["here"] |= {"prepare": "sh -c 'echo striped > note'", "between": "cat {directory}/note"}
+    log = run_only(planned(tiny))
+
+    assert log.header.status == "complete"
+    assert [(hook.trial, hook.output) for hook in log.hooks if hook.when == "between"] == [
+        (trial, "striped") for trial in range(3)
+    ]
+
+
 def test_no_measured_time_has_a_command_in_it(tiny: dict[str, Any], planned: Planned) -> None:
     """Commands begin when the save has ended, and end before the load begins."""
     tiny["targets"]["here"]["between"] = "sleep 0.2"

@@ -135,7 +135,7 @@ def test_each_node_has_a_client_of_its_own(
     cluster_on_gluster: Any, mounts: Mounts, write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Two nodes and the login node are three clients of the volume, also after a crash; what one node wrote another
-    one reads, and verifies, from the servers.
+    one reads, and verifies, from the servers; the study's commands run on each node.
     """
     cluster = cluster_on_gluster
     cluster.control("crash", "node2")
@@ -154,12 +154,17 @@ def test_each_node_has_a_client_of_its_own(
     )
     assert ["3", "3"] == [line.split()[-1] for line in clients.splitlines() if line.startswith("Clients connected")]
 
+    prepare, between = "sh -c 'hostname > note'", "sh -c 'cat $0/note; hostname' {directory}"
     study = write_study(
-        "shifted", repeats=1, warmups=0, trials="read_shift = 1\nceiling = false", slurm="nodes = 2\ntasks_per_node = 1"
-    )
+        "shifted", repeats=1, warmups=0, trials="read_shift = 1\nceiling = false",
+        slurm="nodes = 2\ntasks_per_node = 1", targets=f'shared = {{ prepare = "{prepare}", between = "{between}" }}',
+    )  # fmt: skip
     done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
     assert 0 == done.returncode, done.stdout + done.stderr
     (path,) = (tmp_path / "shifted" / "logs").glob("*.h5")
     log = timing_log.read(path)
     assert {0, 1} == {sample.rank for sample in log.samples if sample.operation == "load" and sample.valid}
     assert "fuse.glusterfs" == log.storage["filesystem"]
+    assert [("prepare", 0, ""), ("between", 0, "node1\nnode1"), ("between", 1, "node1\nnode2")] == [
+        (hook.when, hook.rank, hook.output) for hook in log.hooks
+    ]

@@ -78,10 +78,12 @@ def test_every_strategy_on_two_nodes_with_two_ranks_each(cluster: Any, write_stu
 
 
 def test_scales_are_an_axis(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
-    """A list of node counts is a study of scales; node-local targets hold each node's part; tables show the growth."""
+    """A list of node counts is a study of scales; node-local targets hold each node's part, and each node's first rank
+    runs the study's commands there; tables show the growth.
+    """
     study = write_study(
-        "scales", strategies='["torch_save", "safetensors_direct"]', repeats=1, warmups=0, targets="nvme = {}",
-        slurm="nodes = [1, 4]\ntasks_per_node = 2",
+        "scales", strategies='["torch_save", "safetensors_direct"]', repeats=1, warmups=0,
+        targets='nvme = { prepare = "hostname", between = "hostname" }', slurm="nodes = [1, 4]\ntasks_per_node = 2",
     )  # fmt: skip
     done = run(cluster, study, tmp_path)
 
@@ -92,6 +94,9 @@ def test_scales_are_an_axis(cluster: Any, write_study: WriteStudy, tmp_path: Pat
         nodes, tasks = (int(number) for number in job_id.rpartition("-")[2].split("x"))
         assert_every_rank_measured(log, ranks=nodes * tasks, trials=1)
         assert nodes == len({each.host for each in log.ranks})
+        first = [("prepare", each.rank, each.host) for each in log.ranks if each.rank % tasks == 0]
+        first += [("between", rank, host) for _, rank, host in first]
+        assert sorted(first) == sorted((hook.when, hook.rank, hook.output) for hook in log.hooks)
     assert 1 == len({log.state["digest"] for log in found.values()})
     assert "Scaling" in done.stdout
 
