@@ -19,7 +19,7 @@ PARTS: Mapping[Part, tuple[str, float]] = {
     Part.SNAPSHOT: ("", 1.0),
     Part.CALL: ("/////", 0.6),
     Part.UPDATE_WAIT: ("-----", 0.6),
-    Part.INTERFERENCE: (".....", 0.25),
+    Part.INTERFERENCE: ("|||||", 0.25),
     Part.TAIL: ("\\\\\\\\\\", 0.1),
 }
 """Hatch and opacity: what holds the loop is stronger than what slows it down."""

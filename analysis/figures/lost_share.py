@@ -140,7 +140,7 @@ def _point(axes: Axes, method: Looped, at: AtInterval) -> None:
     """Draw what was measured at one interval; an interval that reaches zero, which the axis hasn't, is an arrow."""
     x, bottom = at.interval_s, axes.get_ylim()[0]
     low, estimate, high = (100 * end for end in (at.share.low, at.share.estimate, at.share.high))
-    color, shown = method.style.color, estimate if estimate > 0 else high
+    color, shown = method.style.color, estimate if estimate > bottom else high
     if low <= 0 < high:
         arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (x, bottom), (x, high), arrowprops=arrow)

@@ -223,7 +223,7 @@ def test_each_step_shows_what_it_took_above_the_reference(drawn: dict[str, Drawn
     swatches = drawn["loop-steps"].figure.legends[0].get_patches()
 
     assert pieces(axes, "") == pytest.approx([0.6, 0.6], abs=0.02)
-    interference = [height for height in pieces(axes, ".....") if height > 0.1]
+    interference = [height for height in pieces(axes, "|||||") if height > 0.1]
     assert len(interference) in {6, 7, 8}
     assert interference == pytest.approx([0.2] * len(interference), abs=0.05)
     assert [height for height in pieces(axes, "\\" * 5) if height > 0.1] == pytest.approx([0.3] * 2, abs=0.05)
