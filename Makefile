@@ -17,10 +17,10 @@ demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print it
 
 test: $(READY)  ## set up .venv, run the tests
 	$(BIN)/python -m pytest -m 'not slurm and not filesystems' --numprocesses 2 $(PYTEST_ARGUMENTS)
-	$(BIN)/python -m pytest -m 'slurm or filesystems' $(PYTEST_ARGUMENTS)  # one at a time: they share one cluster and one set of mounts
+	$(BIN)/python -m pytest -m 'slurm or filesystems' --numprocesses 3 --maxschedchunk 1 $(PYTEST_ARGUMENTS)  # they wait; each process has clusters and mounts of its own
 
 test-slurm: $(READY)  ## the Slurm tests on another Debian release's Slurm: make test-slurm SLURM=trixie (24.11), forky (26.05)
-	slurm/devcluster/devcluster in $(SLURM) $(BIN)/python -m pytest tests/slurm -m slurm $(PYTEST_ARGUMENTS)
+	slurm/devcluster/devcluster in $(SLURM) $(BIN)/python -m pytest tests/slurm -m slurm --numprocesses 2 $(PYTEST_ARGUMENTS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -65,12 +65,14 @@ class Cluster:
         return found
 
     def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 120) -> Any:
-        """Wait until the condition holds, and return it."""
+        """Wait until the condition holds, and return it; pauses leave the machine to the jobs."""
         end = time.monotonic() + timeout_s
-        while not (found := condition()):
-            assert time.monotonic() < end, f"gave up after {timeout_s} s waiting for {what}"
-            time.sleep(0.3)
-        return found
+        while True:
+            asked = time.monotonic()
+            if found := condition():
+                return found
+            assert asked < end, f"gave up after {timeout_s} s waiting for {what}"
+            time.sleep(min(2, max(0.3, 2 * (time.monotonic() - asked))))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,10 @@ def _study_writer(directory: Path) -> Callable[..., Path]:
     def write(
         name: str, *, strategies: str = '["torch_save"]', repeats: int = 2, targets: str = "shared = {}",
         slurm: str = "", rounds: int = 1, vocabulary: int = 1000, warmups: int = 1, trials: str = "",
+        endless: bool = False,
     ) -> Path:  # fmt: skip
+        if endless:  # a job that something else ends; it mostly sleeps, so as to leave the machine to others
+            strategies, repeats = '[{ name = "_selftest", sleep_s = 0.2 }]', 100_000
         model = directory / "config.json"
         model.write_text(json.dumps(TINY_MODEL | {"vocab_size": vocabulary}))
         path = directory / f"{name}.toml"

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
 WriteStudy = Callable[..., Path]
 
-MANY = 100_000
-"""Repeats of a job that is to be ended by something else."""
+SLOW = '[{ name = "_selftest", sleep_s = 0.2 }]'
+"""Long enough for a request to reach the job before its last trial."""
 
 
 class Submitted:
@@ -95,7 +95,7 @@ def test_time_limit_marks_the_log_interrupted_and_cleans_up(
     The limit comes when the job measures, however long that takes: 600 s before it, so at Slurm's next look.
     """
     began_s = time.monotonic()
-    study = write_study("limit", repeats=MANY, slurm="timeout_min = 60\nsignal_delay_s = 600")
+    study = write_study("limit", endless=True, slurm="timeout_min = 60\nsignal_delay_s = 600")
     job = Submitted(cluster, study, tmp_path)
     job.until_measuring()
     limit_min = int(time.monotonic() - began_s) // 60 + 3
@@ -118,7 +118,7 @@ def test_scancel_marks_the_log_interrupted_and_a_second_submit_goes_on(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
     """scancel: interrupted, nothing left behind; the next submission adds the missing trials to the same log."""
-    job = Submitted(cluster, write_study("cancelled", repeats=MANY, targets="nvme = {}"), tmp_path)
+    job = Submitted(cluster, write_study("cancelled", endless=True, targets="nvme = {}"), tmp_path)
     job.until_measuring()
     assert "cancelled: " + job.job_id in cluster.jobs("cancel", job.root).stdout
 
@@ -136,7 +136,7 @@ def test_scancel_marks_the_log_interrupted_and_a_second_submit_goes_on(
 
 def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """A requeued job's next run keeps what the first one measured and completes the log."""
-    job = Submitted(cluster, write_study("requeued", repeats=30), tmp_path)
+    job = Submitted(cluster, write_study("requeued", strategies=SLOW, repeats=15), tmp_path)
     job.until_measuring()
     cluster.ask("scontrol", "requeue", job.number)
     kept = cluster.wait(
@@ -149,7 +149,7 @@ def test_requeue_continues_with_the_missing_trials(cluster: Any, write_study: Wr
     assert kept <= job.trials()
     assert '"SLURM_RESTART_COUNT": "1"' in log.provenance["slurm"]
     loads = Counter(s.trial for s in log.samples if s.operation == "load" and not s.warmup)
-    assert 30 == sum(count == 2 for count in loads.values())  # the requeue may have come between a trial's two loads
+    assert 15 == sum(count == 2 for count in loads.values())  # the requeue may have come between a trial's two loads
 
 
 @pytest.mark.each_slurm
@@ -157,7 +157,7 @@ def test_a_preempted_job_is_requeued_and_a_cancelled_one_is_not(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
     """Preempted with time to tidy up, a job goes back to the queue and on; `scancel` in the same partition ends it."""
-    study = write_study("preempted", repeats=MANY, slurm="exclusive = true", targets=(
+    study = write_study("preempted", endless=True, slurm="exclusive = true", targets=(
         'low = { path = "$DEVCLUSTER_SHARED", slurm = { partition = "preempt", nodelist = "node4" } }'
     ))  # fmt: skip
     job = Submitted(cluster, study, tmp_path)
@@ -179,7 +179,7 @@ def test_a_preempted_job_is_requeued_and_a_cancelled_one_is_not(
 
 def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """SIGKILL, which is what the kernel sends when memory runs out: lost, with what accounting knows."""
-    job = Submitted(cluster, write_study("killed", repeats=MANY), tmp_path)
+    job = Submitted(cluster, write_study("killed", endless=True), tmp_path)
     job.until_measuring()
     for process in job.processes():
         subprocess.run(["kill", "-KILL", str(process)], check=False)
@@ -244,7 +244,7 @@ def test_a_lost_node_requeues_the_job_and_a_killed_slurmd_does_not_matter(
     cluster: Any, write_study: WriteStudy, tmp_path: Path
 ) -> None:
     """slurmd gone: the job goes on. Its node gone: Slurm runs it elsewhere, where it continues."""
-    job = Submitted(cluster, write_study("nodeloss", repeats=MANY), tmp_path)
+    job = Submitted(cluster, write_study("nodeloss", endless=True), tmp_path)
     job.until_measuring()
     node = job.node()
     cluster.control("kill-slurmd", node)
@@ -265,7 +265,7 @@ def test_a_lost_node_requeues_the_job_and_a_killed_slurmd_does_not_matter(
 
 def test_a_lost_node_without_requeue_is_a_lost_job(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """Where the study forbids requeuing, the node's loss is the job's end, and `run` returns."""
-    study = write_study("nodefail", repeats=MANY, slurm='additional_parameters = {"no-requeue" = true}')
+    study = write_study("nodefail", endless=True, slurm='additional_parameters = {"no-requeue" = true}')
     job = Submitted(cluster, study, tmp_path)
     job.until_measuring()
     node = job.node()
@@ -283,7 +283,7 @@ def test_without_accounting_a_cancelled_job_is_seen_all_the_same(
 ) -> None:
     """squeue alone tells that a job is gone: `status` and `run` don't hang where sacct is disabled."""
     cluster = cluster_without_accounting
-    job = Submitted(cluster, write_study("noaccounting", repeats=MANY), tmp_path)
+    job = Submitted(cluster, write_study("noaccounting", endless=True), tmp_path)
     job.until_measuring()
     for process in job.processes():
         subprocess.run(["kill", "-KILL", str(process)], check=False)

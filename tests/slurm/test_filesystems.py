@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -82,17 +83,24 @@ def test_a_filesystem_in_use_is_kept(fs: dict[str, str]) -> None:
     assert 0 == run(fs, "clean").returncode
 
 
-def test_what_others_made_is_never_removed(tmp_path: Path, fs: dict[str, str]) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose name is as short as the script wants it, unlike that of `tmp_path` in some test runs."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def test_what_others_made_is_never_removed(short_path: Path, fs: dict[str, str]) -> None:
     """A directory without the script's mark is neither used nor cleaned."""
-    (tmp_path / "mine").write_text("mine")
-    there = fs | {"DEVCLUSTER_FILESYSTEMS_ROOT": str(tmp_path)}
+    (short_path / "mine").write_text("mine")
+    there = fs | {"DEVCLUSTER_FILESYSTEMS_ROOT": str(short_path)}
     for verb in (["start", "xfs"], ["clean"]):
         refused = run(there, *verb)
         assert 1 == refused.returncode
         assert "Type: " in refused.stderr or "type: " in refused.stderr
-    assert "mine" == (tmp_path / "mine").read_text()
+    assert "mine" == (short_path / "mine").read_text()
     assert 0 == run(there, "stop").returncode
-    assert ["mine"] == [path.name for path in tmp_path.iterdir()]
+    assert ["mine"] == [path.name for path in short_path.iterdir()]
 
 
 def test_everything_goes_with_its_owner(fs: dict[str, str]) -> None:

@@ -101,7 +101,7 @@ def test_a_silent_controller_sends_no_study_to_the_login_node(
 
 def test_jobs_are_known_by_their_numbers(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
     """Whatever $LOGNAME says, and whoever looks: running is running, and `submit` sends nothing twice."""
-    sent = Sent(strict_site, write_site_study("shared", slurm=LAX, repeats=100_000))
+    sent = Sent(strict_site, write_site_study("shared", slurm=LAX, endless=True))
     sent.until_measuring()
     assert sent.states(user="bob") == ["running"]
     again = strict_site.run_as(
@@ -126,7 +126,7 @@ def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
     strict_site: Any, write_site_study: WriteStudy
 ) -> None:
     """Of an array of which one job runs and the others wait: `scancel` of the array; each job is shown as cancelled."""
-    sent = Sent(strict_site, write_site_study("many", slurm=LAX, repeats=100_000, rounds=30))
+    sent = Sent(strict_site, write_site_study("many", slurm=LAX, endless=True, rounds=30))
     sent.until_measuring()
     strict_site.ask("sdiag", "--reset")
     strict_site.jobs("cancel", sent.root)
@@ -139,7 +139,7 @@ def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
 
 def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: WriteStudy) -> None:
     """MaxJobs: AssocMaxJobsLimit is a job's turn that comes, a suspended one may go on; held ones are stuck."""
-    study = write_site_study("turns", slurm=LAX + "\nexclusive = true", targets="nvme = {}", repeats=100_000, rounds=3)
+    study = write_site_study("turns", slurm=LAX + "\nexclusive = true", targets="nvme = {}", endless=True, rounds=3)
     with strict_site.limits(MaxJobs=1):
         sent = Sent(strict_site, study)
         sent.until("running")
@@ -170,7 +170,7 @@ def test_jobs_that_were_queued_without_an_answer_are_cancelled(
         "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1\n"
     )
     late.chmod(0o755)
-    study = write_site_study("orphans", slurm=LAX, rounds=3, repeats=100_000)
+    study = write_site_study("orphans", slurm=LAX, rounds=3, endless=True)
     path = f"{late.parent}:{strict_site.environment['PATH']}"
     done = strict_site.jobs("submit", study, "--results", home, PATH=path)
     assert done.returncode == 2
@@ -187,7 +187,7 @@ def test_run_asks_the_controller_a_few_times_a_minute(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
     """While a job measures, trial after trial: a few questions, about it alone."""
-    study = write_site_study("quiet", slurm=LAX, repeats=100_000)
+    study = write_site_study("quiet", slurm=LAX, endless=True)
     # A test run that a script started in the background has SIGINT ignored, and so have its children.
     heeding = ["env", "--default-signal=INT"]
     command = [DEVCLUSTER, "as", "alice", *heeding, sys.executable, "-m", "jobs", "run", study, "--results", home]
@@ -229,7 +229,7 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_says_so(strict_site: Any
 
 def test_who_may_not_see_a_job_is_not_shown_it_as_lost(strict_site: Any, write_site_study: WriteStudy) -> None:
     """Where Slurm hides jobs from other users: alice sees hers, bob what accounting tells, or that he can't know."""
-    sent = Sent(strict_site, write_site_study("hidden", slurm=LAX, repeats=100_000, rounds=2))
+    sent = Sent(strict_site, write_site_study("hidden", slurm=LAX, endless=True, rounds=2))
     database = Path(strict_site.environment["DEVCLUSTER_ROOT"]) / "etc" / "slurmdbd.conf"
     open_to_all = database.read_text()
     with strict_site.configured("PrivateData=jobs"):
