@@ -23,7 +23,7 @@ from ckpt.reading import Content, content_of, created, of_one, path_of
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.writing import write
 
-DEFAULT = "safetensors_direct"
+DEFAULT = "safetensors_tuned"
 
 
 def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: Any) -> None:

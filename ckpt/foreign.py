@@ -57,7 +57,7 @@ def load(
     """
     shown = shown or path
     reader = _reader_of(path, shown)
-    if not verify and reader.format == "safetensors_direct":
+    if not verify and reader.format == "safetensors_tuned":
         options = {"verify": False} | options
     state, left_out = reader.load(names, options)
     if left_out:

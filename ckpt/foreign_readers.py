@@ -69,7 +69,7 @@ def _strategy(name: str, path: Path, files: Iterable[str] = ()) -> Reader:
     """Create a reader from a strategy; it compares checksums if the files have any."""
 
     def load(names: Collection[str] | None, options: dict[str, Any]) -> tuple[Any, str]:
-        verified = {"verify": True} if name == "safetensors_direct" and options.get("checksum", True) else {}
+        verified = {"verify": True} if name == "safetensors_tuned" and options.get("checksum", True) else {}
         return _create(name, verified | options).load(path, names), ""
 
     return Reader(name, frozenset(files), load, lambda: (_create(name, {}).contents(path), 0))
@@ -97,7 +97,7 @@ def _safetensors(path: Path) -> Reader | None:
     files = [safetensors_files.INDEX, *(file.name for file in headers)]
     if any(header.is_ours and not header.is_aligned for header in headers.values()):
         return _strategy("safetensors_file", path, files)
-    return _strategy("safetensors_direct", path, files)
+    return _strategy("safetensors_tuned", path, files)
 
 
 def _dcp(path: Path) -> Reader | None:

@@ -24,6 +24,9 @@ from ckpt.strategy import Strategy
 GROUP = "ckpt.strategies"
 """The entry points' group."""
 
+FORMER_NAMES = {"safetensors_direct": "safetensors_tuned"}
+"""Strategies that had other names: studies, plans and checkpoints may have these."""
+
 SELFTEST = "_selftest"
 """The strategy of known cost that `python -m jobs selftest` runs; `names` leaves it out."""
 
@@ -34,12 +37,13 @@ def names() -> list[str]:
 
 
 def strategy_class(name: str) -> type[Strategy]:
-    """Import the class of a strategy.
+    """Import the class of a strategy, by its name or a former one.
 
     Raises:
         UnknownStrategyError: if there is no strategy of that name, with those there are; if two packages have one;
             or if another package's can't be imported.
     """
+    name = FORMER_NAMES.get(name, name)
     points = _entry_points().get(name, ())
     own = name in {*_own_names(), SELFTEST}
     if not points and not own:

@@ -183,7 +183,7 @@ class Strategy(ABC):
             raise CheckpointError(
                 f"strategy {self.name} needs TensorStore, which was used before this process was forked, and would "
                 'end it: start processes by multiprocessing\'s "spawn", or take a strategy without it, such as '
-                "safetensors_direct"
+                "safetensors_tuned"
             )
 
     @property

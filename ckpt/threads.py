@@ -104,7 +104,7 @@ def explained(text: str) -> str:
         return text
     return (
         f"{text}. The interpreter is shutting down, and this strategy's library can't start threads any more: save "
-        "earlier, or use a strategy that can, such as safetensors_direct"
+        "earlier, or use a strategy that can, such as safetensors_tuned"
     )
 
 

@@ -180,7 +180,7 @@ def _metadata_of(
 
 
 def _is_of_before_the_version(content: Mapping[str, Any], texts: Mapping[str, Any], data_start: int) -> bool:
-    """Return whether `safetensors_direct` wrote a file before it wrote the version.
+    """Return whether `safetensors_tuned` wrote a file before it wrote the version.
 
     Such a file has no keys but ours, its data begins at a multiple of 4096, and its tensors lie where `assign_offsets`
     puts them. A file of another program fulfils all of that only by a rare accident.

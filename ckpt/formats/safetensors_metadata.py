@@ -15,7 +15,7 @@ Each file describes itself, so it can be read without its index, and its tensors
 takes no metadata: its files are described by the same keys in the index.
 
 Files that `safetensors_file` wrote before have a note instead, under the key `ckpt` of a single file or an index, and
-`safetensors_direct` once wrote files without `ckpt.format`. Both are still read.
+`safetensors_tuned` once wrote files without `ckpt.format`. Both are still read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VERSION_KEY, _VERSION = "ckpt.format", "1"
 _ORDER, _NAMES, _TIED, _PAIRS, _CHECKSUMS, _ROWS = "order", "names", "tied", "pairs", "xxh3_64", "rows_of_whole"
 
 KEYS_WITHOUT_VERSION = {"format", _NAMES, _TIED, _CHECKSUMS, _PAIRS, _ROWS}
-"""The keys of a file that `safetensors_direct` wrote before it wrote the version."""
+"""The keys of a file that `safetensors_tuned` wrote before it wrote the version."""
 
 NOTE_KEY = "ckpt"
 

@@ -25,7 +25,7 @@ from analysis.tables.table import Ratio
 from support.simulated import timed
 from support.studies import MakeStudy, StudyOnDisk
 
-REFERENCE, FAST, ALIKE, SLOW = "torch_save", "safetensors_direct", "safetensors_file", "hdf5"
+REFERENCE, FAST, ALIKE, SLOW = "torch_save", "safetensors_tuned", "safetensors_file", "hdf5"
 
 DISTURBED = 3
 """The round that took more than twice as long, and not for all alike."""

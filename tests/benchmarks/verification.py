@@ -1,6 +1,6 @@
 """What it costs to compare checksums: cold loads with and without, in turns.
 
-    python tests/benchmarks/verification.py DIRECTORY [--gb 2] [--rounds 8] [--strategies safetensors_direct,torch_save]
+    python tests/benchmarks/verification.py DIRECTORY [--gb 2] [--rounds 8] [--strategies safetensors_tuned,torch_save]
 
 Each round loads every checkpoint twice, cold, once with `verify=True` and once with `verify=False`, in a random order.
 A row gives the medians, the median of the rounds' ratios with its range, and the CPU seconds per GB of either.
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--gb", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--strategies", default="safetensors_direct,torch_save,tensorstore_tuned")
+    parser.add_argument("--strategies", default="safetensors_tuned,torch_save,tensorstore_tuned")
     arguments = parser.parse_args()
     count = max(1, round(arguments.gb * 1e9 / (2 * _TENSOR_ELEMENTS)))
     state = {f"w{number}": torch.randn(4096, 4096).half() for number in range(count)}

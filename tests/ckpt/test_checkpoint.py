@@ -108,7 +108,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ckpt.save(some_state(1), "~/run/one")
     ckpt.convert("~/run/one", "~/run/two", "torch_save")
     assert step_of(ckpt.load("~/run/two")) == 1
-    assert ckpt.inspect("~/run/one").strategy == "safetensors_direct"
+    assert ckpt.inspect("~/run/one").strategy == "safetensors_tuned"
     assert [tmp_path / "home"] == list(tmp_path.iterdir())
     for use in (ckpt.load, ckpt.inspect, lambda path: ckpt.save({}, path)):
         with pytest.raises(CheckpointError, match="~nosuchuser/run"):
@@ -235,4 +235,4 @@ def test_inspecting(final: Path) -> None:
 
 def test_default_strategy() -> None:
     """The strategy that needs no naming is the fastest one that everybody can read."""
-    assert checkpoint.DEFAULT == "safetensors_direct"
+    assert checkpoint.DEFAULT == "safetensors_tuned"

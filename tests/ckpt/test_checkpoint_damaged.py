@@ -26,7 +26,7 @@ def change_manifest(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps(manifest.sealed(json.loads(path.read_text()) | changes)))
 
 
-@pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_tuned", "torch_save"])
+@pytest.mark.parametrize("strategy", ["safetensors_tuned", "tensorstore_tuned", "torch_save"])
 def test_incomplete(strategy: str, final: Path, tmp_path: Path) -> None:
     """Whichever file is missing or cut, the load says which, with what was expected, and so does `inspect`."""
     ckpt.save(some_state(1), final, strategy)

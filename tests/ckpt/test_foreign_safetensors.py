@@ -15,10 +15,10 @@ import ckpt
 from ckpt import CheckpointError, CheckpointWarning
 from ckpt.formats import safetensors_files, safetensors_header
 from ckpt.registry import create
-from ckpt.strategies.safetensors_direct import SafetensorsDirect
 from ckpt.strategies.safetensors_file import SafetensorsFile
+from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 
-STRATEGIES = ["safetensors_direct", "safetensors_file"]
+STRATEGIES = ["safetensors_tuned", "safetensors_file"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ STATE["t"] = STATE["%"]
 def test_files_from_before_the_key(tmp_path: Path, checksum: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of ours from before it had a key of its own is known by the rest: names, pairs, ties, checksums count."""
     monkeypatch.setattr(safetensors_header, "DATA_OFFSET", 0)  # where the data of such files begins in a page
-    SafetensorsDirect(checksum=checksum).save(STATE, tmp_path)
+    SafetensorsTuned(checksum=checksum).save(STATE, tmp_path)
     path = tmp_path / "model.safetensors"
     assert header(path)["__metadata__"]["ckpt.format"] == "1"
     old = header(path)
@@ -73,7 +73,7 @@ def test_files_from_before_the_key(tmp_path: Path, checksum: bool, monkeypatch: 
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     path.write_bytes(content[:8] + text.ljust(length) + content[8 + length :])
-    loaded = SafetensorsDirect(verify=checksum).load(tmp_path)
+    loaded = SafetensorsTuned(verify=checksum).load(tmp_path)
     assert list(STATE) == list(loaded)
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in STATE.items())
     assert loaded["t"] is loaded["%"]
@@ -82,20 +82,20 @@ def test_files_from_before_the_key(tmp_path: Path, checksum: bool, monkeypatch: 
         content[-1] ^= 1
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="XXH3 differs"):
-            SafetensorsDirect(verify=True).load(tmp_path)
+            SafetensorsTuned(verify=True).load(tmp_path)
 
 
 def test_our_key_makes_the_others_strict(tmp_path: Path) -> None:
     """In a file that says it is ours nonsense under our keys is damage, and another version is named."""
-    SafetensorsDirect().save({"w": torch.ones(3)}, tmp_path)
+    SafetensorsTuned().save({"w": torch.ones(3)}, tmp_path)
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"xxh3_64":"{', b'"xxh3_64":"['))
     with pytest.raises(CheckpointError, match="damaged"):
-        SafetensorsDirect().load(tmp_path)
+        SafetensorsTuned().load(tmp_path)
     path.write_bytes(whole.replace(b'"ckpt.format":"1"', b'"ckpt.format":"2"'))
     with pytest.raises(CheckpointError, match="it has version '2' of our metadata, and 1 is known here"):
-        SafetensorsDirect().load(tmp_path)
+        SafetensorsTuned().load(tmp_path)
 
 
 def sharded(directory: Path, weight_map: dict[str, str], **files: list[str]) -> Path:
@@ -149,6 +149,6 @@ def test_other_safetensors_beside_the_model(tmp_path: Path) -> None:
 
 def test_a_part_is_not_the_whole(tmp_path: Path, together: Any) -> None:
     """A file that holds rows of tensors is not loaded as if they were the tensors."""
-    together.save(SafetensorsDirect(), tmp_path, together.partition("dim0", 2))
+    together.save(SafetensorsTuned(), tmp_path, together.partition("dim0", 2))
     with pytest.raises(CheckpointError, match="holds some rows of tensor"):
         ckpt.load(tmp_path / "model-00001-of-00002.safetensors")

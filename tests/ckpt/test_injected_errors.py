@@ -22,7 +22,7 @@ from support.faults import LACKS, in_a_traced_child, require_strace
 TOKEN = "0123456789abcdef"
 FILES = {
     "torch_save": ["state.pth"],
-    "safetensors_direct": ["model.safetensors"],
+    "safetensors_tuned": ["model.safetensors"],
     "hdf5": ["state.h5"],
 }
 SAVING = ["fsync", "syncfs", "renameat2", "rename", "mkdir", "close", "openat", "pwrite64,write,pwritev2", "unlinkat",
@@ -115,7 +115,7 @@ def test_what_a_kernel_lacks_ends_neither_save_nor_load(lack: str, final: Path, 
 
     def work() -> None:
         for direct in (True, False):
-            ckpt.save(state, final, "safetensors_direct", direct=direct)
+            ckpt.save(state, final, "safetensors_tuned", direct=direct)
             page_cache.evict(final)
             loaded = ckpt.load(final)
             # Not torch.equal: its threads don't survive a fork, and it would wait for them.

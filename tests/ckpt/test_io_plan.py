@@ -12,7 +12,7 @@ import torch
 
 from ckpt.disk import direct_io, io_plan, mounts, sequential
 from ckpt.disk.io_plan import IoPlan
-from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
 
 CACHED = IoPlan(direct_writes=False, direct_reads=False, preallocate=False, why="a test")
@@ -132,7 +132,7 @@ def test_a_strategy_follows_the_plan_unless_told_otherwise(
     monkeypatch.setattr(direct_io.DirectFile, "__init__", note)
     io_plan.remember(tmp_path, IoPlan(planned, planned, preallocate=planned, why="a test"))
     state = {"w": torch.arange(3_000_000, dtype=torch.float32), "b": torch.ones(7)}
-    strategy = SafetensorsDirect(direct=direct)
+    strategy = SafetensorsTuned(direct=direct)
     (file,) = strategy.save(state, tmp_path)
     content = file.read_bytes()
     os.sync()
@@ -141,7 +141,7 @@ def test_a_strategy_follows_the_plan_unless_told_otherwise(
     assert asked == [planned if direct == "auto" else direct] * 2
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     (tmp_path / "other").mkdir()
-    (other,) = SafetensorsDirect(direct=False).save(state, tmp_path / "other")
+    (other,) = SafetensorsTuned(direct=False).save(state, tmp_path / "other")
     assert other.read_bytes() == content
 
 
@@ -183,7 +183,7 @@ def test_buffered_writes_are_flushed_beside(tmp_path: Path, monkeypatch: pytest.
         direct_io, "start_writeback", lambda _, offset, size_bytes: started.append((offset, size_bytes))
     )
     io_plan.remember(tmp_path, CACHED)
-    (file,) = SafetensorsDirect().save({"w": torch.ones(5_000_000)}, tmp_path)
+    (file,) = SafetensorsTuned().save({"w": torch.ones(5_000_000)}, tmp_path)
     covered = 0
     for offset, size_bytes in sorted(started):
         assert offset <= covered

@@ -60,7 +60,7 @@ def test_at_the_end(strategy: str, tmp_path: Path) -> None:
         assert word == "saved" or (strategy in CANNOT_AT_EXIT and "or use a strategy that can" in word)
 
 
-@pytest.mark.parametrize("name", ["hdf5", "safetensors_direct", "tensorstore_tuned", "torch_save"])
+@pytest.mark.parametrize("name", ["hdf5", "safetensors_tuned", "tensorstore_tuned", "torch_save"])
 def test_at_the_very_end(name: str, tmp_path: Path) -> None:
     """So does one from `atexit` that is the program's first use of a library."""
     assert ["saved"] == last_words(name, tmp_path / "final", "at once")

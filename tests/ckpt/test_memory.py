@@ -18,7 +18,7 @@ import ckpt
 from ckpt.formats.shard_files import select
 from ckpt.registry import create, names
 from ckpt.state import memory
-from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 
 OF_TORCH = {"torch_save", "torch_checkpointing"}
 """Strategies whose tensors are `torch.load`'s, whose storages can't be resized."""
@@ -182,7 +182,7 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by_name", [False, True], ids=["whole", "by name"])
 def test_a_failing_check_ends_the_load(by_name: bool, tmp_path: Path) -> None:  # pytest's
     """What a check raises is raised, and not all is read before that."""
-    SafetensorsDirect().save({str(number): torch.ones(2**20) for number in range(16)}, tmp_path)
+    SafetensorsTuned().save({str(number): torch.ones(2**20) for number in range(16)}, tmp_path)
     seen = []
 
     def check(name: str, _: torch.Tensor) -> None:
@@ -190,7 +190,7 @@ def test_a_failing_check_ends_the_load(by_name: bool, tmp_path: Path) -> None:  
         raise ckpt.CheckpointError(name)
 
     with pytest.raises(ckpt.CheckpointError):
-        SafetensorsDirect(threads=1).load_checked(tmp_path, [str(n) for n in range(16)] if by_name else None, check)
+        SafetensorsTuned(threads=1).load_checked(tmp_path, [str(n) for n in range(16)] if by_name else None, check)
     assert len(seen) < 16
 
 

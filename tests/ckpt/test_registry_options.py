@@ -18,12 +18,19 @@ from ckpt.registry import create, names, strategy_class
         ("torch_save", {"mmap": False}, "torch_save"),
         ("torch_save", {"mmap": True, "crc": False}, "torch_save+crc=False+mmap=True"),
         ("tensorstore_basic", {"compressor": "none"}, "tensorstore_basic+compressor=none"),
-        ("safetensors_direct", {"checksum": False, "shard_mib": 1}, "safetensors_direct+shard_mib=1+checksum=False"),
+        ("safetensors_tuned", {"checksum": False, "shard_mib": 1}, "safetensors_tuned+shard_mib=1+checksum=False"),
     ],
 )
 def test_label(name: str, options: dict[str, Any], label: str) -> None:
     """The label is the name and the options that differ from the default, in the order of the class."""
     assert label == create(name, options).label
+
+
+def test_a_former_name() -> None:
+    """Studies, plans and checkpoints that have a strategy's former name get the strategy, with its name of today."""
+    former = create("safetensors_direct", {"shard_mib": 1})
+    assert former == create("safetensors_tuned", {"shard_mib": 1})
+    assert former.label == "safetensors_tuned+shard_mib=1"
 
 
 @pytest.mark.parametrize("name", names())

@@ -173,7 +173,7 @@ def test_a_race(strategy: str, final: Path) -> None:
     race(SAVER, strategy, final)
 
 
-@pytest.mark.parametrize("strategy", ["safetensors_direct", "tensorstore_t5x"], indirect=True)
+@pytest.mark.parametrize("strategy", ["safetensors_tuned", "tensorstore_t5x"], indirect=True)
 def test_a_race_of_links(strategy: str, final: Path) -> None:
     """Nor where a link leads to the newest version."""
     race(WITHOUT_EXCHANGE + SAVER, strategy, final)
@@ -198,12 +198,12 @@ print(saved, lost)
 @pytest.mark.parametrize(
     ("strategy", "before"),
     [
-        ("safetensors_direct", ""),
-        ("safetensors_direct", WITHOUT_EXCHANGE),
+        ("safetensors_tuned", ""),
+        ("safetensors_tuned", WITHOUT_EXCHANGE),
         ("tensorstore_t5x", ""),
         ("torch_dcp", ""),
     ],
-    ids=["safetensors_direct", "links", "tensorstore_t5x", "torch_dcp"],
+    ids=["safetensors_tuned", "links", "tensorstore_t5x", "torch_dcp"],
     indirect=["strategy"],
 )
 def test_several_savers(before: str, strategy: str, final: Path) -> None:

@@ -1,4 +1,4 @@
-"""safetensors_file and safetensors_direct read what either writes, now and before they shared one kind of metadata."""
+"""safetensors_file and safetensors_tuned read what either writes, now and before they shared one kind of metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ckpt.state.compare import first_difference
 from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 
-STRATEGIES = ["safetensors_file", "safetensors_direct"]
+STRATEGIES = ["safetensors_file", "safetensors_tuned"]
 KINDS = ["one", "shards", "dim0", "tensors"]
 
 MATRIX = list(itertools.product(STRATEGIES, STRATEGIES, KINDS))
@@ -117,9 +117,9 @@ def test_either_reads_what_either_writes(
 def test_checkpoints_of_before(writer: str, reader: str, kind: str) -> None:
     """Either strategy reads what both wrote when each had metadata of its own.
 
-    Of several ranks, `safetensors_direct` didn't store the order of the tensors then.
+    Of several ranks, `safetensors_tuned` didn't store the order of the tensors then.
     """
-    has_order = (writer, kind) != ("safetensors_direct", "tensors")
+    has_order = (writer, kind) != ("safetensors_tuned", "tensors")
     check_loads(reader, kind, FROZEN / writer / kind, has_order=has_order)
 
 
@@ -141,7 +141,7 @@ def test_both_write_the_same_metadata(kind: str, tmp_path: Path, monkeypatch: py
     for name in STRATEGIES:
         write(name, kind, tmp_path / name, monkeypatch)
     files = {name: sorted(path.name for path in (tmp_path / name).iterdir()) for name in STRATEGIES}
-    assert files["safetensors_file"] == files["safetensors_direct"]
+    assert files["safetensors_file"] == files["safetensors_tuned"]
     for file in files["safetensors_file"]:
         first, second = (described(tmp_path / name / file) for name in STRATEGIES)
         assert first == second

@@ -21,7 +21,7 @@ from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state.dtypes import BYTES_PER_ELEMENT
 from ckpt.state.layout import TensorLayout
 from ckpt.state.sharding import Shard
-from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 
 layouts = st.lists(
     st.builds(
@@ -77,7 +77,7 @@ def test_headers_are_read_back(state: list[TensorLayout], checked: bool) -> None
 def test_others_read_all_of_it(tmp_path: Path) -> None:
     """safetensors reads every tensor, and the checksums as texts in the metadata."""
     state = {f"layer.{number}": torch.randn(number, 700) for number in range(5)}
-    SafetensorsDirect().save(state, tmp_path)
+    SafetensorsTuned().save(state, tmp_path)
     found = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, found[name]) for name, tensor in state.items())
     with safe_open(tmp_path / "model.safetensors", "pt") as opened:
@@ -91,14 +91,14 @@ def test_we_read_others(names: list[str] | None, tmp_path: Path) -> None:
     """A file whose data begins anywhere, and whose tensors lie at odd places, is read too, whole and in part."""
     state = {"a": torch.arange(3, dtype=torch.int8), "b": torch.randn(1000, 3).double(), "c": torch.randn(7).bfloat16()}
     save_file(state, tmp_path / "any name.safetensors")
-    loaded = SafetensorsDirect().load(tmp_path, names)
+    loaded = SafetensorsTuned().load(tmp_path, names)
     assert set(names or state) == set(loaded)
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
 
 
 def whole(tmp_path: Path) -> bytes:
     """A good file."""
-    SafetensorsDirect().save({"a": torch.ones(3), "b": torch.ones(5, 5).half()}, tmp_path)
+    SafetensorsTuned().save({"a": torch.ones(3), "b": torch.ones(5, 5).half()}, tmp_path)
     return (tmp_path / "model.safetensors").read_bytes()
 
 
@@ -124,7 +124,7 @@ def test_headers_that_lie(old: bytes, new: bytes, tmp_path: Path) -> None:
         pytest.fail(f"{old!r} is not in the header: {content[8:400]!r}")
     (tmp_path / "model.safetensors").write_bytes(changed[: len(content)])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        SafetensorsDirect().load(tmp_path)
+        SafetensorsTuned().load(tmp_path)
 
 
 @given(data=st.data())
@@ -136,7 +136,7 @@ def test_damage_anywhere_in_the_header(data: st.DataObject, tmp_path_factory: py
         content[data.draw(st.integers(0, 300))] = data.draw(st.integers(0, 255))
     (directory / "model.safetensors").write_bytes(content)
     with contextlib.suppress(CheckpointError):
-        SafetensorsDirect().load(directory)
+        SafetensorsTuned().load(directory)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**63, 2**64 - 1, 10**9])
@@ -144,7 +144,7 @@ def test_impossible_lengths(length: int, tmp_path: Path) -> None:
     """A header that can't be that long is not allocated."""
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
     with pytest.raises(CheckpointError, match="damaged"):
-        SafetensorsDirect().load(tmp_path)
+        SafetensorsTuned().load(tmp_path)
 
 
 def test_an_index_that_leads_away(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_an_index_that_leads_away(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "../model.safetensors"}}
     (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="names a file outside its directory"):
-        SafetensorsDirect().load(tmp_path / "in")
+        SafetensorsTuned().load(tmp_path / "in")
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 100))

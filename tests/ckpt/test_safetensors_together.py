@@ -26,7 +26,7 @@ from support.models import llama
 INDEX = "model.safetensors.index.json"
 
 
-@pytest.fixture(params=["safetensors_file", "safetensors_direct", "fastsafetensors"])
+@pytest.fixture(params=["safetensors_file", "safetensors_tuned", "fastsafetensors"])
 def strategy(request: pytest.FixtureRequest) -> Strategy:
     """Each strategy that writes the format."""
     pytest.importorskip("fastsafetensors" if request.param == "fastsafetensors" else "torch")
@@ -112,7 +112,7 @@ def test_whole_tensors_load_in_one_process(
 
 @pytest.mark.parametrize("sharding", ["dim0", "tensors", "replicated"])
 @pytest.mark.parametrize(("saved", "loaded"), [(4, 2), (2, 3), (3, 1), (1, 3)])
-@pytest.mark.parametrize("name", ["safetensors_file", "safetensors_direct"])
+@pytest.mark.parametrize("name", ["safetensors_file", "safetensors_tuned"])
 def test_another_number_of_ranks(
     together: Any, name: str, saved: int, loaded: int, sharding: Sharding, tmp_path: Path
 ) -> None:
@@ -120,7 +120,7 @@ def test_another_number_of_ranks(
     partition = together.partition(sharding, saved)
     together.save(create(name), tmp_path, partition)
     together.load(create(name), tmp_path, partition, loaded)
-    if name == "safetensors_direct":
+    if name == "safetensors_tuned":
         together.load(create(name, {"verify": True}), tmp_path, partition, loaded)
 
 
@@ -142,7 +142,7 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
     create("safetensors_file").write(state, tmp_path, RankShards(partition, 0), SingleProcess())
     wanted = RankShards(Partition.of(partition.tensors, "dim0", 10), 3)
     before = read_bytes()
-    create("safetensors_direct").read(tmp_path, wanted.wanted, partition, SingleProcess())
+    create("safetensors_tuned").read(tmp_path, wanted.wanted, partition, SingleProcess())
     assert 4 * 2**20 <= read_bytes() - before < 6 * 2**20
     mapped = create("safetensors_file").read(tmp_path, wanted.wanted, partition, SingleProcess())
     assert 4 * 2**20 == mapped["a"].untyped_storage().nbytes()
@@ -188,7 +188,7 @@ def test_an_index_that_is_wrong(together: Any, tmp_path: Path) -> None:
         create("safetensors_file").load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["safetensors_file", "safetensors_direct"])
+@pytest.mark.parametrize("name", ["safetensors_file", "safetensors_tuned"])
 def test_shards_are_for_one_rank(together: Any, name: str, tmp_path: Path) -> None:
     """Several ranks write a file each: an option that asks for more is refused, already when a study is planned."""
     strategy, partition = create(name, {"shard_mib": 1}), together.partition("dim0", 2)
@@ -204,7 +204,7 @@ def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     """A flipped bit in one rank's rows is found by who verifies, also by a rank that wants other rows of that file."""
     partition = Partition.of((TensorLayout("a", (4, 1000), "float32"),), "dim0", 2)
     for rank in range(2):
-        create("safetensors_direct").write(
+        create("safetensors_tuned").write(
             {"a": torch.zeros(2, 1000)}, tmp_path, RankShards(partition, rank), SingleProcess()
         )
     path = tmp_path / "model-00002-of-00002.safetensors"
@@ -212,7 +212,7 @@ def test_a_checksum_of_each_slice(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     four = Partition.of(partition.tensors, "dim0", 4)
-    strategy = create("safetensors_direct", {"verify": True})
+    strategy = create("safetensors_tuned", {"verify": True})
     strategy.read(tmp_path, RankShards(four, 1).wanted, partition, SingleProcess())
     with pytest.raises(CheckpointError, match="'a' is not what was written"):
         strategy.read(tmp_path, RankShards(four, 2).wanted, partition, SingleProcess())

@@ -109,16 +109,16 @@ class TestTensorstoreT5xManyChunks(Contract):
 
 
 @pytest.mark.every_filesystem
-class TestSafetensorsDirect(Contract):
+class TestSafetensorsTuned(Contract):
     """Our safetensors."""
 
-    name = "safetensors_direct"
+    name = "safetensors_tuned"
 
 
-class TestSafetensorsDirectSharded(Contract):
+class TestSafetensorsTunedSharded(Contract):
     """The same in several files, each tensor in one, verified, past the page cache."""
 
-    name = "safetensors_direct"
+    name = "safetensors_tuned"
     options: ClassVar = {"shard_mib": 1, "verify": True, "threads": 1, "block_mib": 1, "direct": True}
 
     @pytest.fixture(autouse=True)
@@ -126,10 +126,10 @@ class TestSafetensorsDirectSharded(Contract):
         monkeypatch.setattr(safetensors_plan, "MIB", 1000)
 
 
-class TestSafetensorsDirectUnchecked(Contract):
+class TestSafetensorsTunedUnchecked(Contract):
     """The same without checksums, through the page cache."""
 
-    name, options = "safetensors_direct", {"checksum": False, "direct": False}
+    name, options = "safetensors_tuned", {"checksum": False, "direct": False}
 
 
 @pytest.mark.every_filesystem

@@ -23,7 +23,7 @@ from support.strategies import usable
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "torch_save": [{"mmap": True}],
-    "safetensors_direct": [{"block_mib": 1}, {"checksum": False}],
+    "safetensors_tuned": [{"block_mib": 1}, {"checksum": False}],
     "torch_dcp": [{"thread_count": 2, "single_file_per_rank": False}],
     "hdf5": [{"layout": "chunked", "chunk_mib": 1}],
     "orbax": [{"ocdbt": False, "compression": False}],

@@ -115,7 +115,7 @@ def test_another_programs_file_of_that_name(content: Any, tmp_path: Path) -> Non
     assert torch.equal(torch.ones(3), ckpt.load(tmp_path)["w"])
 
 
-@pytest.mark.parametrize("name", ["torch_save", "safetensors_direct"])
+@pytest.mark.parametrize("name", ["torch_save", "safetensors_tuned"])
 def test_checkpoints_without_checksums(name: str, tmp_path: Path) -> None:
     """A checkpoint of the first version, which has no checksums in its manifest, still loads; what its strategy's own
     format has is compared.
@@ -130,7 +130,7 @@ def test_checkpoints_without_checksums(name: str, tmp_path: Path) -> None:
         del tensor["xxh3_64"]
     path.write_text(json.dumps(content))
     assert same(some_state(), ckpt.load(final))
-    if name == "safetensors_direct":
+    if name == "safetensors_tuned":
         file = final / "model.safetensors"
         damaged = bytearray(file.read_bytes())
         damaged[-1] ^= 1

@@ -69,13 +69,13 @@ def test_more_processes_where_more_ranks_load() -> None:
 
 def test_options_that_several_ranks_cannot_use_are_left_out() -> None:
     """With several ranks there are no shards of one rank's file: that is told, and the rest is planned."""
-    strategies = ["torch_save", {"name": "safetensors_direct", "shard_mib": [0, 64]}]
+    strategies = ["torch_save", {"name": "safetensors_tuned", "shard_mib": [0, 64]}]
     slurm = {"nodes": 1, "tasks_per_node": [1, 4]}
     planned = plan.make_plan(small_study(strategies=strategies, targets={"lustre": {"path": "/lustre"}}, slurm=slurm))
 
     assert 5 == len(planned.jobs)
     (reason,) = planned.left_out()
-    assert reason.startswith("safetensors_direct+shard_mib=64 at 1x4: ")
+    assert reason.startswith("safetensors_tuned+shard_mib=64 at 1x4: ")
     assert "4 ranks write a file each" in reason
 
 

@@ -222,7 +222,7 @@ def test_a_kernel_that_lacks_what_makes_io_fast(tiny: dict[str, Any], tmp_path: 
     """
     require_strace()
     trials = {"repeats": 1, "warmups": 0, "ceiling": True}
-    paths = planned(tiny | {"strategies": ["safetensors_direct"], "trials": trials})
+    paths = planned(tiny | {"strategies": ["safetensors_tuned"], "trials": trials})
 
     def work() -> None:
         assert run_job(str(paths.root), only_job(paths).id) == "complete"

@@ -82,7 +82,7 @@ def test_scales_are_an_axis(cluster: Any, write_study: WriteStudy, tmp_path: Pat
     runs the study's commands there; tables show the growth.
     """
     study = write_study(
-        "scales", strategies='["torch_save", "safetensors_direct"]', repeats=1, warmups=0,
+        "scales", strategies='["torch_save", "safetensors_tuned"]', repeats=1, warmups=0,
         targets='nvme = { prepare = "hostname", between = "hostname" }', slurm="nodes = [1, 4]\ntasks_per_node = 2",
     )  # fmt: skip
     done = run(cluster, study, tmp_path)

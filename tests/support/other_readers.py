@@ -74,7 +74,7 @@ def orbax_tree(directory: Path) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "torch_save": lambda directory: torch.load(directory / "state.pth", weights_only=True),
-    "safetensors_direct": read_safetensors,
+    "safetensors_tuned": read_safetensors,
     "safetensors_file": read_safetensors,
     "torch_dcp": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),

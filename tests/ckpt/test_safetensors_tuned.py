@@ -1,4 +1,4 @@
-"""How safetensors_direct moves bytes: past the page cache or through it, with how much memory, from where."""
+"""How safetensors_tuned moves bytes: past the page cache or through it, with how much memory, from where."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state import dtypes
 from ckpt.state.compare import first_difference
 from ckpt.state.layout import layout_of_state
-from ckpt.strategies.safetensors_direct import SafetensorsDirect
+from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 from jobs.node.usage import measure_usage
 
 MIB = 2**20
@@ -46,7 +46,7 @@ def direct_opens(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_past_the_page_cache(state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save leaves nothing in the page cache; a cold load goes past it, a warm one through it."""
     seen = direct_opens(monkeypatch)
-    strategy = SafetensorsDirect()
+    strategy = SafetensorsTuned()
     strategy.save(state, tmp_path)
     if not all(seen):
         pytest.skip(f"{mounts.mount_of(tmp_path).filesystem} refuses O_DIRECT")
@@ -59,7 +59,7 @@ def test_past_the_page_cache(state: dict[str, torch.Tensor], tmp_path: Path, mon
 
 def test_memory_of_a_save(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """Beside the state, a save takes its buffers, however large the state is, and tensors that aren't contiguous."""
-    strategy = SafetensorsDirect(threads=2, block_mib=1)
+    strategy = SafetensorsTuned(threads=2, block_mib=1)
     strategy.save({"warm": torch.ones(1)}, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with measure_usage() as cost:
@@ -103,7 +103,7 @@ def test_wherever_the_data_begins(
     if not cached:
         durable.flush(tmp_path)
         page_cache.evict(tmp_path)
-    assert first_difference(state, SafetensorsDirect().load(tmp_path)) is None
+    assert first_difference(state, SafetensorsTuned().load(tmp_path)) is None
 
 
 def test_nothing_large_is_copied_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,13 +119,13 @@ def test_nothing_large_is_copied_on_the_way(tmp_path: Path, monkeypatch: pytest.
         reads.append((np.frombuffer(buffer, np.uint8).ctypes.data, len(buffer)))
         return read(file, buffer, offset)
 
-    SafetensorsDirect().save({"w": tensor}, tmp_path)
+    SafetensorsTuned().save({"w": tensor}, tmp_path)
     durable.flush(tmp_path)
     page_cache.evict(tmp_path)
     target = torch.frombuffer(direct_io.aligned_buffer(8 * MIB + 4096), dtype=torch.uint8, count=8 * MIB, offset=64)
     monkeypatch.setattr(safetensors_reading.memory, "empty", lambda _: target)
     monkeypatch.setattr(direct_io.DirectFile, "read", noted)
-    loaded = SafetensorsDirect().load(tmp_path)["w"]
+    loaded = SafetensorsTuned().load(tmp_path)["w"]
     assert torch.equal(tensor, loaded)
     begin, end = target.data_ptr(), target.data_ptr() + target.nbytes
     straight = sum(length for address, length in reads if begin <= address < end)
@@ -134,14 +134,14 @@ def test_nothing_large_is_copied_on_the_way(tmp_path: Path, monkeypatch: pytest.
 
 def test_verification_names_the_tensor(tmp_path: Path) -> None:
     """A flipped bit is told with the tensor in which it lies, and is not noticed unless asked for."""
-    SafetensorsDirect().save({"first": torch.zeros(1024), "second": torch.zeros(1024)}, tmp_path)
+    SafetensorsTuned().save({"first": torch.zeros(1024), "second": torch.zeros(1024)}, tmp_path)
     path = tmp_path / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    SafetensorsDirect().load(tmp_path)
+    SafetensorsTuned().load(tmp_path)
     with pytest.raises(CheckpointError, match="'second' is not what was written"):
-        SafetensorsDirect(verify=True).load(tmp_path)
+        SafetensorsTuned(verify=True).load(tmp_path)
 
 
 def test_a_tensor_that_is_not_contiguous_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_tensor_that_is_not_contiguous_is_let_go(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(safetensors_writing.dtypes, "to_bytes", counted)
     state = {str(number): torch.randn(512, 1024).T for number in range(16)}  # 2 MiB each
-    SafetensorsDirect(threads=1, block_mib=1).save(state, tmp_path)
+    SafetensorsTuned(threads=1, block_mib=1).save(state, tmp_path)
     monkeypatch.undo()
     assert largest <= 3
-    assert all(torch.equal(tensor, state[name]) for name, tensor in SafetensorsDirect().load(tmp_path).items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in SafetensorsTuned().load(tmp_path).items())

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SafetensorsDirect(Strategy):
+class SafetensorsTuned(Strategy):
     """Standard safetensors files, written and read by direct I/O where that is faster than through the page cache.
 
     Attributes:
@@ -58,7 +58,7 @@ class SafetensorsDirect(Strategy):
     block_mib: Annotated[int, Field(ge=1, le=256)] = 4
     direct: Literal["auto", True, False] = "auto"
 
-    name: ClassVar[str] = "safetensors_direct"
+    name: ClassVar[str] = "safetensors_tuned"
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "ml_dtypes", "xxhash")
 
