@@ -207,7 +207,8 @@ def test_a_terminal(tmp_path: Path, gate: bool) -> None:
     script = tmp_path / "program.py"
     script.write_text(WITH)
     terminal, inside = os.openpty()
-    command = ["setsid", "--ctty", sys.executable, str(script), str(tmp_path)]
+    heeding = ["env", "--default-signal=INT"]  # a test run in the background ignores it, and so would the program
+    command = [*heeding, "setsid", "--ctty", sys.executable, str(script), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     program = subprocess.Popen(command, env=environment, stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)

@@ -14,7 +14,7 @@ OPTION_SETS: dict[str, list[dict[str, Any]]] = {
     "fastsafetensors": [{}, {"shard_mib": 1}],
     "hdf5": [{}, {"layout": "chunked", "chunk_mib": 1}],
     "orbax": [{}, {"compression": False}, {"ocdbt": False}, {"ocdbt": False, "compression": False}],
-    "safetensors_direct": [{}, {"shard_mib": 1}, {"checksum": False}],
+    "safetensors_tuned": [{}, {"shard_mib": 1}, {"checksum": False}],  # called safetensors_direct when it wrote them
     "safetensors_file": [{}, {"shard_mib": 1}],
     "tensorstore_basic": [{}, {"compressor": "none"}],
     "tensorstore_ocdbt": [{}, {"target_file_mib": 1}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ WAYS: list[tuple[str, str, dict[str, Any]]] = [
 
 def children() -> set[int]:
     """The processes that this one has started, and that haven't been waited for."""
-    threads = Path("/proc/self/task").iterdir()
-    return {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
+    pids: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            pids.update(map(int, (thread / "children").read_text().split()))
+    return pids
 
 
 def start(saver: LibrarySaver, state: State, directory: Path) -> None:
