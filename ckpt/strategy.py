@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.capabilities import Capabilities, Checksum, Description, Footprint, Syncs, sum_over_ranks
 from ckpt.errors import CheckpointError, MissingLibraryError
 from ckpt.process_group.group import ProcessGroup, SingleProcess
@@ -73,7 +73,7 @@ class Strategy(ABC):
     extra: ClassVar[str] = "run"
     """The extra of this package that installs them; a study skips a strategy of `peers` if they aren't installed."""
 
-    library_ways: ClassVar[tuple[str, ...]] = ()
+    async_ways: ClassVar[tuple[str, ...]] = ()
     """Its library's own asynchronous saves, as a training loop calls them: `library`, or `library-thread`, ..."""
 
     @property
@@ -131,13 +131,13 @@ class Strategy(ABC):
                 reshard.
         """
 
-    def library_saver(self, way: str) -> LibrarySaver:
-        """Prepare the library's own asynchronous save of that name, one of `library_ways`.
+    def async_saver(self, way: str) -> AsyncSaver:
+        """Prepare the library's own asynchronous save of that name, one of `async_ways`.
 
         Raises:
             CheckpointError: if there is none of that name, or not with these options or this version of the library.
         """
-        known = f"it has {', '.join(self.library_ways)}" if self.library_ways else "its library has none"
+        known = f"it has {', '.join(self.async_ways)}" if self.async_ways else "its library has none"
         raise CheckpointError(f"strategy {self.name} has no asynchronous save {way!r} of its library: {known}")
 
     def contents(self, directory: Path) -> Layout | None:  # noqa: ARG002  # for strategies that can

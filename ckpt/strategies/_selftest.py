@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckpt import threads
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.process_group.group import ProcessGroup
 from ckpt.single_process import SingleProcessStrategy
 from ckpt.state.layout import Layout
@@ -58,7 +58,7 @@ class Selftest(SingleProcessStrategy):
 
     name: ClassVar[str] = "_selftest"
 
-    library_ways: ClassVar[tuple[str, ...]] = ("library",)
+    async_ways: ClassVar[tuple[str, ...]] = ("library",)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -95,7 +95,7 @@ class Selftest(SingleProcessStrategy):
             first.view(torch.uint8).view(-1)[0] ^= 1
         return state
 
-    def library_saver(self, way: str) -> LibrarySaver:  # noqa: ARG002  # there is one
+    def async_saver(self, way: str) -> AsyncSaver:  # noqa: ARG002  # there is one
         """Save in a thread, with the fault if there is one."""
         return _SelftestSaver(self)
 
@@ -111,7 +111,7 @@ class Selftest(SingleProcessStrategy):
         time.sleep(self.sleep_s + (size_bytes / self.bytes_per_s if self.bytes_per_s else 0))
 
 
-class _SelftestSaver(LibrarySaver):
+class _SelftestSaver(AsyncSaver):
     """Copies the state in the call, and saves the copy in a thread."""
 
     def __init__(self, strategy: Selftest) -> None:

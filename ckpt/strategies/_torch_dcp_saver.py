@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckpt.background.library import LibrarySaver, computed
+from ckpt.background.async_saver import AsyncSaver, computed
 from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import dcp_errors
 from ckpt.process_group.group import ProcessGroup
@@ -44,7 +44,7 @@ class DcpCall:
     is_alone: bool
 
 
-class TorchDcpSaver(LibrarySaver):
+class TorchDcpSaver(AsyncSaver):
     """Copies the state into memory that is used again for the next save, and lets DCP write it.
 
     Plans are cached where one process saves. Several ranks meet in torch.distributed's default process group, which
@@ -101,8 +101,13 @@ class TorchDcpSaver(LibrarySaver):
         assert self._running is not None  # the caller has started a save
         directory, call, future = self._running
         self._running = None
-        with wrapped(f"can't save to {directory}"), dcp_errors.converted(f"can't save to {directory}"):
-            return call.files(future.result())
+        try:
+            with wrapped(f"can't save to {directory}"), dcp_errors.converted(f"can't save to {directory}"):
+                return call.files(future.result())
+        except CheckpointError:
+            if self._in_process:  # which may be dying: the next save starts another one
+                _end_process()
+            raise
 
     @property
     def helpers(self) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.disk import durable, listing
 from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import filenames
@@ -45,7 +45,7 @@ class Orbax(SingleProcessStrategy):
 
     name: ClassVar[str] = "orbax"
 
-    library_ways: ClassVar[tuple[str, ...]] = ("library",)
+    async_ways: ClassVar[tuple[str, ...]] = ("library",)
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "orbax.checkpoint", "jax", "ml_dtypes")
 
@@ -83,9 +83,9 @@ class Orbax(SingleProcessStrategy):
 
         return ocp.PyTreeCheckpointHandler(use_ocdbt=self.ocdbt, use_compression=self.compression)
 
-    def library_saver(self, way: str) -> LibrarySaver:
+    def async_saver(self, way: str) -> AsyncSaver:
         """Save with the asynchronous `AsyncCheckpointer`."""
-        return _OrbaxSaver(self) if way in self.library_ways else super().library_saver(way)
+        return _OrbaxSaver(self) if way in self.async_ways else super().async_saver(way)
 
     def rank_footprint(self, layout: Layout) -> Footprint:
         """Count all names of a tied tensor, uncompressed, and files for every name, whatever orbax packs."""
@@ -125,7 +125,7 @@ class Orbax(SingleProcessStrategy):
             raise CheckpointError(f"can't restore {path}: {type(error).__name__}: {error}") from error
 
 
-class _OrbaxSaver(LibrarySaver):
+class _OrbaxSaver(AsyncSaver):
     """Orbax copies numpy arrays before its call returns, and writes the copies from threads of this process."""
 
     def __init__(self, strategy: Orbax) -> None:

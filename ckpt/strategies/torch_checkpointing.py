@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt.background.library import LibrarySaver, computed
+from ckpt.background.async_saver import AsyncSaver, computed
 from ckpt.errors import CheckpointError
 from ckpt.process_group.group import ProcessGroup
 from ckpt.single_process import SingleProcessStrategy
@@ -43,7 +43,7 @@ class TorchCheckpointing(SingleProcessStrategy):
 
     name: ClassVar[str] = "torch_checkpointing"
 
-    library_ways: ClassVar[tuple[str, ...]] = ("library",)
+    async_ways: ClassVar[tuple[str, ...]] = ("library",)
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "torch_checkpointing")
 
@@ -100,9 +100,9 @@ class TorchCheckpointing(SingleProcessStrategy):
             manager.close()
         return state
 
-    def library_saver(self, way: str) -> LibrarySaver:
+    def async_saver(self, way: str) -> AsyncSaver:
         """Save with the asynchronous `CheckpointManager`."""
-        return _TorchCheckpointingSaver(self) if way in self.library_ways else super().library_saver(way)
+        return _TorchCheckpointingSaver(self) if way in self.async_ways else super().async_saver(way)
 
     def _manager(self) -> Any:
         from torch_checkpointing.config import SyncCheckpointSaverConfig
@@ -122,7 +122,7 @@ class TorchCheckpointing(SingleProcessStrategy):
         ).build()
 
 
-class _TorchCheckpointingSaver(LibrarySaver):
+class _TorchCheckpointingSaver(AsyncSaver):
     """A thread copies the state while the loop goes on, up to the next update; a process of the library's writes it.
 
     The process ends with the first error, and the manager can't be used again then: the next save makes another one.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.disk import durable
 from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import dcp_errors, dcp_metadata, safetensors_files
@@ -51,7 +51,7 @@ class TorchDcp(Strategy):
 
     name: ClassVar[str] = "torch_dcp"
 
-    library_ways: ClassVar[tuple[str, ...]] = ("library-thread", "library-process")
+    async_ways: ClassVar[tuple[str, ...]] = ("library-thread", "library-process")
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "torch.distributed.checkpoint.hf_storage", "safetensors.torch")
 
@@ -102,10 +102,10 @@ class TorchDcp(Strategy):
             )
             return call.files(metadata)
 
-    def library_saver(self, way: str) -> LibrarySaver:
+    def async_saver(self, way: str) -> AsyncSaver:
         """Call `async_save`, with a thread or a process of DCP's."""
-        if way not in self.library_ways:
-            return super().library_saver(way)
+        if way not in self.async_ways:
+            return super().async_saver(way)
         return TorchDcpSaver(self._call_of, self.label, in_process=way == "library-process")
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:

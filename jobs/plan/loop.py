@@ -93,12 +93,12 @@ class Loop(Table):
 
     def ways_of(self, strategy: Strategy) -> list[str]:
         """The ways in which a strategy saves; `library` stands for those that its library has."""
-        own = strategy.library_ways
+        own = strategy.async_ways
         return [way for asked in self.ways for way in (own if asked == LIBRARY else (asked,))]
 
     def why_not(self, strategy: Strategy) -> str:
         """Why a way is left out for a strategy; empty if none is."""
-        if LIBRARY in self.ways and not strategy.library_ways:
+        if LIBRARY in self.ways and not strategy.async_ways:
             return "its library has no asynchronous save of its own"
         return ""
 

@@ -101,7 +101,7 @@ def _way(subject: Subject, context: JobContext) -> Way | None:
         elif name == THREAD:
             way = Behind(saving_subject, ThreadSaver(), partial(saving.save, saving_subject, proof))
         else:
-            way = Library(saving_subject, proof, subject.strategy.library_saver(name))
+            way = Library(saving_subject, proof, subject.strategy.async_saver(name))
     subject.prepare_groups(subject.groups.loaders)
     return way
 

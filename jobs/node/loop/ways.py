@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.background.saver import BackgroundSaver, Done
 from ckpt.disk import commit
 from ckpt.process_group.store_group import StoreGroup
@@ -171,7 +171,7 @@ class Behind(Way):
 class Library(Way):
     """Calls the library's own asynchronous save, and syncs and commits in a thread once it has written everything."""
 
-    def __init__(self, subject: Subject, proof: Proof, saver: LibrarySaver) -> None:
+    def __init__(self, subject: Subject, proof: Proof, saver: AsyncSaver) -> None:
         super().__init__(subject)
         self._proof, self._saver = proof, saver
         self._thread = Beside()

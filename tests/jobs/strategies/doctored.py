@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.strategies.torch_save import TorchSave
 from ckpt.strategy import Capabilities, Syncs
 
@@ -34,7 +34,7 @@ class Doctored(TorchSave):
     how: str = ""
 
     name: ClassVar[str] = "doctored"
-    library_ways: ClassVar[tuple[str, ...]] = ("library",)
+    async_ways: ClassVar[tuple[str, ...]] = ("library",)
     saves: ClassVar[list[Path]] = []
 
     @property
@@ -57,13 +57,13 @@ class Doctored(TorchSave):
             os.truncate(path, path.stat().st_size // 2)
         return files
 
-    def library_saver(self, way: str) -> LibrarySaver:
+    def async_saver(self, way: str) -> AsyncSaver:
         """Its own asynchronous save."""
-        assert way in self.library_ways
+        assert way in self.async_ways
         return _Saver(self)
 
 
-class _Saver(LibrarySaver):
+class _Saver(AsyncSaver):
     """Writes a copy of the state, or the state itself once the loop has changed it."""
 
     def __init__(self, strategy: Doctored) -> None:

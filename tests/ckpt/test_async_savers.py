@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
 from ckpt.registry import create, names
@@ -26,7 +26,7 @@ from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition, RankShards
 from ckpt.strategy import Strategy
 from ckpt.testing.states import every_dtype, exact
-from support.library_saves import WAYS, LibrarySave, children, start
+from support.async_saves import WAYS, AsyncSave, children, start
 from support.ranks import TENSORS, Load, Processes
 from support.strategies import usable
 
@@ -41,11 +41,11 @@ def case(request: pytest.FixtureRequest) -> tuple[Strategy, str]:
 
 
 @pytest.fixture
-def saver(case: tuple[Strategy, str]) -> Iterator[LibrarySaver]:
+def saver(case: tuple[Strategy, str]) -> Iterator[AsyncSaver]:
     """The saver; nothing of it is left afterwards."""
     strategy, way = case
     threads, processes = set(threading.enumerate()), children()
-    with strategy.library_saver(way) as found:
+    with strategy.async_saver(way) as found:
         yield found
     assert found.helpers == []
     assert children() - processes - {tracker()} == set()
@@ -62,7 +62,7 @@ def tracker() -> int | None:
     return resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
 
 
-def test_what_it_writes(case: tuple[Strategy, str], saver: LibrarySaver, tmp_path: Path) -> None:
+def test_what_it_writes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """Every dtype, ties and odd tensors come back as from the strategy's own save; the files are told; a second and a
     third save, of other values and of another state, are as good as the first.
     """
@@ -80,7 +80,7 @@ def test_what_it_writes(case: tuple[Strategy, str], saver: LibrarySaver, tmp_pat
         assert sorted(files) == sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def test_a_state_that_changes(case: tuple[Strategy, str], saver: LibrarySaver, tmp_path: Path) -> None:
+def test_a_state_that_changes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """A checkpoint has the values at the call, though every tensor changes as soon as `before_update` returns, and goes
     on changing until the library has written everything: the first save, which starts processes, and later ones.
     """
@@ -120,7 +120,7 @@ def versions() -> str:
     )
 
 
-def test_views_that_torch_computes(case: tuple[Strategy, str], saver: LibrarySaver, tmp_path: Path) -> None:
+def test_views_that_torch_computes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """A conjugate, a parameter, and a slice of a larger tensor are saved with the values that they show."""
     strategy, _ = case
     spectrum, larger = torch.randn(6, dtype=torch.complex64), torch.arange(100.0)
@@ -133,7 +133,7 @@ def test_views_that_torch_computes(case: tuple[Strategy, str], saver: LibrarySav
     assert exact(strategy.load(tmp_path / "checkpoint")) == expected
 
 
-def test_an_error_arrives(case: tuple[Strategy, str], saver: LibrarySaver, tmp_path: Path) -> None:
+def test_an_error_arrives(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """A directory that can't be written to is an error, in `finish` at the latest, and the next save works."""
     strategy, _ = case
     state = {"w": torch.randn(1000), "x": torch.randn(7)}
@@ -148,7 +148,7 @@ def test_an_error_arrives(case: tuple[Strategy, str], saver: LibrarySaver, tmp_p
     assert exact(strategy.load(tmp_path / "third")) == exact(state)
 
 
-def save(saver: LibrarySaver, state: State, directory: Path) -> None:
+def save(saver: AsyncSaver, state: State, directory: Path) -> None:
     """Save a single process's state."""
     saver.start(state, directory, RankShards.single(layout_of_state(state)), SingleProcess())
     saver.before_update()
@@ -161,7 +161,7 @@ import torch
 from ckpt.errors import CheckpointError
 from ckpt.process_group.group import SingleProcess
 from ckpt.registry import create
-from support.library_saves import WAYS, start
+from support.async_saves import WAYS, start
 from pathlib import Path
 
 def main():
@@ -169,7 +169,7 @@ def main():
     strategy, disk = create(name, options), Path(sys.argv[1])
     strategy.prepare()
     assert os.system(f"mount -t tmpfs -o size=12m none '{disk}'") == 0
-    with strategy.library_saver(way) as saver:
+    with strategy.async_saver(way) as saver:
         for number, count in enumerate([1, 3, 1]):
             try:
                 start(saver, {f"w{i}": torch.randn(3 << 19) for i in range(count)}, disk / str(number))
@@ -206,7 +206,7 @@ def test_a_full_disk(number: int, tmp_path: Path) -> None:
     assert re.search("No space left on device|unexpected pos|a thread of DCP failed", lines[1]), lines[1]
 
 
-def test_a_killed_process(case: tuple[Strategy, str], saver: LibrarySaver, tmp_path: Path) -> None:
+def test_a_killed_process(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """A library's process that is killed is an error, and the next save works."""
     strategy, _ = case
     state = {"w": torch.randn(1000)}
@@ -233,7 +233,7 @@ def test_several_ranks(name: str, way: str, sharding: Any, tmp_path: Path, monke
     strategy = usable(name)
     partition = Partition.of(TENSORS, sharding, 3)
     with Processes() as run:
-        files = run(LibrarySave(strategy, tmp_path, partition, way), 3)
+        files = run(AsyncSave(strategy, tmp_path, partition, way), 3)
         directory = tmp_path / "save 2"
         assert sorted(path for part in files for path in part) == sorted(
             str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
@@ -246,8 +246,8 @@ def test_several_ranks(name: str, way: str, sharding: Any, tmp_path: Path, monke
 def test_ways_that_there_are_not(name: str) -> None:
     """Another way's name is refused by a message with those that there are."""
     strategy = create(name)
-    known = ", ".join(strategy.library_ways)
+    known = ", ".join(strategy.async_ways)
     text = f"'thread' of its library: {f'it has {known}' if known else 'its library has none'}"
     with pytest.raises(CheckpointError, match=f"^strategy {name} has no asynchronous save {text}$"):
-        strategy.library_saver("thread")
-    assert set(strategy.library_ways) == {way for other, way, _ in WAYS if other == name}
+        strategy.async_saver("thread")
+    assert set(strategy.async_ways) == {way for other, way, _ in WAYS if other == name}

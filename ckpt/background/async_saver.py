@@ -11,7 +11,7 @@ from ckpt.state.layout import State
 from ckpt.state.sharding import RankShards
 
 
-class LibrarySaver(ABC):
+class AsyncSaver(ABC):
     """Saves by a library's asynchronous save, one at a time; the library neither syncs nor commits.
 
     saver.start(state, directory, shards, group)    # returns when the library's call does

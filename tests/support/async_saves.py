@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt.background.library import LibrarySaver
+from ckpt.background.async_saver import AsyncSaver
 from ckpt.process_group.group import ProcessGroup, SingleProcess
 from ckpt.state.compare import poison
 from ckpt.state.layout import State, layout_of_state
@@ -37,14 +37,14 @@ def children() -> set[int]:
     return pids
 
 
-def start(saver: LibrarySaver, state: State, directory: Path) -> None:
+def start(saver: AsyncSaver, state: State, directory: Path) -> None:
     """Start a single process's save in a new directory."""
     directory.mkdir()
     saver.start(state, directory, RankShards.single(layout_of_state(state)), SingleProcess())
 
 
 @dataclass(frozen=True)
-class LibrarySave(Save):
+class AsyncSave(Save):
     """What each rank does to save its part of a partition three times; every save's values are gone before it ends."""
 
     way: str = ""
@@ -55,7 +55,7 @@ class LibrarySave(Save):
         share = share_of(self.partition, part.owned)
         copies = {id(tensor): tensor.clone() for tensor in share.values()}
         state = {name: copies[id(tensor)] for name, tensor in share.items()}
-        with self.strategy.library_saver(self.way) as saver:
+        with self.strategy.async_saver(self.way) as saver:
             for number in range(3):
                 for name, tensor in share.items():
                     state[name].copy_(tensor)
