@@ -106,7 +106,7 @@ class TorchDcpSaver(AsyncSaver):
                 return call.files(future.result())
         except CheckpointError:
             if self._in_process:  # which may be dying: the next save starts another one
-                _end_process()
+                _end_process(0)
             raise
 
     @property
@@ -164,14 +164,14 @@ def _process() -> Any:
     return started._save_process if started is not None else None  # noqa: SLF001
 
 
-def _end_process() -> None:
-    """End DCP's process, and wait until it has ended; the next save starts another one."""
+def _end_process(patience_s: float = _ENDS_WITHIN_S) -> None:
+    """End DCP's process, by force after so many seconds; the next save starts another one."""
     from torch.distributed.checkpoint import _async_process_executor
 
     process = _process()
     _async_process_executor._CHECKPOINT_PROCESS = None  # noqa: SLF001  # as above; DCP asks it to end when it is deleted
     if process is not None:
-        process.join(_ENDS_WITHIN_S)
+        process.join(patience_s)
         if process.is_alive():
             process.kill()
             process.join()

@@ -253,20 +253,18 @@ def test_shared_memory_counts_once() -> None:
     descriptor = os.memfd_create("shared")
     os.ftruncate(descriptor, size_bytes)
     command = [sys.executable, "-c", CHILD, str(descriptor)]
-    with (
-        mmap.mmap(descriptor, size_bytes) as memory,
-        subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
-    ):
+    with mmap.mmap(descriptor, size_bytes) as memory:
         memory.write(b"1" * size_bytes)
         memory[:] = bytes(size_bytes)
-        watching = watch.Watch()
-        alone_bytes = watch._status(os.getpid())["VmRSS"]
-        assert child.stdout
-        assert child.stdin
-        child.stdout.readline()
-        watching.look()
-        taken = watching.taken()
-        child.stdin.close()
+        alone_bytes = watch.Watch().taken().end_memory_bytes  # with what tests before this one have started
+        with subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            watching = watch.Watch()
+            assert child.stdout
+            assert child.stdin
+            child.stdout.readline()
+            watching.look()
+            taken = watching.taken()
+            child.stdin.close()
     os.close(descriptor)
     for counted_bytes in (taken.peak_memory_bytes, taken.end_memory_bytes):
         assert alone_bytes + 2**25 <= counted_bytes < alone_bytes + size_bytes
