@@ -35,9 +35,7 @@ class _Raw:
     """The verdict where there is too little to test."""
 
 
-def lost_differences(
-    pairs: Sequence[tuple[BlockMeans, BlockMeans]], *, shared_rounds: bool = True
-) -> list[Tested]:  # fmt: skip
+def lost_differences(pairs: Sequence[tuple[BlockMeans, BlockMeans]], *, shared_rounds: bool = True) -> list[Tested]:
     """Compare the first of every pair with the second; ps are corrected for all pairs (Benjamini-Hochberg).
 
     Args:

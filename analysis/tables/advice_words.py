@@ -77,10 +77,13 @@ def _nothing(loop: LoopSpec | None) -> str:
     return "no way of saving has a lost time and valid checkpoints only"
 
 
+def _in_steps(schedule: Schedule, assumptions: Assumptions) -> str:
+    steps = steps_of(schedule, assumptions)
+    return "" if steps is None else f", every {steps:,.0f} steps"
+
+
 def _alone(schedule: Schedule, assumptions: Assumptions) -> list[str]:
     """Describe a schedule where no loop was measured."""
-    steps = steps_of(schedule, assumptions)
-    every = f", every {steps:,.0f} steps" if steps is not None else ""
     why = _NO_SOONER if schedule.waits_for_latency else " (Daly)"
     return [
         (
@@ -89,7 +92,7 @@ def _alone(schedule: Schedule, assumptions: Assumptions) -> list[str]:
         ),
         (
             f"With a failure every {assumptions.mtbf_hours:g} h, checkpoint after every "
-            f"{_duration(schedule.interval_s.estimate)} of computing{why}{every}"
+            f"{_duration(schedule.interval_s.estimate)} of computing{why}{_in_steps(schedule, assumptions)}"
             f"; checkpoints and failures then take {_share(schedule.loss_range)} of the machine."
         ),
     ]
@@ -97,8 +100,6 @@ def _alone(schedule: Schedule, assumptions: Assumptions) -> list[str]:
 
 def _in_a_loop(schedule: Schedule, assumptions: Assumptions) -> list[str]:
     """Describe a schedule from the lost time that was measured in a loop."""
-    steps = steps_of(schedule, assumptions)
-    every = f", every {steps:,.0f} steps" if steps is not None else ""
     why = _NO_SOONER if schedule.waits_for_latency else ""
     return [
         (
@@ -107,8 +108,9 @@ def _in_a_loop(schedule: Schedule, assumptions: Assumptions) -> list[str]:
         ),
         (
             f"With a failure every {assumptions.mtbf_hours:g} h, save after every {_times(schedule.interval_s)} of "
-            f"computing{every}{why}; a failure then costs at most {_duration(schedule.exposure_s.estimate)} of work, "
-            f"and checkpoints and failures take {_share(schedule.loss_range)} of the machine."
+            f"computing{_in_steps(schedule, assumptions)}{why}; a failure then costs at most "
+            f"{_duration(schedule.exposure_s.estimate)} of work, and checkpoints and failures take "
+            f"{_share(schedule.loss_range)} of the machine."
         ),
     ]
 

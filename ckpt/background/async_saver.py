@@ -15,8 +15,8 @@ class AsyncSaver(ABC):
     """Saves by a library's asynchronous save, one at a time; the library neither syncs nor commits.
 
     saver.start(state, directory, shards, group)    # returns when the library's call does
-    saver.before_update()                           # until the state may change
-    files = saver.finish()                          # from any thread: until the library has written everything
+    saver.before_update()                           # waits until the state may change
+    files = saver.finish()                          # from any thread: waits until everything is written
     """
 
     def __enter__(self) -> Self:
