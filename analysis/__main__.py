@@ -80,7 +80,7 @@ def check(*results: Path, all_: Annotated[bool, Parameter(name="--all")] = False
 def selftest(results: Path) -> int:
     """Judge the results of the self-test: known costs, and dishonest strategies. Exit code 1 if a verdict is FAILED.
 
-    A verdict is `unsure` where a machine was too busy for known lost times of a training loop to be found again.
+    A verdict is `unsure` where a machine was too busy to measure the known lost times of a training loop.
 
     Args:
         results: the directory of the study, as `python -m jobs selftest` or `python -m jobs run selftest` left it.

@@ -79,7 +79,7 @@ def _beside_one_loop(setting: Setting, jobs: pd.DataFrame, saves: pd.DataFrame) 
 
 
 def _options(jobs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the options of each job; those without a log have none."""
+    """Return the options of every job; those without a log have none."""
     return [_OPTIONS | json.loads(text or "{}") for text in jobs["strategy_options"].fillna("")]
 
 

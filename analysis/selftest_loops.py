@@ -1,6 +1,6 @@
 """Judges what the self-test measured in training loops: known lost times, known faults, and steps that are all there.
 
-Whether each step is in the log, and has what blocked it, is judged on every machine. Times are judged where they were
+Whether every step is in the log, and has what blocked it, is judged on every machine. Times are judged where they were
 measured to within a quarter of what is known; elsewhere, on a busy machine, the verdict is that nobody can tell.
 """
 
@@ -71,26 +71,26 @@ def loop_verdicts(
         cores: on which the loop's steps ran, all that it had; NaN unknown.
     """
     measured = [_Measured(options[m.label], m.loop) for m in methods if m.loop and m.label in options]
-    jobs = [job for each in measured for job in each.loop.jobs]
+    jobs = [job for case in measured for job in case.loop.jobs]
     yield _gaps(jobs)
     yield _blocked(jobs)
     yield from _faults(saves, options)
-    plain = {each.loop.way: each.loop for each in measured if each.is_plain()}
-    for each in measured:
-        if each.loop.way in plain and each.options["blocks_s"] and each.is_plain("blocks_s"):
-            if each.loop.way == _LIBRARY:
-                yield from _holds(each.options["blocks_s"], each.loop, plain[each.loop.way])
-        elif each.loop.way in plain and each.options["sleep_s"] and each.is_plain("sleep_s"):
-            if each.loop.way == "sync":
-                yield from _holds(each.options["sleep_s"], each.loop, plain[each.loop.way])
+    plain = {case.loop.way: case.loop for case in measured if case.is_plain()}
+    for case in measured:
+        if case.loop.way in plain and case.options["blocks_s"] and case.is_plain("blocks_s"):
+            if case.loop.way == _LIBRARY:
+                yield from _holds(case.options["blocks_s"], case.loop, plain[case.loop.way])
+        elif case.loop.way in plain and case.options["sleep_s"] and case.is_plain("sleep_s"):
+            if case.loop.way == "sync":
+                yield from _holds(case.options["sleep_s"], case.loop, plain[case.loop.way])
             else:
-                yield from _behind(each.options["sleep_s"], each.loop, plain[each.loop.way])
-        elif each.loop.way == _LIBRARY and each.options["spins_s"] and each.is_plain("spins_s"):
-            yield from _cores(each.loop, cores, [other.loop for other in measured if other.loop.way == NO_SAVES])
+                yield from _behind(case.options["sleep_s"], case.loop, plain[case.loop.way])
+        elif case.loop.way == _LIBRARY and case.options["spins_s"] and case.is_plain("spins_s"):
+            yield from _cores(case.loop, cores, [other.loop for other in measured if other.loop.way == NO_SAVES])
 
 
 def _gaps(jobs: Sequence[JobLoop]) -> Verdict:
-    """Judge whether every step is in the log, each from the end of the one before."""
+    """Judge whether every step is in the log, from the end of the one before."""
     steps = [list(itertools.pairwise(block.steps)) for job in jobs for block in job.blocks]
     pairs = list(itertools.chain.from_iterable(steps))
     missing = sum(after.number != before.number + 1 for before, after in pairs)
@@ -154,11 +154,11 @@ def _way(label: str) -> str:
 
 def _holds(known_s: float, loop: LoopCost, plain: LoopCost) -> Iterator[Verdict]:
     """Judge a save that holds the loop for a known time: it loses that, and what it loses anyway."""
-    for name, found, usual in (
+    for name, interval, usual in (
         ("lost", loop.unhurried.lost, plain.unhurried.lost),
         ("blocked", loop.unhurried.blocked, plain.unhurried.blocked),
     ):
-        yield _agrees(f"{loop.way}: a save that holds the loop for {known_s} s, {name}", found, known_s, usual)
+        yield _agrees(f"{loop.way}: a save that holds the loop for {known_s} s, {name}", interval, known_s, usual)
 
 
 def _behind(known_s: float, loop: LoopCost, plain: LoopCost) -> Iterator[Verdict]:
@@ -209,11 +209,11 @@ def _cores(loop: LoopCost, cores: float, nothing: Sequence[LoopCost]) -> Iterato
         )
     for other in nothing:
         for at in other.at:
-            found = at.lost.interval
-            is_nothing = found.low <= _TOLERANCE * taken_s and found.high >= -_TOLERANCE * taken_s
+            lost = at.lost.interval
+            is_nothing = lost.low <= _TOLERANCE * taken_s and lost.high >= -_TOLERANCE * taken_s
             yield Verdict(
-                is_nothing if _is_sure(found, taken_s) else None,
-                f"no save, lost: {_in_words(found)}, {at.lost.verdict}",
+                is_nothing if _is_sure(lost, taken_s) else None,
+                f"no save, lost: {_in_words(lost)}, {at.lost.verdict}",
             )
 
 
@@ -223,19 +223,19 @@ def _share_of_cores(loop: LoopCost, cores: float) -> float:
     return min(1.0, float(np.median([block.cpu_s / block.duration_s / cores for block in blocks])))
 
 
-def _agrees(what: str, found: Interval, known_s: float, usual: Interval, tolerance: float = _TOLERANCE) -> Verdict:
+def _agrees(what: str, measured: Interval, known_s: float, usual: Interval, tolerance: float = _TOLERANCE) -> Verdict:
     """Judge whether an interval, and that of what is known, overlap: `known_s` and what such saves take anyway."""
     known = Interval(*(known_s + max(0.0, end) for end in (usual.estimate, usual.low, usual.high)))
-    words = f"{what}: {known.estimate:.3f} s is known, measured {_in_words(found)}"
-    if not (_is_sure(found, known_s) and _is_sure(known, known_s)):
+    words = f"{what}: {known.estimate:.3f} s is known, measured {_in_words(measured)}"
+    if not (_is_sure(measured, known_s) and _is_sure(known, known_s)):
         return Verdict(None, words)
     slack_s = tolerance * known_s + _LEAST_S
-    return Verdict(found.low - slack_s <= known.high and known.low <= found.high + slack_s, words)
+    return Verdict(measured.low - slack_s <= known.high and known.low <= measured.high + slack_s, words)
 
 
-def _is_sure(found: Interval, known_s: float) -> bool:
-    return (found.high - found.low) / 2 <= _UNSURE * known_s
+def _is_sure(interval: Interval, known_s: float) -> bool:
+    return (interval.high - interval.low) / 2 <= _UNSURE * known_s
 
 
-def _in_words(found: Interval) -> str:
-    return f"{found.estimate:.3f} s [{found.low:.3f}, {found.high:.3f}]"
+def _in_words(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} s [{interval.low:.3f}, {interval.high:.3f}]"

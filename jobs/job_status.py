@@ -72,8 +72,8 @@ def derive(
     if reached is not None and reached.status == timing_log.COMPLETE:
         return status("complete", f"code {reached.code_changed}" if reached.code_changed else "")
     if where is not None and where.state == "unknown" and reached and reached.status != timing_log.RUNNING:
-        said = f"its log is {reached.status}" + (f": {reached.error}" if reached.error else "")
-        return status("unknown", f"{said}; whether it runs again is not known: {where.detail}")
+        log = f"its log is {reached.status}" + (f": {reached.error}" if reached.error else "")
+        return status("unknown", f"{log}; whether it runs again is not known: {where.detail}")
     if where is not None and where.state != "gone":
         return status(where.state, where.detail)
     state, detail = _gone(reached, submission, ending, ended_s)

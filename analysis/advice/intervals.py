@@ -1,7 +1,7 @@
 """Computes how often to checkpoint, and what checkpoints and failures cost: Young and Daly, with a commit latency.
 
 The model: failures come at random and independently, on average one per `mtbf_s` (M) of the whole job. The job computes
-for `interval_s` (τ) between two saves and loses `lost_s` (C) to each: it stands still, or runs slower while the save
+for `interval_s` (τ) between two saves and loses `lost_s` (C) to a save: it stands still, or runs slower while the save
 goes on behind it. A checkpoint can be restored from `latency_s` (D) after the call of its save, and the next save waits
 for that. At a failure the job goes back to the newest such checkpoint, restarts, which takes `restart_s` (R), and may
 fail again while it saves, restarts or recomputes.

@@ -1,4 +1,4 @@
-"""Draws the steps of a training loop over time: one block a method, with its saves and what each of them cost."""
+"""Draws the steps of a training loop over time: one block a method, with its saves and what they cost."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _reference(axes: Axes, one: _Shown) -> None:
 
 
 def _steps(axes: Axes, one: _Shown) -> None:
-    """Draw each step as a level, and fill what it took above the reference."""
+    """Draw every step as a level, and fill what it took above the reference."""
     for step in one.block.steps:
         for bottom_s, top_s, piece in _pieces(one, step):
             hatch, opacity = _PIECES[piece]
@@ -182,8 +182,8 @@ def _slowest(one: _Shown) -> str:
     slow = [save.slow_rank for save in one.saves if save.slow_rank]
     if not slow:
         return ""
-    rank, times = min(Counter(each.rank for each in slow).items(), key=lambda item: (-item[1], item[0]))
-    named = next(each for each in slow if each.rank == rank)
+    rank, times = min(Counter(slow_rank.rank for slow_rank in slow).items(), key=lambda item: (-item[1], item[0]))
+    named = next(slow_rank for slow_rank in slow if slow_rank.rank == rank)
     host = f" ({printable(named.host)})" if named.host else ""
     return f"slowest: rank {rank}{host}, by {named.part.value}, in {times} of {len(one.saves)} saves"
 

@@ -32,7 +32,7 @@ _WAYS: Mapping[str, tuple[Any, str]] = {
     "library-thread": ((0, (6, 1.2)), "bottom"),
     "library-process": ((0, (4, 1, 1, 1, 1, 1)), "right"),
 }
-"""The line of each way to save, and which part of its marker is filled."""
+"""The line of every way to save, and which part of its marker is filled."""
 
 _OTHER_WAY = (0, (1, 2.5)), "none"
 

@@ -50,7 +50,7 @@ def lost_parts(methods: Sequence[Looped]) -> Result:
 
 
 def _means(method: Looped, at: AtInterval) -> Mapping[Part, float]:
-    """Return the mean of each part over the middle third of the saves; without saves, what stands for them."""
+    """Return the mean of every part over the middle third of the saves; without saves, what stands for them."""
     saves = [
         save
         for job in method.cost.jobs

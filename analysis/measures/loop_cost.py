@@ -54,7 +54,7 @@ class _Counted:
         return [math.fsum(self.parts.values()), *(self.parts[part] for part in _PARTS), blocked_s, self.latency_s]
 
     def steps(self) -> list[float]:
-        """How many of the reference's medians each amount is above."""
+        """How many of the reference's medians an amount is above."""
         of_part = {Part.INTERFERENCE: self.pending_steps, Part.TAIL: self.tail_steps}
         return [self.pending_steps + self.tail_steps, *(of_part.get(part, 0) for part in _PARTS), 0, 0]
 

@@ -203,7 +203,7 @@ class _Job:
     ranks: int
     hosts: Mapping[int, str]
     usual_s: pd.Series
-    """What a step takes each rank without checkpoints and collective: the median, by rank."""
+    """What a step takes a rank without checkpoints and collective: the median, by rank."""
     spread_s: float
     """The width of the band around it that holds 95 % of these steps, all ranks together."""
 

@@ -38,7 +38,7 @@ class Saves:
     amounts: Floats
     """Shape (quantities, blocks, saves), in s; NaN where a block has fewer saves, or one may not be used."""
     steps: Floats
-    """The same shape: how many medians of the reference each amount is above."""
+    """The same shape: how many medians of the reference an amount is above."""
 
 
 def median_amounts(jobs: Sequence[Saves]) -> list[Interval]:

@@ -30,7 +30,7 @@ class Storage:
     devices: tuple[Mapping[str, object], ...] = ()
     """The devices below, as in `jobs.timing_log.devices.parsed`; empty where they are unknown."""
     below: frozenset[str] = frozenset()
-    """In words: the disks at the bottom, each with the host that it belongs to, or the volume of its servers."""
+    """In words: the disks at the bottom, with the hosts that they belong to, or the volume of its servers."""
     capacity_bytes: float = math.nan
     used_fraction: float = math.nan
     """The largest of all jobs, when each began."""

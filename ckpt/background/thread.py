@@ -14,10 +14,10 @@ from ckpt.state.layout import State
 
 
 class ThreadSaver(BackgroundSaver):
-    """Calls each task in a new thread of this process. A program that ends waits for it."""
+    """Calls every task in a new thread of this process. A program that ends waits for it."""
 
     def _start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
         memory = self._memory.mapped
         assert memory is not None  # the snapshot lies in it
-        # The CPU time of the strategy's own threads can't be told from the program's.
+        # The CPU time of the strategy's own threads is not known apart from the program's.
         return threads.start(lambda: Done(task(tensors_in(memory, snapshot)), math.nan), "checkpoint")

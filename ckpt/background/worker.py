@@ -3,7 +3,7 @@
     python -m ckpt.background.worker CONNECTION MEMORY PROGRAM
 
 The first two arguments are open descriptors, the last is the program's process number. Messages are pickles: what to
-call first, then one task after the other; each is answered by what it returned or raised. An empty message ends it.
+call first, then one task after the other; the answer is what it returned or raised. An empty message ends it.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _resident_pages(path: Path | str, sight: Sight | None = None) -> tuple[int, 
 
 
 def is_uncached(path: Path, offset: int, size_bytes: int) -> bool:
-    """Return whether no page of a part of a file is in the page cache; False where that can't be found out."""
+    """Return whether no page of a part of a file is in the page cache; False where that isn't known."""
     begin = offset // _PAGE_BYTES * _PAGE_BYTES
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -47,7 +47,7 @@ class Selftest(SingleProcessStrategy):
         sleep_s: seconds that every save and every load sleeps in addition.
         bytes_per_s: sleep as long as the state's bytes take at that rate; 0 for not at all.
         blocks_s: seconds for which the call of an asynchronous save sleeps.
-        spins_s: seconds for which every save keeps a process busy on each core that it may use.
+        spins_s: seconds for which every save keeps a process busy on every core that it may use.
     """
 
     behaviour: Literal["honest", "wrong_data", "lazy", "unsynced", "torn", "swallows"] = "honest"

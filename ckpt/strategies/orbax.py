@@ -161,7 +161,7 @@ class _OrbaxSaver(AsyncSaver):
 
 
 _Names = dict[str, tuple[str, list[int]]]
-"""The dtype and shape of each tensor."""
+"""The dtypes and shapes of the tensors."""
 
 
 def _tree(state: State) -> dict[str, Any]:

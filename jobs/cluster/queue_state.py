@@ -57,8 +57,8 @@ def _on_slurm(sent: Sequence[Submission]) -> dict[str, QueueState]:
         queue = slurm.queue([job.scheduler_id for job in sent], {job.user_id for job in sent})
     except StudyError as error:
         return {submission.job_id: QueueState("unknown", str(error)) for submission in sent}
-    found = {**_hidden([job for job in sent if job.scheduler_id not in queue]), **queue}
-    return {submission.job_id: found.get(submission.scheduler_id, GONE) for submission in sent}
+    states = {**_hidden([job for job in sent if job.scheduler_id not in queue]), **queue}
+    return {submission.job_id: states.get(submission.scheduler_id, GONE) for submission in sent}
 
 
 def _hidden(absent: Sequence[Submission]) -> dict[str, QueueState]:

@@ -11,7 +11,7 @@ from jobs.node.recorder import journal
 
 
 def await_target(directory: Path, context: JobContext) -> None:
-    """Wait until a target answers; on each node one process asks, and the others wait for it.
+    """Wait until a target answers; on every node one process asks, and the others wait for it.
 
     Raises:
         TargetError: on all processes of a node on which it doesn't answer in time.

@@ -77,7 +77,7 @@ class ProcessGroups:
 
 
 def meeting_point(job: Job, paths: StudyPaths, process: ProcessInfo, purpose: str) -> Path:
-    """The file by which the job's processes find each other; it exists while they do."""
+    """The file by which the job's processes meet; it exists while they do."""
     return paths.slurm / f"{job.id}.{process.launch}{purpose and '.' + purpose}.meeting"
 
 

@@ -24,7 +24,7 @@ def words(command: str, values: Mapping[str, object]) -> list[str]:
 
 
 def filled(text: str, values: Mapping[str, object]) -> str:
-    """A text with each `{name}` that has a value replaced by it."""
+    """A text with every `{name}` that has a value replaced by it."""
     return re.sub(r"\{(\w+)\}", lambda match: str(values.get(match[1], match[0])), text)
 
 

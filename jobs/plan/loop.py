@@ -58,9 +58,9 @@ class Loop(Table):
         cores: that a `compute` or `memory` step uses on a rank; None for all that the rank may use.
         ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state,
             and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing.
-        every: steps from one save to the next; a list has blocks of each.
+        every: steps from one save to the next; a list has blocks of all of them.
         saves: in a block.
-        blocks: of each kind: of the reference, and of each number in `every`.
+        blocks: of the reference, and as many of every number in `every`.
         settle_steps: after a block's last commit, until the steps are expected to be as before.
     """
 
@@ -88,7 +88,7 @@ class Loop(Table):
 
     @property
     def steps(self) -> int:
-        """How many steps a job has on each rank, but for those that warm up, or wait for a block's last save."""
+        """How many steps a job has on a rank, but for those that warm up, or wait for a block's last save."""
         return self.blocks * self.saves * (max(self.every) + sum(self.every))
 
     def ways_of(self, strategy: Strategy) -> list[str]:

@@ -1,4 +1,4 @@
-"""After a block: each checkpoint compared with the state at its call, which follows from the state now."""
+"""After a block: its checkpoints compared with the state at its call, which follows from the state now."""
 
 from __future__ import annotations
 

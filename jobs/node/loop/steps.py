@@ -1,6 +1,6 @@
 """What a step of the loop does to its node: the same amount of work every time, so that whatever slows it down shows.
 
-A step's work is found once, before the first block, so that it takes the stated time without checkpoints.
+How much that is, is measured before the first block, so that a step takes the stated time without checkpoints.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _copies() -> Work:
 
 
 def _small_calls() -> Work:
-    """What the host's thread of a GPU does: call after call, each holding the interpreter's lock."""
+    """What the host's thread of a GPU does: call after call, all holding the interpreter's lock."""
     import torch
 
     tensor = torch.zeros(16)
