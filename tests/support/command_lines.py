@@ -29,6 +29,7 @@ def run_module(module: str, *arguments: str, columns: int = 120) -> CompletedPro
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("ignore", message="Cyclopts application invoked without tokens under unit-test")
+        sys.modules.pop(f"{module}.__main__", None)  # Python warns where a test has imported it before
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as ended:
