@@ -132,7 +132,6 @@ def trials_in(path: Path) -> int:
     return 0
 
 
-@pytest.mark.timeout(600)
 def test_strangers_do_not_matter(start: Callable[..., tuple[StudyPaths, str, list[Any]]]) -> None:
     """With garbage and 200 held connections at its port from the first moment on, a job of three ranks completes."""
     paths, job_id, started = start("torch_save", 2)
@@ -150,7 +149,6 @@ def test_strangers_do_not_matter(start: Callable[..., tuple[StudyPaths, str, lis
     assert ("complete", "", 2) == (log.header.status, log.header.error, trials_in(paths.log(job_id)))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["torch_save", "torch_dcp"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_killed_rank(strategy: str, rank: int, start: Callable[..., tuple[StudyPaths, str, list[Any]]]) -> None:
@@ -169,7 +167,6 @@ def test_a_killed_rank(strategy: str, rank: int, start: Callable[..., tuple[Stud
     assert [] == list(paths.slurm.glob("*.lost"))
 
 
-@pytest.mark.timeout(600)
 def test_the_first_rank_is_killed_before_the_others_come(
     start: Callable[..., tuple[StudyPaths, str, list[Any]]],
 ) -> None:

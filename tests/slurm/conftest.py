@@ -24,6 +24,12 @@ ROOT = Path(__file__).parent.parent.parent
 DEVCLUSTER = ROOT / "slurm" / "devcluster" / "devcluster"
 NEEDED = ["slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd"]
 
+HANG_S = 900
+"""What takes longer hangs, however slow and busy the machine is."""
+
+CLUSTERS = {"cluster", "cluster_on_gluster", "cluster_without_accounting", "strict_site"}
+"""The fixtures below."""
+
 TINY_MODEL = {
     "model_type": "llama", "vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256,
     "num_hidden_layers": 2, "num_attention_heads": 4, "dtype": "bfloat16",
@@ -38,13 +44,11 @@ class Cluster:
 
     def control(self, *arguments: str) -> None:
         """Run one of the devcluster script's commands: crash, revive, kill-slurmd, …"""
-        subprocess.run([DEVCLUSTER, *arguments], env=self.environment, check=True, timeout=120)
+        subprocess.run([DEVCLUSTER, *arguments], env=self.environment, check=True, timeout=HANG_S)
 
-    def ask(self, *command: str, timeout_s: int = 200) -> str:
+    def ask(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it says."""
-        done = subprocess.run(
-            command, env=self.environment, check=True, capture_output=True, text=True, timeout=timeout_s
-        )
+        done = subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True, timeout=HANG_S)
         return done.stdout
 
     @property
@@ -52,11 +56,11 @@ class Cluster:
         """Slurm's: (24, 11, 5)."""
         return tuple(map(int, self.ask("sinfo", "--version").split()[1].split("-")[0].split(".")))
 
-    def jobs(self, *arguments: str | Path, timeout_s: int = 280) -> subprocess.CompletedProcess[str]:
+    def jobs(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """`python -m jobs …` on the login node."""
         command = [sys.executable, "-m", "jobs", *map(str, arguments)]
         return subprocess.run(
-            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
         )
 
     def status(self, results: Path) -> list[dict[str, Any]]:
@@ -64,7 +68,7 @@ class Cluster:
         found: list[dict[str, Any]] = json.loads(self.jobs("status", results, "--json").stdout)
         return found
 
-    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 120) -> Any:
+    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = HANG_S) -> Any:
         """Wait until the condition holds, and return it; pauses leave the machine to the jobs."""
         end = time.monotonic() + timeout_s
         while True:
@@ -79,20 +83,16 @@ class Cluster:
 class StrictSite(Cluster):
     """A running development cluster with users, accounts, limits and rules; see slurm/devcluster/strict.lua."""
 
-    def run_as(
-        self, user: str, *command: str | Path, timeout_s: int = 120, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run_as(self, user: str, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the login node as `alice` or `bob`, in the checkout, with further variables set."""
         return subprocess.run(
             [DEVCLUSTER, "as", user, *map(str, command)], env=self.environment | variables, cwd=ROOT,
-            capture_output=True, text=True, timeout=timeout_s, check=False,
+            capture_output=True, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
 
-    def jobs(
-        self, *arguments: str | Path, timeout_s: int = 280, user: str = "alice", **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def jobs(self, *arguments: str | Path, user: str = "alice", **variables: str) -> subprocess.CompletedProcess[str]:
         """`python -m jobs …` on the login node, as a user."""
-        return self.run_as(user, sys.executable, "-m", "jobs", *arguments, timeout_s=timeout_s, **variables)
+        return self.run_as(user, sys.executable, "-m", "jobs", *arguments, **variables)
 
     def directory(self, user: str = "alice") -> Path:
         """A new directory of the user's, which nodes see."""
@@ -116,13 +116,18 @@ class StrictSite(Cluster):
         """The controller works by these further lines of slurm.conf; without them again afterwards."""
         configuration = Path(self.environment["SLURM_CONF"])
         before = configuration.read_text()
-        configuration.write_text("\n".join([before, *lines, ""]))
-        self.ask("scontrol", "reconfigure")
+        self._configure("\n".join([before, *lines, ""]))
         try:
             yield
         finally:
-            configuration.write_text(before)
-            self.ask("scontrol", "reconfigure")
+            self._configure(before)
+
+    def _configure(self, text: str) -> None:
+        configuration = Path(self.environment["SLURM_CONF"])
+        aside = configuration.with_suffix(".new")
+        aside.write_text(text)
+        aside.rename(configuration)  # a job that starts reads this file, and dies of half of it
+        self.ask("scontrol", "reconfigure")
 
 
 def _start(
@@ -145,7 +150,7 @@ def _start(
         "DEVCLUSTER_OWNER": str(os.getpid()),
         "DEVCLUSTER_SLURMD_TIMEOUT_S": "5",
     }
-    subprocess.run([DEVCLUSTER, "start"], env=environment, check=True, timeout=120)
+    subprocess.run([DEVCLUSTER, "start"], env=environment, check=True, timeout=HANG_S)
     exports = subprocess.run([DEVCLUSTER, "env"], env=environment, check=True, capture_output=True, text=True).stdout
     for line in exports.splitlines():
         key, _, value = line.removeprefix("export ").partition("=")
@@ -153,7 +158,7 @@ def _start(
     try:
         yield (StrictSite if site == "strict" else Cluster)(environment)
     finally:
-        subprocess.run([DEVCLUSTER, "clean"], env=environment, check=True, timeout=120)
+        subprocess.run([DEVCLUSTER, "clean"], env=environment, check=True, timeout=HANG_S)
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +190,16 @@ def cluster_on_gluster(mounts: Mounts) -> Iterator[Cluster]:
     mounts.start("gluster")
     more = mounts.environment | {"DEVCLUSTER_SHARED_FS": "gluster", "DEVCLUSTER_NODES": "2"}
     yield from _start("no", 60, more=more)
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails halfway leaves no job that holds up the next one's."""
+    yield
+    for name in CLUSTERS & request.node.funcargs.keys():
+        cluster = request.node.funcargs[name]
+        if left := cluster.ask("squeue", "--noheader", "--array", "--format=%A").split():
+            cluster.ask("scancel", *left)
 
 
 @pytest.fixture
@@ -232,11 +247,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """When a test fails, say what the cluster saw: sinfo, squeue, sacct, the daemons' logs."""
     report = yield
     if report.when == "call" and report.failed:
-        for name in ("cluster", "cluster_on_gluster", "cluster_without_accounting", "strict_site"):
-            if name in item.funcargs:
-                environment = item.funcargs[name].environment
-                found = subprocess.run(
-                    [DEVCLUSTER, "logs"], env=environment, capture_output=True, text=True, check=False
-                )
-                report.sections.append((f"{name}: devcluster logs", found.stdout[-12000:] + found.stderr[-2000:]))
+        for name in CLUSTERS & item.funcargs.keys():
+            environment = item.funcargs[name].environment
+            seen = subprocess.run([DEVCLUSTER, "logs"], env=environment, capture_output=True, text=True, check=False)
+            report.sections.append((f"{name}: devcluster logs", seen.stdout[-12000:] + seen.stderr[-2000:]))
     return report

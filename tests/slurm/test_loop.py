@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,12 @@ from jobs import timing_log
 ROOT = Path(__file__).parent.parent.parent
 STRATEGIES = ROOT / "tests" / "jobs" / "strategies"
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slurm
 
 
 def test_one_ranks_slow_save_holds_all(cluster: Any, write_study: Callable[..., Path], tmp_path: Path) -> None:
     """Two nodes with two ranks each: the step in which the last rank copies its state slowly is long on all ranks; the
-    others spend that time in the collective, and so the log tells who was late.
+    others spend that time in the collective, so that the log has who was late, and the table names it and its host.
     """
     site = tmp_path / "site"
     site.mkdir()
@@ -49,3 +50,6 @@ def test_one_ranks_slow_save_holds_all(cluster: Any, write_study: Callable[..., 
         assert late.blocked_s >= 1
         assert all(step.duration_s >= 1 for step in ranks)
         assert all(step.collective_s > 0.5 for step in ranks if step.rank != 3)
+    table = cluster.ask(sys.executable, "-m", "analysis", "table", path.parent.parent, "--format", "markdown")
+    (row,) = [line for line in table.partition("Slowest ranks")[2].splitlines() if "doctored" in line]
+    assert f"| 3 (2 of 2 saves) | {log.ranks[3].host} |" in " ".join(row.split())

@@ -18,16 +18,14 @@ from ckpt.errors import MissingLibraryError
 from jobs import timing_log
 from jobs.timing_log import TimingLog
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.slurm
 
 WriteStudy = Callable[..., Path]
 
 
-def run(cluster: Any, study: Path, results: Path, *, timeout_s: int = 480) -> subprocess.CompletedProcess[str]:
+def run(cluster: Any, study: Path, results: Path) -> subprocess.CompletedProcess[str]:
     """`python -m jobs run` on the cluster."""
-    done: subprocess.CompletedProcess[str] = cluster.jobs(
-        "run", study, "--cluster", "slurm", "--results", results, timeout_s=timeout_s
-    )
+    done: subprocess.CompletedProcess[str] = cluster.jobs("run", study, "--cluster", "slurm", "--results", results)
     return done
 
 
@@ -192,7 +190,7 @@ def test_a_lost_rank(
     for process in victims:
         os.kill(process, number)
 
-    cluster.wait("the end in the log", lambda: log().header.status != "running", timeout_s=60)
+    cluster.wait("the end in the log", lambda: log().header.status != "running")
     found = log()
     assert "failed" == found.header.status
     assert told.format(host=host) in found.header.error
@@ -203,7 +201,7 @@ def test_a_lost_rank(
         }
         assert {True} == {s.valid for s in found.samples if s.trial < last}
     # The nodes come free, though one of the processes may never end by itself.
-    cluster.wait("an empty queue", lambda: not cluster.ask("squeue", "-h", "-n", f"ckpt-{name}").strip(), timeout_s=150)
+    cluster.wait("an empty queue", lambda: not cluster.ask("squeue", "-h", "-n", f"ckpt-{name}").strip())
     (status,) = cluster.status(tmp_path / name)
     assert "failed" == status["state"]
     assert told.format(host=host) in status["detail"]

@@ -11,7 +11,7 @@ import pytest
 
 from jobs import timing_log
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 WriteStudy = Callable[..., Path]
 

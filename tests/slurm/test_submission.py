@@ -17,7 +17,7 @@ from analysis.selftest import verdicts
 from jobs.plan import study_file
 from jobs.selftest import study_text
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slurm
 
 WriteStudy = Callable[..., Path]
 
@@ -50,7 +50,7 @@ def test_the_quick_study_runs_on_two_targets_and_through_plain_sbatch(cluster: A
     )  # fmt: skip
     assert "complete" in output.read_text()
     # … and the missing five through submitit.
-    done = cluster.jobs("run", path, "--cluster", "slurm", "--results", tmp_path / "results", timeout_s=550)
+    done = cluster.jobs("run", path, "--cluster", "slurm", "--results", tmp_path / "results")
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "5 of 6 jobs to run" in done.stdout
 
@@ -214,7 +214,7 @@ def test_the_selftest_passes(cluster: Any, tmp_path: Path) -> None:
     """Known costs and known liars through sbatch, nodes, logs and tables: every truth is found. Without the loops."""
     study = tmp_path / "selftest.toml"
     study.write_text(study_text("selftest", Path(cluster.environment["DEVCLUSTER_SHARED"])))
-    done = cluster.jobs("run", study, "--results", tmp_path / "results", timeout_s=550)
+    done = cluster.jobs("run", study, "--results", tmp_path / "results")
     [results] = (tmp_path / "results").iterdir()
 
     assert 0 == done.returncode, done.stdout + done.stderr
