@@ -57,7 +57,8 @@ class Loop(Table):
         step_s: how long a step takes without checkpoints.
         cores: that a `compute` or `memory` step uses on a rank; None for all that the rank may use.
         ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state,
-            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing.
+            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing,
+            with the first strategy alone.
         every: steps from one save to the next; a list has blocks of all of them.
         saves: in a block.
         blocks: of the reference, and as many of every number in `every`.

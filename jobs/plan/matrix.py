@@ -10,6 +10,7 @@ from ckpt.errors import CheckpointError
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
 from ckpt.state.sharding import Partition
 from ckpt.strategy import Footprint, Strategy
+from jobs.plan.loop import NONE
 from jobs.plan.scale import Scale
 from jobs.plan.study import Study
 
@@ -33,7 +34,18 @@ class Cell:
 
 
 def of(study: Study, layout: Layout) -> Iterator[Cell]:
-    """The cells of a study whose state has these tensors, but for what can't be done."""
+    """The cells of a study whose state has these tensors, but for what can't be done, and null tests but one a loop."""
+    nulls = set()
+    for cell in _with_every_null(study, layout):
+        if cell.way == NONE:  # no strategy saves anything in it: the first one's will do
+            loop = cell.target, cell.scale, cell.step
+            if loop in nulls:
+                continue
+            nulls.add(loop)
+        yield cell
+
+
+def _with_every_null(study: Study, layout: Layout) -> Iterator[Cell]:
     divided = {
         (scale, target.on_each_node): scale.directories(layout, study.state.sharding, node_local=target.on_each_node)
         for name, target in study.targets.items()

@@ -47,6 +47,15 @@ def test_ways_and_steps_are_axes(tiny: dict[str, Any]) -> None:
     assert {"torch_save+way=sync", "torch_save+way=thread"} == {job.label for job in found.jobs}
 
 
+def test_a_loop_has_one_null_test(tiny: dict[str, Any]) -> None:
+    """A job that saves nothing is the same with every strategy: there is one for each kind of step."""
+    loop = {"ways": ["sync", "none"], "step": ["idle", "launch"]}
+    jobs = planned(study_of(tiny, loop, strategies=["torch_save", "safetensors_file"])).jobs
+    assert ["idle", "launch"] == sorted(job.step for job in jobs if job.way == "none")
+    assert {"torch_save"} == {job.strategy for job in jobs if job.way == "none"}
+    assert 4 == sum(job.way == "sync" for job in jobs)
+
+
 def test_what_a_job_will_take(tiny: dict[str, Any]) -> None:
     """Blocks, saves, bytes in all, and room for the checkpoints of a block; a job that saves nothing takes no room."""
     jobs = by_way(study_of(tiny, LOOP))
