@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
+import signal
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from jobs.cluster.choice import ClusterName
@@ -112,6 +115,23 @@ def _wait_for(running: Any) -> None:
         time.sleep(_POLL_S)
 
 
+def _python_that_sees_devices() -> list[str]:
+    """What runs a job's Python with the GPUs that its user's programs see: submitit hides them from local jobs."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    again = ["-u", "CUDA_VISIBLE_DEVICES"] if seen is None else [f"CUDA_VISIBLE_DEVICES={seen}"]
+    return ["env", *again, sys.executable]
+
+
+@contextlib.contextmanager
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """What starts meanwhile gets no SIGINT: submitit's controller would end with a traceback. A job lets it in again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(paths: StudyPaths, planned: Plan, job: Job, cluster: ClusterName, version: str) -> Any:
     import submitit
 
@@ -119,11 +139,12 @@ def _start(paths: StudyPaths, planned: Plan, job: Job, cluster: ClusterName, ver
     if cluster == "debug":
         executor = submitit.DebugExecutor(paths.slurm)
     else:
-        executor = submitit.LocalExecutor(paths.slurm)
+        executor = submitit.LocalExecutor(paths.slurm, python=shlex.join(_python_that_sees_devices()))
         # submitit's own limit for a local job is two minutes.
         executor.update_parameters(
             timeout_min=planned.study.slurm.timeout_min or 60, tasks_per_node=job.scale.processes
         )
-    started = executor.submit(run_submitted, str(paths.root), job.id, version)
+    with _ctrl_c_kept_from_children():
+        started = executor.submit(run_submitted, str(paths.root), job.id, version)
     record(paths, cluster, [(job.id, started.job_id)], version)
     return started

@@ -41,6 +41,7 @@ def interruptible(note: Callable[[str], None]) -> Iterator[None]:
 
     before = {number: signal.signal(number, interrupt) for number in _REASONS}
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REASONS)  # whoever started the job may have held them back
         yield
     finally:
         for number, handler in before.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jobs import timing_log
 from jobs.cluster import local
 from jobs.cluster.local import LocalRunner
 from jobs.cluster.submissions import submissions
@@ -110,3 +111,24 @@ def test_what_keeps_a_job_from_starting_reaches_the_watcher(
     jobs = plan.from_json(paths.plan_json.read_text(), "plan.json")
     with pytest.raises(SubmissionError, match="no room"), LocalRunner(paths, jobs, jobs.jobs) as runner:
         until(runner.has_ended)
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(None, "[all]"), ("", "[]"), ("0,GPU-1", "[0,GPU-1]")])
+def test_a_job_sees_the_gpus_that_its_user_sees(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: dict[str, Any],
+    planned: Callable[[Mapping[str, Any]], StudyPaths],
+    seen: str | None,
+    expected: str,
+) -> None:
+    """A training step of the user's own runs on them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    tiny["targets"]["here"]["prepare"] = """sh -c 'echo "[${CUDA_VISIBLE_DEVICES-all}]"'"""
+    paths = planned(tiny)
+    jobs = plan.from_json(paths.plan_json.read_text(), "plan.json")
+    with LocalRunner(paths, jobs, jobs.jobs) as runner:
+        until(runner.has_ended)
+    [hook] = timing_log.read(paths.log(jobs.jobs[0].id)).hooks
+    assert expected == hook.output

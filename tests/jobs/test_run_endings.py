@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from ckpt import registry, strategies
 from jobs import timing_log
 from jobs.paths import StudyPaths
 from support.one_job import Planned, only_job, run_only
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -70,4 +75,29 @@ def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any
     assert log.header.status == "interrupted"
     assert "SIGTERM" in log.header.error
     assert log.samples == []
+    assert list(target.iterdir()) == []
+
+
+def test_ctrl_c(tmp_path: Path, model: Path, target: Path) -> None:
+    """In a terminal it reaches the run, submitit's controller and the job: the log says so, and nothing else is shown."""
+    study = tmp_path / "stopped.toml"
+    study.write_text(
+        f'name = "stopped"\nstrategies = ["torch_save"]\n[state]\nmodel = "{model}"\n[targets.here]\n'
+        f'path = "{target}"\nallow_tmpfs = true\n[trials]\nrepeats = 100000\n'
+    )
+    log = tmp_path / "stopped" / "logs" / "r01-torch_save-here-1x1.h5"
+    heeding = ["env", "--default-signal=INT"]  # a test run in the background ignores it, and so would the program
+    with subprocess.Popen(
+        [*heeding, sys.executable, "-m", "jobs", "run", study, "--cluster", "local", "--results", tmp_path],
+        cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        while not (log.exists() and timing_log.read(log).samples):
+            assert run.poll() is None
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        output, errors = run.communicate()
+    assert ("", 130) == (errors, run.returncode)
+    assert "stopped: no job runs, and one that was interrupted has marked its log" in output
+    read = timing_log.read(log)
+    assert ("interrupted", "interrupted (SIGINT)") == (read.header.status, read.header.error)
     assert list(target.iterdir()) == []
