@@ -225,8 +225,14 @@ def test_a_killed_process(case: tuple[Strategy, str], saver: AsyncSaver, tmp_pat
     assert exact(strategy.load(tmp_path / "third")) == exact(state)
 
 
-@pytest.mark.parametrize("sharding", ["dim0", "tensors", "replicated"])
-@pytest.mark.parametrize(("name", "way"), sorted({(name, way) for name, way, _ in WAYS}))
+@pytest.mark.parametrize(
+    ("name", "way", "sharding"),
+    [
+        *sorted({(name, way, "dim0") for name, way, _ in WAYS}),
+        ("torch_dcp", "library-thread", "tensors"),
+        ("torch_dcp", "library-process", "replicated"),
+    ],
+)
 def test_several_ranks(name: str, way: str, sharding: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks save together, three times, while each changes its state; three load what was there at the call."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

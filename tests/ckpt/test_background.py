@@ -100,6 +100,7 @@ def test_a_changing_state(saver: BackgroundSaver, strategy: str, tmp_path: Path)
         while not ended.is_set():
             for tensor in state.values():
                 as_bytes(tensor.contiguous()).bitwise_not_()
+            time.sleep(0.001)  # the saver needs the interpreter's lock too
 
     future = saver.start(saver.take(state), partial(tasks.save_once, gate, method, directory))
     poison(state)
