@@ -111,7 +111,7 @@ def _request(request: Slurm, partitions: dict[str, _Partition], origin: str) -> 
     chosen = [partitions[partition] for partition in name.split(",") if partition in partitions]
     if not chosen:
         known = ", ".join(sorted(set(partitions) - {"None"}))
-        what = "Slurm has no default partition" if name == "None" else f"chosen is no partition {name!r}"
+        what = "Slurm has no default partition" if name == "None" else f"there is no partition {name!r}"
         yield Finding("problem", what, f"write `partition = ...` below [slurm], one of: {known}")
         return
     shown = "the default partition" if name == "None" else f"partition {name}"
@@ -125,7 +125,7 @@ def _request(request: Slurm, partitions: dict[str, _Partition], origin: str) -> 
     wanted = set(re.findall(r"[A-Za-z_][\w.-]*", request.constraint or ""))
     features = frozenset().union(*(partition.features for partition in chosen))
     if wanted - features:
-        remedy = f"nodes chosen have: {', '.join(sorted(features)) or 'no features'}"
+        remedy = f"the nodes of {shown} have: {', '.join(sorted(features)) or 'no features'}"
         yield Finding(
             "problem", f"constraint {request.constraint!r}: no node of {shown} has {min(wanted - features)}", remedy
         )
@@ -162,7 +162,7 @@ def _room_for_results(paths: StudyPaths, jobs: int) -> Iterator[Finding]:
         what = f"{size(room.free_bytes)} are free in {where}, and the results of {jobs} jobs may take"
         yield Finding("problem", f"{what} {size(needed_bytes)}", remedy)
     if room.free_files is not None and room.free_files < needed_files:
-        what = f"{room.free_files:,} files more fit into {where}, and the results of {jobs} jobs may take"
+        what = f"only {room.free_files:,} more files fit in {where}; the results of {jobs} jobs may take"
         yield Finding("problem", f"{what} {needed_files:,}", remedy)
 
 
@@ -225,7 +225,8 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
             f"nodes must see it; where Python starts otherwise (a container, a module), set {interpreter.VARIABLE}",
         )
     except (ValueError, TypeError) as error:
-        yield Finding("problem", f"a compute node's answer can't be read: {error}", "look at slurm/env.sh")
+        remedy = f"nothing that starts Python there (a container, a module, {interpreter.VARIABLE}) may print anything"
+        yield Finding("problem", f"a compute node's answer can't be read: {error}", remedy)
 
 
 def answer(question: dict[str, Any]) -> list[Finding]:

@@ -89,7 +89,7 @@ def submit_and_follow(
             jobs = follow(console, paths, planned)
     except KeyboardInterrupt:
         left = "queued jobs stay" if cluster == "slurm" else _left_running(paths, planned)
-        again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study goes on"
+        again = f"python -m jobs status {paths.root} shows the jobs, and `run` with the same study continues it"
         console.print(Text(f"stopped: {left}. {again}"))
         raise
     console.print(statuses.table(jobs))
@@ -133,9 +133,9 @@ def _left_running(paths: StudyPaths, planned: Plan) -> str:
     end_s = time.monotonic() + _TIDY_S
     while running := [job.job_id for job in statuses.of_study(paths, planned) if job.state == "running"]:
         if time.monotonic() >= end_s:
-            return f"{', '.join(running)} still runs; if it should not, python -m jobs cancel {paths.root}"
+            return f"still running: {', '.join(running)}; to end it: python -m jobs cancel {paths.root}"
         time.sleep(_POLL_S)
-    return "no job runs, and one that was interrupted has marked its log"
+    return "no job is running; one that was interrupted has marked its log"
 
 
 def follow(

@@ -65,8 +65,9 @@ class AtInterval:
 
     @property
     def exposure_s(self) -> float:
-        """Interval and commit latency: the most work that a failure can cost."""
-        return self.interval_s + self.latency.estimate
+        """From one call to the next, and the commit latency: the most work that a failure can destroy."""
+        between_s = max(self.interval_s + self.lost.interval.estimate, self.latency.estimate)
+        return between_s + self.latency.estimate
 
 
 @dataclass(frozen=True, slots=True)

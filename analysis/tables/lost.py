@@ -29,18 +29,19 @@ HOW_JUDGED = (
 
 _HOW_COMPARED = (
     "`more` or `less` than the reference, in s per save: differences within rounds (Student's t; with one job a side, "
-    "blocks are exchanged), corrected for all methods; `too few ... to tell` is what no result could have changed"
+    "blocks are exchanged), corrected for all methods; `too few ... to tell`: with so few, no result could be significant"
 )
 
 HOW_COMPARED_BETWEEN = (
     "B - A: `more` or `less` in s per save: A and B share no rounds, so Welch's t test compares the rounds of both "
-    "(with one job a side, blocks are exchanged), corrected for all methods; `too few ... to tell` is what no result "
-    "could have changed: it takes three rounds a side"
+    "(with one job a side, blocks are exchanged), corrected for all methods; `too few ... to tell`: no result could be "
+    "significant, since it takes three rounds a side"
 )
 
 _WHAT_LATENCY = (
-    "latency: from the call to the commit; exposure: interval and latency, the most work that a failure can cost; "
-    "shortest interval: the latency of one save in flight, and 3600 s over it the most saves per hour"
+    "latency: from the call to the commit; exposure: from one call to the next, and the latency: the most work that a "
+    "failure can destroy; shortest time between calls: the latency, since one save is in flight; saves per hour: "
+    "3600 s divided by it"
 )
 
 _WHAT_PARTS = (
@@ -50,15 +51,14 @@ _WHAT_PARTS = (
 )
 
 _WHAT_BESIDE = (
-    "medians, above the blocks without checkpoints of the same job, whose own memory has the buffers that a way keeps "
-    "from its start; memory, threads and descriptors with helper processes, on the rank that took most; grown: from "
-    "the end of the first block to that of the last; CPU per save, of all ranks; the first save starts processes and "
-    "plans, and is in no other column"
+    "medians, above the job's blocks without checkpoints, whose own memory includes the buffers that a way allocates at "
+    "its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the last "
+    "block's end above the first's; CPU per save, of all ranks; the first save is reported separately"
 )
 
 _WHAT_SLOW_RANK = (
-    "the slowest rank of a save is the one whose steps exceed its own without checkpoints most, collectives left out, "
-    "if by more than such steps vary; by: the part in which it exceeds the others most; excess: above their median"
+    "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without checkpoints "
+    "most, if by more than those vary; by: the part in which it differs most from the others; excess: above their median"
 )
 
 
@@ -94,7 +94,7 @@ def _lost(comparison: Comparison) -> Table:
     headings = (
         "method", "every [steps]", "lost per save [s]", "lost share",
         *([f"more than {reference.label} [s]"] if reference else []), "blocked [s]", f"{latency} [s]", "exposure [s]",
-        "shortest interval [s]", "saves per hour, at most", "saves", "invalid", "waited",
+        "shortest time between calls [s]", "saves per hour, at most", "saves", "invalid", "waited",
     )  # fmt: skip
     caveats = (f"beware: {line}" for line in in_short(setting.caveats))
     compared = (_HOW_COMPARED,) if reference else ()
@@ -181,7 +181,7 @@ def _beside(setting: Setting) -> Table:
                 Number(above.helper_cpu_s),
             )
         )
-    return Table("lost_beside", f"Beside the lost time: {setting}", headings, tuple(rows), (_WHAT_BESIDE,))
+    return Table("lost_beside", f"Other costs of saves: {setting}", headings, tuple(rows), (_WHAT_BESIDE,))
 
 
 def _slow_ranks(setting: Setting) -> Table:

@@ -152,7 +152,7 @@ class _Worker:
             value, failure = pickle.loads(answer)  # noqa: S301  # from our own process, by a private connection
         except Exception as error:
             raise CheckpointError(
-                f"what the process that saves returned can't be read here: {type(error).__name__}: {error}"
+                f"the answer of the process that saves can't be read: {type(error).__name__}: {error}"
             ) from error
         if failure is not None:
             raise failure
@@ -164,7 +164,7 @@ class _Worker:
         if code >= 0:
             return f"the process that saves ended with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        reason = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+        reason = ", probably because memory ran out" if name == "SIGKILL" else ""
         return f"the process that saves was ended by {name}{reason}"
 
     def kill(self) -> None:

@@ -98,7 +98,7 @@ def _read(message: bytes) -> Any:
     except Exception as error:
         raise CheckpointError(
             f"the process that saves can't import what it is to call ({type(error).__name__}: {error}): a save in "
-            "another process needs a function of a module that can be imported, and not of the program's main script"
+            "another process needs a function of an importable module, and not of the program's main script"
         ) from error
 
 

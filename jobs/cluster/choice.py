@@ -18,7 +18,7 @@ _OTHERS = {
 """The commands of batch systems that jobs can't be submitted to, and how a study runs in one allocation of each."""
 
 
-_OR_HERE = "or, if this is no login node, run the jobs on this machine by --cluster local"
+_OR_HERE = "or, if this is not a login node, run the jobs on this machine by --cluster local"
 
 
 def default_cluster() -> ClusterName:
@@ -40,6 +40,6 @@ def default_cluster() -> ClusterName:
         if shutil.which(command):
             raise SubmissionError(
                 f"{command} is installed here, so this may be a login node, and no job was started: run the whole "
-                f"study in one allocation by `{whole_study}` (see docs/guide/cluster.md), {_OR_HERE}"
+                f"study in one allocation with `{whole_study}` (see docs/guide/cluster.md), {_OR_HERE}"
             )
     return "local"

@@ -72,4 +72,4 @@ def _hidden(absent: Sequence[Submission]) -> dict[str, QueueState]:
 
 def _hidden_from_others(user_id: int) -> str:
     name = slurm.user_name(user_id) or f"user {user_id}"
-    return f"Slurm shows {name}'s jobs to nobody else here: when {name} types `status`, it has their states"
+    return f"Slurm hides {name}'s jobs from other users here; {name} can see their states by `status`"

@@ -54,7 +54,7 @@ _NEVER_STARTS = (
     (r"held|^JobHold", "it is held: `scontrol release {number}` lets it start"),
     (
         r"PerJob|PerNode|^QOSMin|MaxMemPerLimit|^Partition(Node|Time)Limit|^Partition(Min|Max)Nodes",
-        "no job may ask for that here: correct the study's [slurm], `cancel`, and run it again",
+        "the job asks for more than is allowed here: correct the study's [slurm], `cancel` the job, and run the study again",
     ),
     (
         r"(?<!Run)Minutes|GrpWallLimit",
@@ -62,7 +62,7 @@ _NEVER_STARTS = (
     ),
     (
         r"NotAllowed|^Invalid|^BadConstraints|NeverSatisfied|^ReservationDeleted|^DeadLine",
-        "it can't start by itself: correct the study's [slurm], `cancel`, and run it again",
+        "it can't start by itself: correct the study's [slurm], `cancel` the job, and run the study again",
     ),
 )
 

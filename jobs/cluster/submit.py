@@ -93,7 +93,7 @@ class Sender:
             batch = batches(self._plan.study, self.left, self._most, self._given)[0]
             self._send_some(replace(batch, jobs=batch.jobs[: len(self.left) - least_left]))
         if self.refusal and not self.full:
-            sent = f"submitted {self.sent} of {self.sent + len(self.left)}, which stay so; " if self.sent else ""
+            sent = f"{self.sent} of {self.sent + len(self.left)} jobs are submitted and stay in the queue; " if self.sent else ""
             what = f"{sent}Slurm did not take {_jobs(len(self.left))}: {self.refusal}"
             raise SubmissionError("\n".join([what, *filter(None, self.requests), remedy(self.refusal)]))
 
@@ -157,7 +157,7 @@ class Sender:
         except OSError as error:
             unwanted = " ".join(slurm_states.arrays(number for _, number in numbers))
             raise SubmissionError(
-                f"{unwritten(error, self._paths.submissions_json)}. Slurm has taken jobs that the list lacks now: "
+                f"{unwritten(error, self._paths.submissions_json)}. Slurm has taken jobs that the list lacks: "
                 f"`scancel {unwanted}`, and then type the same command again"
             ) from error
         taken = {job_id for job_id, _ in numbers}

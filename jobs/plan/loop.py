@@ -55,10 +55,11 @@ class Loop(Table):
             that issues many small calls), `idle` (sleeps), or your own `module:function`. A list is an axis of the
             study.
         step_s: how long a step takes without checkpoints.
-        cores: that a `compute` or `memory` step uses on a rank; None for all that the rank may use.
+        cores: that a `compute` or `memory` step uses on a rank; None for all that the rank is bound to, or its share of
+            the node's.
         ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state,
-            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing,
-            with the first strategy alone.
+            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing
+            (a null test), and runs with the first strategy only.
         every: steps from one save to the next; a list has blocks of all of them.
         saves: in a block.
         blocks: of the reference, and as many of every number in `every`.

@@ -58,7 +58,7 @@ def test_lost_time_as_text(study: Path, show: Show, file_regression: FileRegress
 def test_other_formats_have_the_tables(style: str, study: Path, show: Show) -> None:
     """Every format shows lost time with its verdicts, and its parts."""
     text = show(study, style)  # type: ignore[arg-type]
-    for words in ("Lost time", "Parts of the lost time", "Beside the lost time", "not significant", "interference"):
+    for words in ("Lost time", "Parts of the lost time", "Other costs of saves", "not significant", "interference"):
         assert words in text
 
 

@@ -97,7 +97,7 @@ def test_ctrl_c(tmp_path: Path, model: Path, target: Path) -> None:
         os.killpg(run.pid, signal.SIGINT)
         output, errors = run.communicate()
     assert ("", 130) == (errors, run.returncode)
-    assert "stopped: no job runs, and one that was interrupted has marked its log" in output
+    assert "stopped: no job is running; one that was interrupted has marked its log" in output
     read = timing_log.read(log)
     assert ("interrupted", "interrupted (SIGINT)") == (read.header.status, read.header.error)
     assert list(target.iterdir()) == []

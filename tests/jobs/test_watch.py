@@ -240,7 +240,7 @@ def test_after_a_signal_to_run_alone_the_job_runs_on(
     monkeypatch.setattr(follow, "_TIDY_S", 0.1)
     study = watched(jobs=2, ended=1)
     left = follow._left_running(study.paths, study.plan)
-    assert left == f"{study.ids[1]} still runs; if it should not, python -m jobs cancel {study.paths.root}"
+    assert left == f"still running: {study.ids[1]}; to end it: python -m jobs cancel {study.paths.root}"
     study.log(study.ids[1], "complete")
     assert follow._left_running(study.paths, study.plan).startswith("no job runs")
 

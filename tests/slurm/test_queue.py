@@ -249,7 +249,7 @@ def test_who_may_not_see_a_job_is_not_shown_it_as_lost(strict_site: Any, write_s
             database.write_text(open_to_all)
             strict_site.ask("sacctmgr", "-i", "reconfigure")
 
-    whose = "Slurm shows alice's jobs to nobody else here: when alice types `status`, it has their states"
+    whose = "Slurm hides alice's jobs from other users here; alice can see their states by `status`"
     assert [("unknown", whose)] * 2 == [(job["state"], job["detail"]) for job in hidden]
     assert (refused.returncode, refused.stderr) == (2, f"error: can't cancel: {whose}\n")
     assert ended["state"] == "unknown"

@@ -43,7 +43,7 @@ def cores_of(asked: int | None, tasks_per_node: int) -> int:
         if asked > allowed:
             raise StudyError(
                 f"loop.cores = {asked}, and this rank may use {allowed}: ask Slurm for more (`cpus_per_task`), or "
-                "lower it"
+                "lower loop.cores"
             )
         return asked
     shared = allowed == os.cpu_count()
