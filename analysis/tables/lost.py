@@ -29,7 +29,7 @@ HOW_JUDGED = (
 
 _HOW_COMPARED = (
     "`more` or `less` than the reference, in s per save: differences within rounds (Student's t; with one job a side, "
-    "blocks are exchanged), corrected for all methods; `too few ... to tell`: with so few, no result could be significant"
+    "blocks are exchanged), corrected for all methods; `too few ... to tell`: no result could be significant"
 )
 
 HOW_COMPARED_BETWEEN = (
@@ -51,14 +51,15 @@ _WHAT_PARTS = (
 )
 
 _WHAT_BESIDE = (
-    "medians, above the job's blocks without checkpoints, whose own memory includes the buffers that a way allocates at "
-    "its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the last "
+    "medians, above the job's blocks without checkpoints, whose own memory includes the buffers that a way allocates "
+    "at its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the last "
     "block's end above the first's; CPU per save, of all ranks; the first save is reported separately"
 )
 
 _WHAT_SLOW_RANK = (
-    "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without checkpoints "
-    "most, if by more than those vary; by: the part in which it differs most from the others; excess: above their median"
+    "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without "
+    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others; excess: above "
+    "their median"
 )
 
 

@@ -91,6 +91,4 @@ class BackgroundSaver(ABC):
 
     def _refuse_a_second(self) -> None:
         if self._running is not None and not self._running.done():
-            raise CheckpointError(
-                "a save is still running and uses the copy of the state: wait for its result() first"
-            )
+            raise CheckpointError("a save is still running and uses the copy of the state: wait for its result() first")

@@ -139,13 +139,14 @@ _LOCKS: dict[str, Locks] = {"ceph": "always", "gfs2": "always", "ocfs2": "always
 
 _DIRECT = BestIo(direct_writes=True, direct_reads=True, preallocate=True)
 _CACHED = BestIo(direct_writes=False, direct_reads=False)
+_WRITTEN_CACHED = BestIo(direct_writes=False, direct_reads=True)
 _BEST_IO = {
     "btrfs": _CACHED,  # it computes checksums in the page cache, and compresses nothing that is preallocated
     "ext2": _DIRECT,
     "ext3": _DIRECT,
     "ext4": _DIRECT,
-    "fuse.ceph": _CACHED,  # its program makes every direct request a synchronous write to the object stores
-    "fuse.ceph-fuse": _CACHED,
+    "fuse.ceph": _WRITTEN_CACHED,  # its program makes every direct request a synchronous write to the object stores
+    "fuse.ceph-fuse": _WRITTEN_CACHED,
     "fuse.glusterfs": BestIo(direct_writes=True, direct_reads=True),  # a direct request is not cut into pages
     "xfs": _DIRECT,
 }

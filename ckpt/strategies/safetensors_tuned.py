@@ -24,16 +24,21 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_files, safetensors_plan, safetensors_reading, safetensors_writing, shard_files
 from ckpt.formats.safetensors_header import Header, select_rows
 from ckpt.formats.safetensors_metadata import TensorInfo
+from ckpt.formats.safetensors_plan import FileContent
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums
 from ckpt.state.layout import Layout, layout_of_state
 from ckpt.state.sharding import Fragment, Partition, RankShards
 from ckpt.strategy import Capabilities, Checksum, CheckTensor, Description, Footprint, Strategy, Wanted
+from ckpt.threads import over
 
 if TYPE_CHECKING:
     import torch
 
     from ckpt.state.layout import State
+
+_FILES_AT_ONCE = 4
+"""Shards that are written at the same time: a filesystem may have its files on different servers."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class SafetensorsTuned(Strategy):
     """Standard safetensors files, written and read by direct I/O where that is faster than through the page cache.
 
     Attributes:
-        shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. Several ranks write one
-            file per rank, so it can't be given for them.
+        shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. GlusterFS keeps a file
+            on one server, and a large state is written faster in several. Several ranks write one file per rank, so it
+            can't be given for them.
         checksum: store an XXH3-64 per tensor in the header.
         verify: compare the checksums on load.
         threads: requests in flight.
@@ -93,7 +99,7 @@ class SafetensorsTuned(Strategy):
         return Footprint(*safetensors_plan.footprint(partition, self.shard_mib))
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
-        """Write one file after the other, and on the first rank the index, which follows from the partition."""
+        """Write some files at the same time, and on the first rank the index, which follows from the partition."""
         files, _ = self._write(state, directory, shards)
         return files
 
@@ -129,17 +135,20 @@ class SafetensorsTuned(Strategy):
         shard_files.refuse_shards(self.shard_mib, shards.partition)
         files = safetensors_plan.plan_files(shards, self.shard_mib)
         plan = io_plan.plan_for(directory).forced(self.direct)
-        sums: dict[str, str] = {}
-        for file, content in files.items():
-            sums |= safetensors_writing.write(
-                directory / file,
-                content,
+        at_once = min(len(files), self.threads, _FILES_AT_ONCE)
+
+        def write_file(item: tuple[str, FileContent]) -> dict[str, str]:
+            return safetensors_writing.write(
+                directory / item[0],
+                item[1],
                 state,
                 plan,
                 checksum=self.checksum,
-                threads=self.threads,
+                threads=self.threads // at_once,
                 block_bytes=self.block_mib * 2**20,
             )
+
+        sums = {name: checksum for file in over(files.items(), write_file, at_once) for name, checksum in file.items()}
         index = safetensors_plan.index_bytes(shards, files)
         if index:
             durable.write_atomically(directory / safetensors_files.INDEX, index, sync=False)

@@ -124,7 +124,7 @@ def _python_that_sees_devices() -> list[str]:
 
 @contextlib.contextmanager
 def _ctrl_c_kept_from_children() -> Iterator[None]:
-    """What starts meanwhile gets no SIGINT: submitit's controller would end with a traceback. A job lets it in again."""
+    """What starts meanwhile gets no SIGINT: it would end submitit's controller with a traceback. A job lets it in."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

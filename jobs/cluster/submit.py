@@ -93,7 +93,11 @@ class Sender:
             batch = batches(self._plan.study, self.left, self._most, self._given)[0]
             self._send_some(replace(batch, jobs=batch.jobs[: len(self.left) - least_left]))
         if self.refusal and not self.full:
-            sent = f"{self.sent} of {self.sent + len(self.left)} jobs are submitted and stay in the queue; " if self.sent else ""
+            sent = (
+                f"{self.sent} of {self.sent + len(self.left)} jobs are submitted and stay in the queue; "
+                if self.sent
+                else ""
+            )
             what = f"{sent}Slurm did not take {_jobs(len(self.left))}: {self.refusal}"
             raise SubmissionError("\n".join([what, *filter(None, self.requests), remedy(self.refusal)]))
 

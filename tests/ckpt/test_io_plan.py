@@ -36,7 +36,7 @@ def on(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ext4", (True, True, True)),
         ("btrfs", (False, False, False)),
         ("fuse.glusterfs", (True, True, False)),
-        ("fuse.ceph-fuse", (False, False, False)),
+        ("fuse.ceph-fuse", (False, True, False)),
     ],
 )
 def test_what_is_known_decides(

@@ -148,7 +148,9 @@ def test_after_a_refusal_the_message_says_what_runs(strict_site: Any, home: Path
 
     assert 2 == done.returncode
     first_is_taken = "shared" in text.splitlines()[0]
-    assert first_is_taken == ("1 of 2 jobs are submitted and stay in the queue; Slurm did not take the job: " in done.stderr)
+    assert first_is_taken == (
+        "1 of 2 jobs are submitted and stay in the queue; Slurm did not take the job: " in done.stderr
+    )
     assert "Slurm did not take" in done.stderr
     strict_site.jobs("cancel", home / "half")
 
