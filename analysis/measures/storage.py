@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -67,7 +68,7 @@ def storage_of(jobs: pd.DataFrame, ceiling: pd.DataFrame, metadata: pd.DataFrame
     asked = ceiling[~ceiling["buffered"] & ceiling["operation"].isin(["write", "read"])]
     ignored = [direction for direction in ("write", "read") if _ignored(asked[asked["operation"] == direction])]
     return Storage(
-        facts={name: " or ".join(values) for name in _FACTS if (values := _values(jobs, name))},
+        facts={name: joined(values) for name in _FACTS if (values := _values(jobs, name))},
         devices=tuple(next(filter(None, below), [])),
         below=_disks(jobs) | _volumes(jobs),
         capacity_bytes=_largest(_numbers(jobs, "capacity_bytes")),
@@ -76,6 +77,27 @@ def storage_of(jobs: pd.DataFrame, ceiling: pd.DataFrame, metadata: pd.DataFrame
         ignored_direct=tuple(ignored),  # type: ignore[arg-type]
         small_files=_small_files(metadata),
     )
+
+
+def joined(values: Sequence[str]) -> str:
+    """Join what jobs recorded differently: of `key=number` in all of them the least and the largest, else all."""
+    parts = [_parts(value) for value in values]
+    if len(parts) == 1 or any(part.keys() != parts[0].keys() for part in parts):
+        return " or ".join(values)
+    return ", ".join(_joined_part(key, list(dict.fromkeys(part[key] for part in parts))) for key in parts[0])
+
+
+def _parts(text: str) -> dict[str, str]:
+    """Return the values of a text such as `extents=3, compressed=0%`, by key; a text without a key is its own."""
+    return {key: value for key, _, value in (part.partition("=") for part in text.split(", "))}
+
+
+def _joined_part(key: str, values: Sequence[str]) -> str:
+    numbers = [re.fullmatch(r"(\d+)(%?)", value) for value in values]
+    if len(values) > 1 and all(numbers):
+        ordered = sorted((int(number[1]), number[2]) for number in numbers if number)
+        return f"{key}={ordered[0][0]} to {ordered[-1][0]}{ordered[-1][1]}"
+    return f"{key}={' or '.join(values)}" if any(values) else key
 
 
 def _values(jobs: pd.DataFrame, name: str) -> list[str]:

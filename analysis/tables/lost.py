@@ -52,14 +52,14 @@ _WHAT_PARTS = (
 
 _WHAT_BESIDE = (
     "medians, above the job's blocks without checkpoints, whose own memory includes the buffers that a way allocates "
-    "at its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the last "
-    "block's end above the first's; CPU per save, of all ranks; the first save is reported separately"
+    "at its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the "
+    "last block's end above the first's; CPU per save, of all ranks; the first save is reported separately"
 )
 
 _WHAT_SLOW_RANK = (
     "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without "
-    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others; excess: above "
-    "their median"
+    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others; excess: "
+    "above their median"
 )
 
 

@@ -54,7 +54,7 @@ _NEVER_STARTS = (
     (r"held|^JobHold", "it is held: `scontrol release {number}` lets it start"),
     (
         r"PerJob|PerNode|^QOSMin|MaxMemPerLimit|^Partition(Node|Time)Limit|^Partition(Min|Max)Nodes",
-        "it asks for more than a job may have here: correct the study's [slurm], `cancel` the job, and run the study again",
+        "it asks for more than a job may have: correct the study's [slurm], `cancel` the job, and run the study again",
     ),
     (
         r"(?<!Run)Minutes|GrpWallLimit",

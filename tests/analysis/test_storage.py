@@ -14,7 +14,7 @@ from analysis.errors import ResultsError
 from analysis.figures.figures import draw
 from analysis.logs.load import load_results
 from analysis.measures.setting import settings
-from analysis.measures.storage import Storage
+from analysis.measures.storage import Storage, joined
 from analysis.measures.storage_caveats import about_storage
 from analysis.report.report import report
 from support.logs import amended
@@ -180,3 +180,18 @@ def test_axes_of_one_target_are_on_its_disk() -> None:
 
     assert not list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk}))
     assert len(list(about_storage("a+n=1", on_disk, {"a+n=1": on_disk, "a+n=2": on_disk, "b": on_disk}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["extents=12, compressed=0%", "extents=3, compressed=100%"], "extents=3 to 12, compressed=0 to 100%"),
+        (["pool=fast, copies=2", "pool=slow, copies=2"], "pool=fast or slow, copies=2"),
+        (["data=single", "extents=2"], "data=single or extents=2"),
+        (["ext4", "xfs"], "ext4 or xfs"),
+        (["a=1"], "a=1"),
+    ],
+)
+def test_what_jobs_recorded_differently(values: list[str], expected: str) -> None:
+    """Numbers become a range, so that files of many jobs take one line."""
+    assert expected == joined(values)

@@ -79,7 +79,7 @@ def test_interrupted_before_anything_was_measured(gated: StudyPaths, python: Any
 
 
 def test_ctrl_c(tmp_path: Path, model: Path, target: Path) -> None:
-    """In a terminal it reaches the run, submitit's controller and the job: the log has it, and no traceback is shown."""
+    """In a terminal it reaches the run, submitit's controller and the job: the log has it; no traceback."""
     study = tmp_path / "stopped.toml"
     study.write_text(
         f'name = "stopped"\nstrategies = ["torch_save"]\n[state]\nmodel = "{model}"\n[targets.here]\n'

@@ -57,7 +57,7 @@ def test_a_job_that_waits_its_turn_waits(reason: str) -> None:
     ("reasons", "remedy"),
     [
         (HELD, "`scontrol release 17_3` lets it start"),
-        (TOO_MUCH, "it asks for more than a job may have here"),
+        (TOO_MUCH, "it asks for more than a job may have"),
         (NO_BUDGET, "the budget is used up"),
         (NEVER, "it can't start by itself"),
     ],
