@@ -215,7 +215,7 @@ def _ceiling_ways(methods: Collection[Method]) -> list[str]:
         "saves": {method.ceilings["write"].way for method in methods} - {""},
         "loads": {method.ceilings["read"].way for method in methods} - {""},
     }
-    known = {operations: " or ".join(sorted(reached)) for operations, reached in ways.items() if reached}
+    known = {operations: " or ".join(sorted(set(" or ".join(way).split(" or ")))) for operations, way in ways.items() if way}
     return [f"the ceiling here: {'; '.join(f'for {name} {way}' for name, way in known.items())}"] if known else []
 
 
