@@ -229,7 +229,11 @@ class Exchange:
 
     def delete_key(self, key: str) -> bool:
         """Remove a value; return whether it was set."""
-        return bool(self._ask("delete", key))
+        return bool(self._ask("delete", [key]))
+
+    def delete_soon(self, keys: Sequence[str]) -> None:
+        """Remove values, without waiting for that: whatever this process asks for later comes after it."""
+        self._requests.put([next(self._numbers), "delete", list(keys)])
 
     def leave(self) -> None:
         """Tell the server that this process ends in order."""

@@ -266,8 +266,8 @@ class Server:
     def _do_get(self, _peer: _Peer, _request: int, keys: Any) -> tuple[Any]:
         return ([self._values.get(_key(key)) for key in keys],)
 
-    def _do_delete(self, _peer: _Peer, _request: int, key: Any) -> tuple[Any]:
-        return (self._values.pop(_key(key), None) is not None,)
+    def _do_delete(self, _peer: _Peer, _request: int, keys: Any) -> tuple[Any]:
+        return (sum(self._values.pop(_key(key), None) is not None for key in keys),)
 
     def _do_wait(self, peer: _Peer, request: int, keys: Any, limit_s: Any) -> tuple[Any] | None:
         missing = {_key(key) for key in keys if key not in self._values}

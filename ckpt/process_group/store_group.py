@@ -90,6 +90,8 @@ class StoreGroup(ProcessGroup):
         keys = [f"{key}/{rank}" for rank in range(1, self.size)]
         self._wait(keys, self._timeout_s, *range(1, self.size))
         texts = self._store.multi_get(keys)
+        if isinstance(self._store, Exchange):  # a loop has a collective in every step, and the server keeps all keys
+            self._store.delete_soon([*keys, f"{self._name}/{self._count - 1}/all"])  # which all ranks have read by now
         return [value, *(self._parse(rank, text) for rank, text in enumerate(texts, 1))]
 
     def _parse(self, rank: int, text: bytes) -> Any:

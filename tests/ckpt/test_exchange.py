@@ -235,6 +235,22 @@ def test_a_failure_that_is_no_text(server: Server) -> None:
         first.barrier()
 
 
+def test_the_server_keeps_no_value_that_all_have_read(server: Server) -> None:
+    """A loop's ranks exchange values in every step: ten steps leave as little as one does."""
+    ranks = ranks_at(server)
+
+    def step(own: StoreGroup) -> None:
+        own.gather("a value of every rank")
+        own.all_gather("and for every rank")
+
+    kept = []
+    with ThreadPoolExecutor(COUNT) as pool:
+        for _ in range(10):
+            list(pool.map(step, ranks))
+            kept.append(len(server._values))
+    assert {1} == set(kept)
+
+
 STORES: list[Callable[[Server], Exchange | dist.HashStore]] = [
     lambda server: join(server, 0),
     lambda _: dist.HashStore(),
