@@ -183,7 +183,10 @@ class LoopSave:
 
 @dataclass(frozen=True, slots=True)
 class JobLoop:
-    """The training loop of one job."""
+    """The training loop of one job, as one process a rank ran it: a job that was interrupted and went on has several.
+
+    Each of them calibrated its steps by itself, perhaps on another node, and has a reference of its own.
+    """
 
     job_id: str
     round: str
@@ -197,6 +200,12 @@ class JobLoop:
     """How far the clocks of its ranks may differ."""
     recorder_s: float = math.nan
     """What recording a step costs it; NaN where the log doesn't have it."""
+
+    @property
+    def name(self) -> str:
+        """The job's id, and with which block it went on, if it did."""
+        first = self.blocks[0].number if self.blocks else 0
+        return f"{self.job_id}, from block {first}" if first else self.job_id
 
 
 def spec_of(text: str) -> LoopSpec | None:

@@ -1,6 +1,6 @@
 """Builds the training loop of a job from its rows of blocks, steps and saves: ranks folded, and saves with their parts.
 
-Only steps of the same job serve as the reference: other jobs ran on other nodes, at other times.
+Only steps of the same run serve as the reference: other jobs ran on other nodes, at other times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from analysis.logs.frames import Results
 from analysis.measures.loop import (
     BLOCKED,
     JobLoop,
@@ -25,7 +24,6 @@ from analysis.measures.loop import (
     Part,
     Reference,
     SlowRank,
-    spec_of,
 )
 from analysis.measures.loop_windows import Window, parts_of, reference_of, window
 
@@ -43,10 +41,12 @@ RESOLVED = 1e-3
 
 INCOMPLETE = "the block's steps aren't all in the log"
 
+NO_REFERENCE_BLOCK = "the job has no valid block without checkpoints"
+
 
 @dataclass(frozen=True, slots=True)
 class LoopRows:
-    """The rows of one job: frames as in `Results`."""
+    """The rows of one job, or of one run of it: frames as in `Results`."""
 
     blocks: pd.DataFrame
     steps: pd.DataFrame
@@ -54,32 +54,13 @@ class LoopRows:
     ranks: pd.DataFrame
 
 
-def job_loops(results: Results) -> dict[tuple[str, str], JobLoop]:
-    """Build the loops of all jobs that have one and left a log, by study and job id."""
-    if "loop" not in results.jobs or not results.jobs["loop"].fillna("").astype(bool).any():
-        return {}
-    by_job = [
-        dict(iter(frame.groupby(["study", "job_id"], sort=False)))
-        for frame in (results.blocks, results.steps, results.saves, results.ranks)
-    ]
-    nothing = [frame.iloc[:0] for frame in (results.blocks, results.steps, results.saves, results.ranks)]
-    loops = {}
-    for job in results.jobs.to_dict("records"):
-        key = job["study"], job["job_id"]
-        spec = spec_of(job["loop"]) if isinstance(job["loop"], str) else None
-        if spec is not None and key in by_job[0]:
-            rows = (frames.get(key, empty) for frames, empty in zip(by_job, nothing, strict=True))
-            loops[key] = job_loop(cast("dict[str, Any]", job), spec, LoopRows(*rows))
-    return loops
-
-
 def job_loop(job: Mapping[str, Any], spec: LoopSpec, rows: LoopRows) -> JobLoop:
-    """Build the loop of one job.
+    """Build the loop of one run of a job.
 
     Args:
         job: its row of `Results.jobs`.
         spec: its loop.
-        rows: of this job.
+        rows: of this run.
     """
     expected = int(job["nodes"] * job["tasks_per_node"])
     own = rows.steps.assign(own_s=rows.steps["duration_s"] - rows.steps["collective_s"])
@@ -224,7 +205,7 @@ class _Job:
         measured = block.measured
         reason = _first_reason(rows) or _missing(rows, self.ranks) or block.reason
         if not reason and (call >= len(measured) or not self.reference.steps):
-            reason = INCOMPLETE if self.reference.steps else "the job has no valid block without checkpoints"
+            reason = INCOMPLETE if self.reference.steps else NO_REFERENCE_BLOCK
         committed_s = float(np.max([row["start_s"] + row["commit_s"] for row in rows]))
         counted = window(measured, call, bound, committed_s, self.reference)
         if call >= len(measured):

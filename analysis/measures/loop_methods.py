@@ -31,19 +31,19 @@ _MOST_UNSURE = 0.1
 
 
 def with_loops(
-    methods: Sequence[Method], jobs: pd.DataFrame, loops: Mapping[tuple[str, str], JobLoop]
+    methods: Sequence[Method], jobs: pd.DataFrame, loops: Mapping[tuple[str, str], Sequence[JobLoop]]
 ) -> tuple[Method, ...]:
     """Add the lost time of the methods of one setting.
 
     Args:
         methods: of the setting.
         jobs: its rows of `Results.jobs`.
-        loops: the loops of all jobs, by study and job id.
+        loops: the loops of all jobs, by study and job id: one for each run.
     """
     by_label: dict[str, list[JobLoop]] = {}
     for study, job_id, label in zip(jobs["study"], jobs["job_id"], jobs["label"], strict=True):
         if (study, job_id) in loops:
-            by_label.setdefault(str(label), []).append(loops[study, job_id])
+            by_label.setdefault(str(label), []).extend(loops[study, job_id])
     labels = [method.label for method in methods if method.label in by_label]
     costs = dict(zip(labels, with_verdicts([loop_cost(by_label[label]) for label in labels]), strict=True))
     return tuple(
@@ -59,11 +59,11 @@ def _invalid(cost: LoopCost) -> Iterator[str]:
         reasons = [(save.opening, save.reason) for save in job.saves if not save.valid]
         for opening, reason in sorted(set(reasons)):
             count = reasons.count((opening, reason))
-            yield f"{job.job_id}: {count} invalid {'first ' if opening else ''}save(s) of the loop: {reason}"
+            yield f"{job.name}: {count} invalid {'first ' if opening else ''}save(s) of the loop: {reason}"
         reasons = [(False, block.reason) for block in job.blocks if not block.valid and not block.every]
         for _, reason in sorted(set(reasons)):
             count = reasons.count((False, reason))
-            yield f"{job.job_id}: {count} invalid block(s) without checkpoints: {reason}"
+            yield f"{job.name}: {count} invalid block(s) without checkpoints: {reason}"
 
 
 def about_loops(methods: Sequence[Method]) -> Iterator[Caveat]:
@@ -93,12 +93,12 @@ def _of_job(job: JobLoop) -> Iterator[Caveat]:
         return
     width = (reference.high_s - reference.low_s) / reference.median_s
     if width > _WIDEST_BAND:
-        yield Caveat(Kind.UNSTABLE_REFERENCE, job.job_id, width)
+        yield Caveat(Kind.UNSTABLE_REFERENCE, job.name, width)
     durations = [step.duration_s for block in job.blocks if block.is_reference for step in block.measured]
     skew = float(np.mean(durations)) / reference.median_s - 1
     if skew > _MOST_SKEWED:
-        yield Caveat(Kind.SKEWED_REFERENCE, job.job_id, skew)
+        yield Caveat(Kind.SKEWED_REFERENCE, job.name, skew)
     if not math.isnan(job.recorder_s) and job.recorder_s > _MOST_RECORDED * reference.median_s:
-        yield Caveat(Kind.SHORT_STEPS, job.job_id, job.recorder_s / reference.median_s)
+        yield Caveat(Kind.SHORT_STEPS, job.name, job.recorder_s / reference.median_s)
     if job.clock_uncertainty_s > _MOST_UNSURE * reference.median_s:
-        yield Caveat(Kind.UNSURE_CLOCKS, job.job_id, job.clock_uncertainty_s, {"step": reference.median_s})
+        yield Caveat(Kind.UNSURE_CLOCKS, job.name, job.clock_uncertainty_s, {"step": reference.median_s})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,8 +16,8 @@ from analysis.measures.ceilings import Ceiling, best, ceilings
 from analysis.measures.commands import Command, commands_of
 from analysis.measures.groups import Group, agreement, groups
 from analysis.measures.loop import JobLoop, LoopSpec
-from analysis.measures.loop_jobs import job_loops
 from analysis.measures.loop_methods import about_loops, with_loops
+from analysis.measures.loop_runs import job_loops
 from analysis.measures.method import Measurements, Method, method_of
 from analysis.measures.operation import Direction, Operation
 from analysis.measures.stability import caveats_about
@@ -147,7 +147,7 @@ def _setting(
     group: Group,
     measurements: Measurements,
     storage: Storage,
-    loops: Mapping[tuple[str, str], JobLoop],
+    loops: Mapping[tuple[str, str], Sequence[JobLoop]],
     reference: str,
 ) -> Setting:
     jobs = group.jobs

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.node.provenance import Steal
+from jobs.plan.loop import Loop
 from jobs.plan.study import Trials
 from jobs.timing_log import (
     Block,
@@ -25,6 +26,7 @@ from jobs.timing_log import (
     Sample,
     Step,
     TimingLog,
+    blocks_of_runs,
 )
 
 DIFFERS = "loaded state differs"
@@ -127,16 +129,19 @@ class Progress:
     """Of the state that an earlier run saved; None if there was none."""
     next_block: int = 0
     blocks_done: int = 0
-    """Blocks of a training loop that are all there, without those of a first save."""
+    """Blocks of a training loop in passes over all kinds that one run finished, without those of a first save.
+
+    Other blocks come again: a process calibrates its steps, and so needs blocks without checkpoints of its own.
+    """
 
     @classmethod
-    def of(cls, log: TimingLog, trials: Trials) -> Progress:
-        """The progress of an earlier run of the job."""
-        whole = {row.block: row.opening for row in log.blocks if row.valid}
+    def of(cls, log: TimingLog, trials: Trials, loop: Loop | None = None) -> Progress:
+        """The progress of earlier runs of the job."""
+        kinds = 1 + len(loop.every) if loop else 1
         begun = cls(
             digest=log.state.get("digest"),
             next_block=max((row.block + 1 for row in log.blocks), default=0),
-            blocks_done=sum(not opening for opening in whole.values()),
+            blocks_done=sum(count - count % kinds for count in blocks_of_runs(log.blocks)),
         )
         return begun.after(log.samples, trials)
 

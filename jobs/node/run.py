@@ -88,7 +88,7 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     if log.header.status == COMPLETE:
         journal(job.id, "complete already")
         return COMPLETE
-    progress = Progress.of(log, study.trials)
+    progress = Progress.of(log, study.trials, study.loop)
     recorder = Recorder(log, paths.log(job.id) if process.rank == 0 else None)
     recorder.status(RUNNING)
     recorder.flush()

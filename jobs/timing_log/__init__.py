@@ -19,7 +19,7 @@ The format's history:
 
 from jobs.errors import TimingLogError
 from jobs.timing_log.file_checks import LOG, MERGED, Bounds
-from jobs.timing_log.loop_rows import Block, LoopSave, Step
+from jobs.timing_log.loop_rows import Block, LoopSave, Step, blocks_of_runs
 from jobs.timing_log.objects import Group
 from jobs.timing_log.progress import Progress
 from jobs.timing_log.reading import (
@@ -60,6 +60,6 @@ __all__ = [
     "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
     "SCHEMA_VERSION", "SKIPPED", "TABLES", "Block", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "Hook",
     "LogColumns", "LoopSave", "Metadata", "Progress", "Rank", "Sample", "Step", "TimingLog", "TimingLogError",
-    "check_job_id", "columns_of", "header_of", "opened", "plain_fact", "read", "read_columns", "read_progress",
-    "sealed", "write_atomically",
+    "blocks_of_runs", "check_job_id", "columns_of", "header_of", "opened", "plain_fact", "read", "read_columns",
+    "read_progress", "sealed", "write_atomically",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobs.timing_log.column import column
@@ -28,6 +29,19 @@ class Block:
     helper_cpu_s: float = column("s", "CPU time of the processes that it started")
     valid: bool = column("1", "whether its steps may be used")
     reason: str = column("1", "why they may not; empty where they may")
+    run: int = column(
+        "1", "first block of the process that ran it: one that goes on with an interrupted job has steps of its own", 0
+    )
+
+
+def blocks_of_runs(blocks: Iterable[Block]) -> list[int]:
+    """How many valid blocks each run of a job has, in their order; those of a first save don't count."""
+    runs: dict[int, set[int]] = {}
+    for row in blocks:
+        own = runs.setdefault(row.run, set())
+        if row.valid and not row.opening:
+            own.add(row.block)
+    return [len(runs[run]) for run in sorted(runs)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

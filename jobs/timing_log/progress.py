@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.timing_log.loop_rows import Block, LoopSave
+from jobs.timing_log.loop_rows import Block, LoopSave, blocks_of_runs
 from jobs.timing_log.schema import Header, Sample
 
 _DIGEST_CHARACTERS = 16
@@ -34,7 +34,11 @@ class Progress:
     code_changed: str
     """How the code that ran differs from what was submitted; empty if it doesn't."""
     trials_done: int
-    """Trials with a total, warm-ups included; of a training loop, valid blocks, all those of a first save as one."""
+    """Trials with a total, warm-ups included; of a training loop, valid blocks, all those of a first save as one.
+
+    What an interrupted run did of a pass over all kinds of blocks doesn't count once the job has gone on: it does that
+    pass again.
+    """
     last_bandwidth_gbps: float | None
     """Of the last operation, in GB/s of the state's logical size, from the first rank's start to the last one's end."""
 
@@ -48,14 +52,16 @@ def of(
 ) -> Progress:
     """The progress that a log with this content adds up to."""
     totals = [sample for sample in samples if sample.phase == "total"]
-    done = len({sample.trial for sample in totals}) + len({_part(block) for block in blocks if block.valid})
+    done = len({sample.trial for sample in totals}) + _blocks_done(blocks)
     bandwidth_gbps = _bandwidth_of_save(saves) if saves else _bandwidth_gbps(totals)
     return Progress(header.status, header.error, version_changed(provenance), done, bandwidth_gbps)
 
 
-def _part(block: Block) -> int:
-    """A block's number; the same for all that have a process's first save, which a job that goes on has again."""
-    return -1 if block.opening else block.block
+def _blocks_done(blocks: Sequence[Block]) -> int:
+    *interrupted, last = blocks_of_runs(blocks) or [0]
+    kinds = len({block.every for block in blocks if not block.opening}) or 1
+    first_save = any(block.opening and block.valid for block in blocks)
+    return first_save + sum(count - count % kinds for count in interrupted) + last
 
 
 def version_changed(provenance: Mapping[str, Any]) -> str:

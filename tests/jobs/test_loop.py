@@ -104,7 +104,7 @@ def blocks_in(path: Path) -> int:
 def test_an_interrupted_job_goes_on(
     way: str, loop_study: Callable[..., dict[str, Any]], planned: Planned, python: Any, target: Path
 ) -> None:
-    """It leaves no process, no file and no half block; the next run does the blocks that are missing."""
+    """It leaves no process, no file and no half block; the next run does all of the passes that are missing."""
     content = loop_study(way, step_s=0.03, blocks=3)
     paths = planned(content)
     (job,) = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
@@ -130,10 +130,13 @@ def test_an_interrupted_job_goes_on(
     assert "complete" == run_job(str(paths.root), job.id)
     log = timing_log.read(paths.log(job.id))
     assert before.blocks == log.blocks[: len(before.blocks)]
-    again = [block for block in log.blocks if block.opening]
-    assert [0, len(before.blocks)] == [block.block for block in again]
-    loop = Loop.model_validate(content["loop"])
-    assert dict.fromkeys((0, *loop.every), 3) == Counter(b.every for b in log.blocks if not b.opening)
+    again = [block for block in log.blocks if block.run]
+    assert {0} == {block.run for block in before.blocks}
+    assert {len(before.blocks)} == {block.run for block in again}
+    assert [True, True] == [before.blocks[0].opening, again[0].opening]
+    missing = 3 - (len(before.blocks) - 1) // 3
+    assert {0: missing, 2: missing, 5: missing} == Counter(block.every for block in again[1:])
+    assert job.parts == log.progress().trials_done
 
 
 def ranks_of(python: Any, paths: StudyPaths, job_id: str, count: int, **variables: str) -> list[int]:

@@ -60,6 +60,7 @@ class TrainingLoop:
         work: a step without its update.
         way: how the loop saves; None if it doesn't.
         scratch: the job's directory.
+        run: number of the first block.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class TrainingLoop:
         work: Callable[[], None],
         way: Way | None,
         scratch: Path,
+        *,
+        run: int,
     ) -> None:
         self._subject, self._context, self._loop = subject, context, loop
-        self._work, self._way, self._scratch = work, way, scratch
+        self._work, self._way, self._scratch, self._run = work, way, scratch, run
         self._updates = 0
         self._recording_s, self._recorded = 0.0, 0
 
@@ -93,7 +96,7 @@ class TrainingLoop:
         rows.blocks = [
             Block(
                 block=number, rank=self._context.groups.process.rank, every=every, opening=opening, start_s=start_s,
-                duration_s=end_s - start_s, valid=not problem, reason=problem, **asdict(taken),
+                duration_s=end_s - start_s, valid=not problem, reason=problem, run=self._run, **asdict(taken),
             )
         ]  # fmt: skip
         recorder.provenance(loop_recorder_s=self._recording_s / max(1, self._recorded))

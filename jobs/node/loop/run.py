@@ -24,7 +24,7 @@ def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Rec
     """Run a job's blocks between two measurements of the ceiling; every process of the job calls it.
 
     Where an earlier run of the same job made progress, the first save comes again, since this process is a new one, and
-    then the blocks that are missing.
+    then the passes over all kinds of blocks that no run has finished.
 
     Raises:
         TrialError: if a save failed; the block's rows are in the log, marked.
@@ -40,7 +40,7 @@ def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Rec
         work = _step(subject, context, loop, recorder)
         way = _way(subject, context)
         try:
-            training = TrainingLoop(subject, context, loop, work, way, scratch)
+            training = TrainingLoop(subject, context, loop, work, way, scratch, run=number)
             _run(training, number, order[done:], loop, context, recorder)
         except BaseException:
             if way:
