@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -86,15 +87,10 @@ def test_ties_are_ties(saver: BackgroundSaver) -> None:
     assert one == other != third
 
 
-@pytest.mark.parametrize("strategy", CORE)
-def test_a_changing_state(saver: BackgroundSaver, strategy: str, tmp_path: Path) -> None:
-    """A checkpoint holds the state at the call, though every tensor is changed before the first byte is written, and
-    again and again while it is.
-    """
-    state = every_dtype()
-    expected = exact(state)
-    method, directory, gate, ended = usable(strategy), tmp_path / "checkpoint", tmp_path / "gate", threading.Event()
-    directory.mkdir()
+@contextmanager
+def optimizer(state: State) -> Iterator[None]:
+    """Change every tensor at once, and in a thread of its own again and again meanwhile."""
+    ended = threading.Event()
 
     def change() -> None:
         while not ended.is_set():
@@ -102,29 +98,42 @@ def test_a_changing_state(saver: BackgroundSaver, strategy: str, tmp_path: Path)
                 as_bytes(tensor.contiguous()).bitwise_not_()
             time.sleep(0.001)  # the saver needs the interpreter's lock too
 
-    future = saver.start(saver.take(state), partial(tasks.save_once, gate, method, directory))
     poison(state)
-    optimizer = threading.Thread(target=change)
-    optimizer.start()
+    thread = threading.Thread(target=change)
+    thread.start()
     try:
-        gate.touch()
-        files = future.result().value
+        yield
     finally:
         ended.set()
-        optimizer.join()
+        thread.join()
+
+
+@pytest.mark.parametrize("strategy", CORE)
+def test_a_changing_state(saver: BackgroundSaver, strategy: str, tmp_path: Path) -> None:
+    """A checkpoint holds the state at the call, though every tensor is changed before the first byte is written, and
+    again and again while it is.
+    """
+    state = every_dtype()
+    expected = exact(state)
+    method, directory, gate = usable(strategy), tmp_path / "checkpoint", tmp_path / "gate"
+    directory.mkdir()
+    future = saver.start(saver.take(state), partial(tasks.save_once, gate, method, directory))
+    with optimizer(state):
+        gate.touch()
+        files = future.result().value
     assert exact(method.load(directory)) == expected
     assert sorted(files) == sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def test_the_library_as_a_task(saver: BackgroundSaver, tmp_path: Path) -> None:
-    """`ckpt.save` is a task: a checkpoint of several, each with the values at its call."""
-    state = {"w": torch.zeros(5), "step": torch.tensor(0)}
+    """`ckpt.save` is a task: every checkpoint is bit for bit the state at its call, which goes on changing."""
     for step in range(3):
-        state["step"].fill_(step)
+        state = every_dtype() | {"step": torch.tensor(step)}
+        expected = exact(state)
         future = saver.start(saver.take(state), partial(ckpt.save, directory=tmp_path / "latest"))
-        state["step"].fill_(-1)
-        future.result()
-        assert int(ckpt.load(tmp_path / "latest")["step"]) == step
+        with optimizer(state):
+            future.result()
+        assert exact(ckpt.load(tmp_path / "latest")) == expected
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ def test_a_job_that_saves(way: str, loop_study: Callable[..., dict[str, Any]], p
         assert way != "sync" or save.commit_s <= blocked_s
         assert save.durability.startswith("committed")
         assert (save.snapshot_s > 0) == (way != "sync")
-    blocked = {(step.block, step.step) for step in log.steps if step.blocked_s > 0.001}
+    blocked = {(step.block, step.step) for step in log.steps if step.blocked_s > 0.05}
     assert blocked <= {(save.block, save.step) for save in log.saves}
     for step, after in zip(log.steps, log.steps[1:], strict=False):
         if step.block == after.block:
             assert math.isclose(step.start_s + step.duration_s, after.start_s)
-    assert 0 <= log.provenance["loop_recorder_s"] < 0.01
+    assert log.provenance["loop_recorder_s"] > 0
     assert log.provenance["loop_cores"] >= 1
     assert [] == list(target.iterdir())
     assert [] == [path for path in paths.slurm.iterdir() if path.suffix == ".meeting"]
@@ -67,7 +67,7 @@ def test_a_loop_that_saves_nothing(loop_study: Callable[..., dict[str, Any]], pl
 
     assert_whole(log, Loop.model_validate(content["loop"]))
     assert [] == log.saves
-    assert {0.0} == {round(step.blocked_s, 3) for step in log.steps}
+    assert {0.0} == {step.blocked_s for step in log.steps}
     assert {0, 2, 5} == {block.every for block in log.blocks}
 
 

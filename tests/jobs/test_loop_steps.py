@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import subprocess
 import sys
-import time
 import types
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckpt.state.compare import as_bytes
 from ckpt.state.dtypes import BYTES_PER_ELEMENT
 from ckpt.state.layout import State
 from jobs.errors import StudyError
-from jobs.node.loop import steps, watch
+from jobs.node.loop import steps
 from jobs.node.loop.steps import Piece, cores_of, piece_of, step_work
 from jobs.node.loop.update import update
 from support.ranks import whole
@@ -149,16 +146,37 @@ def test_a_step_that_is_too_short(
         step_work("compute", Piece(lambda: machine.work(piece_s)), 1.0, update_s, lambda number: [number])
 
 
-@pytest.mark.parametrize("kind", ["compute", "memory", "launch"])
-def test_kinds_of_steps_do_something(kind: str) -> None:
-    """Each kind takes CPU time, with as many threads as it has cores."""
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked for, by name and by the bytes of the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do it, and count it."""
+        result = func(*args, **(kwargs or {}))
+        self.counts[func.overloadpacket.__name__, result.nbytes] += 1
+        return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "times"),
+    [
+        ("compute", ("mm", 4 * 512 * 512), 3),
+        ("memory", ("copy_", 32 * 2**20), 1),
+        ("launch", ("add_", 4 * 16), 1000),
+    ],
+)
+def test_what_kinds_of_steps_do(kind: str, operation: tuple[str, int], times: int) -> None:
+    """A piece of each is matrix products, a copy of memory, or many small calls, on as many threads as it has cores."""
     threads = torch.get_num_threads()
     try:
-        piece = piece_of(kind, 1, 1.0)
-        before_s = time.process_time()
-        piece.run()
-        assert time.process_time() > before_s
-        assert 1 == torch.get_num_threads()
+        piece = piece_of(kind, threads + 1, 1.0)
+        with Operations() as done:
+            piece.run()
+        assert times == done.counts[operation]
+        assert threads + 1 == torch.get_num_threads()
     finally:
         torch.set_num_threads(threads)
 
@@ -216,69 +234,3 @@ def test_more_cores_than_there_are() -> None:
         cores_of(10**6, 1)
     assert 1 == cores_of(1, 1)
     assert 1 <= cores_of(None, 2) <= cores_of(None, 1)
-
-
-def test_a_watch_takes_less_than_a_hundredth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a look takes, and however short the steps are."""
-    now_s = [0.0]
-    looks = []
-
-    def count(_: Any) -> None:
-        looks.append(now_s[0])
-        now_s[0] += 0.02
-
-    watching = watch.Watch()
-    monkeypatch.setattr(watch.Watch, "_count", count)
-    monkeypatch.setattr(watch, "time", types.SimpleNamespace(perf_counter=lambda: now_s[0]))
-    for _ in range(1000):
-        watching.look()
-        now_s[0] += 0.05
-    assert 10 <= len(looks) <= 0.01 * now_s[0] / 0.02 + 1
-
-
-CHILD = """
-import mmap, sys, threading
-shared = mmap.mmap(int(sys.argv[1]), 0)
-read = sum(shared[place] for place in range(0, len(shared), 4096))
-shared.close()  # before anybody looks
-own = b"1" * 2**25
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_shared_memory_counts_once() -> None:
-    """A process that this one started had the same memory mapped: what is counted of it is its own."""
-    size_bytes = 2**27
-    descriptor = os.memfd_create("shared")
-    os.ftruncate(descriptor, size_bytes)
-    command = [sys.executable, "-c", CHILD, str(descriptor)]
-    with mmap.mmap(descriptor, size_bytes) as memory:
-        memory.write(b"1" * size_bytes)
-        memory[:] = bytes(size_bytes)
-        alone_bytes = watch.Watch().taken().end_memory_bytes  # with what tests before this one have started
-        with subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-            watching = watch.Watch()
-            assert child.stdout
-            assert child.stdin
-            child.stdout.readline()
-            watching.look()
-            taken = watching.taken()
-            child.stdin.close()
-    os.close(descriptor)
-    for counted_bytes in (taken.peak_memory_bytes, taken.end_memory_bytes):
-        assert alone_bytes + 2**25 <= counted_bytes < alone_bytes + size_bytes
-
-
-def test_what_a_watch_counts(tmp_path: Path) -> None:
-    """Threads, descriptors and memory of the process, its peak above its end."""
-    watching = watch.Watch()
-    with (tmp_path / "file").open("w"):
-        taken_bytes = bytearray(64 * 2**20)
-        watching.look()
-        del taken_bytes
-        taken = watching.taken()
-    assert taken.threads >= 1
-    assert taken.descriptors >= 4
-    assert taken.peak_memory_bytes >= taken.end_memory_bytes + 32 * 2**20 > 32 * 2**20
-    assert taken.cpu_s > 0

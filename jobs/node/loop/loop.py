@@ -119,10 +119,7 @@ class TrainingLoop:
                 return ""
             blocked_s = self._save(number, step, saved) if step in due else 0.0
             self._work()
-            before_s = clock()
-            if self._way:
-                self._way.before_update()
-            updating_s = clock()
+            blocked_s += self._before_update()
             update(self._subject.state)
             self._updates += 1
             updated_s = clock()
@@ -136,7 +133,7 @@ class TrainingLoop:
                 Step(
                     block=number, step=step, rank=groups.process.rank,
                     start_s=previous_s, duration_s=end_s - previous_s,
-                    blocked_s=blocked_s + updating_s - before_s, collective_s=end_s - updated_s,
+                    blocked_s=blocked_s, collective_s=end_s - updated_s,
                 )
             )  # fmt: skip
             if failure:
@@ -163,6 +160,14 @@ class TrainingLoop:
         call = self._way.save(final)
         if call is not None:
             saved.append(Saved(len(saved), step, call, final, self._updates))
+        return self._context.clock() - start_s
+
+    def _before_update(self) -> float:
+        """Wait until the state may change, and return how long that held the step, in s."""
+        if self._way is None:
+            return 0.0
+        start_s = self._context.clock()
+        self._way.before_update()
         return self._context.clock() - start_s
 
     def _remove(self, saved: list[Saved], descriptor: int) -> None:
