@@ -66,8 +66,7 @@ class AtInterval:
     @property
     def exposure_s(self) -> float:
         """From one call to the next, and the commit latency: the most work that a failure can destroy."""
-        between_s = max(self.interval_s + self.lost.interval.estimate, self.latency.estimate)
-        return between_s + self.latency.estimate
+        return self.interval_s + self.lost.interval.estimate + self.latency.estimate  # both have the waits
 
 
 @dataclass(frozen=True, slots=True)
