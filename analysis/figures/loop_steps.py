@@ -185,7 +185,7 @@ def _slowest(one: _Shown) -> str:
     rank, times = min(Counter(slow_rank.rank for slow_rank in slow).items(), key=lambda item: (-item[1], item[0]))
     named = next(slow_rank for slow_rank in slow if slow_rank.rank == rank)
     host = f" ({printable(named.host)})" if named.host else ""
-    return f"slowest: rank {rank}{host}, by {named.part.value}, in {times} of {len(one.saves)} saves"
+    return f"slowest: rank {rank}{host}, by {named.by}, in {times} of {len(one.saves)} saves"
 
 
 def _legend() -> list[Line2D | Patch]:

@@ -124,10 +124,17 @@ class SlowRank:
     rank: int
     host: str
     """Empty where the log doesn't have it."""
-    part: Part
-    """By what it was slower than the others: a part that blocked it, or `INTERFERENCE` where its steps were longer."""
+    part: Part | None
+    """By what it was slower than the others: a part that blocked it, or `INTERFERENCE` where its steps were longer;
+    None where its steps were not, but its files were on storage later."""
     excess_s: float
-    """How much longer than the others' median it took for the steps, collectives and its usual time left out."""
+    """How much longer than the others' median it took: for the steps, collectives and its usual time left out, or
+    until its files were on storage."""
+
+    @property
+    def by(self) -> str:
+        """By what it was slower, in words."""
+        return self.part.value if self.part else "writing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class LoopSave:
     state_bytes: float
     """Of all ranks together."""
     slow_rank: SlowRank | None
-    """None with one rank."""
+    """None with one rank, or where no rank is slower than the others."""
     valid: bool
     reason: str
 

@@ -39,6 +39,9 @@ _Row = dict[str, Any]
 RESOLVED = 1e-3
 """A wait, or another part that is clocked by itself, counts as none below this fraction of a step."""
 
+_LEAST_LATE = 0.1
+"""How much later than the others a rank must have written its files, as a fraction of its time: disks vary."""
+
 INCOMPLETE = "the block's steps aren't all in the log"
 
 NO_REFERENCE_BLOCK = "the job has no valid block without checkpoints"
@@ -234,7 +237,12 @@ class _Job:
         )
 
     def _slow_rank(self, rows: Sequence[_Row], steps: pd.DataFrame, counted: Window) -> SlowRank | None:
-        """Name the rank that the others waited for, and by which part; None if the noise of steps would explain it."""
+        """Name the rank that the others waited for, and by what; None if noise would explain it."""
+        slow, late = self._slow_in_steps(rows, steps, counted), self._late(rows)
+        return late if late and slow and late.excess_s > 2 * slow.excess_s else slow or late  # a slow call is in both
+
+    def _slow_in_steps(self, rows: Sequence[_Row], steps: pd.DataFrame, counted: Window) -> SlowRank | None:
+        """Name the rank whose steps were longest, the wait for others left out, and by which part."""
         in_window = steps[(steps["step"] >= counted.first) & (steps["step"] < counted.end)]
         of_rank = in_window.groupby("rank", sort=True)["own_s"]
         own = of_rank.sum() - of_rank.size() * self.usual_s
@@ -251,6 +259,16 @@ class _Job:
         }
         more[Part.INTERFERENCE] = excess_s - sum(more.values())
         return SlowRank(rank, str(self.hosts.get(rank, "")), max(more, key=more.__getitem__), excess_s)
+
+    def _late(self, rows: Sequence[_Row]) -> SlowRank | None:
+        """Name the rank whose files were on storage last: the others wait for it to commit, and no step shows that."""
+        own = {int(row["rank"]): float(row["synced_s"] - row["wait_s"]) for row in rows}
+        if len(own) < 2 or not all(map(math.isfinite, own.values())):
+            return None
+        rank = max(own, key=own.__getitem__)
+        excess_s = own[rank] - float(np.median([own_s for other, own_s in own.items() if other != rank]))
+        is_late = excess_s > max(self.spread_s, _LEAST_LATE * own[rank])
+        return SlowRank(rank, str(self.hosts.get(rank, "")), None, excess_s) if is_late else None
 
 
 def _blocked(rows: Sequence[_Row]) -> dict[Part, float]:

@@ -58,8 +58,9 @@ _WHAT_BESIDE = (
 
 _WHAT_SLOW_RANK = (
     "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without "
-    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others; excess: "
-    "above their median"
+    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others. It is the "
+    "one whose files were on storage last (by: writing) if no step shows one, or less than half of that: the others "
+    "wait for it to commit; up to a tenth later counts as equal. Excess: above the others' median"
 )
 
 
@@ -198,7 +199,7 @@ def _slow_rank(label: str, cost: LoopCost) -> tuple[Cell, ...]:
         return label, Number(len(saves), 0), MISSING, MISSING, MISSING, Number(math.nan)
     rank, times = _most_often([str(one.rank) for one in slow])
     named = [one for one in slow if str(one.rank) == rank]
-    host, by = (_most_often(values)[0] for values in ([one.host for one in named], [one.part.value for one in named]))
+    host, by = (_most_often(values)[0] for values in ([one.host for one in named], [one.by for one in named]))
     excess_s = sorted(one.excess_s for one in named)[len(named) // 2]
     return label, Number(len(saves), 0), f"{rank} ({times} of {len(saves)} saves)", host, by, Number(excess_s)
 

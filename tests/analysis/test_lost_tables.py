@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,24 @@ def test_a_merged_file_has_the_same_tables(study: Path, show: Show, tmp_path: Pa
     assert show(merged, "csv") == show(study, "csv")
 
 
-def test_a_straggler_is_in_a_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("slow", "by"), [("slow_rank", "call"), ("writer", "writing")])
+def test_a_straggler_is_in_a_table(slow: str, by: str, tmp_path: Path) -> None:
     """Where one of two ranks saves slowly, the table of ranks names it, its host, and by what it was slow."""
-    LoopSimulation(way="sync", costs=Costs(call_s=3, latency_s=3, slow_rank=1), nodes=2).write(tmp_path / "tiny")
+    LoopSimulation(way="sync", costs=replace(SYNC, **{slow: 1}), nodes=2).write(tmp_path / "tiny")
     [row] = tables_of(tmp_path / "tiny")["lost_ranks"].rows
-    assert [shown(cell) for cell in row[:-1]] == ["torch_save+way=sync", "15", "1 (15 of 15 saves)", "node1", "call"]
+    assert [shown(cell) for cell in row[:-1]] == ["torch_save+way=sync", "15", "1 (15 of 15 saves)", "node1", by]
+
+
+def test_what_the_recorder_takes_is_a_note(study: Path, tmp_path: Path) -> None:
+    """The most of all jobs; logs without it have no such note."""
+
+    def recorded(log: TimingLog) -> None:
+        log.provenance["loop_recorder_s"] = 12e-6 * log.header.round
+
+    for number in (1, 2):
+        LoopSimulation(way="sync", costs=SYNC, number=number).write(tmp_path / "tiny", recorded)
+    assert "recording a step took at most 24 µs of it, in every block" in tables_of(tmp_path / "tiny")["lost"].notes
+    assert not any("recording a step" in note for note in tables_of(study)["lost"].notes)
 
 
 def test_one_rank_has_no_table_of_ranks(study: Path) -> None:

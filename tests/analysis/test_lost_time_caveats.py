@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from analysis.measures.groups import split
 from analysis.measures.loop import Part
 from analysis.measures.setting import Setting, settings
 from jobs.timing_log import TimingLog
-from support.loops import SPEC, LoopSimulation
+from support.loops import SPEC, Costs, LoopSimulation
 from support.lost_time import BEHIND, SYNC, cost_of, holds, measure, only
 
 
@@ -59,6 +60,46 @@ def test_a_slow_rank_is_in_all_steps_and_named(measured: Callable[..., Setting])
 def test_equal_ranks_have_no_straggler(measured: Callable[..., Setting]) -> None:
     """Ranks that differ by noise alone: nobody is named."""
     cost = cost_of(measured(LoopSimulation(way="sync", costs=SYNC, nodes=3, noise=0.005)), "sync")
+    assert [save.slow_rank for save in cost.jobs[0].saves if save.slow_rank] == []
+
+
+LATE = [("sync", replace(SYNC, writer=1)), ("thread", replace(BEHIND, writer=1))]
+
+
+@pytest.mark.parametrize(("way", "costs"), LATE, ids=["sync", "thread"])
+def test_a_rank_that_writes_late_is_named(way: str, costs: Costs, measured: Callable[..., Setting]) -> None:
+    """It holds all ranks alike where they commit, or none: no step shows that, but when its files were on storage."""
+    cost = cost_of(measured(LoopSimulation(way=way, costs=costs, nodes=3)), way)
+    for save in cost.jobs[0].saves:
+        assert save.slow_rank is not None
+        assert (save.slow_rank.rank, save.slow_rank.host, save.slow_rank.by) == (1, "node1", "writing")
+        assert save.slow_rank.excess_s == pytest.approx(costs.latency_s / 2)
+
+
+def test_a_rank_that_writes_late_is_named_before_one_that_is_little_slower(measured: Callable[..., Setting]) -> None:
+    """Another rank needs 0.1 s longer for the rest of the step, and holds the others too: 1.5 s of writing are more."""
+
+    def lag(log: TimingLog) -> None:
+        log.steps[:] = [
+            replace(step, duration_s=step.duration_s + 0.1, collective_s=0.1 * (step.rank != 2))
+            if step.blocked_s
+            else step
+            for step in log.steps
+        ]
+
+    cost = cost_of(measured(LoopSimulation(way="sync", costs=LATE[0][1], nodes=3), change=lag), "sync")
+    assert {(save.slow_rank.rank, save.slow_rank.by) for save in cost.jobs[0].saves if save.slow_rank} == {
+        (1, "writing")
+    }
+
+
+def test_a_log_without_times_of_files_names_no_late_rank(measured: Callable[..., Setting]) -> None:
+    """Older ones don't have them."""
+
+    def forget(log: TimingLog) -> None:
+        log.saves[:] = [replace(row, synced_s=math.nan) for row in log.saves]
+
+    cost = cost_of(measured(LoopSimulation(way="sync", costs=LATE[0][1], nodes=3, noise=0.005), change=forget), "sync")
     assert [save.slow_rank for save in cost.jobs[0].saves if save.slow_rank] == []
 
 

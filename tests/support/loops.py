@@ -36,6 +36,8 @@ class Costs:
     """Added to the steps after the commit, one by one."""
     slow_rank: int = -1
     """The rank that alone has these costs; -1: all ranks have them."""
+    writer: int = -1
+    """The rank that alone writes for the whole latency, the others for half of it; -1: all ranks do."""
 
 
 @dataclass
@@ -213,9 +215,10 @@ class LoopSimulation:
 
     def _row(self, block: int, rank: int, save: _Save, costs: Costs, reason: str) -> LoopSave:
         has = costs.slow_rank in {-1, rank}
+        written_s = (save.commit_s - save.wait_s) / (1 if costs.writer in {-1, rank} else 2)
         return LoopSave(
             block=block, save=save.number, rank=rank, step=save.step, start_s=save.start_s, wait_s=save.wait_s * has,
             snapshot_s=costs.snapshot_s * has, call_s=costs.call_s * has, update_wait_s=costs.update_wait_s * has,
             commit_s=save.commit_s, state_bytes=GIB // self._ranks, durability="committed", dirty_pages=0,
-            valid=not reason, reason=reason,
+            synced_s=save.wait_s + written_s, cpu_s=0.25, valid=not reason, reason=reason,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ckpt.state.sharding import RankShards
 
 
+SLOW_S = 3
+
+
 @dataclass(frozen=True)
 class Doctored(TorchSave):
     """`torch_save` whose second save goes wrong.
@@ -27,8 +31,8 @@ class Doctored(TorchSave):
     Attributes:
         how: `torn` leaves out the end of the file; `swallows` loses its error, and writes nothing; `undurable` claims
             to sync its files; `fails` raises; `killed` ends its process; `later`, with the library's save, writes the
-            state as it is later; `slow`, with the library's save, takes a second on the last rank to copy the state,
-            each time. Empty: nothing goes wrong.
+            state as it is later; `slow` takes three seconds on the last rank, each time: with the library's save, to
+            copy the state, else to write it. Empty: nothing goes wrong.
     """
 
     how: str = ""
@@ -45,6 +49,9 @@ class Doctored(TorchSave):
     def write_rank(self, state: State, path: Path) -> list[Path]:
         """Write the file, or not."""
         self.saves.append(path)
+        in_the_call = threading.current_thread() is threading.main_thread()
+        if self.how == "slow" and in_the_call and _is_of_last_rank(path):
+            time.sleep(SLOW_S)
         if len(self.saves) == 2:
             if self.how == "fails":
                 raise OSError(5, "the doctor's error")
@@ -63,6 +70,12 @@ class Doctored(TorchSave):
         return _Saver(self)
 
 
+def _is_of_last_rank(path: Path) -> bool:
+    """Whether a file is the one of the last of several ranks."""
+    numbers = re.fullmatch(r".*-(\d+)-of-(\d+)", path.stem)
+    return numbers is not None and int(numbers[1]) + 1 == int(numbers[2])
+
+
 class _Saver(AsyncSaver):
     """Writes a copy of the state, or the state itself once the loop has changed it."""
 
@@ -73,7 +86,7 @@ class _Saver(AsyncSaver):
     def start(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> None:
         """Take a copy, or keep the tensors."""
         if self._strategy.how == "slow" and group.rank == group.size - 1:
-            time.sleep(1)
+            time.sleep(SLOW_S)
         later = self._strategy.how == "later" and len(self._strategy.saves) == 1
         self._started = (state if later else {name: tensor.clone() for name, tensor in state.items()}), directory
         self._parts = shards, group
