@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.advice.assumptions import Assumptions
-from analysis.advice.schedules import Schedule, schedule_of, unhurried
+from analysis.advice.schedules import Schedule, schedule_of
 from analysis.advice.thin import thin_alone, thin_in_a_loop
 from analysis.measures.differences import Difference, differences
 from analysis.measures.loop import Part
 from analysis.measures.loop_cost import NO_SAVES
-from analysis.measures.lost import LoopCost
+from analysis.measures.lost import LoopCost, unhurried_saves
 from analysis.measures.method import UNKNOWN_FACT, Method
 from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting
@@ -98,7 +98,7 @@ def _of_loops(methods: Sequence[Method]) -> list[Pick]:
 
 
 def _latencies(loop: LoopCost) -> Trials:
-    saves = unhurried(loop)
+    saves = [save for of_job in unhurried_saves(loop.jobs) for save in of_job]
     return Trials(
         tuple(save.latency_s - save.parts[Part.WAIT] for save in saves),
         tuple(save.job_id for save in saves),

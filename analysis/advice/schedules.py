@@ -12,7 +12,7 @@ from analysis.advice.intervals import Loss, best_interval_s, daly_interval_s, lo
 from analysis.advice.thin import restart_load
 from analysis.measures.differences import round_medians
 from analysis.measures.loop import LoopSave, Part
-from analysis.measures.lost import LoopCost
+from analysis.measures.lost import LoopCost, unhurried_saves
 from analysis.measures.method import Method
 from analysis.measures.operation import Operation
 from analysis.measures.statistics import UNKNOWN, Interval, exactly
@@ -79,12 +79,6 @@ def cost_of(method: Method, assumptions: Assumptions) -> Cost:
     return Cost(lost.median(), latency.median(), round_medians(lost), round_medians(latency))
 
 
-def unhurried(loop: LoopCost) -> list[LoopSave]:
-    """Return the valid saves that were committed before the next one's call, but for the first ones of their jobs."""
-    saves = (save for job in loop.jobs for save in job.saves)
-    return [save for save in saves if save.valid and save.committed and not save.opening]
-
-
 def _in_loop(loop: LoopCost) -> Cost:
     """Return the lost time and the latency of saves without what they waited for others; unknown where one was invalid.
 
@@ -92,7 +86,7 @@ def _in_loop(loop: LoopCost) -> Cost:
     """
     if loop.invalid:
         return Cost(UNKNOWN, UNKNOWN, {}, {})
-    alone = unhurried(loop)
+    alone = [save for saves in unhurried_saves(loop.jobs) for save in saves]
 
     def by_round(seconds_of: Callable[[LoopSave], float]) -> dict[str, float]:
         rounds = sorted({save.round for save in alone})

@@ -16,6 +16,7 @@ from analysis.figures.kinds import Picture, Result
 from analysis.figures.loops import Looped, handles
 from analysis.measures.lost import SIGNIFICANT, AtInterval, meeting_s
 from analysis.measures.setting import SYNC
+from analysis.measures.statistics import Interval
 
 _BEFORE, _BEYOND = 1.6, 30.0
 """How far lines extend beyond the shortest and the longest interval that counts, as factors."""
@@ -40,7 +41,7 @@ _CAPTION = (
     "at its upper end if the estimate isn't above zero. Lines are the model, one save in flight at a time; the "
     "synchronous ones are solid. Upright ticks: storage's limit, where interval and lost time together are the commit "
     "latency; to the left, a save waits for the one before. Rings: it waits so long that the asynchronous save loses "
-    "as much as the synchronous one of its strategy."
+    "as much as the synchronous one of its strategy; beside them is that interval, in brackets its 95 % interval."
 )
 
 
@@ -50,11 +51,21 @@ class _Meeting:
 
     sync: Looped
     other: Looped
-    interval_s: float
+    interval: Interval
+    """In s."""
+
+    @property
+    def interval_s(self) -> float:
+        return self.interval.estimate
 
     @property
     def share(self) -> float:
         return self.sync.cost.share_at(self.interval_s).estimate
+
+    def __str__(self) -> str:
+        ends = self.interval.low, self.interval.high
+        between = "" if any(map(math.isnan, ends)) else " ({:.3g} to {:.3g})".format(*ends)
+        return f"{self.interval_s:.3g} s{between}"
 
 
 def lost_share(methods: Sequence[Looped]) -> Result:
@@ -81,7 +92,7 @@ def lost_share(methods: Sequence[Looped]) -> Result:
         x, y = meeting.interval_s, 100 * meeting.share
         axes.plot([x], [y], **_RING)
         if len(meetings) <= _MOST_NAMED:
-            axes.annotate(f"{x:.3g} s", (x, y), xytext=(6, 4), textcoords="offset points", fontsize=6)
+            axes.annotate(str(meeting), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=6)
     words = ". ".join(_in_words(method, meetings) for method in shown)
     return Picture(figure, _CAPTION, f"Training time lost over the checkpoint interval. {words}.")
 
@@ -158,7 +169,7 @@ def _in_words(method: Looped, meetings: Sequence[_Meeting]) -> str:
         words += f", commit latency {shortest_s:.3g} s"
     for meeting in meetings:
         if meeting.other is method:
-            words += f", as much as {meeting.sync.label} at {meeting.interval_s:.3g} s ({100 * meeting.share:.3g} %)"
+            words += f", as much as {meeting.sync.label} at {meeting}: {100 * meeting.share:.3g} %"
     return words
 
 

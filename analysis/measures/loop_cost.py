@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ from analysis.measures.lost import (
     LoopCost,
     Tested,
     Unhurried,
+    unhurried_saves,
 )
 from analysis.measures.statistics import Floats
 
@@ -164,18 +165,15 @@ def _counted(job: JobLoop, every: int) -> dict[int, list[_Counted]]:
         return {}
     if job.way == NO_SAVES:
         return {block.number: _placebos(block, job, every, every) for block in chosen}
-    valid: dict[int, list[_Counted]] = {}
-    for save in _usable(job, lambda save: save.every == every):
-        valid.setdefault(save.block, []).append(_of(save))
-    return valid
+    return _by_block(save for save in job.saves if save.valid and not save.opening and save.every == every)
 
 
-def _of(save: LoopSave) -> _Counted:
-    return _Counted(save.parts, save.pending_steps, save.tail_steps, save.latency_s)
-
-
-def _usable(job: JobLoop, chosen: Callable[[LoopSave], bool]) -> list[LoopSave]:
-    return [save for save in job.saves if save.valid and not save.opening and chosen(save)]
+def _by_block(saves: Iterable[LoopSave]) -> dict[int, list[_Counted]]:
+    blocks: dict[int, list[_Counted]] = {}
+    for save in saves:
+        counted = _Counted(save.parts, save.pending_steps, save.tail_steps, save.latency_s)
+        blocks.setdefault(save.block, []).append(counted)
+    return blocks
 
 
 def _placebos(block: LoopBlock, job: JobLoop, every: int, pending: int) -> list[_Counted]:
@@ -223,21 +221,18 @@ def _means(blocks: Sequence[Sequence[_Counted]], floor_s: float) -> Floats:
 
 
 def _unhurried(jobs: Sequence[JobLoop]) -> Unhurried:
-    by_job = []
-    for job in jobs:
-        blocks: dict[int, list[_Counted]] = {}
-        for save in _usable(job, lambda save: save.committed):
-            parts = {**save.parts, Part.WAIT: 0.0}
-            latency_s = save.latency_s - save.parts[Part.WAIT]
-            blocks.setdefault(save.block, []).append(
-                _Counted(parts, save.pending_steps, save.tail_steps, latency_s)
-            )  # fmt: skip
-        by_job.append(list(blocks.values()))
-    saves = sum(len(block) for blocks in by_job for block in blocks)
-    if not saves:
+    by_job = [[_without_wait(save) for save in saves] for saves in unhurried_saves(jobs)]
+    if not any(by_job):
         return Unhurried()
-    medians = median_amounts([_saves(job, blocks) for job, blocks in zip(jobs, by_job, strict=True)])
-    return Unhurried(saves, medians[0], medians[-2], medians[-1])
+    blocks = [list(_by_block(saves).values()) for saves in by_job]
+    medians = median_amounts([_saves(job, of_job) for job, of_job in zip(jobs, blocks, strict=True)])
+    return Unhurried(sum(map(len, by_job)), medians[0], medians[-2], medians[-1])
+
+
+def _without_wait(save: LoopSave) -> LoopSave:
+    """Return a save as it were without the one before."""
+    parts = {**save.parts, Part.WAIT: 0.0}
+    return replace(save, parts=parts, latency_s=save.latency_s - save.parts[Part.WAIT])
 
 
 def _first(jobs: Sequence[JobLoop]) -> FirstSave:

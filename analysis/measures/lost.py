@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from analysis.measures.loop import JobLoop, LoopSpec, Part
-from analysis.measures.statistics import UNKNOWN, Interval
+from analysis.measures.loop import JobLoop, LoopSave, LoopSpec, Part
+from analysis.measures.statistics import UNKNOWN, Interval, difference_of
 
 SIGNIFICANT, NOT_SIGNIFICANT, TOO_FEW_BLOCKS = "significant", "not significant", "too few blocks to tell"
 
@@ -73,7 +73,7 @@ class AtInterval:
 class Unhurried:
     """What one save costs by itself, at any interval.
 
-    Of saves that were committed before the next one was called, without what they waited for the save before.
+    Of the saves that `unhurried_saves` chooses, without what they waited for the save before.
     """
 
     saves: int = 0
@@ -150,14 +150,29 @@ class LoopCost:
         return _scaled(self.lost_at(interval_s), interval_s)
 
 
-def meeting_s(sync: LoopCost, other: LoopCost) -> float:
-    """Return the interval in s below which a way loses as much as the synchronous one; NaN if they don't meet.
+def unhurried_saves(jobs: Sequence[JobLoop]) -> list[list[LoopSave]]:
+    """Choose, by job, the saves that show what one costs by itself: valid, but not the first, and not cut by a call.
+
+    At an interval at which some save was not committed before the next call, the others are the fast ones. There only
+    the last save of each block is chosen: no call follows it, however long it takes.
+    """
+    usable = [[save for save in job.saves if save.valid and not save.opening] for job in jobs]
+    late = {save.every for saves in usable for save in saves if not save.committed}
+    last = [{save.block: save.number for save in job.saves} for job in jobs]  # in order of time
+    return [
+        [save for save in saves if save.committed and (save.every not in late or save.number == last_of[save.block])]
+        for saves, last_of in zip(usable, last, strict=True)
+    ]
+
+
+def meeting_s(sync: LoopCost, other: LoopCost) -> Interval:
+    """Return the time between saves, in s, below which a way loses as much as the synchronous one.
 
     There the time that it waits is what the synchronous save takes.
     """
-    meeting = other.unhurried.latency.estimate - sync.unhurried.lost.estimate
+    meeting = difference_of(other.unhurried.latency, sync.unhurried.lost)
     loses_less = other.unhurried.lost.estimate < sync.unhurried.lost.estimate
-    return meeting if loses_less and meeting > 0 else math.nan
+    return meeting if loses_less and meeting.estimate > 0 else UNKNOWN
 
 
 def _scaled(interval: Interval, divisor: float) -> Interval:

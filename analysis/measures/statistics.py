@@ -48,6 +48,15 @@ def exactly(value: float) -> Interval:
     return Interval(value, value, value)
 
 
+def difference_of(first: Interval, second: Interval) -> Interval:
+    """Return the first minus the second, of two independent estimates: distances to their ends add in quadrature."""
+    return Interval(
+        first.estimate - second.estimate,
+        first.estimate - second.estimate - math.hypot(first.estimate - first.low, second.high - second.estimate),
+        first.estimate - second.estimate + math.hypot(first.high - first.estimate, second.estimate - second.low),
+    )
+
+
 def median_interval(durations: Sequence[float], jobs: Sequence[str]) -> Interval:
     """Return the median of all durations, with its 95 % bootstrap interval.
 

@@ -14,7 +14,7 @@ from analysis.__main__ import advise_, project_
 from analysis.advice.advice import LEAST_LATENCY, LEAST_LOST, Advice, Pick, advise
 from analysis.advice.assumptions import Assumptions
 from analysis.advice.intervals import best_interval_s, loss
-from analysis.advice.schedules import Schedule
+from analysis.advice.schedules import Schedule, cost_of
 from analysis.errors import ResultsError
 from analysis.measures.setting import settings
 from analysis.tables.advice import advice_tables
@@ -145,6 +145,20 @@ def test_saves_that_are_never_committed_in_time_have_no_lost_time_of_their_own(t
 
     assert schedule(given, "thread").latency_s.estimate == pytest.approx(60)
     assert schedule(given, "thread").lost_s.estimate == pytest.approx(1 + 0.1 * 59, rel=0.1)
+
+
+def test_slow_saves_count_where_the_next_call_comes_before_their_commit(tmp_path: Path) -> None:
+    """Every second save takes 12 s instead of 8 s, and one is called every 10 s: the fast ones alone would advise 8 s,
+    for each round as for all.
+    """
+    costs = Costs(snapshot_s=0.5, latency_s=8, later_s=4)
+    root = simulate(tmp_path, {"thread": costs}, rounds=1, spec={"every": [10], "saves": 3, "blocks": 6})
+    [setting] = settings(load_results(root))
+    [method] = setting.methods
+
+    assert cost_of(method, Assumptions()).latency_s.estimate == pytest.approx(10)
+    assert cost_of(method, Assumptions()).latency_s_by_round == pytest.approx({"1": 10})
+    assert pick(advise(setting, Assumptions()), LEAST_LATENCY).value.estimate == pytest.approx(10)
 
 
 def test_a_save_that_costs_less_than_nothing_costs_nothing(tmp_path: Path) -> None:

@@ -128,14 +128,16 @@ def test_the_ring_is_where_waiting_costs_as_much_as_saving(both: Setting, drawn:
     [axes] = figure.figure.axes
     loops = {method.loop.way: method.loop for method in both.methods if method.loop}
     sync, thread = loops["sync"], loops["thread"]
-    meeting = meeting_s(sync, thread)
+    interval = meeting_s(sync, thread)
+    meeting = interval.estimate
     limit = thread.shortest_s - thread.unhurried.lost.estimate
 
     assert meeting == pytest.approx(2.2, rel=0.05)
     assert marked(axes, "o", color=INK) == [(meeting, 100 * sync.share_at(meeting).estimate)]
     assert marked(axes, "|", color=INK) == [(limit, 100 * thread.share_at(limit).estimate)]
-    assert [text.get_text() for text in axes.texts if text.get_text()] == [f"{meeting:.3g} s"]
-    assert f"as much as torch_save+way=sync at {meeting:.3g} s" in figure.alt
+    words = f"{meeting:.3g} s ({interval.low:.3g} to {interval.high:.3g})"
+    assert [text.get_text() for text in axes.texts if text.get_text()] == [words]
+    assert f"as much as torch_save+way=sync at {words}: " in figure.alt
 
 
 def test_lines_that_do_not_meet_have_no_ring(tmp_path: Path) -> None:
@@ -264,6 +266,14 @@ def test_the_straggler_is_named(ranks: dict[str, Drawn]) -> None:
     ]  # fmt: skip
     assert "slowest: rank 1 (node1), by snapshot, in 2 of 2 saves" in ranks["loop-steps"].alt
     assert "the slowest rank" in ranks["loop-steps"].caption
+
+
+def test_a_straggler_that_writes_late_is_named(tmp_path: Path) -> None:
+    """Although no step shows it."""
+    setting = setting_of(tmp_path, LoopSimulation(costs=Costs(latency_s=4.0, writer=1), nodes=2, spec=SHORT))
+    [steps] = [figure for figure in draw([setting])[0] if figure.kind == "loop-steps"]
+
+    assert "slowest: rank 1 (node1), by writing, in 2 of 2 saves" in steps.alt
 
 
 def test_the_same_loop_gives_the_same_bytes(both: Setting, tmp_path: Path) -> None:

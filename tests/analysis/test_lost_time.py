@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -165,10 +166,22 @@ def test_where_the_asynchronous_line_meets_the_synchronous_one(measured: Callabl
         LoopSimulation(costs=Costs(snapshot_s=0.5, latency_s=7), noise=0.0001),
     )
     sync, behind = cost_of(setting, "sync"), cost_of(setting)
-    met_s = meeting_s(sync, behind)
-    assert met_s == pytest.approx(4.0, abs=0.01)
-    assert behind.lost_at(met_s).estimate == pytest.approx(sync.lost_at(met_s).estimate)
-    assert meeting_s(behind, sync) != met_s
+    met = meeting_s(sync, behind)
+    assert met.estimate == pytest.approx(4.0, abs=0.01)
+    assert met.low < met.estimate < met.high < met.low + 0.01
+    assert behind.lost_at(met.estimate).estimate == pytest.approx(sync.lost_at(met.estimate).estimate)
+    assert math.isnan(meeting_s(behind, sync).estimate)
+
+
+def test_slow_saves_count_where_the_next_call_comes_before_their_commit(measured: Callable[..., Setting]) -> None:
+    """Every second save takes 12 s instead of 8 s, and one is called every 10 s: those that are committed in time are
+    the fast ones, so that the last saves of the blocks tell how long a save takes.
+    """
+    costs = Costs(snapshot_s=0.5, latency_s=8, later_s=4)
+    cost = cost_of(measured(LoopSimulation(costs=costs, spec={"blocks": 6}, noise=0.001)))
+    assert cost.unhurried.saves == 6
+    assert cost.shortest_s == pytest.approx(10)
+    assert (cost.unhurried.latency.low, cost.unhurried.latency.high) == pytest.approx((8, 12))
 
 
 def test_the_first_save_is_apart(measured: Callable[..., Setting]) -> None:

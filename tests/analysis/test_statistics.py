@@ -15,6 +15,7 @@ from analysis.measures.statistics import (
     Interval,
     _by_job,
     _Draws,
+    difference_of,
     geometric_mean,
     median_interval,
     ratio_interval,
@@ -74,6 +75,19 @@ def test_a_ratio_is_the_ratio_of_medians(seconds: list[float], factor: float) ->
     assert pytest.approx(factor) == found.estimate
     assert found.low <= found.estimate * (1 + 1e-9)
     assert found.high >= found.estimate * (1 - 1e-9)
+
+
+@given(*(st.tuples(SECONDS, SECONDS, SECONDS).map(sorted) for _ in range(2)))
+def test_a_difference_is_as_unsure_as_both_sides(first: list[float], second: list[float]) -> None:
+    """Its interval is at least as wide as each side's, and at most as both; turned around it is the same."""
+    one, other = (Interval(middle, low, high) for low, middle, high in (first, second))
+    found, turned = difference_of(one, other), difference_of(other, one)
+    widths = one.high - one.low, other.high - other.low
+
+    rounding = 1e-9 * max(first[-1], second[-1])
+    assert found.low <= found.estimate <= found.high
+    assert max(widths) / 2 - rounding <= (found.high - found.low) <= sum(widths) + rounding
+    assert (turned.estimate, turned.low, turned.high) == (-found.estimate, -found.high, -found.low)
 
 
 def test_trials_of_one_job_are_not_taken_for_independent() -> None:

@@ -34,6 +34,8 @@ class Costs:
     """Added to every step that begins while the save is under way, but that of the call."""
     tail_s: Sequence[float] = ()
     """Added to the steps after the commit, one by one."""
+    later_s: float = 0.0
+    """Added to the latency of every second save, the job's first one left out."""
     slow_rank: int = -1
     """The rank that alone has these costs; -1: all ranks have them."""
     writer: int = -1
@@ -144,7 +146,8 @@ class LoopSimulation:
             if calls:
                 before_s = saves[-1].start_s + saves[-1].commit_s if saves else 0.0
                 wait_s = max(0.0, before_s - start_s)
-                saves.append(_Save(len(saves), step, start_s, wait_s, wait_s + costs.latency_s))
+                latency_s = costs.latency_s + costs.later_s * ((self._saves + len(saves)) % 2)
+                saves.append(_Save(len(saves), step, start_s, wait_s, wait_s + latency_s))
             self._step(number, step, start_s, costs, saves, calls=calls, slower=1 + self._drift * progress)
             pending = bool(saves) and saves[-1].start_s + saves[-1].commit_s > self._now_s
             settled = settled + 1 if step >= max(due, default=0) and not pending else 0
