@@ -154,6 +154,7 @@ def _at_interval(jobs: Sequence[JobLoop], every: int, step_s: float) -> AtInterv
             tuple(lost_s for lost_s, _ in means),
             tuple(job.job_id for _, job in means),
             tuple(job.round for _, job in means),
+            lost,
         ),
     )
 

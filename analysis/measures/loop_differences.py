@@ -16,11 +16,9 @@ from scipy import stats
 from analysis.measures.differences import FEWEST_ROUNDS, NOT_SIGNIFICANT, SIGNIFICANT_P
 from analysis.measures.loop_statistics import Exchangeable, permutation_ps
 from analysis.measures.lost import TOO_FEW_BLOCKS, BlockMeans, Tested
-from analysis.measures.statistics import CONFIDENCE, Floats, Interval, exactly
+from analysis.measures.statistics import CONFIDENCE, Floats, Interval, difference_of, exactly
 
 TOO_FEW_ROUNDS = "too few rounds to tell"
-
-_RESAMPLES = 1999
 
 _ROUNDING = 1e-9
 
@@ -54,7 +52,7 @@ def _verdict(raw: _Raw) -> str:
         return ""
     if math.isnan(raw.p):
         return raw.lacks
-    if raw.p >= SIGNIFICANT_P or raw.interval.low <= 0 <= raw.interval.high:
+    if raw.p >= SIGNIFICANT_P or not (raw.interval.low > 0 or raw.interval.high < 0):
         return NOT_SIGNIFICANT
     return "more" if raw.interval.estimate > 0 else "less"
 
@@ -64,7 +62,7 @@ def _difference(first: BlockMeans, second: BlockMeans, *, shared_rounds: bool) -
         return _Raw(Interval(math.nan, math.nan, math.nan), math.nan, "")
     same_round = not shared_rounds or set(first.rounds) == set(second.rounds)
     if len(set(first.jobs)) == len(set(second.jobs)) == 1 and same_round:
-        return _of_two_jobs(np.array(first.lost_s), np.array(second.lost_s))
+        return _of_two_jobs(first, second)
     a, b = _by_round(first), _by_round(second)
     if shared_rounds:
         within = np.array([a[name] - b[name] for name in a if name in b])
@@ -102,16 +100,16 @@ def _of_rounds(first: Floats, second: Floats | None) -> _Raw:
     return _Raw(Interval(estimate, estimate - half_s, estimate + half_s), p, TOO_FEW_ROUNDS)
 
 
-def _of_two_jobs(first: Floats, second: Floats) -> _Raw:
-    """Permute the blocks of two jobs, one a side: the answer holds for these two jobs, and not for others."""
-    estimate = float(np.median(first) - np.median(second))
-    if min(len(first), len(second)) < 2:
+def _of_two_jobs(first: BlockMeans, second: BlockMeans) -> _Raw:
+    """Permute the blocks of two jobs, one a side: the answer holds for these two jobs, and not for others.
+
+    The error of a job's reference is in all of its blocks. Exchanging blocks can't show it, so the interval has to.
+    """
+    sides = [np.array(side.lost_s) for side in (first, second)]
+    estimate = float(np.median(sides[0]) - np.median(sides[1]))
+    if min(map(len, sides)) < 2:
         return _Raw(Interval(estimate, math.nan, math.nan), math.nan, TOO_FEW_BLOCKS)
-    random = np.random.default_rng(0)
-    drawn = [
-        np.median(np.sort(side)[random.integers(len(side), size=(_RESAMPLES, len(side)))], axis=1)
-        for side in (first, second)
-    ]
-    low, high = np.percentile(drawn[0] - drawn[1], [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    [p] = permutation_ps([Exchangeable(first[:, np.newaxis], second[:, np.newaxis])])
-    return _Raw(Interval(estimate, float(low), float(high)), p, TOO_FEW_BLOCKS)
+    of_medians = difference_of(first.interval, second.interval)
+    moved_s = estimate - of_medians.estimate  # of the means of blocks here, of saves there
+    [p] = permutation_ps([Exchangeable(*(side[:, np.newaxis] for side in sides))])
+    return _Raw(Interval(estimate, of_medians.low + moved_s, of_medians.high + moved_s), p, TOO_FEW_BLOCKS)

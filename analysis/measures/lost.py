@@ -34,6 +34,8 @@ class BlockMeans:
     lost_s: tuple[float, ...] = ()
     jobs: tuple[str, ...] = ()
     rounds: tuple[str, ...] = ()
+    interval: Interval = UNKNOWN
+    """Of the lost time of all saves together; with the error of the reference, which all blocks of a job share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,15 @@ HOW_JUDGED = (
 
 _HOW_COMPARED = (
     "`more` or `less` than the reference, in s per save: differences within rounds (Student's t; with one job a side, "
-    "blocks are exchanged), corrected for all methods; `too few ... to tell`: no result could be significant"
+    "blocks are exchanged, and the interval includes what both references leave unsure), corrected for all methods; "
+    "`too few ... to tell`: no result could be significant"
 )
 
 HOW_COMPARED_BETWEEN = (
     "B - A: `more` or `less` in s per save: A and B share no rounds, so Welch's t test compares the rounds of both "
-    "(with one job a side, blocks are exchanged), corrected for all methods; `too few ... to tell`: no result could be "
-    "significant, since it takes three rounds a side"
+    "(with one job a side, blocks are exchanged, and the interval includes what both references leave unsure), "
+    "corrected for all methods; `too few ... to tell`: no result could be significant, since it takes three rounds a "
+    "side"
 )
 
 _WHAT_LATENCY = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from analysis.measures.loop import Part
 from analysis.measures.loop_differences import lost_differences
 from analysis.measures.lost import BlockMeans, meeting_s
 from analysis.measures.setting import Setting
+from analysis.measures.statistics import Interval
 from jobs.timing_log import TimingLog
 from support.loops import Costs, LoopSimulation
 from support.lost_time import BEHIND, SYNC, UPDATE_WAIT, cost_of, cost_of_one, holds, measure, only
@@ -237,7 +239,28 @@ def test_differences_between_studies_and_of_few_rounds() -> None:
     assert difference.verdict == "more"
     [few] = lost_differences([(rounds_of([5.0, 5.1]), rounds_of([3.0, 3.1]))])
     assert few.verdict == "too few rounds to tell"
-    one_job = BlockMeans((3.0, 3.1, 2.9, 3.05, 2.95), ("a",) * 5, ("1",) * 5)
-    other = BlockMeans((4.0, 4.1, 3.9, 4.05, 3.95), ("b",) * 5, ("1",) * 5)
+    one_job = BlockMeans((3.0, 3.1, 2.9, 3.05, 2.95), ("a",) * 5, ("1",) * 5, Interval(3.0, 2.9, 3.1))
+    other = BlockMeans((4.0, 4.1, 3.9, 4.05, 3.95), ("b",) * 5, ("1",) * 5, Interval(4.0, 3.9, 4.1))
     assert [one.verdict for one in lost_differences([(one_job, other)])] == ["less"]
     assert [one.verdict for one in lost_differences([(BlockMeans(), other)])] == [""]
+
+
+def test_two_jobs_differ_only_by_more_than_their_references_leave_unsure() -> None:
+    """Blocks of a job agree on what their common reference has wrong: where that may be 1 s, 1 s is no difference."""
+    one_job = BlockMeans((3.0, 3.1, 2.9, 3.05, 2.95), ("a",) * 5, ("1",) * 5, Interval(3.0, 2.0, 4.0))
+    other = BlockMeans((4.0, 4.1, 3.9, 4.05, 3.95), ("b",) * 5, ("1",) * 5, Interval(4.0, 3.9, 4.1))
+    [difference] = lost_differences([(one_job, other)])
+    assert difference.verdict == "not significant"
+    assert difference.interval.estimate == pytest.approx(-1)
+    assert difference.interval.high == pytest.approx(-1 + math.hypot(1, 0.1))
+
+
+def test_equal_jobs_are_seldom_called_different() -> None:
+    """Of 40 pairs of jobs that lose the same, one a side, at most four are called different."""
+    costs = Costs(snapshot_s=0.5, latency_s=28, interference_s=0.1)
+    means = [
+        only(cost_of_one(LoopSimulation(costs=costs, noise=0.02, seed=seed, spec={"every": [30]}))).means
+        for seed in range(200, 280)
+    ]
+    verdicts = [lost_differences([pair])[0].verdict for pair in zip(means[::2], means[1::2], strict=True)]
+    assert verdicts.count("not significant") >= 36, Counter(verdicts)
