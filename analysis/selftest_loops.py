@@ -42,6 +42,9 @@ _OF_CORES = 0.25
 _UNSURE = 0.25
 """From this half-width of an interval on, as a fraction of the known time, it says nothing."""
 
+_LEAST_SEEN = 0.05
+"""Which part of its time a process that spins on a core gets at least, however busy the machine is."""
+
 _LEAST_S = 0.005
 """Of a clock's readings around a call; a busy machine may come between two."""
 
@@ -86,7 +89,8 @@ def loop_verdicts(
             else:
                 yield from _behind(case.options["sleep_s"], case.loop, plain[case.loop.way])
         elif case.loop.way == _LIBRARY and case.options["spins_s"] and case.is_plain("spins_s"):
-            yield from _cores(case.loop, cores, [other.loop for other in measured if other.loop.way == NO_SAVES])
+            nothing = [other.loop for other in measured if other.loop.way == NO_SAVES]
+            yield from _cores(case.options["spins_s"], case.loop, cores, nothing)
 
 
 def _gaps(jobs: Sequence[JobLoop]) -> Verdict:
@@ -191,12 +195,16 @@ def _waits_off(block: LoopBlock, job: JobLoop) -> Iterator[float]:
             yield save.parts[Part.WAIT] - known_s
 
 
-def _cores(loop: LoopCost, cores: float, nothing: Sequence[LoopCost]) -> Iterator[Verdict]:
-    """Judge a save that takes CPU time from the loop's cores: the loop loses that, at least.
+def _cores(spins_s: float, loop: LoopCost, cores: float, nothing: Sequence[LoopCost]) -> Iterator[Verdict]:
+    """Judge a save that spins on each of the loop's cores: the loop loses the CPU time that this takes, at least.
 
     Where other programs have a part of the cores, it may lose more: as long as it takes to get that much from the rest.
     """
     taken_s = loop.above.helper_cpu_s / cores
+    if not taken_s >= _LEAST_SEEN * spins_s:  # NaN, too: what isn't counted can't be set against what was lost
+        what = f"a save that spins on each core for {spins_s} s: {taken_s:.3f} s of CPU time were counted"
+        yield Verdict(passed=False, what=what)
+        return
     what = f"a save that takes {taken_s:.2f} s of CPU time from the loop"
     more_s = taken_s / _share_of_cores(loop, cores) - taken_s
     yield _agrees(f"{what}, lost", loop.unhurried.lost, taken_s, Interval(0.0, 0.0, more_s), _OF_CORES)

@@ -213,14 +213,14 @@ def test_a_busy_machine_is_no_failure(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def busy(root: Path, interference_s: float, noise: float = 0.002) -> list[Verdict]:
+def busy(root: Path, interference_s: float, change: Change = unchanged) -> list[Verdict]:
     """Judge the study of computing steps: helpers took half a second of CPU time for every save, on two cores."""
     taking = Costs(call_s=0.001, latency_s=1.0, interference_s=interference_s)
     plain = Costs(call_s=0.001, latency_s=0.05)
     for number, (options, way, costs) in enumerate(
         [({}, "none", plain), ({}, "library", plain), ({"spins_s": 0.5}, "library", taking)]
     ):
-        write(root, number, options, way, costs, spec=BUSY, noise=noise)
+        write(root, number, options, way, costs, spec=BUSY, change=change)
     return verdicts(load_results(root))
 
 
@@ -231,6 +231,17 @@ def test_cores_that_are_taken_from_the_loop_are_seen(tmp_path: Path) -> None:
     assert failed(judged) == []
     assert len([verdict for verdict in judged if "takes 0.25 s of CPU time" in verdict.what and verdict.passed]) == 2
     assert [verdict.passed for verdict in judged if verdict.what.startswith("no save, lost")] == [True]
+
+
+def test_cpu_time_that_is_not_counted_fails(tmp_path: Path) -> None:
+    """Processes spun for half a second: that none of it was counted is a fault, and no sign of a busy machine."""
+
+    def forget(log: TimingLog) -> None:
+        log.blocks = [replace(block, helper_cpu_s=0.0) for block in log.blocks]
+
+    assert failed(busy(tmp_path, interference_s=0.028, change=forget)) == [
+        "a save that spins on each core for 0.5 s: 0.000 s of CPU time were counted"
+    ]
 
 
 def test_interference_that_is_overlooked_fails(tmp_path: Path) -> None:
