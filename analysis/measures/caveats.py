@@ -117,6 +117,13 @@ class Kind(Enum):
         "{number:.0f} of {saves:.0f} saves waited for the one before: a save takes {latency:.2f} s of {interval:.2f} s",
         "save less often, or with a faster method: what it waits is part of its lost time",
     )
+    CUT_TAILS = (
+        (
+            "{number:.0f} of {saves:.0f} saves: steps were not as long as without checkpoints again when the next save "
+            "was called, or the block ended"
+        ),
+        "what they still lost is missing: save less often (`every`), or raise `settle_steps`",
+    )
     UNSURE_CLOCKS = (
         "the clocks of its ranks are known to {number:.3f} s only, and a step takes {step:.3f} s",
         "what is interference and what is tail may be exchanged by that; lost time isn't touched",

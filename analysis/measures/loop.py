@@ -156,6 +156,8 @@ class LoopSave:
     """The last step that belongs to the interference: the one in which it was committed, or the window's last."""
     committed: bool
     """Whether the window has its commit: the next save was called later."""
+    tail_cut: bool
+    """Whether steps after the commit were not back in the reference's band at the next call, or at the block's end."""
     called_s: float
     """Since the job's `clock_zero_unix_s`."""
     parts: Mapping[Part, float]
@@ -167,6 +169,8 @@ class LoopSave:
     """Whether it had to wait for the save before."""
     state_bytes: float
     """Of all ranks together."""
+    cpu_s: float
+    """CPU time of the threads or processes that saved, of all ranks together; NaN unknown."""
     slow_rank: SlowRank | None
     """None with one rank, or where no rank is slower than the others."""
     valid: bool

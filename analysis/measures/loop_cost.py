@@ -145,6 +145,7 @@ def _at_interval(jobs: Sequence[JobLoop], every: int, step_s: float) -> AtInterv
         saves=sum(save.valid for save in saves),
         invalid=sum(not save.valid for save in saves),
         waited=sum(save.valid and save.waited for save in saves),
+        cut=sum(save.valid and save.tail_cut for save in saves),
         blocks=len(means),
         lost=Tested(lost, ps[0], least_p=least),
         parts={part: Tested(others[n], ps[n + 1], least_p=least) for n, part in enumerate(_PARTS)},
@@ -269,14 +270,24 @@ def _above_in(job: JobLoop) -> tuple[float, ...] | None:
         more = [(value(block) - usual * len(block.steps)) / saved[block.number] for block in on if saved[block.number]]
         return float(np.median(more)) if more else math.nan
 
-    ordered = [block for block in job.blocks if block.valid and not block.opening]
+    own_cpu_s = [save.cpu_s for save in job.saves if save.valid and not save.opening]
     return (
         float(np.median([block.peak_memory_bytes for block in off])),
         above(lambda block: block.peak_memory_bytes),
         above(lambda block: block.end_memory_bytes),
-        ordered[-1].end_memory_bytes - ordered[0].end_memory_bytes,
+        _grown_bytes(block for block in job.blocks if block.valid and not block.opening),
         above(lambda block: block.threads),
         above(lambda block: block.descriptors),
         per_save(lambda block: block.cpu_s + block.helper_cpu_s),
         per_save(lambda block: block.helper_cpu_s),
+        float(np.median(own_cpu_s)) if own_cpu_s else math.nan,
     )
+
+
+def _grown_bytes(blocks: Iterable[LoopBlock]) -> float:
+    """Return what the last block of a kind ended with above the first one: the median over the kinds, which differ."""
+    by_kind: dict[int, list[float]] = {}
+    for block in blocks:
+        by_kind.setdefault(block.every, []).append(block.end_memory_bytes)
+    grown = [ends[-1] - ends[0] for ends in by_kind.values() if len(ends) > 1]
+    return float(np.median(grown)) if grown else math.nan

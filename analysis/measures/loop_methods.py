@@ -30,6 +30,10 @@ _MOST_UNSURE = 0.1
 """The largest difference of clocks, as a fraction of a step."""
 
 
+_MOST_CUT = 0.1
+"""The largest part of the saves whose tail may end out of the band: of steps as without checkpoints, 5 % do."""
+
+
 def with_loops(
     methods: Sequence[Method], jobs: pd.DataFrame, loops: Mapping[tuple[str, str], Sequence[JobLoop]]
 ) -> tuple[Method, ...]:
@@ -85,6 +89,8 @@ def _of_method(label: str, cost: LoopCost) -> Iterator[Caveat]:
                 Kind.WAITING_SAVES, where, at.waited,
                 {"saves": at.saves, "latency": cost.shortest_s, "interval": at.interval_s},
             )  # fmt: skip
+        if at.cut > _MOST_CUT * at.saves:
+            yield Caveat(Kind.CUT_TAILS, where, at.cut, {"saves": at.saves})
 
 
 def _of_job(job: JobLoop) -> Iterator[Caveat]:

@@ -51,6 +51,8 @@ class AtInterval:
     invalid: int
     waited: int
     """How many of the valid ones waited for the save before."""
+    cut: int
+    """How many of the valid ones had a tail that was not over when the next save was called, or the block ended."""
     blocks: int
     lost: Tested
     parts: Mapping[Part, Tested]
@@ -106,13 +108,15 @@ class AboveReference:
     lasting_bytes: float = math.nan
     """At the end of a block, above the end of the reference blocks."""
     grown_bytes: float = math.nan
-    """What the job's last block ended with above its first."""
+    """What the last block of a kind (one interval, or without checkpoints) ended with above the first of that kind."""
     threads: float = math.nan
     descriptors: float = math.nan
     cpu_s: float = math.nan
     """Of all processes, per save."""
     helper_cpu_s: float = math.nan
     """Of the processes that the loop's started, per save."""
+    own_cpu_s: float = math.nan
+    """Of the threads or processes that saved, by their own clocks, per save; NaN where a library saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ def unhurried_saves(jobs: Sequence[JobLoop]) -> list[list[LoopSave]]:
 def meeting_s(sync: LoopCost, other: LoopCost) -> Interval:
     """Return the time between saves, in s, below which a way loses as much as the synchronous one.
 
-    There the time that it waits is what the synchronous save takes.
+    There the time that it waits is what the synchronous save takes. With its 95 % interval; unknown if they don't meet.
     """
     meeting = difference_of(other.unhurried.latency, sync.unhurried.lost)
     loses_less = other.unhurried.lost.estimate < sync.unhurried.lost.estimate

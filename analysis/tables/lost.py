@@ -49,13 +49,17 @@ _WHAT_LATENCY = (
 _WHAT_PARTS = (
     "of a save, parts add up to its lost time; medians needn't. Blocked: wait (for the save before), snapshot, call, "
     "update wait (of the optimizer, for a copy). Interference: the other excess of steps up to the commit. Tail: after "
-    "it. What is clocked below a thousandth of a step counts as nothing in the tests"
+    "it. `sync` holds the loop for a look at the files' dirty pages, too, which the latency doesn't have. What is "
+    "clocked below a thousandth of a step counts as nothing in the tests"
 )
 
 _WHAT_BESIDE = (
     "medians, above the job's blocks without checkpoints, whose own memory includes the buffers that a way allocates "
-    "at its start; memory, threads and descriptors include helper processes, on the rank that used most; grown: the "
-    "last block's end above the first's; CPU per save, of all ranks; the first save is reported separately"
+    "at its start; memory, threads and descriptors include helper processes, on the rank that used most; threads and "
+    "descriptors are counted between steps, so that those of a save within one step are not seen; grown: the end of "
+    "the last block above that of the first one of the same kind; CPU per save, of all ranks; CPU of the save itself: "
+    "of the thread or process that saved (`sync`: of the process, in the call), unknown of a library's; the first "
+    "save is reported separately"
 )
 
 _WHAT_SLOW_RANK = (
@@ -101,9 +105,15 @@ def _lost(comparison: Comparison) -> Table:
         "shortest time between calls [s]", "saves per hour, at most", "saves", "invalid", "waited",
     )  # fmt: skip
     caveats = (f"beware: {line}" for line in in_short(setting.caveats))
-    compared = (_HOW_COMPARED,) if reference else ()
-    notes = (f"loop: {setting.loop}", f"state: {setting.state}", HOW_LOST, HOW_JUDGED, *compared, _WHAT_LATENCY)
+    explained = (HOW_LOST, *_recorded(setting), HOW_JUDGED, *((_HOW_COMPARED,) if reference else ()), _WHAT_LATENCY)
+    notes = (f"loop: {setting.loop}", f"state: {setting.state}", *explained)
     return Table("lost", f"Lost time: {setting}", headings, tuple(rows), (*notes, *caveats), tuple(problems))
+
+
+def _recorded(setting: Setting) -> list[str]:
+    """Say what the recorder took; nothing where no log has it."""
+    all_s = [job.recorder_s for _, cost in loop_methods(setting) for job in cost.jobs if math.isfinite(job.recorder_s)]
+    return [f"recording a step took at most {1e6 * max(all_s):.0f} µs of it, in every block"] if all_s else []
 
 
 def _first_columns(at: AtInterval) -> tuple[Cell, ...]:
@@ -168,7 +178,7 @@ def _beside(setting: Setting) -> Table:
     headings = (
         "method", "first save, lost [s]", "first save, blocked [s]", "first save, latency [s]",
         "memory without checkpoints [MiB]", "memory, peak above [MiB]", "memory, lasting [MiB]", "memory, grown [MiB]",
-        "threads", "descriptors", "CPU per save [s]", "helpers' CPU per save [s]",
+        "threads", "descriptors", "CPU per save [s]", "helpers' CPU per save [s]", "CPU of the save itself [s]",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for method, cost in loop_methods(setting):
@@ -183,6 +193,7 @@ def _beside(setting: Setting) -> Table:
                 Number(above.descriptors, 0),
                 Number(above.cpu_s),
                 Number(above.helper_cpu_s),
+                Number(above.own_cpu_s),
             )
         )
     return Table("lost_beside", f"Other costs of saves: {setting}", headings, tuple(rows), (_WHAT_BESIDE,))

@@ -150,6 +150,7 @@ def test_saves_that_wait_are_counted_and_not_hidden(measured: Callable[..., Sett
     cost = cost_of(setting)
     at = only(cost)
     assert (at.saves, at.waited) == (15, 10)
+    assert at.cut <= 1  # by chance: what isn't committed at the next call has no tail that it could cut
     assert at.parts[Part.WAIT].verdict == "significant"
     assert cost.unhurried.lost.estimate == pytest.approx(0.5, abs=0.02)
     assert cost.shortest_s == pytest.approx(7.0)
@@ -202,6 +203,25 @@ def test_memory_threads_and_cpu_above_the_reference(measured: Callable[..., Sett
     assert (above.reference_bytes, above.peak_bytes, above.lasting_bytes) == (2**30, 2**31, 0)
     assert (above.threads, above.descriptors) == (1, 2)
     assert above.helper_cpu_s == pytest.approx(0.5)
+    assert above.own_cpu_s == 0.25
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_memory_grows_within_a_kind_of_block(seed: int, measured: Callable[..., Setting]) -> None:
+    """Blocks with checkpoints end with 1 GiB more than those without, and both with 1 MiB more each time: they grow by
+    4 MiB, whatever kinds happen to be first and last.
+    """
+
+    def grow(log: TimingLog) -> None:
+        before = Counter[tuple[int, bool]]()
+        for number, row in enumerate(log.blocks):
+            kind = row.every, row.opening
+            end_bytes = 2**30 * (1 + bool(row.every)) + 2**20 * before[kind]
+            log.blocks[number] = replace(row, end_memory_bytes=end_bytes)
+            before[kind] += 1
+
+    above = cost_of(measured(LoopSimulation(costs=SYNC, seed=seed), change=grow)).above
+    assert (above.lasting_bytes, above.grown_bytes) == (2**30, 4 * 2**20)
 
 
 def test_intervals_of_several_rounds_know_their_jobs(measured: Callable[..., Setting]) -> None:

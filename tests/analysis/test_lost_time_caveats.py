@@ -165,6 +165,14 @@ def test_caveats(kind: Kind, keys: Any, change: Any, measured: Callable[..., Set
     assert caveat.number > 0
 
 
+def test_tails_that_the_next_call_cuts_are_a_caveat(measured: Callable[..., Setting]) -> None:
+    """Steps stay slow for longer than there is time before the next call, or after the last one."""
+    costs = Costs(snapshot_s=0.5, latency_s=2.0, tail_s=(0.3,) * 20)
+    [caveat] = measured(LoopSimulation(costs=costs)).caveats
+    assert caveat.kind is Kind.CUT_TAILS
+    assert caveat.what.startswith("15 of 15 saves: steps were not as long as without checkpoints again")
+
+
 def test_a_quiet_loop_has_no_caveat(measured: Callable[..., Setting]) -> None:
     """Five blocks of each kind with steps that vary by 1 %."""
     assert measured(LoopSimulation(costs=BEHIND)).caveats == ()

@@ -139,7 +139,7 @@ class LoopSimulation:
         costs = self._first if is_first else self._costs
         due = self._due(every, is_first=is_first)
         length = 1 if is_first else self.spec["saves"] * (every or max(self.spec["every"]))
-        began_s, saves, settled, step = self._now_s, list[_Save](), 0, -_WARMUPS
+        began_s, saves, settled, step, pending = self._now_s, list[_Save](), 0, -_WARMUPS, False
         while step < length or settled < self.spec["settle_steps"]:
             start_s = self._now_s
             calls = step in due
@@ -149,8 +149,8 @@ class LoopSimulation:
                 latency_s = costs.latency_s + costs.later_s * ((self._saves + len(saves)) % 2)
                 saves.append(_Save(len(saves), step, start_s, wait_s, wait_s + latency_s))
             self._step(number, step, start_s, costs, saves, calls=calls, slower=1 + self._drift * progress)
-            pending = bool(saves) and saves[-1].start_s + saves[-1].commit_s > self._now_s
-            settled = settled + 1 if step >= max(due, default=0) and not pending else 0
+            was_pending, pending = pending, bool(saves) and saves[-1].start_s + saves[-1].commit_s > self._now_s
+            settled = settled + 1 if step > max(due, default=-1) and not (was_pending or pending) else 0
             step += 1
         self._record(number, every, began_s, costs, saves, is_first=is_first)
 

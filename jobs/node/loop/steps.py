@@ -98,7 +98,7 @@ def _copies() -> Work:
 
 
 def _small_calls() -> Work:
-    """What the host's thread of a GPU does: call after call, all holding the interpreter's lock."""
+    """What the host's thread of a GPU does: call after call, taking the interpreter's lock for each."""
     import torch
 
     tensor = torch.zeros(16)
