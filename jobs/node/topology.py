@@ -79,7 +79,8 @@ def process_info(job: Job, environment: Mapping[str, str]) -> ProcessInfo:
     """Read this process's rank from what its launcher set in the environment.
 
     Raises:
-        StudyError: if the job wasn't started with as many processes as it needs, or they aren't numbered node by node.
+        StudyError: if the job wasn't started with as many processes as it needs, or they aren't numbered node by node,
+            or don't know their nodes.
     """
     scale = job.scale
     if scale.processes == 1:
@@ -105,10 +106,23 @@ def process_info(job: Job, environment: Mapping[str, str]) -> ProcessInfo:
 
 
 def _launcher_of(environment: Mapping[str, str]) -> tuple[str, _Launcher]:
-    """Return the launcher that started this process, and its name; an empty name if none did."""
+    """Return the launcher that started this process, and its name; an empty name if none did.
+
+    Raises:
+        StudyError: if one did that doesn't tell processes where they are.
+    """
+    nodeless = ""
     for name, launcher in _LAUNCHERS.items():
-        if all(environment.get(key) for key in (launcher.rank, launcher.size, launcher.node or launcher.local_rank)):
-            return name, launcher
+        where = launcher.node or launcher.local_rank
+        if environment.get(launcher.rank) and environment.get(launcher.size):
+            if environment.get(where):
+                return name, launcher
+            nodeless = nodeless or f"{launcher.rank} and {launcher.size} are set here, but not {where}"
+    if nodeless:
+        raise StudyError(
+            f"{nodeless}, so that it is not known which processes share a node: start the job by srun, flux run, or "
+            "the mpiexec of MPICH, Intel MPI, Open MPI or HPE Cray PALS"
+        )
     return "", _LAUNCHERS["slurm"]
 
 

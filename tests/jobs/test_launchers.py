@@ -50,21 +50,44 @@ def test_an_address_that_a_killed_start_left(
     assert ("complete", {0, 1}) == (log.header.status, {sample.rank for sample in log.samples})
 
 
+FLUX = """\
+#!/bin/sh
+# flux run --nodes=1 --tasks-per-node=N COMMAND...: its tasks, with what Flux tells them
+[ "$1 $2" = "run --nodes=1" ] || exit 64
+tasks=${3#--tasks-per-node=} code=0
+shift 3
+export FLUX_JOB_ID="ƒ$$" FLUX_JOB_SIZE="$tasks" FLUX_JOB_NNODES=1
+for rank in $(seq 0 $((tasks - 1))); do
+  FLUX_TASK_RANK=$rank FLUX_TASK_LOCAL_ID=$rank "$@" &
+  started="$started $!"
+done
+for task in $started; do wait "$task" || code=$?; done
+exit $code
+"""
+PBS = {"PBS_JOBID": "17.server", "PBS_O_WORKDIR": str(ROOT)}
+ARGUMENTS = ("{study}", "--results", "{results}")
+
 BATCH_SYSTEMS = {
-    "PBS, Open MPI": ("openmpi", {"PBS_JOBID": "17.server", "CKPT_STUDY_ARGUMENTS": "{study} --results {results}"}, ()),
-    "PBS, MPICH": ("hydra", {"PBS_JOBID": "17.server"}, ("{study}", "--results", "{results}")),
+    "PBS, Open MPI": ("openmpi", PBS | {"CKPT_STUDY_ARGUMENTS": " ".join(ARGUMENTS)}, (), "/"),
+    "PBS, MPICH": ("hydra", PBS, ARGUMENTS, "/"),
+    "Flux": ("", {"FLUX_URI": "local:///run/flux/local"}, ARGUMENTS, ROOT),
 }
 
 
-@pytest.mark.parametrize(("mpi", "variables", "arguments"), BATCH_SYSTEMS.values(), ids=BATCH_SYSTEMS)
-def test_a_study_in_one_allocation_of_pbs(
-    mpi: str, variables: Mapping[str, str], arguments: tuple[str, ...], tmp_path: Path, model: Path, target: Path
-) -> None:
-    """Jobs of one rank and of two run, and the tables are printed. PBS itself is not here, only its variables."""
+@pytest.mark.parametrize(("mpi", "variables", "arguments", "cwd"), BATCH_SYSTEMS.values(), ids=BATCH_SYSTEMS)
+def test_a_study_in_one_allocation_of_another_batch_system(
+    mpi: str, variables: Mapping[str, str], arguments: tuple[str, ...], cwd: Path | str,
+    tmp_path: Path, model: Path, target: Path,
+) -> None:  # fmt: skip
+    """Jobs of one rank and of two run, and the tables are printed.
+
+    PBS and Flux are not here, only their variables, and a `flux` that starts processes on this machine.
+    """
     commands = tmp_path / "commands"
     commands.mkdir()
-    (commands / "mpiexec").write_text(f'#!/bin/sh\nexec {installed(f"mpiexec.{mpi}")} "$@"\n')
-    (commands / "mpiexec").chmod(0o755)
+    launcher = commands / ("mpiexec" if mpi else "flux")
+    launcher.write_text(f'#!/bin/sh\nexec {installed(f"mpiexec.{mpi}")} "$@"\n' if mpi else FLUX)
+    launcher.chmod(0o755)
     study = tmp_path / "one.toml"
     study.write_text(
         f'name = "one"\nstrategies = ["torch_save"]\n[state]\nmodel = "{model}"\n[targets.here]\npath = "{target}"\n'
@@ -73,14 +96,13 @@ def test_a_study_in_one_allocation_of_pbs(
     values = {"study": str(study), "results": str(tmp_path / "results")}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PBS_", "FLUX_"))}
     environment = inherited | AS_ROOT | {
-        "PATH": f"{commands}:{os.environ['PATH']}", "PBS_O_WORKDIR": str(ROOT),
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "PATH": f"{commands}:{os.environ['PATH']}", "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "CKPT_STUDY_PYTHON": f"env CKPT_WORD=1 {sys.executable}", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     environment |= {key: value.format(**values) for key, value in variables.items()}
     done = subprocess.run(
         ["bash", ROOT / "slurm" / "study.pbs", *(argument.format(**values) for argument in arguments)],
-        env=environment, cwd="/", capture_output=True, text=True, timeout=280, check=False,
+        env=environment, cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     logs = [timing_log.read(path) for path in sorted((tmp_path / "results" / "one" / "logs").glob("*.h5"))]

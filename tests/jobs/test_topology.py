@@ -118,6 +118,10 @@ WRONG_STARTS: dict[str, tuple[Mapping[str, str], str]] = {
         HYDRA | {"MPI_LOCALRANKID": "0"},
         "process 3 has MPI_LOCALRANKID=0, and 1 is expected where 2 processes on each node are numbered node by node",
     ),
+    "without nodes": (
+        {"PMI_RANK": "3", "PMI_SIZE": "4", "PMI_ID": "3"},
+        "PMI_RANK and PMI_SIZE are set here, but not MPI_LOCALRANKID, so that it is not known which processes share a",
+    ),
     "no number": (HYDRA | {"PMI_RANK": "three"}, "PMI_RANK='three' is no number"),
 }
 
