@@ -50,8 +50,11 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
     reads = [each for each in log.ceiling if each.operation == "read"]
     assert {True} == {each.resident_fraction < 0.01 for each in reads}
     assert {True} == {math.isnan(each.resident_fraction) for each in log.ceiling if each.operation != "read"}
-    # Buffered I/O fills the page cache, so that the write's end, and the read's, see all of the file in it.
-    assert [resident for _, resident in seen][-3:] == pytest.approx([1, 0, 1])
+    # Buffered I/O fills the page cache, so that the write's end, and the read's, see the file in it: all of it, where
+    # nobody else needs the memory.
+    written, evicted, read = (resident for _, resident in seen[-3:])
+    assert evicted < 0.01
+    assert min(written, read) > 0.5
 
 
 def test_how_files_are_written_is_found_out_before_the_clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from jobs.node.groups import ProcessGroups
 from jobs.node.proof import PROVEN, examine
 from jobs.node.storage import facts
 from jobs.plan.study import Target as StudyTarget
-from support.filesystems import Mounts
+from support.filesystems import Mounts, do_without
 from support.two_nodes import TwoNodes
 
 MIB = 2**20
@@ -43,7 +43,7 @@ def test_what_a_real_filesystem_proves(name: str, mounts: Mounts) -> None:
     directory = mounts.start(name)
     below = examine(mounts.root, ProcessGroups.alone(), shifted=False)
     if below.cold != PROVEN and PROVEN in CAN_PROVE[name]:
-        pytest.skip(f"nothing can be proven where the images lie: {below.cold}")
+        do_without(f"nothing can be proven where the images lie: {below.cold}")
     found = examine(directory, ProcessGroups.alone(), shifted=False)
     durability, cold = CAN_PROVE[name]
     assert durability in found.durability
@@ -66,6 +66,20 @@ def cached_mib(path: Path, sight: Sight | None = None) -> float:
 def dirty_mib(path: Path) -> float:
     """How much of a file isn't on storage yet, as cachestat counts."""
     return (page_cache.dirty_pages_of([path], Sight(dirty=True, resident="")) or 0) * page_cache._PAGE_BYTES / MIB
+
+
+def assert_counted(expected: tuple[float, ...], directory: Path, count: Callable[[Path], tuple[float, ...]]) -> Path:
+    """A new file of 16 MiB is counted like that; returns it.
+
+    Another test's sync may write it back before it is counted, but not three times.
+    """
+    for _ in range(3):
+        path = written(directory)
+        counted = count(path)
+        if counted == expected:
+            break
+    assert counted == expected
+    return path
 
 
 def read_cold(path: Path) -> bytes:
@@ -108,16 +122,21 @@ def test_where_a_read_through_a_loop_device_comes_from(name: str, from_memory: b
 def test_overlay_shows_its_pages_to_mincore_only(mounts: Mounts) -> None:
     """cachestat counts no page of overlay, and all of the file in the upper directory."""
     directory = mounts.start("overlay")
-    path = written(directory)
-    upper = mounts.root / "overlay" / "upper" / path.name
     found = examine(directory, ProcessGroups.alone(), shifted=False)
-
-    assert (dirty_mib(path), dirty_mib(upper)) == (0, 16)
-    assert (cached_mib(path), cached_mib(upper), cached_mib(path, found.sight)) == (0, 16, 16)
     assert (found.sight, found.committed) == (Sight(dirty=False, resident="mincore"), "committed-unproven")
+
+    def upper(path: Path) -> Path:
+        return mounts.root / "overlay" / "upper" / path.name
+
+    def cached(path: Path) -> tuple[float, ...]:
+        return cached_mib(path), cached_mib(upper(path)), cached_mib(path, found.sight)
+
+    path = assert_counted(
+        (0, 16, 0, 16, 16), directory, lambda path: (dirty_mib(path), dirty_mib(upper(path)), *cached(path))
+    )
     durable.fsync_path(path)
     page_cache.evict_file(path)
-    assert (cached_mib(upper), cached_mib(path, found.sight)) == (0, 0)
+    assert cached(path) == (0, 0, 0)
     path.unlink()
 
 
@@ -176,14 +195,16 @@ def fetched_by_bricks(root: Path) -> int:
 def test_gluster_holds_what_this_kernel_can_not_see(mounts: Mounts) -> None:
     """Dirty pages lie on the bricks where the client counts none; and bricks serve loads without their disks."""
     directory = mounts.start("gluster")
-    path = written(directory)
-    [brick] = bricks(mounts.root, path.name)
     found = examine(directory, ProcessGroups.alone(), shifted=False)
-
-    assert (dirty_mib(path), dirty_mib(brick)) == (0, 16)
     assert (found.dirty_seen, found.committed) == (False, "committed-unproven")
+
+    def dirty(path: Path) -> tuple[float, ...]:
+        [brick] = bricks(mounts.root, path.name)
+        return dirty_mib(path), dirty_mib(brick)
+
+    path = assert_counted((0, 16), directory, dirty)
     durable.fsync_path(path)
-    assert dirty_mib(brick) == 0
+    assert dirty(path) == (0, 0)
     before = fetched_by_bricks(mounts.root)
     content = read_cold(path)
     assert len(content) == 16 * MIB

@@ -86,18 +86,19 @@ class Mounts:
         """Where it is mounted. Where it can't be, the test is skipped, or fails if nothing may be skipped."""
         if name not in self._up:
             if os.geteuid() != 0:
-                _do_without("mounting needs root")
+                do_without("mounting needs root")
             done = subprocess.run(
                 [SCRIPT, "start", name], env=self.environment, capture_output=True, text=True, timeout=120, check=False
             )
             if "is not installed" in done.stderr:
-                _do_without(done.stderr)
+                do_without(done.stderr)
             assert done.returncode == 0, done.stderr
             self._up.add(name)
         return self.root / "mnt" / name
 
 
-def _do_without(reason: str) -> None:
+def do_without(reason: str) -> None:
+    """Skip the test, or fail if nothing may be skipped."""
     if os.environ.get("CKPT_REQUIRE_ALL"):
         pytest.fail(reason)
     pytest.skip(reason)
