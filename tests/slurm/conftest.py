@@ -78,6 +78,25 @@ class Cluster:
             assert asked < end, f"gave up after {timeout_s} s waiting for {what}"
             time.sleep(min(2, max(0.3, 2 * (time.monotonic() - asked))))
 
+    @contextlib.contextmanager
+    def configured(self, *lines: str) -> Iterator[None]:
+        """Slurm works by these lines of slurm.conf, instead of those with the same keys; as before again afterwards."""
+        before = Path(self.environment["SLURM_CONF"]).read_text()
+        keys = tuple(f"{line.partition('=')[0]}=" for line in lines)
+        kept = [line for line in before.splitlines() if not line.startswith(keys)]
+        self._configure("\n".join([*kept, *lines, ""]))
+        try:
+            yield
+        finally:
+            self._configure(before)
+
+    def _configure(self, text: str) -> None:
+        configuration = Path(self.environment["SLURM_CONF"])
+        aside = configuration.with_suffix(".new")
+        aside.write_text(text)
+        aside.rename(configuration)  # a job that starts reads this file, and dies of half of it
+        self.ask("scontrol", "reconfigure")
+
 
 @dataclass(frozen=True)
 class StrictSite(Cluster):
@@ -110,24 +129,6 @@ class StrictSite(Cluster):
             yield
         finally:
             self.ask(*change, *(f"{key}=-1" for key in limits))
-
-    @contextlib.contextmanager
-    def configured(self, *lines: str) -> Iterator[None]:
-        """The controller works by these further lines of slurm.conf; without them again afterwards."""
-        configuration = Path(self.environment["SLURM_CONF"])
-        before = configuration.read_text()
-        self._configure("\n".join([before, *lines, ""]))
-        try:
-            yield
-        finally:
-            self._configure(before)
-
-    def _configure(self, text: str) -> None:
-        configuration = Path(self.environment["SLURM_CONF"])
-        aside = configuration.with_suffix(".new")
-        aside.write_text(text)
-        aside.rename(configuration)  # a job that starts reads this file, and dies of half of it
-        self.ask("scontrol", "reconfigure")
 
 
 def _start(

@@ -100,28 +100,29 @@ def test_a_silent_controller_sends_no_study_to_the_login_node(
 
 
 def test_jobs_are_known_by_their_numbers(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
-    """Whatever $LOGNAME says, and whoever looks: running is running, and `submit` sends nothing twice."""
+    """Whatever $LOGNAME says, and whoever looks: running is running, and `submit` sends nothing twice.
+
+    Another user can neither end the jobs nor add to them, and gets one message that says so.
+    """
     sent = Sent(strict_site, write_site_study("shared", slurm=LAX, endless=True))
     sent.until_measuring()
     assert sent.states(user="bob") == ["running"]
+    submit = ["submit", sent.study, "--results", home]
     again = strict_site.run_as(
-        "alice",
-        "env",
-        "LOGNAME=bob",
-        "USER=bob",
-        sys.executable,
-        "-m",
-        "jobs",
-        "submit",
-        sent.study,
-        "--results",
-        home,
-    )
+        "alice", "env", "LOGNAME=bob", "USER=bob", sys.executable, "-m", "jobs", *submit
+    )  # fmt: skip
     assert "0 of 1 jobs to run" in again.stdout, again.stdout + again.stderr
+    of_bob = [strict_site.jobs(*command, user="bob") for command in (["cancel", sent.root], submit)]
+    assert [(2, "")] * 2 == [(done.returncode, done.stdout) for done in of_bob]
+    assert "Access/permission denied" in of_bob[0].stderr
+    assert f"can't write to the results directory {sent.root}: Permission denied, or try" in of_bob[1].stderr
+    assert [1, 1] == [len(done.stderr.splitlines()) for done in of_bob]
+    assert sent.states() == ["running"]
     strict_site.jobs("cancel", sent.root)
     sent.until("interrupted")
 
 
+@pytest.mark.each_slurm
 def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
     strict_site: Any, write_site_study: WriteStudy
 ) -> None:
@@ -137,6 +138,7 @@ def test_cancel_is_one_request_and_jobs_that_never_started_are_cancelled(
     assert "CANCELLED by 2001, before it started" in {job["detail"] for job in sent.status()}
 
 
+@pytest.mark.each_slurm
 def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: WriteStudy) -> None:
     """MaxJobs: AssocMaxJobsLimit is a job's turn that comes, a suspended one may go on; held ones are stuck."""
     study = write_site_study("turns", slurm=LAX + "\nexclusive = true", targets="nvme = {}", endless=True, rounds=3)
@@ -159,6 +161,7 @@ def test_a_limit_of_running_jobs_is_waiting(strict_site: Any, write_site_study: 
         strict_site.jobs("cancel", sent.root)
 
 
+@pytest.mark.each_slurm
 def test_jobs_that_were_queued_without_an_answer_are_cancelled(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
@@ -198,12 +201,13 @@ def test_run_asks_the_controller_a_few_times_a_minute(
             strict_site.ask("sdiag", "--reset")
             time.sleep(WATCHED_S)
             asked = requests(strict_site)
+            strict_site.wait("a question", lambda: "REQUEST_JOB_INFO_SINGLE" in requests(strict_site))
         finally:
             run.send_signal(signal.SIGINT)
             strict_site.jobs("cancel", home / "quiet")
         assert "stopped: queued jobs stay" in run.stdout.read()
 
-    assert asked.get("REQUEST_JOB_INFO_SINGLE", 0) <= 5
+    assert asked.get("REQUEST_JOB_INFO_SINGLE", 0) <= 5  # maybe none in these seconds, but then in the next ones
     assert sum(number for kind, number in asked.items() if "INFO" in kind) <= 10
     assert "REQUEST_FED_INFO" not in asked
 

@@ -50,11 +50,19 @@ def test_a_study_larger_than_the_limit_runs_to_its_end(
     assert "unknown" not in timing_log.read(logs[0]).provenance["code_version"]  # though the checkout is root's
 
 
+@pytest.mark.each_slurm
 def test_submit_sends_what_fits_and_goes_on_when_typed_again(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
-    """It says how many are left and what to type; nothing is sent twice, and nothing refused is left behind."""
+    """It says how many are left and what to type, and `check` that not all fit; nothing is sent twice, and nothing
+    refused is left behind.
+    """
     study = write_site_study("parts", rounds=20, slurm=ACCOUNT)
+    with strict_site.limits(MaxSubmitJobs=5):
+        checked = strict_site.jobs("check", study, "--results", home)
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+    assert "Slurm would take some of the 20 jobs now: AssocMaxSubmitJobLimit" in checked.stdout
+    strict_site.wait("the end of its question to a node", lambda: not queued(strict_site))
     for limit in (5, 7):
         with strict_site.limits(MaxSubmitJobs=limit):
             done = strict_site.jobs("submit", study, "--results", home)
@@ -111,10 +119,15 @@ def test_without_an_account_the_message_says_what_to_write(
 def test_jobs_go_one_by_one_where_there_are_no_arrays(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
-    """At a site without arrays each job is submitted by itself, one running after the other, as in an array."""
+    """At a site without arrays each job is submitted by itself, one running after the other, as in an array; `check`
+    knows it before.
+    """
     study = write_site_study("single", targets=in_partition("plain"), rounds=3, slurm=ACCOUNT)
+    checked = strict_site.jobs("check", study, "--results", home)
     done = strict_site.jobs("submit", study, "--results", home)
 
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+    assert "Slurm would take the 3 jobs one by one, and not as an array: FAILED: job arrays are not" in checked.stdout
     assert 0 == done.returncode, done.stdout + done.stderr
     sent = json.loads((home / "single" / "slurm" / "submissions.json").read_text())
     assert 3 == len({each["scheduler_id"] for each in sent})
@@ -126,32 +139,47 @@ def test_jobs_go_one_by_one_where_there_are_no_arrays(
 def test_a_study_leaves_out_what_its_profile_asks_for(
     strict_site: Any, home: Path, write_site_study: WriteStudy
 ) -> None:
-    """A profile that gives `mem` doesn't shut out sites that refuse it: `without` takes it away."""
-    study = write_site_study("memory", targets=in_partition("plain"), slurm=f"{ACCOUNT}\nmem_gb = 1")
-    refused = strict_site.jobs("submit", study, "--results", home)
-    text = study.read_text().replace('"memory"', '"no-memory"').replace('"plain"', '"plain", without = ["mem_gb"]')
-    study.write_text(text)
-    taken = strict_site.jobs("submit", study, "--results", home)
+    """A profile that gives `mem` or `gres` doesn't shut out sites that refuse them: `without` takes them away."""
+    study = write_site_study("keys", targets=in_partition("plain"), slurm=f'{ACCOUNT}\nmem_gb = 1\ngres = "gpu:1"')
+    text = study.read_text()
 
-    assert 2 == refused.returncode
-    assert "error: Slurm did not take the job: FAILED: --mem is not available on this system\n" in refused.stderr
+    def submitted(number: int, without: str) -> Any:
+        study.write_text(text.replace('"keys"', f'"keys{number}"').replace('"plain"', f'"plain", without = {without}'))
+        return strict_site.jobs("submit", study, "--results", home)
+
+    for number, (without, refused) in enumerate([("[]", "--mem"), ('["mem_gb"]', "--gres")]):
+        done = submitted(number, without)
+        assert 2 == done.returncode
+        assert f"error: Slurm did not take the job: FAILED: {refused} is not available on this system\n" in done.stderr
+    taken = submitted(2, '["mem_gb", "gres"]')
     assert 0 == taken.returncode, taken.stdout + taken.stderr
-    strict_site.jobs("cancel", home / "no-memory")
+    strict_site.jobs("cancel", home / "keys2")
 
 
-def test_after_a_refusal_the_message_says_what_runs(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
-    """The first array is taken, the second asks for what no node has: the first runs, and the message says so."""
-    targets = f'{in_partition("shared")}\nlarge = {{ path = "/tmp", slurm = {{ mem_gb = 9999 }} }}'
-    study = write_site_study("half", targets=targets, slurm=f'{ACCOUNT}\npartition = "shared"', rounds=1)
-    text = strict_site.jobs("plan", study, "--ids").stdout
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (0, "error: Slurm did not take 2 jobs: "),
+        (1, "error: 1 of 2 jobs are submitted and stay in the queue; Slurm did not take the job: "),
+    ],
+    ids=["the first", "the second"],
+)
+def test_after_a_refusal_the_message_says_what_runs(
+    refused: int, words: str, strict_site: Any, home: Path, write_site_study: WriteStudy
+) -> None:
+    """Of two arrays one asks for what no node has: what went out before it stays, and the message says so."""
+    small = {name: f'{name} = {{ path = "$DEVCLUSTER_SHARED" }}' for name in ("one", "two")}
+    study = write_site_study(
+        "half", targets="\n".join(small.values()), slurm=f'{ACCOUNT}\npartition = "shared"', repeats=100_000
+    )
+    planned = strict_site.jobs("plan", study, "--ids").stdout.splitlines()
+    (large,) = (line for name, line in small.items() if f"-{name}-" in planned[refused])
+    study.write_text(study.read_text().replace(large, large.replace(" }", ", slurm = { mem_gb = 9999 } }")))
     done = strict_site.jobs("submit", study, "--results", home)
 
     assert 2 == done.returncode
-    first_is_taken = "shared" in text.splitlines()[0]
-    assert first_is_taken == (
-        "1 of 2 jobs are submitted and stay in the queue; Slurm did not take the job: " in done.stderr
-    )
-    assert "Slurm did not take" in done.stderr
+    assert words in done.stderr
+    assert refused == queued(strict_site)
     strict_site.jobs("cancel", home / "half")
 
 
@@ -166,6 +194,22 @@ def test_check_asks_a_node_as_the_jobs_will(
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "and the package start" in done.stdout
     assert [] == list(home.glob(".ckpt-check*"))
+
+
+def test_jobs_run_where_they_have_to_ask_for_gpus(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:
+    """With `gpus_per_node` a job gets them and runs; without, `run` and `check` end with the filter's words."""
+    study = write_site_study("gpus", targets=in_partition("gpu"), repeats=1, warmups=0, slurm=ACCOUNT)
+    refused, checked = (strict_site.jobs(command, study, "--results", home) for command in ("run", "check"))
+    study.write_text(study.read_text().replace(ACCOUNT, f"{ACCOUNT}\ngpus_per_node = 1"))
+    done = strict_site.jobs("run", study, "--results", home)
+
+    assert (2, 1) == (refused.returncode, checked.returncode)
+    words = "Jobs in partition gpu have to ask for GPUs: --gpus, --gpus-per-node or --gres=gpu:N\n"
+    assert f"Slurm did not take the job: {words}" in refused.stderr
+    assert f"Slurm would not take the jobs: {words}" in checked.stdout
+    assert 0 == done.returncode, done.stdout + done.stderr
+    (path,) = (home / "gpus" / "logs").iterdir()
+    assert '"SLURM_GPUS_ON_NODE": "1"' in timing_log.read(path).provenance["slurm"]
 
 
 def test_check_computes_the_memory_that_jobs_need(strict_site: Any, home: Path, write_site_study: WriteStudy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_a_target_that_a_node_refuses_is_told_in_the_log(cluster: Any, write_stu
     assert "is no directory here" in details["nowhere"]
 
 
+@pytest.mark.each_slurm
+def test_a_failed_allocation_is_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """A real limit on memory, set by the study's own `setup`: the job fails or is lost, with the allocator's words."""
+    study = write_study(
+        "tight", vocabulary=2_000_000, slurm='setup = ["ulimit -v 1000000"]\nsrun_args = ["--propagate=AS"]'
+    )
+    done = cluster.jobs("run", study, "--cluster", "slurm", "--results", tmp_path)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    status = cluster.status(tmp_path / "tight")[0]
+    assert status["state"] in {"failed", "lost"}
+    assert re.search(r"MemoryError|allocate memory|DefaultCPUAllocator|bad_alloc", status["detail"]), status
+
+
 def test_a_whole_study_runs_inside_one_allocation(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     """slurm/study.sbatch: one srun after the other, the same logs, and the tables at the end of the output."""
     study = write_study("whole", strategies='["torch_save", "tensorstore_t5x"]')
@@ -208,6 +223,17 @@ def test_slurm_is_the_default_where_it_is_installed(cluster: Any, write_study: W
     finally:
         cluster.environment["SLURM_CONF"] = before
     assert not (tmp_path / "default").exists()
+
+
+def test_results_that_nodes_do_not_see(cluster: Any, write_study: WriteStudy) -> None:
+    """The login node has a directory of that path, too: `check` finds that a node's is another one."""
+    results = Path(cluster.environment["DEVCLUSTER_NVME"]) / "results"
+    done = cluster.jobs("check", write_study("elsewhere"), "--results", results)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    assert f"problem  {results.parent}, where the results go, is not seen" in done.stdout
+    assert "choose --results DIR on a filesystem that the nodes share" in done.stdout
+    assert [] == list(results.parent.iterdir())
 
 
 def test_the_selftest_passes(cluster: Any, tmp_path: Path) -> None:

@@ -66,15 +66,17 @@ def broken_prolog(site: Any) -> Iterator[None]:
             site.ask("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-CAUSES: dict[str, tuple[Any, str, str]] = {
-    "drained": (drained, "waiting", "Nodes required for job are DOWN, DRAINED or reserved"),
-    "reserved": (reserved, "waiting", "ReqNodeNotAvail, Reserved for maintenance"),
-    "no budget left": (spent, "stuck", "AssocGrpCPUMinutesLimit: the budget is used up"),
-    "failed prolog": (broken_prolog, "stuck", "`scontrol release"),
-}
-
-
-@pytest.mark.parametrize(("cause", "state", "words"), CAUSES.values(), ids=CAUSES)
+@pytest.mark.each_slurm
+@pytest.mark.parametrize(
+    ("cause", "state", "words"),
+    [
+        (drained, "waiting", "Nodes required for job are DOWN, DRAINED or reserved"),
+        (reserved, "waiting", "ReqNodeNotAvail, Reserved for maintenance"),
+        (spent, "stuck", "AssocGrpCPUMinutesLimit: the budget is used up"),
+        (broken_prolog, "stuck", "`scontrol release"),
+    ],
+    ids=["drained", "reserved", "no budget left", "failed prolog"],
+)
 def test_why_a_job_does_not_start(
     cause: Any, state: str, words: str, strict_site: Any, home: Path, write_site_study: Callable[..., Path]
 ) -> None:
