@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from typing import get_args
 
 from analysis.measures.caveats import in_short
 from analysis.measures.comparison import Comparison, Relative, related
 from analysis.measures.differences import Difference
 from analysis.measures.method import Method
-from analysis.measures.operation import Operation
+from analysis.measures.operation import Direction, Operation
 from analysis.measures.statistics import Interval
 from analysis.measures.stragglers import Straggler
 from analysis.measures.trials import NO_TRIALS
@@ -211,12 +212,11 @@ def _bandwidth(comparison: Comparison) -> Table:
 
 def _ceiling_ways(methods: Collection[Method]) -> list[str]:
     """Explain how the ceilings were measured, if any were."""
-    ways = {
-        "saves": {method.ceilings["write"].way for method in methods} - {""},
-        "loads": {method.ceilings["read"].way for method in methods} - {""},
-    }
-    known = {operations: " or ".join(sorted(set(" or ".join(way).split(" or ")))) for operations, way in ways.items() if way}
-    return [f"the ceiling here: {'; '.join(f'for {name} {way}' for name, way in known.items())}"] if known else []
+    known, names = [], {"write": "saves", "read": "loads"}
+    for direction in get_args(Direction):
+        ways = " or ".join(filter(None, (method.ceilings[direction].way for method in methods)))
+        known += [f"for {names[direction]} {' or '.join(sorted(set(ways.split(' or '))))}"] if ways else []
+    return [f"the ceiling here: {'; '.join(known)}"] if known else []
 
 
 def repeated(methods: Iterable[Method]) -> list[str]:
