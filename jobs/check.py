@@ -25,7 +25,7 @@ from ckpt.disk.answering import NOTICE_S, is_it_down, silence
 from ckpt.disk.room import room_of, size
 from ckpt.errors import MissingLibraryError
 from jobs import check_targets
-from jobs.cluster import interpreter, memory, slurm
+from jobs.cluster import interpreter, memory, refusals, slurm
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.node_probe import NodeError, NoNodeError, ask_node
 from jobs.findings import Finding
@@ -180,8 +180,8 @@ def _test_only(paths: StudyPaths, planned: Plan, batch: Batch) -> Finding:
         return Finding("ok", f"Slurm would take the array of {len(batch.jobs)} jobs")
     alone = submit.refusal(paths, planned, replace(batch, jobs=batch.jobs[:1]))
     if alone:
-        return Finding("problem", f"Slurm would not take the jobs: {alone}", submit.remedy(alone))
-    if submit.SUBMIT_LIMIT.search(refused):
+        return Finding("problem", f"Slurm would not take the jobs: {alone}", refusals.remedy(alone))
+    if refusals.SUBMIT_LIMIT.search(refused):
         what = f"Slurm would take some of the {len(batch.jobs)} jobs now: {refused}"
         return Finding("ok", what, "`run` sends the others as jobs end; `submit`, whenever it is typed again")
     return Finding("ok", f"Slurm would take the {len(batch.jobs)} jobs one by one, and not as an array: {refused}")

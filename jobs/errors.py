@@ -3,6 +3,7 @@
 StudyError             the study file, or how it was called
 ├── TargetError        a place that can't be written to as it is
 └── SubmissionError    the cluster would not take the jobs
+    └── NoAnswerError  it did not answer, and may have taken them
 TimingLogError         a file that is no readable timing log
 """
 
@@ -26,6 +27,10 @@ class TargetError(StudyError):
 
 class SubmissionError(StudyError):
     """The jobs could not be handed to the cluster."""
+
+
+class NoAnswerError(SubmissionError):
+    """The cluster did not answer, so it may have taken the jobs all the same."""
 
 
 class TimingLogError(Exception):

@@ -18,7 +18,7 @@ from jobs.cluster import orphans, submit
 from jobs.cluster.choice import ClusterName
 from jobs.cluster.local import LocalRunner, run_in_this_process
 from jobs.cluster.one_job import OneJobSender
-from jobs.errors import SubmissionError
+from jobs.errors import NoAnswerError, SubmissionError
 from jobs.job_status import ON_THEIR_WAY, JobStatus
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Plan
@@ -114,18 +114,19 @@ def _submitted(paths: StudyPaths, sender: submit.Sender, *, wait: bool) -> str:
 @contextlib.contextmanager
 def _orphans_ended(console: Console, paths: StudyPaths) -> Iterator[None]:
     """Jobs that Slurm queues although their submission fails end: of an earlier submission, and of this one."""
-    _tell_of_orphans(console, orphans.end_orphans(paths))
+    _end_orphans(console, paths)
     try:
         yield
     except SubmissionError:
-        _tell_of_orphans(console, orphans.end_orphans(paths, failed_now=True))
+        _end_orphans(console, paths, failed_now=True)
         raise
 
 
-def _tell_of_orphans(console: Console, ended: Sequence[str]) -> None:
-    if ended:
-        what = "Slurm had queued jobs although their submission failed, and they are cancelled now"
-        console.print(Text(f"{what}: {', '.join(ended)}"))
+def _end_orphans(console: Console, paths: StudyPaths, *, failed_now: bool = False) -> None:
+    with contextlib.suppress(NoAnswerError):
+        if ended := orphans.end_orphans(paths, failed_now=failed_now):
+            what = "Slurm had queued jobs although their submission failed, and they are cancelled now"
+            console.print(Text(f"{what}: {', '.join(ended)}"))
 
 
 def _left_running(paths: StudyPaths, planned: Plan) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cluster import slurm
-from jobs.cluster.submit import clean_environment, words
+from jobs.cluster.refusals import words
+from jobs.cluster.submit import clean_environment
 from jobs.errors import StudyError
 
 _WAIT_S = 90

@@ -11,7 +11,8 @@ from ckpt.cli import unwritten
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch, batches
 from jobs.cluster.interpreter import node_python
-from jobs.cluster.submit import Sender, clean_environment, remedy, slurm_executor, words
+from jobs.cluster.refusals import not_taken, words
+from jobs.cluster.submit import Sender, clean_environment, slurm_executor
 from jobs.errors import StudyError, SubmissionError
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
@@ -36,7 +37,8 @@ class OneJobSender(Sender):
         """Hand over all jobs.
 
         Raises:
-            SubmissionError: if Slurm doesn't take them.
+            NoAnswerError: if Slurm doesn't answer.
+            SubmissionError: if it doesn't take them.
         """
         del most  # a job's parts can't wait outside it
         for request, jobs in self._requests():
@@ -49,7 +51,7 @@ class OneJobSender(Sender):
                 raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
             except StudyError as error:
                 refused = words(str(error))
-                raise SubmissionError(f"Slurm did not take the job: {refused}\n{remedy(refused)}") from error
+                raise not_taken("Slurm did not take the job", refused, self.requests) from error
             file.rename(self._paths.slurm / f"{number}_submission.sh")
             self._note([(job.id, number) for job in jobs])
 

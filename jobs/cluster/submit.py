@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ckpt.cli import unwritten
 from jobs.cluster import slurm, slurm_states
 from jobs.cluster.arrays import Batch, batches, from_environment, origins
 from jobs.cluster.interpreter import node_python
+from jobs.cluster.orphans import end_orphans
+from jobs.cluster.refusals import NOT_NOW, SUBMIT_LIMIT, UNSURE, not_taken, words
 from jobs.cluster.submissions import record
-from jobs.errors import StudyError, SubmissionError
+from jobs.errors import NoAnswerError, StudyError, SubmissionError
 from jobs.node.provenance import code_version
 from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
 from jobs.plan.plan import Job, Plan
+from jobs.plan.slurm_table import Slurm
 
 _SRUN = ("--export=ALL",)
 """Where sbatch exports nothing, by a site's default or a user's wish, the job's own variables still reach its ranks."""
@@ -40,24 +43,11 @@ _OF_JOBS_ALONE = frozenset({
 _LAST_WORDS_S = 30
 """How long ranks may take, once they have given another up, to say so and to leave: then srun ends one that hangs."""
 
-
-SUBMIT_LIMIT = re.compile(r"(Max|Grp)Submit")
-"""In sbatch's message when a user has as many jobs in the queue as an association or a QOS allows."""
-
 _ROOM_S = 15
 """How long after the last try jobs are sent in the place of those that have ended since."""
 
 _RETRY_S = 60
 """How long after the last try one more is sent where none of the study's has ended, but others may have."""
-
-_UNSURE = re.compile(r"did not answer|timed out|contact|connect", re.IGNORECASE)
-"""In messages of a controller that may have taken the jobs all the same, so that they must not be sent again."""
-
-
-_NOT_NOW = re.compile(r"allocation failure: Requested node configuration is not available")
-"""What sbatch --test-only says where no node can have these keys, and where all that could are down or drained."""
-
-_SPEAKER = re.compile(r"^(sbatch failed: )?((sbatch|srun): )?((error|fatal): )?")
 
 
 class Sender:
@@ -80,53 +70,70 @@ class Sender:
         self._on_their_way, self._tried_s = 0, time.monotonic()
         self.left = list(jobs)
         self.refusal, self.full = "", False
+        self._taken: list[Slurm] = []
+        self._unanswered = False
 
     def send(self, most: int | None = None) -> None:
         """Hand over as many jobs as Slurm takes now, but at most that many.
 
         Raises:
+            NoAnswerError: if it doesn't answer.
             SubmissionError: if it doesn't take the others, and room does not help.
         """
         self.refusal, self.full = "", False
+        self._taken.clear()
         least_left = 0 if most is None else max(0, len(self.left) - most)
         while len(self.left) > least_left and not self.refusal:
             batch = batches(self._plan.study, self.left, self._most, self._given)[0]
             self._send_some(replace(batch, jobs=batch.jobs[: len(self.left) - least_left]))
         if self.refusal and not self.full:
-            sent = (
-                f"{self.sent} of {self.sent + len(self.left)} jobs are submitted and stay in the queue; "
-                if self.sent
-                else ""
-            )
-            what = f"{sent}Slurm did not take {_jobs(len(self.left))}: {self.refusal}"
-            raise SubmissionError("\n".join([what, *filter(None, self.requests), remedy(self.refusal)]))
+            what = f"Slurm did not take {_jobs(len(self.left))}"
+            if self.sent:
+                total = self.sent + len(self.left)
+                what = f"{self.sent} of {total} jobs are submitted and stay in the queue; {what}"
+            raise not_taken(what, self.refusal, self.requests)
 
     def has_ended(self, on_their_way: int) -> bool:
         """Whether all jobs are submitted; sends more if fewer of the study's are on their way than at the last try.
 
+        A controller that doesn't answer is asked again later.
+
         Raises:
-            SubmissionError: as `send`.
+            SubmissionError: if Slurm doesn't take them, and room does not help.
         """
         if not self.left:
             return True
         self._on_their_way = max(self._on_their_way, on_their_way)  # an earlier submission's too
         now_s, ended = time.monotonic(), self._on_their_way - on_their_way
-        if now_s >= self._tried_s + (_ROOM_S if ended > 0 else _RETRY_S):
+        if now_s >= self._tried_s + (_ROOM_S if ended > 0 and not self._unanswered else _RETRY_S):
             before = len(self.left)
-            self.send(most=max(1, ended))
-            self._tried_s = now_s
+            with contextlib.suppress(NoAnswerError):
+                self._send_again(max(1, ended))
+            self._tried_s = time.monotonic()
             if len(self.left) < before:  # otherwise Slurm may count a job that has just ended, and does not soon
                 self._on_their_way = on_their_way + before - len(self.left)
         return False
 
+    def _send_again(self, most: int) -> None:
+        """Send more; first end what Slurm may have queued when it didn't answer, so that nothing is sent twice."""
+        if self._unanswered:
+            end_orphans(self._paths, failed_now=True)
+        self._unanswered = True
+        self.send(most)
+        self._unanswered = False
+
     def _send_some(self, batch: Batch) -> None:
-        """Hand over an array's jobs, or fewer of them; of one that is refused, see whether a smaller one is taken."""
+        """Hand over an array's jobs, or fewer of them; of one that is refused, see whether a smaller one is taken.
+
+        Where jobs go out one by one, the first with the same request was the test for all.
+        """
         jobs, limited = batch.jobs, False
-        while refused := refusal(self._paths, self._plan, replace(batch, jobs=jobs)):
-            if _NOT_NOW.search(refused):
+        tested = self._most == 1 and batch.slurm in self._taken
+        while not tested and (refused := refusal(self._paths, self._plan, replace(batch, jobs=jobs))):
+            if NOT_NOW.search(refused):
                 break  # only the submission itself shows which; jobs for nodes that are down wait
             limited = limited or bool(SUBMIT_LIMIT.search(refused))
-            if len(jobs) == 1 or _UNSURE.search(refused):
+            if len(jobs) == 1 or UNSURE.search(refused):
                 self.refusal, self.full = refused, limited
                 return
             # A limit leaves room for some jobs. Any other rule either holds for all of them, or for arrays.
@@ -134,8 +141,10 @@ class Sender:
         if len(jobs) == 1 < len(batch.jobs) and not limited:
             self._most = 1
         self._hand_over(replace(batch, jobs=jobs))
+        self._taken.append(batch.slurm)
 
     def _hand_over(self, batch: Batch) -> None:
+        """Submit an array's jobs; if Slurm doesn't take them, note why."""
         executor = slurm_executor(self._paths, self._plan, batch)
         arguments = [(str(self._paths.root), job.id, self._version) for job in batch.jobs]
         try:
@@ -144,10 +153,12 @@ class Sender:
                 sent = [executor.submit(run_submitted, *job) for job in arguments]
         except OSError as error:
             raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
-        except Exception as error:  # submitit passes on sbatch's message, in several kinds of exception
-            refused = words(str(error))
-            hint = [] if _UNSURE.search(refused) else [*filter(None, self.requests), remedy(refused)]
-            raise SubmissionError("\n".join([f"Slurm did not take the jobs: {refused}", *hint])) from error
+        except Exception as error:  # noqa: BLE001  # submitit passes on sbatch's message, in several kinds of them
+            self.refusal = words(str(error)) or type(error).__name__
+            self.full = bool(SUBMIT_LIMIT.search(self.refusal))
+            if executor.script and not UNSURE.search(self.refusal):
+                executor.script.unlink()  # otherwise every later submission looks for a job of it
+            return
         self._note([(job.id, array_job.job_id) for job, array_job in zip(batch.jobs, sent, strict=True)])
 
     def _note(self, numbers: Sequence[tuple[str, str]]) -> None:
@@ -186,20 +197,6 @@ def _jobs(number: int) -> str:
     return "the job" if number == 1 else f"{number} jobs"
 
 
-def words(message: str) -> str:
-    """The message of sbatch or srun, in one line."""
-    lines = [_SPEAKER.sub("", line.strip()) for line in message.splitlines()]
-    unique = dict.fromkeys(line for line in lines if line)
-    return "; ".join([line for line in unique if not line.endswith("Unspecified error")] or unique)
-
-
-def remedy(refused: str) -> str:
-    """What to write when Slurm refuses jobs."""
-    if re.search(r"\baccounts?\b", refused, re.IGNORECASE):
-        return "write `account = ...` below [slurm], or export SBATCH_ACCOUNT"
-    return "correct the keys below [slurm], or below the target's own slurm table"
-
-
 def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
     """Submitit's executor for one array, with all parameters set."""
     import submitit
@@ -209,6 +206,13 @@ def slurm_executor(paths: StudyPaths, planned: Plan, batch: Batch) -> Any:
         def affinity(cls) -> int:
             """Constructible where there is no Slurm, to show what would be submitted."""
             return 2
+
+        script: Path | None = None
+        """Of a job that is no array."""
+
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            self.script = submission_file_path
+            return ["sbatch", str(submission_file_path)]
 
     parameters = batch.slurm.model_dump(mode="json", exclude_none=True, exclude={"without"})
     scale = batch.jobs[0].scale

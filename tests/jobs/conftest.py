@@ -15,6 +15,7 @@ import pytest
 import jobs
 from jobs.paths import StudyPaths
 from jobs.plan import plan, study_file
+from support.commands import Commands
 from support.models import write_config
 
 if TYPE_CHECKING:
@@ -110,6 +111,15 @@ def planned(tmp_path: Path) -> Callable[[Mapping[str, Any]], StudyPaths]:
         return paths
 
     return make
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Nothing else can be called."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    return Commands(directory)
 
 
 @dataclass(frozen=True)

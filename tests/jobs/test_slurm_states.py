@@ -11,8 +11,9 @@ from jobs.cluster import slurm, slurm_states
 from jobs.cluster.choice import default_cluster
 from jobs.cluster.orphans import end_orphans
 from jobs.cluster.slurm_states import QueueState
-from jobs.errors import StudyError, SubmissionError
+from jobs.errors import NoAnswerError, StudyError, SubmissionError
 from jobs.paths import StudyPaths
+from support.commands import Commands
 
 WAITING = [
     "None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Prolog", "Cleaning",
@@ -174,33 +175,8 @@ def test_only_jobs_of_a_failed_submission_are_orphans(commands: Commands, tmp_pa
     os.utime(failed, (0, 0))
     assert end_orphans(paths) == ["7"]
     commands.add("squeue", "exit 1")
-    assert end_orphans(paths) == []
-
-
-class Commands:
-    """Commands that print what a test says, and note how they were called."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.notes = directory, directory / "notes"
-
-    def add(self, name: str, body: str) -> None:
-        """A command of that name: a line of shell."""
-        path = self.directory / name
-        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.notes}\n{body}\n')
-        path.chmod(0o755)
-
-    def calls(self) -> list[str]:
-        """The calls so far."""
-        return self.notes.read_text().splitlines() if self.notes.exists() else []
-
-
-@pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """Nothing else can be called."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", str(directory))
-    return Commands(directory)
+    with pytest.raises(NoAnswerError, match="squeue failed"):
+        end_orphans(paths)
 
 
 def test_the_queue_is_asked_for_the_jobs_and_not_for_the_user(
@@ -270,7 +246,7 @@ def test_a_silent_slurm_is_refused(commands: Commands) -> None:
 def test_another_batch_system_is_refused(commands: Commands, command: str) -> None:
     """The message names how to run there, and how to run here all the same."""
     commands.add(command, "exit 1")
-    with pytest.raises(SubmissionError, match=rf"by `{command} .*slurm/study.pbs.*--cluster local"):
+    with pytest.raises(SubmissionError, match=rf"with `{command} .*slurm/study.pbs.*--cluster local"):
         default_cluster()
 
 

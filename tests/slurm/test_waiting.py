@@ -120,6 +120,6 @@ def test_a_request_that_no_node_can_meet(strict_site: Any, home: Path, write_sit
     study = write_site_study("nowhere", slurm='account = "proj"\npartition = "lax"\nconstraint = "gpu&cpu"')
     done = strict_site.jobs("submit", study, "--results", home)
     assert 2 == done.returncode
-    assert "Slurm did not take the jobs: " in done.stderr
+    assert "Slurm did not take the job: " in done.stderr
     assert "Requested node configuration is not available" in done.stderr
     assert "correct the keys below [slurm]" in done.stderr
