@@ -28,8 +28,9 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS
 start_ranks() { # NODES TASKS_PER_NODE COMMAND...: by the launcher of the batch system that this runs in
   local nodes=$1 tasks=$2 count=$(($1 * $2)); shift 2
   if [ -n "${SLURM_JOB_ID:-}" ]; then
-    srun --nodes="$nodes" --ntasks-per-node="$tasks" --ntasks="$count" --distribution=block --kill-on-bad-exit=0 \
-      --wait=0 "$@"
+    # --export=ALL: the variables of this script reach the ranks also after `sbatch --export=NONE`.
+    srun --export=ALL --nodes="$nodes" --ntasks-per-node="$tasks" --ntasks="$count" --distribution=block \
+      --kill-on-bad-exit=0 --wait=0 "$@"
   elif [ -n "${FLUX_URI:-}" ]; then
     flux run --nodes="$nodes" --tasks-per-node="$tasks" "$@"
   elif [ "$count" = 1 ]; then

@@ -148,3 +148,25 @@ def test_how_python_starts_on_a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     path.symlink_to(sys.executable)
     monkeypatch.setenv("CKPT_STUDY_PYTHON", str(path))
     assert [str(path)] == node_python()
+
+
+@pytest.mark.parametrize("script", ["exec bash slurm/job.sbatch study", "source slurm/env.sh; start_ranks 1 2 $python"])
+def test_variables_reach_the_ranks_of_a_job_that_was_submitted_without_any(script: str, tmp_path: Path) -> None:
+    """After `sbatch --export=NONE` srun exports nothing unless it is told to: not $SCRATCH, nor what env.sh sets."""
+    srun, rank = tmp_path / "srun", tmp_path / "rank"
+    srun.write_text(
+        '#!/bin/bash\nwhile [[ $1 = --* ]]; do [ "$1" != --export=ALL ] || SLURM_EXPORT_ENV=ALL; shift; done\n'
+        '[ "$SLURM_EXPORT_ENV" = ALL ] || exec env -i "$@"\nexec "$@"\n'
+    )
+    rank.write_text('#!/bin/sh\necho "$SCRATCH $HDF5_USE_FILE_LOCKING"\n')
+    for command in (srun, rank):
+        command.chmod(0o755)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "HDF5_"))}
+    environment = inherited | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_EXPORT_ENV": "NONE",
+        "CKPT_STUDY_HOME": str(ROOT), "CKPT_STUDY_PYTHON": str(rank), "SCRATCH": "/lustre/me",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert "/lustre/me BEST_EFFORT\n" == done.stdout
