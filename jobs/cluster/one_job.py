@@ -11,7 +11,7 @@ from ckpt.cli import unwritten
 from jobs.cluster import slurm
 from jobs.cluster.arrays import Batch, batches
 from jobs.cluster.interpreter import node_python
-from jobs.cluster.refusals import not_taken, words
+from jobs.cluster.refusals import UNSURE, not_taken, words
 from jobs.cluster.submit import Sender, clean_environment, slurm_executor
 from jobs.errors import StudyError, SubmissionError
 from jobs.paths import StudyPaths
@@ -24,7 +24,9 @@ code=0
 one() {{ # JOB SRUN-OPTIONS...
   if ((SECONDS > {limit_s})); then echo "$1: no time left"; code=1; return; fi
   srun --unbuffered --open-mode=append --output={directory}/%j_"$1".out --error={directory}/%j_"$1".err \\
-    "${{@:2}}" {python} -u -m jobs job {root} "$1" </dev/null || code=1
+    "${{@:2}}" {python} -u -m jobs job {root} "$1" </dev/null && return
+  if (($? == 75)); then echo "$1: interrupted, and what comes after it is not started"; exit 1; fi
+  code=1
 }}
 {jobs}
 exit $code"""
@@ -51,6 +53,8 @@ class OneJobSender(Sender):
                 raise SubmissionError(f"{unwritten(error, self._paths.slurm)}, or try --results DIR") from error
             except StudyError as error:
                 refused = words(str(error))
+                if not UNSURE.search(refused):
+                    file.unlink()  # otherwise every later submission looks for a job of it
                 raise not_taken("Slurm did not take the job", refused, self.requests) from error
             file.rename(self._paths.slurm / f"{number}_submission.sh")
             self._note([(job.id, number) for job in jobs])
