@@ -214,7 +214,7 @@ def _on_a_node(paths: StudyPaths, planned: Plan, batch: Batch) -> Iterator[Findi
     }
     command = [*interpreter.node_python(), "-m", "jobs.check"]
     try:
-        text = ask_node(submit.flags(paths, planned, batch), command, json.dumps(question), anchor)
+        text = ask_node(batch.slurm, submit.flags(paths, planned, batch), command, json.dumps(question), anchor)
         yield from [Finding(**facts) for facts in json.loads(text)]
     except NoNodeError as error:
         yield Finding("unknown", f"no compute node was asked: {error}", "try again when one is free")

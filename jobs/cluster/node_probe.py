@@ -13,6 +13,7 @@ from jobs.cluster import slurm
 from jobs.cluster.refusals import words
 from jobs.cluster.submit import clean_environment
 from jobs.errors import StudyError
+from jobs.plan.slurm_table import Slurm
 
 _WAIT_S = 90
 """How long a compute node may take to become free."""
@@ -24,6 +25,12 @@ _BUSY = re.compile(r"nodes are busy|revoked|Immediate execution|Connection timed
 
 _TINY = ("--nodes=1", "--ntasks=1", "--time=5", "--job-name=ckpt-check", "--export=ALL")
 
+_ASIDE, _START = "exec 3<&0 4>&1 </dev/null >&2", 'exec "$@" <&3 >&4 3<&- 4>&-'
+"""Around `setup`, which reads nothing of the question then, and prints nothing into the answer."""
+
+_STREAMS = {"<": "question", ">": "answer", "2>": "error"}
+"""The files of a batch job."""
+
 
 class NoNodeError(StudyError):
     """Slurm has no node for the command now, or starts none for it; so nothing is known."""
@@ -33,10 +40,11 @@ class NodeError(StudyError):
     """The command failed on a node."""
 
 
-def ask_node(options: Sequence[str], command: Sequence[str], question: str, shared: Path) -> str:
+def ask_node(request: Slurm, options: Sequence[str], command: Sequence[str], question: str, shared: Path) -> str:
     """The standard output of a command on a node; by a batch job where the site starts no interactive ones.
 
     Args:
+        request: what jobs ask for; the command starts after its `setup`, and with its `srun_args`, as they do.
         options: of srun and sbatch, for the node.
         command: the program and its arguments.
         question: its standard input.
@@ -46,7 +54,9 @@ def ask_node(options: Sequence[str], command: Sequence[str], question: str, shar
         NoNodeError: if Slurm starts it nowhere, with the reason.
         NodeError: if it fails there.
     """
-    srun = ["srun", *_TINY, f"--immediate={_WAIT_S}", *options, *command]
+    srun_args, setup = request.srun_args or (), request.setup or ()
+    started = ["bash", "-c", "\n".join([_ASIDE, *setup, _START]), "bash", *command] if setup else command
+    srun = ["srun", *_TINY, f"--immediate={_WAIT_S}", *options, *srun_args, *started]
     with clean_environment():
         try:
             done = subprocess.run(
@@ -61,18 +71,18 @@ def ask_node(options: Sequence[str], command: Sequence[str], question: str, shar
         refused = words(done.stderr)
         if _BUSY.search(refused):
             raise NoNodeError(f"no compute node was free within {_WAIT_S} s: {refused}")
-        return _ask_in_a_batch_job(options, command, question, shared, refused)
+        step = shlex.join(["srun", "--export=ALL", *srun_args, *command])
+        script = "\n".join(["#!/bin/bash", *setup, f"exec {step}"])
+        return _ask_in_a_batch_job(options, script, question, shared, refused)
 
 
-def _ask_in_a_batch_job(
-    options: Sequence[str], command: Sequence[str], question: str, shared: Path, refused: str
-) -> str:
+def _ask_in_a_batch_job(options: Sequence[str], script: str, question: str, shared: Path, refused: str) -> str:
+    """What the last command of a script answers; its streams are added to it."""
     with tempfile.TemporaryDirectory(dir=shared, prefix=".ckpt-check-") as name:
         directory = Path(name)
         (directory / "question").write_text(question)
-        (directory / "script").write_text(
-            f"#!/bin/bash\ncd {shlex.quote(name)} && exec {shlex.join(command)} <question >answer 2>error\n"
-        )
+        streams = (f"{sign}{shlex.quote(f'{name}/{file}')}" for sign, file in _STREAMS.items())
+        (directory / "script").write_text(f"{script} {' '.join(streams)}\n")
         sbatch = ["sbatch", "--wait", "--parsable", "--output=/dev/null", *_TINY, *options, str(directory / "script")]
         try:
             done = subprocess.run(

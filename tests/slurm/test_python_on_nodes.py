@@ -50,9 +50,10 @@ def test_a_container_and_a_module(
         log.header.status, log.provenance["host"], log.provenance["modules"],
     )  # fmt: skip
 
-    monkeypatch.setitem(cluster.environment, "CKPT_STUDY_PYTHON", f"{container} {sys.executable}")
     checked = cluster.jobs("check", study, "--results", tmp_path)
-    assert "container" in checked.stdout
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+    assert "and the package start (on container)" in checked.stdout
+    monkeypatch.setitem(cluster.environment, "CKPT_STUDY_PYTHON", f"{container} {sys.executable}")
     cluster.ask(
         "sbatch", "--wait", f"--output={tmp_path}/out", "slurm/job.sbatch", str(write_study("plain")),
         "--strategy", "torch_save", "--target", "shared", "--results", str(tmp_path),
