@@ -27,6 +27,10 @@ BAD = frozenset({"failed", "interrupted", "cancelled", "lost", "stuck"})
 _FILES_LAG_S = 90
 """How much later than on the node a file may appear here: NFS keeps what it knows of a directory for up to 60 s."""
 
+_QUIET_S = 600.0
+_QUIET_TRIALS = 10
+"""A running job whose log is older than this, and than so many of its longest trial, may hang."""
+
 _MEMORY = re.compile(r"oom.kill|out.of.memory|exceeded job memory", re.IGNORECASE)
 """What slurmstepd and srun print when a job took more memory than it asked for."""
 
@@ -58,11 +62,12 @@ def derive(
     *,
     ending: Ending | None = None,
     ended_s: float = 0.0,
+    quiet_s: float = 0.0,
     output: Path | None = None,
 ) -> JobStatus:
     """The status of a job by its log, its state in the queue, and how it ended `ended_s` seconds ago.
 
-    `output` is the file with what it printed as errors.
+    Its log was last written `quiet_s` seconds ago. `output` is the file with what it printed as errors.
     """
     done, last = (reached.trials_done, reached.last_bandwidth_gbps) if reached else (0, None)
 
@@ -75,7 +80,8 @@ def derive(
         log = f"its log is {reached.status}" + (f": {reached.error}" if reached.error else "")
         return status("unknown", f"{log}; whether it runs again is not known: {where.detail}")
     if where is not None and where.state != "gone":
-        return status(where.state, where.detail)
+        silence = _silence(reached, quiet_s) if where.state == "running" and reached else ""
+        return status(where.state, where.detail + silence)
     state, detail = _gone(reached, submission, ending, ended_s)
     return status(state, detail + (_last_words(output) if state == "lost" else ""))
 
@@ -94,9 +100,17 @@ def _gone(
         return "not submitted", ""
     if ending and ending.state == "CANCELLED":
         return "cancelled", ending.detail
-    if ending and ending.state == "COMPLETED" and ended_s < _FILES_LAG_S:
+    has_exited = ending and (ending.state == "COMPLETED" or (ending.state == "FAILED" and ending.exited))
+    if has_exited and ended_s < _FILES_LAG_S:
         return "ending", f"the job ended{how}, and the end of its log is not visible here yet"
     return "lost", f"the job ended{how} and {'its log is not finished' if reached else 'it left no log'}"
+
+
+def _silence(reached: Progress, quiet_s: float) -> str:
+    """How long a job has not written its log, if that is long for it; in steps of ten minutes."""
+    if reached.status != timing_log.RUNNING or quiet_s < max(_QUIET_S, _QUIET_TRIALS * reached.longest_trial_s):
+        return ""
+    return f"; no news for {quiet_s // 600 * 10:.0f} min"
 
 
 def _last_words(output: Path | None) -> str:

@@ -67,6 +67,8 @@ class _Known:
     submission: Submission | None = None
     signature: Signature = None
     """Of its log, when it was read."""
+    quiet_s: float = 0.0
+    """How old its log was when this last asked for it."""
     progress: Progress | TimingLogError | None = None
     status: JobStatus | None = None
     asked: int = 0
@@ -168,6 +170,7 @@ class Watch:
             known, path = unsettled[job_id], self._paths.log(job_id)
             known.asked = self._looks
             signature = self._sign(path)
+            known.quiet_s = time.time() - signature[0] / 1e9 if signature else 0.0
             if signature != known.signature:
                 known.signature = signature
                 changed.append((known, path))
@@ -201,8 +204,9 @@ class Watch:
             seen = self._ended_unix_s.setdefault(known.submission.scheduler_id, now)
             ended_s = now - min(seen, ending.ended_unix_s or now)
         return derive(
-            known.job, known.progress, known.submission, where, path, ending=ending, ended_s=ended_s, output=output
-        )
+            known.job, known.progress, known.submission, where, path, ending=ending, ended_s=ended_s,
+            quiet_s=known.quiet_s, output=output,
+        )  # fmt: skip
 
     def _explain(self, ended: Mapping[str, QueueState]) -> None:
         """Say why jobs ended early: in accounting's words, or the queue's, and in their own."""

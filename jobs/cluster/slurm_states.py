@@ -74,6 +74,10 @@ _EXPLAINED = {
 }
 
 
+_EXITED = frozenset({"0:0", "1:0"})
+"""How jobs exit that have written the end of their log; of one that SIGKILL ended, Slurm's exit code may be 9."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a job ended."""
@@ -84,6 +88,8 @@ class Ending:
     """All that Slurm knows, in words."""
     ended_unix_s: float = 0.0
     """When, in seconds since 1970; 0 if that isn't known."""
+    exited: bool = False
+    """Whether it ended by itself, and not by a signal, as far as that is known."""
 
 
 def in_queue(text: str) -> dict[str, QueueState]:
@@ -132,7 +138,8 @@ def endings(text: str) -> dict[str, Ending]:
         numbers, state, exit_code, nodes, end = line.strip().split("|", 4)
         word = state.split(" ", 1)[0]
         if word in _ENDED:
-            ending = Ending(word, _in_words(state, exit_code, nodes), float(end) if end.isdigit() else 0.0)
+            ended_unix_s = float(end) if end.isdigit() else 0.0
+            ending = Ending(word, _in_words(state, exit_code, nodes), ended_unix_s, exit_code in _EXITED)
             jobs |= dict.fromkeys(elements(numbers), ending)
     return jobs
 

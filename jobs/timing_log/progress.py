@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "code_changed": (str,),
     "trials_done": (int,),
     "last_bandwidth_gbps": (float, type(None)),
+    "longest_trial_s": (float,),
 }
 
 
@@ -41,6 +42,8 @@ class Progress:
     """
     last_bandwidth_gbps: float | None
     """Of the last operation, in GB/s of the state's logical size, from the first rank's start to the last one's end."""
+    longest_trial_s: float
+    """From its first operation's start to its last one's end; of a training loop, the longest block. 0 before one."""
 
 
 def of(
@@ -54,7 +57,18 @@ def of(
     totals = [sample for sample in samples if sample.phase == "total"]
     done = len({sample.trial for sample in totals}) + _blocks_done(blocks)
     bandwidth_gbps = _bandwidth_of_save(saves) if saves else _bandwidth_gbps(totals)
-    return Progress(header.status, header.error, version_changed(provenance), done, bandwidth_gbps)
+    longest_s = max(_longest_s((row.trial, row) for row in totals), _longest_s((row.block, row) for row in blocks))
+    return Progress(header.status, header.error, version_changed(provenance), done, bandwidth_gbps, longest_s)
+
+
+def _longest_s(rows: Iterable[tuple[int, Sample | Block]]) -> float:
+    """How long the longest trial or block took, of all ranks' rows by its number; 0 if there is none."""
+    spans: dict[int, tuple[float, float]] = {}
+    for number, row in rows:
+        start_s, end_s = spans.get(number, (math.inf, -math.inf))
+        spans[number] = min(start_s, row.start_s), max(end_s, row.start_s + row.duration_s)
+    lengths_s = (end_s - start_s for start_s, end_s in spans.values())
+    return float(max(filter(math.isfinite, lengths_s), default=0.0))
 
 
 def _blocks_done(blocks: Sequence[Block]) -> int:

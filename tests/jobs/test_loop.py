@@ -204,7 +204,9 @@ def test_progress_of_a_loop(loop_study: Callable[..., dict[str, Any]], planned: 
     (job,) = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
     run_job(str(paths.root), job.id)
     progress = timing_log.read_progress(paths.log(job.id))
-    last = last_save(timing_log.read(paths.log(job.id)))
+    log = timing_log.read(paths.log(job.id))
+    last = last_save(log)
 
     assert job.parts == progress.trials_done == 7
+    assert progress.longest_trial_s == pytest.approx(max(block.duration_s for block in log.blocks))
     assert last.state_bytes / last.commit_s / 1e9 == progress.last_bandwidth_gbps

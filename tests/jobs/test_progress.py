@@ -28,6 +28,7 @@ def test_the_note_in_a_log_is_what_the_whole_log_adds_up_to(tmp_path: Path, monk
         assert found == whole
         assert (found.status, found.trials_done) == ("running", trials)
         assert found.last_bandwidth_gbps == (1.0 if trials else None)
+        assert found.longest_trial_s == (3.0 if trials else 0.0)
         assert found.code_changed == "submitted with 2, run with 1"
 
 

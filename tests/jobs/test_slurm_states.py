@@ -119,16 +119,19 @@ def test_lines_of_sacct() -> None:
         "9_0|COMPLETED|0:0|node1|1795691936\n9_[1-3,7%1]|CANCELLED by 2001|0:0|None assigned|1795691940\n"
         "10|FAILED|0:53|node2|1795691950\n11|OUT_OF_MEMORY|0:125|node2|Unknown\n12|RUNNING|0:0|node1|Unknown\n"
         "13_[0-4:2]|PENDING|0:0|None assigned|Unknown\n14|NODE_FAIL|1:0|node2|1795691950\n15|FAILED|0:9|node2|1\n"
+        "16|FAILED|9:0|node2|1\n17|FAILED|1:0|node2|1\n"
     )
     found = slurm_states.endings(text)
 
-    assert list(found) == ["9_0", "9_1", "9_2", "9_3", "9_7", "10", "11", "14", "15"]
+    assert list(found) == ["9_0", "9_1", "9_2", "9_3", "9_7", "10", "11", "14", "15", "16", "17"]
     assert (found["9_7"].state, found["9_7"].detail) == ("CANCELLED", "CANCELLED by 2001, before it started")
     assert (found["9_0"].ended_unix_s, found["11"].ended_unix_s) == (1795691936, 0)
     assert "the results directory is not on that node" in found["10"].detail
     assert "raise `mem_gb`" in found["11"].detail
     assert found["14"].detail == "NODE_FAIL, exit code 1:0, on node2"
     assert "where memory runs out" in found["15"].detail
+    exited = [number for number, ending in found.items() if ending.exited]
+    assert exited == ["9_0", "9_1", "9_2", "9_3", "9_7", "14", "17"]
 
 
 def test_where_accounting_says_that_jobs_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,32 @@ def test_cancelled_jobs_are_cancelled() -> None:
 
 
 def test_a_log_may_become_visible_late() -> None:
-    """For 90 s after Slurm's COMPLETED the log isn't visible yet, and nothing is sent again; then the job is lost."""
-    ending = Ending("COMPLETED", "COMPLETED, exit code 0:0, on node7")
-    for logged in (None, log("running").progress()):
+    """For 90 s after a job's exit, good or bad, its log may be late, and nothing is sent again; then the job is lost.
+
+    Killed by a signal, it has left all that it will leave.
+    """
+    exits = {"COMPLETED, exit code 0:0, on node7": "COMPLETED", "FAILED, exit code 1:0, on node7": "FAILED"}
+    for logged, detail in itertools.product((None, log("running").progress()), exits):
+        ending = Ending(exits[detail], detail, exited=True)
         early, late = (derive(JOB, logged, SENT, GONE, "", ending=ending, ended_s=age) for age in (89, 91))
         assert (early.state, late.state) == ("ending", "lost")
-        assert "COMPLETED, exit code 0:0, on node7), and the end of its log is not visible here yet" in early.detail
+        assert f"the job ended ({detail}), and the end of its log is not visible here yet" in early.detail
         assert status.missing([early, late]) == {JOB.id}
         assert status.missing([early]) == set()
-    assert derive(JOB, None, SENT, GONE, "", ending=Ending("FAILED", "FAILED"), ended_s=1).state == "lost"
+    killed = Ending("FAILED", "FAILED, exit code 9:0, on node7")
+    assert derive(JOB, None, SENT, GONE, "", ending=killed, ended_s=1).state == "lost"
+
+
+@pytest.mark.parametrize(("quiet_s", "longest_s", "minutes"), [
+    (599, 0, 0), (601, 0, 10), (3599, 1, 50), (3599, 360, 0), (3601, 360, 60), (1e5, 1e5, 0), (7200, float("nan"), 120),
+])  # fmt: skip
+def test_a_job_that_may_hang_says_so(quiet_s: float, longest_s: float, minutes: int) -> None:
+    """A running job whose log is old, by ten of its longest trial and by ten minutes, has had no news for so long."""
+    measuring = replace(log("running").progress(), longest_trial_s=longest_s)
+    news = f"; no news for {minutes} min" if minutes else ""
+    assert derive(JOB, measuring, SENT, RUNNING, "", quiet_s=quiet_s).detail == f"node7{news}"
+    assert derive(JOB, replace(measuring, status="interrupted"), SENT, RUNNING, "", quiet_s=quiet_s).detail == "node7"
+    assert derive(JOB, measuring, SENT, WAITING, "", quiet_s=quiet_s).detail == "Priority"
 
 
 def test_a_job_that_ran_out_of_memory_says_so(tmp_path: Path) -> None:

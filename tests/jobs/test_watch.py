@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -242,7 +243,22 @@ def test_after_a_signal_to_run_alone_the_job_runs_on(
     left = follow._left_running(study.paths, study.plan)
     assert left == f"still running: {study.ids[1]}; to end it: python -m jobs cancel {study.paths.root}"
     study.log(study.ids[1], "complete")
-    assert follow._left_running(study.paths, study.plan).startswith("no job runs")
+    assert follow._left_running(study.paths, study.plan).startswith("no job is running")
+
+
+def test_a_log_that_is_not_written_any_more(watched: Callable[..., Watched]) -> None:
+    """`status` says of a running job how old its log is, if that is much; and no longer when it is written again."""
+    study = watched(jobs=2, ended=1)
+    watch = status.Watch(study.paths, study.plan)
+    hour_ago_s = time.time() - _HOUR_S - 1
+    for job_id in study.ids:
+        os.utime(study.paths.log(job_id), (hour_ago_s, hour_ago_s))
+    quiet = [job.detail for job in watch.look()]
+    study.log(study.ids[1], "running", trials=2)
+    news = [job.detail for job in watch.look()]
+
+    assert [detail.partition("; ")[2] for detail in quiet] == ["", "no news for 60 min"]
+    assert not any("no news" in detail for detail in news)
 
 
 def test_a_file_where_the_logs_should_lie(watched: Callable[..., Watched]) -> None:

@@ -211,10 +211,13 @@ def test_an_exception_in_a_strategy_is_told(cluster: Any, write_study: WriteStud
     assert "failed" in done.stdout.split("Summary", 1)[1]
 
 
-def test_unwritable_results_are_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:
-    """The logs' directory turns into something that can't be written: lost, with the last line of the job's stderr."""
+def test_unwritable_results_are_told(cluster_without_accounting: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    """The logs' directory turns into something that can't be written: lost, with the last line of the job's stderr.
+
+    With accounting, `status` would wait for a log that may be late.
+    """
     study = write_study("unwritable", slurm='additional_parameters = { begin = "now+8" }')
-    job = Submitted(cluster, study, tmp_path)
+    job = Submitted(cluster_without_accounting, study, tmp_path)
     logs = job.root / "logs"
     logs.rmdir()  # between submission and start; root may write anywhere, so permissions would stop nobody
     logs.write_text("not a directory")
