@@ -64,9 +64,9 @@ def second_client(mounts: Mounts, tmp_path: Path) -> Iterator[Path]:
     directory.mkdir()
     address = mounts.environment["DEVCLUSTER_FILESYSTEMS_ADDRESS"]
     command = ["glusterfs", f"--volfile-server={address}", "--volfile-id=/gluster", f"--log-file={tmp_path / 'log'}"]
-    subprocess.run([*command, directory], check=True, timeout=60)
+    subprocess.run([*command, directory], check=True, timeout=600)
     yield directory
-    subprocess.run(["umount", directory], check=True, timeout=60)
+    subprocess.run(["umount", directory], check=True, timeout=600)
 
 
 @pytest.fixture

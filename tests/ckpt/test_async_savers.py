@@ -49,7 +49,7 @@ def saver(case: tuple[Strategy, str]) -> Iterator[AsyncSaver]:
         yield found
     assert found.helpers == []
     assert children() - processes - {tracker()} == set()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while left := {thread.name for thread in set(threading.enumerate()) - threads if not thread.daemon}:
         assert time.monotonic() < end, left
         time.sleep(0.01)

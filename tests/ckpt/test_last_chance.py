@@ -92,7 +92,7 @@ def test_a_fork_after_tensorstore_was_used(name: str, user: str, tmp_path: Path)
     if importlib.util.find_spec(create(name).requires[1].partition(".")[0]) is None:
         pytest.skip(f"{name} is not installed")
     command = [sys.executable, "-W", "ignore", "-c", BEGINNING + FORK, str(tmp_path / "final"), name, user]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert "the child ended with 0" in done.stdout, done.stdout + done.stderr
     assert "CheckpointError: " in done.stdout
     assert "spawn" in done.stdout

@@ -224,7 +224,7 @@ def test_process_groups() -> None:
         subprocess.Popen([*command, str(rank), str(server.port)], stdout=subprocess.PIPE, text=True, env=os.environ)
         for rank in range(2)
     ]
-    printed = [process.communicate(timeout=120)[0].splitlines() for process in started]
+    printed = [process.communicate(timeout=600)[0].splitlines() for process in started]
     assert [["0 2 11", "0 2 11", "1 2 11"], ["1 2 11", "1 2 11", "0 2 11"]] == printed
 
 

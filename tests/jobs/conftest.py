@@ -147,7 +147,7 @@ class Python:
             text=True,
             encoding="utf-8",
             check=False,
-            timeout=240,
+            timeout=900,
         )
 
     def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[bytes]:

@@ -31,8 +31,8 @@ def hung(mounts: Mounts) -> Iterator[Path]:
     yield directory
     signal_bricks(mounts, signal.SIGCONT)
     while answering._left:
-        answering._left.pop().communicate(timeout=60)
-    subprocess.run(["rm", "-r", directory], check=True, timeout=60)
+        answering._left.pop().communicate(timeout=600)
+    subprocess.run(["rm", "-r", directory], check=True, timeout=600)
 
 
 def signal_bricks(mounts: Mounts, number: signal.Signals) -> None:
@@ -77,7 +77,7 @@ def test_status_ends(hung: Path, mounts: Mounts) -> None:
     program += "h.bounded.__kwdefaults__['limit_s'] = 1; from jobs.__main__ import app; app(sys.argv[1:])"
     signal_bricks(mounts, signal.SIGSTOP)
     done = subprocess.run(
-        [sys.executable, "-c", program, "status", hung], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program, "status", hung], capture_output=True, text=True, timeout=300, check=False
     )
 
     assert done.returncode == 2

@@ -43,7 +43,7 @@ def test_an_address_that_a_killed_start_left(
     left.chmod(0o600)
     done = subprocess.run(
         [installed("mpiexec.hydra"), "-n", "2", sys.executable, "-m", "jobs", "job", paths.root, job_id],
-        env=python.environment(), cwd=python.cwd, capture_output=True, text=True, timeout=200, check=False,
+        env=python.environment(), cwd=python.cwd, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     log = timing_log.read(paths.log(job_id))
@@ -102,7 +102,7 @@ def test_a_study_in_one_allocation_of_another_batch_system(
     environment |= {key: value.format(**values) for key, value in variables.items()}
     done = subprocess.run(
         ["bash", ROOT / "slurm" / "study.pbs", *(argument.format(**values) for argument in arguments)],
-        env=environment, cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
+        env=environment, cwd=cwd, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     logs = [timing_log.read(path) for path in sorted((tmp_path / "results" / "one" / "logs").glob("*.h5"))]
@@ -132,7 +132,7 @@ def test_a_study_in_an_allocation_that_ends(tmp_path: Path, model: Path, target:
             time.sleep(0.1)
         (job,) = [child for child in psutil.Process(script.pid).children() if "job" in child.cmdline()]
         job.send_signal(signal.SIGTERM)
-        output, _ = script.communicate(timeout=100)
+        output, _ = script.communicate(timeout=600)
     assert 1 == script.returncode
     assert "interrupted: run this again for the jobs that are missing" in output
     assert [first] == list(logs.iterdir())
@@ -167,6 +167,6 @@ def test_variables_reach_the_ranks_of_a_job_that_was_submitted_without_any(scrip
         "CKPT_STUDY_HOME": str(ROOT), "CKPT_STUDY_PYTHON": str(rank), "SCRATCH": "/lustre/me",
     }  # fmt: skip
     done = subprocess.run(
-        ["bash", "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+        ["bash", "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True
     )
     assert "/lustre/me BEST_EFFORT\n" == done.stdout

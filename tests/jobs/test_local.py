@@ -40,7 +40,7 @@ def test_two_processes_submit_at_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", _RECORD, str(tmp_path), name, str(COUNT)]) for name in ("a", "b")
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
 
     ids = {submission.job_id for submission in submissions(paths)}
     assert ids == {f"{name}-{number}" for name in ("a", "b") for number in range(COUNT)}

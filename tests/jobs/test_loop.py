@@ -115,14 +115,14 @@ def test_an_interrupted_job_goes_on(
             time.sleep(0.01)
         helpers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGUSR2)
-        process.wait(timeout=60)
+        process.wait(timeout=600)
     finally:
         process.kill()
     before = timing_log.read(paths.log(job.id))
     assert "interrupted" == before.header.status
     assert all(block.valid for block in before.blocks)
     assert (len(helpers) == 1) == (way == "process")
-    _, alive = psutil.wait_procs(helpers, timeout=30)
+    _, alive = psutil.wait_procs(helpers, timeout=300)
     assert [] == alive
     assert [] == list(target.iterdir())
     assert [] == list(paths.slurm.iterdir())

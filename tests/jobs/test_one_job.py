@@ -42,7 +42,7 @@ def run(sender: OneJobSender, commands: Commands, tmp_path: Path) -> Run:
         (tmp_path / "script").write_text(script)
         return subprocess.run(
             [_BASH, "-c", f"SECONDS={after_s}; source {tmp_path}/script"],
-            env=dict(os.environ), capture_output=True, text=True, check=False, timeout=100,
+            env=dict(os.environ), capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
 
     return run

@@ -160,9 +160,9 @@ def overlay_in_memory(mounts: Mounts, tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "overlay"
     directory.mkdir()
     options = f"lowerdir={ram}/lower,upperdir={ram}/upper,workdir={ram}/work"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, directory], check=True, timeout=60)
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, directory], check=True, timeout=600)
     yield directory
-    subprocess.run(["umount", directory], check=True, timeout=60)
+    subprocess.run(["umount", directory], check=True, timeout=600)
     shutil.rmtree(ram)
 
 

@@ -40,7 +40,7 @@ def end_in_a_save(python: Any, paths: StudyPaths, tmp_path: Path, number: signal
             assert process.poll() is None, "the job ended before it got there"
             time.sleep(0.02)
         process.send_signal(number)
-        return int(process.wait(timeout=60))
+        return int(process.wait(timeout=600))
     finally:
         process.kill()
 

@@ -225,7 +225,7 @@ def test_a_filesystem_that_hangs_ends_the_command(watched: Callable[..., Watched
         [sys.executable, "-c", program, "status", study.paths.root],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
 

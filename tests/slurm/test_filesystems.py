@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filesystems
 def run(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """`devcluster filesystems …`."""
     return subprocess.run(
-        [SCRIPT, *arguments], env=dict(environment), capture_output=True, text=True, timeout=120, check=False
+        [SCRIPT, *arguments], env=dict(environment), capture_output=True, text=True, timeout=600, check=False
     )
 
 

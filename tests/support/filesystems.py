@@ -88,7 +88,7 @@ class Mounts:
             if os.geteuid() != 0:
                 do_without("mounting needs root")
             done = subprocess.run(
-                [SCRIPT, "start", name], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+                [SCRIPT, "start", name], env=self.environment, capture_output=True, text=True, timeout=600, check=False
             )
             if "is not installed" in done.stderr:
                 do_without(done.stderr)
@@ -113,6 +113,6 @@ def mounts_of_this_run(which: str = "1") -> Iterator[Mounts]:
         yield mounts
     finally:
         done = subprocess.run(
-            [SCRIPT, "clean"], env=mounts.environment, capture_output=True, text=True, timeout=120, check=False
+            [SCRIPT, "clean"], env=mounts.environment, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
