@@ -120,10 +120,10 @@ def of_note(line: bytes) -> Progress | None:
         word, digest, text = line.decode("ascii").rstrip("\n").split(" ", 2)
         if (word, digest) != ("progress", _digest(text)):
             return None
-        facts = json.loads(text)
+        facts = {"longest_trial_s": 0.0} | json.loads(text)  # which earlier releases didn't note
         known = facts.keys() == _TYPES.keys() and all(type(facts[name]) in kinds for name, kinds in _TYPES.items())
         return Progress(**facts) if known else None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return None
 
 

@@ -241,9 +241,7 @@ def test_a_killed_process(process: ProcessSaver, tmp_path: Path) -> None:
     future = process.start(process.take({}), partial(tasks.hold, tmp_path / "started", tmp_path / "gate"))
     tasks.wait_for(tmp_path / "started")
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(
-        CheckpointError, match=r"was ended by SIGKILL, as the kernel does when memory runs out, before it"
-    ):
+    with pytest.raises(CheckpointError, match=r"was ended by SIGKILL, probably because memory ran out, before it"):
         future.result()
     assert process.helpers == []
     other = save(process, {}, tasks.own_process)

@@ -81,7 +81,7 @@ def test_what_a_watch_counts(tmp_path: Path) -> None:
             stack.enter_context((tmp_path / str(number)).open("w"))
         for thread in waiting:
             thread.start()
-        taken_bytes = bytearray(64 * 2**20)
+        taken_bytes = b"x" * (64 * 2**20)  # written to, and not only promised
         watching.look()
         del taken_bytes
         ended.set()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 LACKS = {
     "huge pages": {"madvise": "error=EINVAL"},
@@ -41,6 +42,7 @@ def in_a_traced_child(work: Callable[[], object], faults: dict[str, str], paths:
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest-timeout has a handler of its own
         signal.alarm(_LONGEST_S)
+        torch.set_num_threads(torch.get_num_threads())  # a fork has no pool of threads, and faults may forbid a new one
         os.kill(os.getpid(), signal.SIGSTOP)
         try:
             work()
