@@ -82,8 +82,14 @@ def test_filesystems_that_name_neither_device_nor_server(disks: Callable[..., Pa
 @pytest.mark.parametrize(
     ("mount", "words"),
     [
-        (Mount("lustre", "mgs1@tcp:mgs2@tcp:/work/sub", "rw", "/a"), "the Lustre filesystem work of mgs1@tcp:mgs2@tcp"),
-        (Mount("lustre", "mgs1@tcp:mgs2@tcp:/work", "rw", "/b"), "the Lustre filesystem work of mgs1@tcp:mgs2@tcp"),
+        (
+            Mount("lustre", "mgs1@tcp:mgs2@tcp:/scratch/sub", "rw", "/a"),
+            "the Lustre filesystem scratch of mgs1@tcp:mgs2@tcp",
+        ),
+        (
+            Mount("lustre", "mgs1@tcp:mgs2@tcp:/scratch", "rw", "/b"),
+            "the Lustre filesystem scratch of mgs1@tcp:mgs2@tcp",
+        ),
         (Mount("gpfs", "/dev/fs1", "rw", "/gpfs"), "the GPFS filesystem fs1"),
         (Mount("fuse", "mfs#master:9421/sub", "rw", "/mfs"), "the MooseFS of master:9421"),
         (Mount("cifs", "//server/share", "rw", "/cifs"), "the cifs //server/share"),
