@@ -78,7 +78,7 @@ def check(*results: Path, all_: Annotated[bool, Parameter(name="--all")] = False
 
 @app.command
 def selftest(results: Path) -> int:
-    """Judge the results of the self-test: known costs, and dishonest strategies. Exit code 1 if a verdict is FAILED.
+    """Judge the results of the self-test: known costs, and known faults. Exit code 1 if a verdict is FAILED.
 
     A verdict is `unsure` where a machine was too busy to measure the known lost times of a training loop.
 

@@ -1,7 +1,7 @@
-"""Judges the self-test: whether results of strategies of known cost and known dishonesty show just that.
+"""Judges the self-test: whether results of strategies of known cost and with known faults show just that.
 
 `python -m jobs selftest` plans, submits and runs the shipped study `selftest`, and ends with this. Twice as slow must
-be measured as twice as slow, and every dishonest strategy must be caught.
+be measured as twice as slow, and every faulty strategy must be caught.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def cancel(results: Path) -> None:
 
 @app.command
 def selftest(*, target: TargetOption, results: ResultsOption = Path("results"), cluster: ClusterOption = None) -> int:
-    """Check the measurement itself: known costs must be measured, dishonest strategies caught. About eight minutes."""
+    """Check the measurement itself: known costs must be measured, and known faults caught. About eight minutes."""
     codes = []
     for study in STUDIES:
         with tempfile.TemporaryDirectory() as directory:

@@ -64,9 +64,9 @@ _WHAT_BESIDE = (
 
 _WHAT_SLOW_RANK = (
     "the slowest rank of a save is the one whose own steps (without the collective) exceed its steps without "
-    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others. It is the "
-    "one whose files were on storage last (by: writing) if no step shows one, or less than half of that: the others "
-    "wait for it to commit; up to a tenth later counts as equal. Excess: above the others' median"
+    "checkpoints most, if by more than those vary; by: the part in which it differs most from the others. If no step "
+    "shows one, or shows less than half as much, it is the rank whose files were on storage last (by: writing), if by "
+    "more than a tenth: the others wait for it to commit. Excess: above the others' median"
 )
 
 

@@ -34,7 +34,7 @@ class Cell:
 
 
 def of(study: Study, layout: Layout) -> Iterator[Cell]:
-    """The cells of a study whose state has these tensors, but for what can't be done, and null tests but one a loop."""
+    """The cells of a study whose state has these tensors: without what can't be done, and with one null test a loop."""
     nulls = set()
     for cell in _with_every_null(study, layout):
         if cell.way == NONE:  # no strategy saves anything in it: the first one's will do

@@ -30,7 +30,8 @@ def test_tables_of_an_earlier_release(name: str) -> None:
 
     storage, _, tables = printed.stdout.partition("\n\n")
     assert ",not proven here\nstorage,What the targets of " in storage  # a table that came later
-    assert tables == (DATA / f"{name}.csv").read_text(encoding="utf-8")
+    before = (DATA / f"{name}.csv").read_text(encoding="utf-8")
+    assert tables == before.replace("buffered or buffered or direct", "buffered or direct")  # a note repeated itself
 
 
 def test_loads_of_an_earlier_release_are_numbered() -> None:
