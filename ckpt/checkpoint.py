@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt import foreign, manifest
+from ckpt import foreign
 from ckpt.disk import listing, versions
 from ckpt.disk.listing import Inventory
 from ckpt.errors import CheckpointError
 from ckpt.formats.shard_files import select
+from ckpt.manifest import Manifest
 from ckpt.reading import Content, content_of, created, of_one, path_of
 from ckpt.state.layout import Layout, TensorLayout
 from ckpt.writing import write
@@ -79,13 +80,20 @@ def load(directory: Path | str, names: Collection[str] | None = None, *, verify:
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged, or incomplete; the message lists what is missing.
     """
-    return of_one(path_of(directory), lambda path, shown: _load(path, shown, names, options, verify=verify))
+    return of_one(path_of(directory), lambda *which: _load(*which, names=names, options=options, verify=verify))
 
 
-def _load(path: Path, shown: Path, names: Collection[str] | None, options: dict[str, Any], *, verify: bool) -> Any:
+def _load(
+    path: Path,
+    shown: Path,
+    known: Manifest | None,
+    *,
+    names: Collection[str] | None,
+    options: dict[str, Any],
+    verify: bool,
+) -> Any:
     from ckpt.tree import nested
 
-    known = manifest.read(path) if path.is_dir() else None
     if known is None:
         return foreign.load(path, names, options, shown=shown, verify=verify)
     content = content_of(path, known, names, options, verify=verify)
@@ -120,10 +128,9 @@ def inspect(directory: Path | str) -> Inspection:
     return of_one(path_of(directory), _inspect)
 
 
-def _inspect(path: Path, shown: Path) -> Inspection:
+def _inspect(path: Path, shown: Path, known: Manifest | None) -> Inspection:
     from ckpt.tree import nested
 
-    known = manifest.read(path) if path.is_dir() else None
     files = listing.inventory(path)
     if known is None:
         seen = foreign.look(path, shown=shown)
@@ -158,10 +165,9 @@ def convert(source: Path | str, destination: Path | str, strategy: str = DEFAULT
     write(of_one(begin, _content), end, chosen)
 
 
-def _content(path: Path, shown: Path) -> Content:
+def _content(path: Path, shown: Path, known: Manifest | None) -> Content:
     from ckpt.tree import nested
 
-    known = manifest.read(path) if path.is_dir() else None
     if known is None:
         return Content(*nested.flatten(foreign.load(path, None, {}, shown=shown)))
     return content_of(path, known, None, {}, verify=True)

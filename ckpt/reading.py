@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckpt import registry
+from ckpt import manifest, registry
 from ckpt.disk import leftovers, versions
 from ckpt.disk.pinned import Pinned, pinned
 from ckpt.errors import CheckpointError
@@ -26,6 +26,7 @@ _STALE_LINK_S = 0.01
 """A link may lead to a version that was removed meanwhile, and network filesystems show it for a while."""
 
 _Result = TypeVar("_Result")
+_Work = Callable[[Path, Path, Manifest | None], _Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ def path_of(directory: Path | str) -> Path:
         raise CheckpointError(f"{directory}: {error}") from error
 
 
-def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
+def of_one(final: Path, work: _Work[_Result]) -> _Result:
     """Run `work` on a checkpoint, again from the start if the checkpoint was replaced meanwhile.
 
     Args:
         final: the checkpoint's path.
-        work: gets a path that refers to one checkpoint even if the name is given to another, and the path for messages.
+        work: gets a path that refers to one checkpoint even if the name is given to another, the path for messages, and
+            the manifest; None of what another program wrote.
 
     Returns:
         What `work` returned, all of it from one checkpoint.
@@ -80,24 +82,30 @@ def of_one(final: Path, work: Callable[[Path, Path], _Result]) -> _Result:
         raise CheckpointError(f"{final} was left by an unfinished save and is not a checkpoint")
     try:
         if final.is_file():
-            return work(final, final)
+            return work(final, final, None)
     except OSError as error:
         raise CheckpointError(f"can't read {final}: {error}") from error
+    return _of_one_directory(final, work)
+
+
+def _of_one_directory(final: Path, work: _Work[_Result]) -> _Result:
     for attempt in range(_MOST_REPLACEMENTS):
         try:
             with pinned(versions.interrupted(final) or final) as directory:
                 try:
-                    return work(directory.path, final)
+                    known = manifest.read(directory.path)
+                    # Replaced checkpoints are removed file by file: without its manifest, one looks like another's.
+                    if known or directory.is_current:
+                        return work(directory.path, final, known)
                 except (CheckpointError, OSError) as error:
                     if directory.is_current:
                         raise CheckpointError(_message(directory, error)) from error
         except (FileNotFoundError, NotADirectoryError):
-            if attempt < _MOST_STALE_LINKS and (os.path.lexists(final) or versions.interrupted(final)):
-                time.sleep(attempt * _STALE_LINK_S)
-                continue
-            raise CheckpointError(
-                f"{final} is not a checkpoint: there is no such directory{_unfinished(final)}"
-            ) from None
+            if attempt >= _MOST_STALE_LINKS or not (os.path.lexists(final) or versions.interrupted(final)):
+                raise CheckpointError(
+                    f"{final} is not a checkpoint: there is no such directory{_unfinished(final)}"
+                ) from None
+            time.sleep(attempt * _STALE_LINK_S)
         except OSError as error:
             raise CheckpointError(f"can't open {final}: {error}") from error
     raise CheckpointError(f"{final} was replaced {_MOST_REPLACEMENTS} times while it was being read")

@@ -111,8 +111,7 @@ def _replaceable(final: Path) -> Identity | None:
     return of_one(final, _require_ours)
 
 
-def _require_ours(path: Path, _: Path) -> Identity | None:
-    known = manifest.read(path)
+def _require_ours(path: Path, _: Path, known: Manifest | None) -> Identity | None:
     if known is None:
         raise CheckpointError(_NOT_OURS.format(path))
     others = sorted(manifest.files_of(path).keys() - known.files.keys())

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import ckpt
+from ckpt import manifest
 from ckpt.errors import CheckpointError
 from ckpt.manifest import Manifest
 from ckpt.registry import create
@@ -116,6 +117,31 @@ def test_a_conversion(final: Path, meanwhile: Meanwhile) -> None:
     meanwhile(lambda: ckpt.save(state_of(2), final))
     ckpt.convert(final, final.with_name("converted"), "torch_save")
     assert {2.0} == steps_in(ckpt.load(final.with_name("converted")))
+
+
+@pytest.mark.parametrize("read", [ckpt.load, ckpt.inspect], ids=["load", "inspect"])
+def test_a_replaced_checkpoint_without_its_manifest(
+    strategy: str, final: Path, read: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replaced checkpoint is removed file by file. What is left without its manifest is not taken for another
+    program's checkpoint: it has the tensors and nothing else.
+    """
+    ckpt.save(state_of(1), final, strategy)
+    genuine = manifest.read
+
+    def replaced(directory: Path) -> Manifest | None:
+        monkeypatch.setattr(manifest, "read", genuine)
+        removed = final.rename(final.with_name("removed"))
+        (removed / manifest.FILE).unlink()
+        ckpt.save(state_of(2), final, strategy)
+        return genuine(directory)
+
+    monkeypatch.setattr(manifest, "read", replaced)
+    content = read(final)
+    if isinstance(content, dict):
+        assert {2.0} == steps_in(content)
+    else:
+        assert (strategy, 1) == (content.strategy, content.plain_values)
 
 
 def test_a_removal(final: Path, meanwhile: Meanwhile) -> None:
