@@ -58,8 +58,8 @@ _WHAT_BESIDE = (
     "at its start; memory, threads and descriptors include helper processes, on the rank that used most; threads and "
     "descriptors are counted between steps, so that those of a save within one step are not seen; grown: the end of "
     "the last block above that of the first one of the same kind; CPU per save, of all ranks; CPU of the save itself: "
-    "of the thread or process that saved (`sync`: of the process, in the call), unknown of a library's; the first "
-    "save is reported separately"
+    "of the process that saved (`sync`: in the call), unknown where a thread of the loop's process or a library saved; "
+    "the first save is reported separately"
 )
 
 _WHAT_SLOW_RANK = (

@@ -78,11 +78,11 @@ class Way(ABC):
     def save(self, final: Path) -> Call | None:
         """Save under a name; returns when the loop may go on, without a call if the save before failed."""
         call = Call(time.perf_counter())
-        if self._last is not None:
+        if self._last is not None and self.is_pending:
             self._last.ended.exception()  # waits
+            call.wait_s = time.perf_counter() - call.called_s
         if self.failure:
             return None
-        call.wait_s = time.perf_counter() - call.called_s
         self._last = call
         self._call(call, final)
         return call
