@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.axes import INK, logarithmic, with_legend
 from analysis.figures.kinds import Picture, Result
 from analysis.figures.loops import Looped, handles
+from analysis.figures.styles import wrapped
 from analysis.measures.lost import SIGNIFICANT, AtInterval, meeting_s
 from analysis.measures.setting import SYNC
 from analysis.measures.statistics import Interval
@@ -41,7 +42,7 @@ _CAPTION = (
     "at its upper end if the estimate isn't above zero. Lines are the model, one save in flight at a time; the "
     "synchronous ones are solid. Upright ticks: storage's limit, where interval and lost time together are the commit "
     "latency; to the left, a save waits for the one before. Rings: it waits so long that the asynchronous save loses "
-    "as much as the synchronous one of its strategy; beside them is that interval, in brackets its 95 % interval."
+    "as much as the synchronous one of its strategy; the legend has that interval, in brackets its 95 % interval."
 )
 
 
@@ -63,9 +64,9 @@ class _Meeting:
         return self.sync.cost.share_at(self.interval_s).estimate
 
     def __str__(self) -> str:
-        ends = self.interval.low, self.interval.high
-        between = "" if any(map(math.isnan, ends)) else " ({:.3g} to {:.3g})".format(*ends)
-        return f"{self.interval_s:.3g} s{between}"
+        low, high = self.interval.low, self.interval.high
+        between = f" ({low:.2g} to {high:.2g})" if low > 0 else f" (at most {high:.2g})"
+        return f"{self.interval_s:.2g} s" + ("" if math.isnan(low + high) else between)
 
 
 def lost_share(methods: Sequence[Looped]) -> Result:
@@ -89,10 +90,7 @@ def lost_share(methods: Sequence[Looped]) -> Result:
     for x, share in limits:
         axes.plot([x], [100 * share], **_TICK)
     for meeting in meetings:
-        x, y = meeting.interval_s, 100 * meeting.share
-        axes.plot([x], [y], **_RING)
-        if len(meetings) <= _MOST_NAMED:
-            axes.annotate(str(meeting), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=6)
+        axes.plot([meeting.interval_s], [100 * meeting.share], **_RING)
     words = ". ".join(_in_words(method, meetings) for method in shown)
     return Picture(figure, _CAPTION, f"Training time lost over the checkpoint interval. {words}.")
 
@@ -117,9 +115,16 @@ def _limit(method: Looped) -> tuple[float, float] | None:
 
 
 def _others(meetings: Sequence[_Meeting], limits: Sequence[tuple[float, float]]) -> list[Line2D]:
+    named = meetings if len(meetings) <= _MOST_NAMED else []
+    ring = "\n".join(
+        [
+            "as much as synchronous" + (":" if named else ""),
+            *(line for meeting in named for line in (*wrapped([meeting.other.label]), str(meeting))),
+        ]
+    )
     return [
         *([Line2D([], [], label="storage's limit: waits", **_TICK)] if limits else []),
-        *([Line2D([], [], label="as much as synchronous", **_RING)] if meetings else []),
+        *([Line2D([], [], label=ring, **_RING)] if meetings else []),
     ]
 
 
