@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent.parent.parent
 DEVCLUSTER = ROOT / "slurm" / "devcluster" / "devcluster"
 NEEDED = ["slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd"]
 
+LONGEST = ("test_ranks", "test_submission")
+"""The modules that take longest. They start first, so that no process is left alone with them in the end."""
+
 HANG_S = 900
 """What takes longer hangs, however slow and busy the machine is."""
 
@@ -241,6 +244,11 @@ def _study_writer(directory: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest modules first."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
