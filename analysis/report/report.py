@@ -192,7 +192,9 @@ def _section(
 def _subtitle(results: Results) -> str:
     jobs, complete = len(results.jobs), int((results.jobs["status"] == "complete").sum())
     first, last = (str(results.jobs["created_utc"].dropna().agg(end)) for end in ("min", "max"))
-    return printable(f"{complete} of {jobs} jobs complete; {len(results.samples)} samples; jobs from {first} to {last}")
+    counts = {"samples": len(results.samples), "saves beside a loop": int((results.saves["rank"] == 0).sum())}
+    measured = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no samples"
+    return printable(f"{complete} of {jobs} jobs complete; {measured}; jobs from {first} to {last}")
 
 
 def _absent_tables(comparisons: Sequence[Comparison]) -> Iterator[str]:

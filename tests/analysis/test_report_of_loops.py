@@ -46,6 +46,11 @@ def test_lost_time_comes_first(page: str) -> None:
     assert '<li><a href="#lost">' in page
 
 
+def test_saves_are_counted_and_samples_that_nothing_took_are_not_named(page: str) -> None:
+    """Four jobs have three blocks of two saves; each process's first block has one before them."""
+    assert re.search(r"<p>4 of 4 jobs complete; 28 saves beside a loop; jobs from ", page)
+
+
 def test_figures_of_loops_have_words_with_their_numbers(page: str) -> None:
     """For those who don't see them."""
     words = re.findall(r'<svg[^>]*aria-label="([^"]*)"', page)
@@ -65,3 +70,4 @@ def test_a_study_without_a_loop_has_no_such_section(three_methods: StudyOnDisk) 
 
     assert re.search(r'<main>\s*<section id="targets"', without)
     assert "#lost" not in without
+    assert re.search(r"jobs complete; \d+ samples; jobs from ", without)
