@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -19,8 +18,6 @@ from ckpt.state.sharding import RankShards
 
 if TYPE_CHECKING:
     from ckpt.state.layout import State
-
-_ADDRESS = "MASTER_ADDR"
 
 _ENDS_WITHIN_S = 30
 
@@ -179,12 +176,19 @@ def _end_process(patience_s: float = _ENDS_WITHIN_S) -> None:
 
 @contextmanager
 def _address(group: ProcessGroup) -> Iterator[None]:
-    """Where a single rank's process meets itself: this host's name, DCP's choice, need not have an address."""
-    if group.size > 1 or _ADDRESS in os.environ:
+    """Where a single rank's process meets itself: this host's name, DCP's choice, need not have an address.
+
+    DCP asks for the name in this thread. MASTER_ADDR would do as well, but a process that another thread starts while
+    the environment changes doesn't start: exit code 255.
+    """
+    if group.size > 1:
         yield
         return
-    os.environ[_ADDRESS] = "127.0.0.1"
+    from torch.distributed.checkpoint import _async_process_executor
+
+    executor: Any = _async_process_executor  # DCP has no argument for it
+    name_of_host, executor._get_fq_hostname = executor._get_fq_hostname, lambda: "127.0.0.1"  # noqa: SLF001
     try:
         yield
     finally:
-        del os.environ[_ADDRESS]
+        executor._get_fq_hostname = name_of_host  # noqa: SLF001

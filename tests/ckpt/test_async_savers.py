@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,28 @@ def test_views_that_torch_computes(case: tuple[Strategy, str], saver: AsyncSaver
     poison({"spectrum": spectrum, "larger": larger})
     saver.finish()
     assert exact(strategy.load(tmp_path / "checkpoint")) == expected
+
+
+_changes: list[str] | None = None
+"""Takes the changes of the environment while it is a list; an audit hook can't be removed."""
+
+
+def _audit(event: str, _: tuple[object, ...]) -> None:
+    # torch_checkpointing itself changes it, in a thread of its own
+    ours = threading.current_thread() is threading.main_thread()
+    if _changes is not None and ours and event in {"os.putenv", "os.unsetenv"}:
+        _changes.append("".join(traceback.format_stack()))
+
+
+def test_the_environment_stays(saver: AsyncSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save sets no variable: a process that a thread starts at the same instant would end with exit code 255."""
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    sys.addaudithook(_audit)
+    monkeypatch.setattr(sys.modules[__name__], "_changes", changes := [])
+    for number in range(2):
+        start(saver, {"w": torch.randn(1000)}, tmp_path / str(number))
+        saver.finish()
+    assert not changes, changes[0]
 
 
 def test_an_error_arrives(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
