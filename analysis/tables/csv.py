@@ -12,15 +12,31 @@ from analysis.tables.table import Cell, Change, Estimate, Judged, Marked, Ratio,
 
 
 def csv(table: Table) -> str:
-    """Write a table for programs: numbers unrounded, every part of a statistic in a column, the table's name first."""
+    """Write a table for programs: every part of a statistic in a column, the table's name first.
+
+    Numbers have 12 significant digits: the last ones of a float, and tiny p-values, depend on the processor.
+    """
     records = []
     for row in table.rows:
         record: dict[str, str | float] = {"table": table.name, "title": no_formula(printable(table.title))}
         for heading, cell in zip(table.headings, row, strict=True):
-            record |= _fields(no_formula(printable(heading)) or "method", cell)
+            fields = _fields(no_formula(printable(heading)) or "method", cell)
+            record |= {key: _rounded(value) for key, value in fields.items()}
         records.append(record)
     notes = "".join(f"# {_CELL_IN_NOTE.sub(_APOSTROPHE, printable(note))}\n" for note in numbered(table))
     return pd.DataFrame(records).to_csv(index=False) + notes if records else notes
+
+
+_LEAST_P = 1e-12
+"""Smaller p-values are the rounding of floats."""
+
+
+def _rounded(value: str | float) -> str | float:
+    return float(f"{value:.12g}") if isinstance(value, float) and not value.is_integer() else value
+
+
+def _significance(p: float) -> float:
+    return float(f"{p:.3g}") if not p < _LEAST_P else _LEAST_P
 
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -60,7 +76,7 @@ def _fields(key: str, cell: Cell) -> dict[str, str | float]:
             key: cell.interval.estimate,
             f"{key} low": low,
             f"{key} high": high,
-            f"{key} p": cell.p,
+            f"{key} p": _significance(cell.p),
             f"{key} verdict": cell.verdict,
         }
     if isinstance(cell, Estimate):
