@@ -33,7 +33,7 @@ LAYERS = {
         "state",  # what a state is: tensors, dtypes, ties, partitions
         "process_group tree disk",  # ranks that act together; nested states; what a directory lies on
         "formats",  # what files look like, whoever writes them
-        "workload capabilities",  # what a study saves; what is known of a strategy without running it
+        "workload capabilities dcp",  # what a study saves; what is known of a strategy; DCP's storage
         "background",  # saves behind a running program
         "strategy",  # the contract
         "single_process",  # its part for libraries that know one process only

@@ -16,7 +16,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -67,6 +67,18 @@ def begin(final: Path, *, replaces: Identity | None = None) -> Staging:
             staging.discard()
             raise
     return staging
+
+
+def beside(final: Path) -> Staging:
+    """Make a further directory beside `final`, for what another rank of the same save writes.
+
+    Raises:
+        CheckpointError: if no directory can be made there.
+    """
+    try:
+        return _new(final, None)
+    except OSError as error:
+        raise CheckpointError(f"can't write a checkpoint into {final.parent}: {error}") from error
 
 
 def _new(final: Path, replaces: Identity | None) -> Staging:
@@ -132,6 +144,23 @@ class Staging:
         """
         durable.flush(self.path, files=files)
         writeback.raise_errors(self._descriptor)
+
+    def collect(self, directory: Path, files: Collection[str]) -> None:
+        """Move the files of another rank's directory into this one, and remove that directory.
+
+        Raises:
+            CheckpointError: if one of them isn't there.
+        """
+        if directory == self.path:
+            return
+        try:
+            for file in files:
+                (directory / file).rename(self.path / file)
+            directory.rmdir()
+        except OSError as error:
+            raise CheckpointError(
+                f"can't collect what a rank wrote to {directory} ({error}): all ranks must write to the same filesystem"
+            ) from error
 
     def publish(self) -> None:
         """Give the flushed directory its final name durably; `path` then has what it replaced.

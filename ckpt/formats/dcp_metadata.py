@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt.errors import CheckpointError
 from ckpt.formats import torch_files
-from ckpt.state.dtypes import BYTES_PER_ELEMENT
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
@@ -28,7 +28,7 @@ _HARMLESS = {
         "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
     },
     f"{_DCP}.filesystem": {"_StorageInfo"},
-    "torch": {"Size", *BYTES_PER_ELEMENT},
+    "torch": {"Size"},  # and the dtypes
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath"},
     "pathlib._local": {"PosixPath"},
@@ -39,10 +39,19 @@ class _HarmlessUnpickler(pickle.Unpickler):
     """Creates only objects of the classes that DCP's metadata consist of; DCP itself unpickles anything."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Find a class, if it is harmless."""
+        """Find a class or a dtype, if it is harmless."""
+        import torch
+
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
         if name not in _HARMLESS.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint should")
         return super().find_class(module, name)
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a checkpoint of DCP may have a file of that name."""
+    return re.fullmatch(r"__\d+_\d+\.distcp|(__\d+)?\.metadata(\.tmp)?", name) is not None
 
 
 def read(directory: Path) -> Metadata:

@@ -11,7 +11,7 @@ import torch
 
 from ckpt.disk import direct_io, durable, mounts, page_cache
 from ckpt.errors import CheckpointError
-from ckpt.formats import safetensors_header, safetensors_reading, safetensors_writing
+from ckpt.formats import pieces, safetensors_header, safetensors_reading
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state import dtypes
 from ckpt.state.compare import first_difference
@@ -80,7 +80,7 @@ def test_straight_from_the_tensor(device_wants: int, length: int, copied: bool, 
     buffer[:] = b"\1" * len(buffer)
     with direct_io.DirectFile(tmp_path / "file", os.O_RDWR | os.O_CREAT) as file:
         file.memory_alignment = device_wants
-        data = safetensors_writing._aligned([tensor], buffer, file)
+        data = pieces._aligned([tensor], buffer, file)
     written = np.frombuffer(data, np.uint8)
     assert copied == (written.ctypes.data != tensor.ctypes.data)
     assert len(written) % 4096 == 0
@@ -163,7 +163,7 @@ def test_a_tensor_that_is_not_contiguous_is_let_go(tmp_path: Path, monkeypatch: 
         copy[:] = to_bytes(tensor)
         return copy
 
-    monkeypatch.setattr(safetensors_writing.dtypes, "to_bytes", counted)
+    monkeypatch.setattr(pieces.dtypes, "to_bytes", counted)
     state = {str(number): torch.randn(512, 1024).T for number in range(16)}  # 2 MiB each
     SafetensorsTuned(threads=1, block_mib=1).save(state, tmp_path)
     monkeypatch.undo()
