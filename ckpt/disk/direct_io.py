@@ -65,9 +65,9 @@ def prefault(memory: mmap.mmap) -> None:
 class DirectFile:
     """A file that is read and written past the page cache, or through it.
 
-    Offsets and lengths must be aligned to `ALIGNMENT`, addresses to `memory_alignment`. Only a read at the file's end
-    may return less. What is written through the page cache starts on its way to storage at once, so that a later fsync
-    finds little to do.
+    Offsets and lengths must be aligned to `ALIGNMENT`, addresses to `memory_alignment`; a file that isn't opened with
+    `direct` needs neither. Only a read at the file's end may return less. What is written through the page cache starts
+    on its way to storage at once, so that a later fsync finds little to do.
 
     Args:
         path: the file.
@@ -121,7 +121,7 @@ class DirectFile:
             if not got:
                 break
             done += got
-            if done % ALIGNMENT:  # the end of the file: a direct read from here would be refused
+            if self._flagged and done % ALIGNMENT:  # the end of the file: a direct read from here would be refused
                 break
         self._prove(offset, done)
         return done
