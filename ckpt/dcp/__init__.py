@@ -6,6 +6,7 @@
 PyTorch's `FileSystemReader` reads what `DirectWriter` writes, and `DirectReader` what PyTorch's writers write.
 """
 
+from ckpt.dcp.reader import DirectReader
 from ckpt.dcp.writer import DirectWriter
 
-__all__ = ["DirectWriter"]
+__all__ = ["DirectReader", "DirectWriter"]

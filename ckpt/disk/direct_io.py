@@ -30,6 +30,9 @@ T = TypeVar("T")
 ALIGNMENT = 4096
 """The alignment of addresses, offsets and sizes. Most devices need 512; older network filesystems need a page."""
 
+DATA_OFFSET = 64
+"""Where a large tensor should begin in a file, modulo the alignment: as in memory that the C library aligns to 64."""
+
 _PREFAULT_BYTES = 4 * 2**20
 
 _REFUSALS = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})

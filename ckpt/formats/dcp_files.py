@@ -1,6 +1,6 @@
 """Lays out and writes a `.distcp` file of torch.distributed.checkpoint: `torch.save` archives one after another.
 
-large tensors    the bytes of each begin at a page boundary, so that direct I/O takes them from the tensor's memory
+large tensors    the bytes of each begin where they do in a page of memory: direct I/O moves them without a copy
 small ones       packed, then plain values and what `torch.save` must pickle itself
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.storage import WriteResult
 
-from ckpt.disk.direct_io import ALIGNMENT, DirectFile, preallocate, round_up
+from ckpt.disk.direct_io import ALIGNMENT, DATA_OFFSET, DirectFile, preallocate, round_up
 from ckpt.disk.io_plan import IoPlan
 from ckpt.formats import torch_archives
 from ckpt.formats.pieces import Piece, Pieces
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.planner import WriteItem
 
 _SMALL_BYTES = 64 * 1024
-"""Below this, a page per tensor would be a waste of space."""
+"""Below this, gaps of up to a page between tensors would be a waste of space."""
 
-_SMALL_ALIGNMENT = 64
+_ARCHIVE_ALIGNMENT = 64
 """As PyTorch aligns the bytes of a tensor in its archive."""
 
 
@@ -108,12 +108,12 @@ def _lay_out(items: Sequence[tuple[WriteItem, Any]]) -> tuple[list[Piece], list[
         end = pieces[-1].end
 
     for item, value in sorted(items, key=lambda pair: not _is_large(pair[1])):
-        alignment = ALIGNMENT if _is_large(value) else _SMALL_ALIGNMENT
-        add(bytes(-end % alignment))
-        start = end
-        data_start = None
-        if _is_plain(value):
-            archive = torch_archives.around(tuple(value.shape), value.dtype, alignment)
+        archive = _archive_around(value)
+        add(bytes(-end % _ARCHIVE_ALIGNMENT))
+        if archive and _is_large(value):
+            add(bytes((DATA_OFFSET - end - len(archive.head)) % ALIGNMENT))
+        start, data_start = end, None
+        if archive:
             add(archive.head)
             data_start = end - start
             add(value, item.index)
@@ -122,6 +122,12 @@ def _lay_out(items: Sequence[tuple[WriteItem, Any]]) -> tuple[list[Piece], list[
             add(value.getbuffer() if isinstance(value, io.BytesIO) else torch_archives.saved(value), item.index)
         entries.append(_Entry(item, start, end - start, data_start))
     return pieces, entries, end
+
+
+def _archive_around(value: Any) -> torch_archives.Archive | None:
+    if not _is_plain(value):
+        return None
+    return torch_archives.around(tuple(value.shape), value.dtype, _ARCHIVE_ALIGNMENT)
 
 
 def _is_plain(value: Any) -> bool:
@@ -143,7 +149,7 @@ def _blocks(pieces: Sequence[Piece], size_bytes: int, block_bytes: int) -> Itera
     cuts = [0]
     for piece in pieces:
         if _is_large(piece.content):
-            cuts += [piece.start, piece.end // ALIGNMENT * ALIGNMENT]
+            cuts += [round_up(piece.start), piece.end // ALIGNMENT * ALIGNMENT]
     for begin, end in zip(cuts, [*cuts[1:], size_bytes], strict=True):
         for start in range(begin, end, block_bytes):
             yield start, min(start + block_bytes, end)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from ckpt.disk.direct_io import ALIGNMENT, round_up
+from ckpt.disk.direct_io import ALIGNMENT, DATA_OFFSET, round_up
 from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_metadata
 from ckpt.formats.safetensors_metadata import (
@@ -36,9 +36,6 @@ from ckpt.state.layout import TensorLayout
 
 LONGEST_HEADER_BYTES = 100_000_000
 """The limit of the reference implementation."""
-
-DATA_OFFSET = 64
-"""Where the data begins, modulo the alignment: where the C library begins large memory that is aligned to 64 bytes."""
 
 _DTYPES = {
     "bool": "BOOL",

@@ -39,7 +39,7 @@ def random(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 
 def bits(tensor: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
     """What must be equal of two tensors: values can't be compared for every dtype, and NaNs never."""
-    values = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    values = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     raw = bytes(values.reshape(-1).view(torch.uint8).tolist()) if values.numel() else b""
     return values.dtype, tuple(values.shape), raw
 
@@ -108,7 +108,12 @@ def load(state: dict[str, Any], path: Path, reader: Any = None) -> dict[str, Any
     """Load into blank tensors like the state's, by PyTorch's reader if there is no other."""
     into = blank(state)
     assert isinstance(into, dict)
+    load_into(into, reader, path)
+    return into
+
+
+def load_into(into: dict[str, Any], reader: Any, path: Path | None = None) -> None:
+    """Load into a state, by PyTorch's reader of a path if there is no other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         state_dict_loader.load(into, checkpoint_id=None if reader else path, storage_reader=reader, no_dist=True)
-    return into
