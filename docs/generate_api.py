@@ -15,7 +15,7 @@ from docstring_parser import parse
 def api() -> str:
     """Every public name of the packages, with its signature and what its docstring says."""
     parts = []
-    for room in ("ckpt", "analysis"):
+    for room in ("ckpt", "ckpt.dcp", "analysis"):
         module = importlib.import_module(room)
         parts.append(f"## `{room}`\n\n{_summary(module)}\n")
         parts += [_public(f"{room}.{name}", getattr(module, name)) for name in module.__all__]

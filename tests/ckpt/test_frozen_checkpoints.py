@@ -28,8 +28,8 @@ FROZEN = Path(__file__).parent / "data" / "frozen"
 RANKS = 2
 STORED = Partition.of(layout_of_state(flat_state()), "dim0", RANKS)
 
-IN_PROCESSES = {"torch_dcp"}
-"""It silences a warning while it works, and threads share what is silenced."""
+IN_PROCESSES = {"torch_dcp", "torch_dcp_direct"}
+"""They silence a warning while they work, and threads share what is silenced."""
 
 Case = tuple[str, dict[str, Any]]
 

@@ -80,6 +80,25 @@ class TestTorchDcpSafetensorsFilePerTensor(Contract):
     options: ClassVar = {"thread_count": 2, "single_file_per_rank": False, "serialization": "safetensors"}
 
 
+class TestTorchDcpDirect(Contract):
+    """DCP's files by this package's storage layer."""
+
+    name = "torch_dcp_direct"
+
+
+class TestTorchDcpDirectFiles(Contract):
+    """The same with two files, verified, through the page cache."""
+
+    name = "torch_dcp_direct"
+    options: ClassVar = {"files": 2, "verify": True, "direct": False, "threads": 3}
+
+
+class TestTorchDcpDirectWithoutChecksums(Contract):
+    """The same without checksums."""
+
+    name, options = "torch_dcp_direct", {"checksum": False, "block_mib": 1}
+
+
 class TestTensorstoreBasic(Contract):
     """The basic TensorStore of the original OpenLLaMA-3B comparison."""
 

@@ -25,6 +25,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "torch_save": [{"mmap": True}],
     "safetensors_tuned": [{"block_mib": 1}, {"checksum": False}],
     "torch_dcp": [{"thread_count": 2, "single_file_per_rank": False}],
+    "torch_dcp_direct": [{"files": 2, "verify": True}],
     "hdf5": [{"layout": "chunked", "chunk_mib": 1}],
     "orbax": [{"ocdbt": False, "compression": False}],
     "tensorstore_basic": [{"compressor": "none"}],
@@ -38,8 +39,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, options) for name in names() for options in [{}, *OPTIONS.get(name, [])]]
 EVERY = pytest.mark.parametrize(("name", "options"), CASES, ids=[create(*case).label for case in CASES])
 
-IN_PROCESSES = {"torch_dcp"}
-"""It silences a warning while it works, and threads share what is silenced."""
+IN_PROCESSES = {"torch_dcp", "torch_dcp_direct"}
+"""They silence a warning while they work, and threads share what is silenced."""
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,8 @@ def test_frozen_studies_have_the_published_jobs() -> None:
     assert published == planned
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/guide/library.md"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # DCP's, in a single process
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/guide/library.md", "docs/guide/dcp.md"])
 def test_library_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page run one after the other, as a reader types them."""
     monkeypatch.chdir(tmp_path)

@@ -21,6 +21,8 @@ WAYS: list[tuple[str, str, dict[str, Any]]] = [
     ("torch_dcp", "library-process", {"thread_count": 2, "single_file_per_rank": False}),
     ("torch_dcp", "library-thread", {"serialization": "safetensors"}),
     ("torch_dcp", "library-process", {"serialization": "safetensors"}),
+    ("torch_dcp_direct", "library-thread", {"files": 2}),
+    ("torch_dcp_direct", "library-process", {}),
     ("orbax", "library", {}),
     ("orbax", "library", {"ocdbt": False}),
     ("torch_checkpointing", "library", {}),

@@ -33,6 +33,7 @@ OPTION_SETS: dict[str, list[dict[str, Any]]] = {
         {"thread_count": 2, "single_file_per_rank": False},
         {"serialization": "safetensors"},
     ],
+    "torch_dcp_direct": [{}, {"files": 2}, {"checksum": False}],
     "torch_save": [{}, {"crc": False}],
     "zarr_python": [{}, {"compression": "none"}, {"chunk_mib": 1}],
 }

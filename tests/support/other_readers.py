@@ -77,6 +77,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "safetensors_tuned": read_safetensors,
     "safetensors_file": read_safetensors,
     "torch_dcp": dcp_files,
+    "torch_dcp_direct": dcp_files,
     "tensorstore_basic": zarr_arrays(".zarr"),
     "tensorstore_t5x": zarr_arrays(".zarr"),
     "tensorstore_t5x_real": zarr_arrays(".zarr"),

@@ -10,7 +10,7 @@ from ckpt.testing.contract import skip_unless_installed
 
 CORE = (
     "hdf5", "safetensors_tuned", "safetensors_file", "tensorstore_basic", "tensorstore_ocdbt", "tensorstore_t5x",
-    "tensorstore_t5x_real", "tensorstore_tuned", "torch_dcp", "torch_save",
+    "tensorstore_t5x_real", "tensorstore_tuned", "torch_dcp", "torch_dcp_direct", "torch_save",
 )  # fmt: skip
 """Strategies that need no library beyond those of the package."""
 
