@@ -33,7 +33,7 @@ OptionOption = Annotated[list[str] | None, Parameter(name="--option", negative="
 _OVERVIEW = {
     "Files": ("files", "other_readers"),
     "Saves": ("synced", "atomic", "checksum"),
-    "Loads": ("partial_load", "resharding"),
+    "Loads": ("partial_load", "in_place", "resharding"),
     "Several ranks": ("ranks",),
 }
 """The facts in the overview, by table: each table fits 80 columns. `strategies NAME` shows all facts."""

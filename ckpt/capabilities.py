@@ -34,6 +34,7 @@ class Capabilities:
         can_reshard: a checkpoint can be read by another number of ranks than wrote it, unless the state is replicated,
             which every strategy can.
         partial_load: `read` reads some tensors without reading the others.
+        loads_in_place: `fill` reads into tensors that exist.
         checksum: of the data.
         syncs: what is on stable storage when `write` returns; directories never need to be.
         atomic_files: a file gets its name only once it is complete. `ckpt.disk.commit` commits the checkpoint.
@@ -44,6 +45,7 @@ class Capabilities:
 
     can_reshard: bool = False
     partial_load: bool = True
+    loads_in_place: bool = False
     checksum: Checksum = Checksum.NONE
     syncs: Syncs = Syncs.NOTHING
     atomic_files: bool = False

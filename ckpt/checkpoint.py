@@ -65,22 +65,50 @@ def exists(directory: Path | str) -> bool:
     return path.exists() or versions.interrupted(path) is not None
 
 
-def load(directory: Path | str, names: Collection[str] | None = None, *, verify: bool = True, **options: Any) -> Any:
-    """Load a checkpoint: the state as it was saved, or selected tensors in a flat dict.
+def load(
+    directory: Path | str,
+    names: Collection[str] | None = None,
+    *,
+    into: Any = None,
+    strict: bool = True,
+    verify: bool = True,
+    **options: Any,
+) -> Any:
+    """Load a checkpoint: the state as it was saved, selected tensors in a flat dict, or into a state that exists.
 
     The result comes from a single checkpoint, even if another one is saved to the same name during the load.
+
+    With `into`, data is read into the memory of the state's tensors and arrays, and nothing is allocated beside them: a
+    restart needs no second copy. Nothing is changed before names, shapes and dtypes are compared. Tensors that aren't
+    contiguous, or on another device than the CPU, are copied in small groups. `requires_grad` and strides stay as they
+    are. Of the strategies, `safetensors_tuned`, `tensorstore_tuned`, `torch_dcp` and `torch_checkpointing` can do so.
 
     Args:
         directory: a checkpoint; or a directory or file that another program wrote as safetensors, DCP, `torch.save`,
             HDF5 or zarr. A `CheckpointWarning` lists what was left out.
         names: of the tensors to load, as `inspect` lists them; None for the whole state.
+        into: a state of the same structure as the one that was saved, such as `{"model": model.state_dict()}`.
+        strict: with `into`, raise an error if the checkpoint lacks a tensor of the state, or the state one of the
+            checkpoint; False loads what both have.
         verify: compare each tensor's checksum with the one that was computed when it was saved.
         options: of the strategy.
 
+    Returns:
+        The state, or the tensors by name. With `into`, a `Filled`: its `state` is the checkpoint's, with plain values
+        (`step`) and the tensors that were given; `missing` and `unexpected` are names, as `load_state_dict` has them.
+
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged, or incomplete; the message lists what is missing.
+            If the data turns out to be damaged during a load with `into`, the state may be overwritten in part.
     """
-    return of_one(path_of(directory), lambda *which: _load(*which, names=names, options=options, verify=verify))
+    path = path_of(directory)
+    if into is None:
+        return of_one(path, lambda *which: _load(*which, names=names, options=options, verify=verify))
+    from ckpt import in_place
+
+    if names is not None:
+        raise CheckpointError("`into` and `names` can't be combined: give the state that is wanted, with strict=False")
+    return of_one(path, lambda *which: in_place.fill(*which, into=into, strict=strict, verify=verify, options=options))
 
 
 def _load(

@@ -139,23 +139,41 @@ def content_of(
     Raises:
         CheckpointError: if the checkpoint lacks a name, is damaged, or incomplete; the message lists what is missing.
     """
+    require_complete(path, known)
+    chosen = select([*(tensor.name for tensor in known.tensors), *known.tied], names, path)
+    owners = {known.tied.get(name, name) for name in chosen}
+    wanted = None if names is None else owners
+    reader = reader_of(known, options, verify=verify)
+    if verify and known.checksums:
+        tensors = reader.load_checked(path, wanted, checker(known.checksums, path))
+    else:
+        tensors = reader.load(path, wanted)
+    _compare(known, tensors, owners, path)
+    return Content(tensors, {name: known.tied[name] for name in chosen if name in known.tied}, known.rest)
+
+
+def require_complete(path: Path, known: Manifest) -> None:
+    """Check that a checkpoint's files are there, of the sizes that its manifest lists.
+
+    Raises:
+        CheckpointError: if one isn't; the message lists what is missing.
+    """
     problems = known.problems(path)
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{path} is incomplete: {'; '.join(problems[:3])}{more}")
-    chosen = select([*(tensor.name for tensor in known.tensors), *known.tied], names, path)
-    owners = {known.tied.get(name, name) for name in chosen}
-    wanted = None if names is None else owners
+
+
+def reader_of(known: Manifest, options: dict[str, Any], *, verify: bool) -> Strategy:
+    """Create the strategy that reads a checkpoint.
+
+    Raises:
+        CheckpointError: if an option is wrong, or a library is missing.
+    """
     reader = created(known.strategy, options)
-    if not verify:
-        tensors = reader.load(path, wanted)
-    elif known.checksums:
-        tensors = reader.load_checked(path, wanted, checker(known.checksums, path))
-    else:  # the first version had no checksums, but some strategies did
-        checking = {"verify": True} if hasattr(reader, "verify") else {}
-        tensors = created(known.strategy, options | checking).load(path, wanted)
-    _compare(known, tensors, owners, path)
-    return Content(tensors, {name: known.tied[name] for name in chosen if name in known.tied}, known.rest)
+    if verify and not known.checksums and hasattr(reader, "verify"):  # the first version left checksums to strategies
+        return created(known.strategy, options | {"verify": True})
+    return reader
 
 
 def checker(checksums: Mapping[str, str], directory: Path) -> Callable[[str, Any], None]:

@@ -59,14 +59,46 @@ class SingleProcessStrategy(Strategy):
         """Read what the rank wrote that owned these shards; of a replicated state, what several ranks wrote."""
         if stored is None:
             return self.read_rank(self._path(directory, 0, 1), wanted)
+        state: State = {}
+        for path in self._saved(directory, wanted, stored, group):
+            state |= self.read_rank(path, None)
+        return state if wanted is None else {name: state[name] for name in wanted}
+
+    @final
+    def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:
+        """Fill tensors from what the rank wrote that owned these shards; of a replicated state, from several ranks'."""
+        if not self.capabilities.loads_in_place:
+            super().fill(directory, into, wanted, stored, group)
+        elif stored is None:
+            self.fill_rank(self._path(directory, 0, 1), into)
+        else:
+            for path, names in self._saved(directory, wanted, stored, group).items():
+                self.fill_rank(path, {name: into[name] for name in names})
+
+    def fill_rank(self, path: Path, targets: State) -> None:
+        """Fill tensors from what `write_rank` wrote; called if `capabilities.loads_in_place`.
+
+        Raises:
+            CheckpointError: as `fill` does.
+        """
+        raise NotImplementedError
+
+    def _saved(
+        self, directory: Path, wanted: Wanted | None, stored: Partition, group: ProcessGroup
+    ) -> dict[Path, list[str]]:
+        """Return where the ranks wrote that owned these shards, and the names of the tensors without tied ones.
+
+        Raises:
+            CheckpointError: if that takes resharding.
+        """
         fragments = stored.fragments(stored.shards(wanted))
         are_whole = all(fragment.is_all for held in fragments.values() for fragment in held)
         if (stored.sharding != "replicated" and (group.size != stored.count or len(fragments) > 1)) or not are_whole:
             self.refuse_resharding(stored, group)
-        state: State = {}
-        for rank in fragments:
-            state |= self.read_rank(self._path(directory, rank, stored.count), None)
-        return state if wanted is None else {name: state[name] for name in wanted}
+        return {
+            self._path(directory, rank, stored.count): [fragment.wanted.whole.name for fragment in held]
+            for rank, held in fragments.items()
+        }
 
     @final
     def rank_path(self, directory: Path, shards: RankShards) -> Path:

@@ -131,6 +131,26 @@ class Strategy(ABC):
                 reshard.
         """
 
+    def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:  # noqa: ARG002  # for strategies that can
+        """Read tensors, or rows of them, into tensors that exist; every rank of the group calls it.
+
+        Args:
+            directory: the checkpoint.
+            into: what to fill, by name: contiguous tensors on the CPU, of the shapes and dtypes that `read` would
+                return, of which no two share memory. Of tied tensors, it has the owner only.
+            wanted: the rows of every target, or None for the whole tensor; it may have tied tensors besides.
+            stored: the partition that was written; None if one process wrote it, and only the files describe it.
+            group: the ranks that read, as this one sees them.
+
+        Raises:
+            CheckpointError: as `read` does; if a target has another shape or dtype than the checkpoint, before any of
+                them is changed; if the strategy can't: see `Capabilities.loads_in_place`.
+        """
+        raise CheckpointError(
+            f"{directory}: strategy {self.label} can't load into tensors that exist. Load without `into`, and copy; "
+            "or use another strategy: `python -m ckpt convert` turns one checkpoint into another"
+        )
+
     def async_saver(self, way: str) -> AsyncSaver:
         """Prepare the library's own asynchronous save of that name, one of `async_ways`.
 
@@ -167,6 +187,11 @@ class Strategy(ABC):
         owners = state.keys() - ties.tied(state).keys() if names is None else state.keys()
         over(sorted(owners), lambda name: check(name, state[name]), _CHECKING_THREADS)
         return state
+
+    def fill_checked(self, directory: Path, targets: State, check: CheckTensor) -> None:
+        """Fill tensors from what a single process wrote, and call `check` with every one, from several threads."""
+        self.fill(directory, targets, dict.fromkeys(targets), None, SingleProcess())
+        over(sorted(targets), lambda name: check(name, targets[name]), _CHECKING_THREADS)
 
     def prepare(self) -> None:
         """Import what `write` and `read` need; raises a MissingLibraryError if a library is missing."""
@@ -216,6 +241,7 @@ class Strategy(ABC):
             "atomic": "each file" if capabilities.atomic_files else "no",
             "checksum": capabilities.checksum.value,
             "partial_load": "by tensor" if capabilities.partial_load else "no",
+            "in_place": "yes" if capabilities.loads_in_place else "no",
             **last,
             "resharding": "any number of ranks" if capabilities.can_reshard else "as many ranks as saved",
         }

@@ -20,6 +20,7 @@ def api() -> str:
         parts.append(f"## `{room}`\n\n{_summary(module)}\n")
         parts += [_public(f"{room}.{name}", getattr(module, name)) for name in module.__all__]
     parts.append(_public("ckpt.checkpoint.Inspection", importlib.import_module("ckpt.checkpoint").Inspection))
+    parts.append(_public("ckpt.in_place.Filled", importlib.import_module("ckpt.in_place").Filled))
     return "\n".join(parts)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt.errors import CheckpointError
-from ckpt.state import memory
+from ckpt.state import dtypes, memory
 from ckpt.state.sharding import Fragment, Partition, Shard, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpt.state.layout import State
+    from ckpt.state.layout import State, TensorLayout
 
 
 def join(shards: Iterable[Shard], parts: Mapping[str, Sequence[torch.Tensor]]) -> State:
@@ -45,6 +45,34 @@ def select(known: Iterable[str], names: Collection[str] | None, directory: Path)
         shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CheckpointError(f"{directory} has no tensor {shown}: `python -m ckpt inspect` lists those it has")
     return [name for name in listed if name in names]
+
+
+def check_targets(stored: Mapping[str, TensorLayout], targets: State, directory: Path) -> None:
+    """Check tensors that are to be filled, before any of them is.
+
+    Args:
+        stored: what the checkpoint has, by the targets' names.
+        targets: the tensors.
+        directory: the checkpoint.
+
+    Raises:
+        CheckpointError: if the checkpoint lacks one, or has it with another shape or dtype.
+    """
+    select(stored, targets, directory)
+    for name, target in targets.items():
+        layout = stored[name]
+        if (tuple(target.shape), dtypes.name_of(target)) != (layout.shape, layout.dtype):
+            raise CheckpointError(
+                f"tensor {name!r} is {layout.dtype} {list(layout.shape)} in {directory}, and can't be read into "
+                f"{dtypes.name_of(target)} {list(target.shape)}; no tensor was changed"
+            )
+
+
+def rows_in(target: torch.Tensor, shard: Shard, fragment: Fragment) -> torch.Tensor:
+    """Return the rows of a target where a fragment of the shard belongs that the target holds."""
+    if not shard.whole.shape:
+        return target
+    return target[fragment.wanted.start - shard.start : fragment.wanted.stop - shard.start]
 
 
 def require(path: Path) -> None:

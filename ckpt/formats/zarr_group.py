@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt.disk import durable, page_cache
+from ckpt.disk import durable, io_plan, page_cache
+from ckpt.disk.io_plan import Direct
 from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.formats.chunks import chunk_indices
+from ckpt.process_group.group import ProcessGroup
 from ckpt.state.layout import Layout
 from ckpt.state.sharding import Shard
 
 METADATA = "zarr.json"
 """The name of the file with the metadata of a group or an array."""
 
-RESIDENT_ENOUGH = 0.5
+_RESIDENT_ENOUGH = 0.5
 """The share of pages in the page cache from which a checkpoint is read through it."""
 
 _ATTRIBUTE = "ckpt"
@@ -69,7 +71,16 @@ def chunk_name(index: tuple[str, ...]) -> str:
     return ".".join(("c", *index))
 
 
-def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
+def reads_directly(directory: Path, rows: Mapping[str, Shard | None], group: ProcessGroup, direct: Direct) -> bool:
+    """Return whether a rank should read its rows past the page cache: unless they are in it, as the plan has it."""
+    if group.size > 1:
+        cached = _is_cached(directory, [shard for shard in rows.values() if shard is not None])
+    else:
+        cached = not rows or page_cache.resident_fraction(directory) > _RESIDENT_ENOUGH
+    return not cached and io_plan.plan_for(directory, may_write=False).forced(direct).direct_reads
+
+
+def _is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
     """Return whether the first chunk of a rank's largest tensor is in the page cache, as a sample of the rest.
 
     All ranks look at once, and a parallel filesystem shouldn't have to open every file once per rank.
@@ -81,6 +92,6 @@ def is_cached(directory: Path, shards: Sequence[Shard]) -> bool:
     try:
         grid = json.loads((array / METADATA).read_text())["chunk_grid"]
         index = next(chunk_indices(largest, grid["configuration"]["chunk_shape"]))
-        return page_cache.resident_fraction_of(array / chunk_name(index)) > RESIDENT_ENOUGH
+        return page_cache.resident_fraction_of(array / chunk_name(index)) > _RESIDENT_ENOUGH
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, StopIteration):
         return True  # the load raises the error

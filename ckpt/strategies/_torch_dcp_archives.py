@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckpt.background.async_saver import AsyncSaver
 from ckpt.errors import CheckpointError, wrapped
-from ckpt.formats import dcp_errors, dcp_metadata
+from ckpt.formats import dcp_errors, dcp_metadata, shard_files
 from ckpt.formats.safetensors_metadata import TensorInfo
-from ckpt.formats.shard_files import select
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
-from ckpt.state.sharding import Partition, RankShards
+from ckpt.state.layout import TensorLayout
+from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategies._torch_dcp_saver import DcpCall, TorchDcpSaver
 from ckpt.strategy import Strategy, Wanted
 
@@ -60,26 +60,27 @@ class TorchDcpArchives(Strategy):
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Allocate the tensors, and let DCP read the wanted rows into them."""
         import torch
-        from torch.distributed.checkpoint import state_dict_loader
-
-        from ckpt.formats import dcp_planners
 
         if stored is None or stored.is_single_read(wanted, group.size):
             return self._read_whole_tensors(directory, wanted)
-        if not self.capabilities.can_reshard:
-            self.refuse_resharding(stored, group)
         shards = stored.shards(wanted)
-        owners = tuple(shard for shard in shards if shard.whole.same_as is None)
-        with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
-            reader, _, _ = self.opened(directory)
-            state = {
-                shard.whole.name: torch.empty(shard.layout.shape, dtype=getattr(torch, shard.whole.dtype))
-                for shard in owners
-            }
-            state_dict_loader.load(
-                state, storage_reader=reader, planner=dcp_planners.LoadPlanner(owners), no_dist=group.size == 1
-            )
+        state = {
+            shard.whole.name: torch.empty(shard.layout.shape, dtype=getattr(torch, shard.whole.dtype))
+            for shard in shards
+            if shard.whole.same_as is None
+        }
+        self._fill_shards(directory, state, shards, stored, group)
         return {shard.whole.name: state[shard.whole.owner] for shard in shards}
+
+    def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:
+        """Let DCP read the wanted rows into the targets."""
+        if stored is None or stored.is_single_read(wanted, group.size):
+            self._fill_whole_tensors(directory, into)
+            return
+        shards = stored.shards(wanted)
+        targets = {shard.whole.name: shard.layout for shard in shards if shard.whole.same_as is None}
+        shard_files.check_targets(targets, into, directory)
+        self._fill_shards(directory, into, shards, stored, group)
 
     def call_of(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> DcpCall:
         """What to give to DCP for a rank's shards."""
@@ -122,6 +123,37 @@ class TorchDcpArchives(Strategy):
         tensors = {shard.whole.name: state[shard.whole.name] for shard in owners}
         return DcpCall(tensors, self.writer(directory), dcp_planners.SavePlanner(owners), files, is_alone=False)
 
+    def _fill_shards(
+        self, directory: Path, state: State, shards: Sequence[Shard], stored: Partition, group: ProcessGroup
+    ) -> None:
+        """Let DCP read the rows of several ranks' shards into tensors of their shapes."""
+        from torch.distributed.checkpoint import state_dict_loader
+
+        from ckpt.formats import dcp_planners
+
+        if not self.capabilities.can_reshard:
+            self.refuse_resharding(stored, group)
+        owners = tuple(shard for shard in shards if shard.whole.same_as is None)
+        with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
+            reader, _, _ = self.opened(directory)
+            planner = dcp_planners.LoadPlanner(owners)
+            state_dict_loader.load(dict(state), storage_reader=reader, planner=planner, no_dist=group.size == 1)
+
+    def _fill_whole_tensors(self, directory: Path, targets: State) -> None:
+        import torch
+        from torch.distributed.checkpoint import state_dict_loader
+
+        with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
+            reader, known, packed = self.opened(directory)
+            stored = {name: info.layout for name, info in packed.items()} or layouts(known)
+            shard_files.check_targets(stored, targets, directory)
+            tensors = {}
+            for name, target in targets.items():
+                info = packed.get(name)
+                is_pair = info is not None and info.is_pair
+                tensors[info.key if info else name] = torch.view_as_real(target) if is_pair else target
+            state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
+
     def _read_whole_tensors(self, directory: Path, names: Collection[str] | None) -> State:
         import torch
         from torch.distributed.checkpoint import state_dict_loader
@@ -129,9 +161,17 @@ class TorchDcpArchives(Strategy):
         with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
             reader, known, packed = self.opened(directory)
             key_of = {name: info.key for name, info in packed.items()} or {key: key for key in known}
-            chosen = select(key_of, names, directory)
+            chosen = shard_files.select(key_of, names, directory)
             stored = {key_of[name]: known[key_of[name]] for name in chosen}
             tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in stored.items()}
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
             tensors |= {info.key: info.value(tensors[info.key]) for info in packed.values() if info.key in tensors}
             return {name: tensors[key_of[name]] for name in chosen}
+
+
+def layouts(known: Mapping[str, Any]) -> dict[str, TensorLayout]:
+    """Return the layouts of tensors, given DCP's metadata of them by key."""
+    return {
+        key: TensorLayout(key, tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
+        for key, entry in known.items()
+    }

@@ -12,7 +12,7 @@ index, as with `safetensors_file`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -28,7 +28,7 @@ from ckpt.formats.safetensors_plan import FileContent
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state import checksums
 from ckpt.state.layout import Layout, layout_of_state
-from ckpt.state.sharding import Fragment, Partition, RankShards
+from ckpt.state.sharding import Fragment, Partition, RankShards, Shard
 from ckpt.strategy import Capabilities, Checksum, CheckTensor, Description, Footprint, Strategy, Wanted
 from ckpt.threads import over
 
@@ -77,7 +77,8 @@ class SafetensorsTuned(Strategy):
     def capabilities(self) -> Capabilities:
         """A file gets its name before its data."""
         checksum = Checksum.WRITTEN if self.checksum else Checksum.NONE
-        return Capabilities(can_reshard=True, checksum=Checksum.VERIFIED if self.verify else checksum)
+        checksum = Checksum.VERIFIED if self.verify else checksum
+        return Capabilities(can_reshard=True, loads_in_place=True, checksum=checksum)
 
     def describe(self) -> Description:
         """Describe the file, or the shards and their index."""
@@ -125,6 +126,20 @@ class SafetensorsTuned(Strategy):
     def load_checked(self, directory: Path, names: Collection[str] | None, check: CheckTensor) -> State:
         """Load, and check a tensor as soon as it is complete, while others are being read."""
         return self._read_tensors(directory, names, check)
+
+    def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:  # noqa: ARG002  # no rank waits for another
+        """Read whole files, or the pages that have the wanted rows, straight into the targets."""
+        if stored is None:
+            self._fill_tensors(directory, into, None)
+            return
+        shards = {shard.whole.name: shard for shard in stored.shards(wanted) if shard.whole.same_as is None}
+        shard_files.check_targets({name: shard.layout for name, shard in shards.items()}, into, directory)
+        for path, header, fragments in list(safetensors_files.stored_fragments(directory, [*shards.values()], stored)):
+            self._fill_fragments(path, header, fragments, shards, into)
+
+    def fill_checked(self, directory: Path, targets: State, check: CheckTensor) -> None:
+        """Fill, and check a tensor as soon as it is complete, while others are being read."""
+        self._fill_tensors(directory, targets, check)
 
     def contents(self, directory: Path) -> Layout | None:
         """List the tensors in the headers."""
@@ -175,16 +190,56 @@ class SafetensorsTuned(Strategy):
             tensor = tensors[info.layout.name]
             yield info.layout.name, tensor if fragment.is_all or not self.verify else tensor[fragment.rows].clone()
 
+    def _fill_tensors(self, directory: Path, targets: State, check: CheckTensor | None) -> None:
+        headers = safetensors_files.headers_of(directory)
+        stored = safetensors_files.tensors_by_name(headers)
+        shard_files.check_targets({name: info.layout for name, info in stored.items()}, targets, directory)
+        by_owner = {stored[name].layout.name: target for name, target in targets.items()}
+        for path, header in headers.items():
+            infos = [info for info in header.tensors if info.layout.name in by_owner]
+            self._fill_file(path, infos, header.data_start, by_owner, check)
+
+    def _fill_fragments(
+        self,
+        path: Path,
+        header: Header,
+        fragments: Sequence[tuple[Fragment, TensorInfo]],
+        shards: Mapping[str, Shard],
+        targets: State,
+    ) -> None:
+        """Read the wanted rows of one file's tensors into the rows of the targets; see `_read_fragments`."""
+        rows_of = {
+            info.layout.name: shard_files.rows_in(targets[info.layout.name], shards[info.layout.name], fragment)
+            for fragment, info in fragments
+        }
+        if self.verify:
+            for name, tensor in self._read_fragments(path, header, fragments):
+                rows_of[name].copy_(tensor)
+            return
+        infos = [select_rows(info, fragment.rows) for fragment, info in fragments]
+        self._fill_file(path, infos, header.data_start, rows_of, None)
+
+    def _fill_file(
+        self, path: Path, infos: Sequence[TensorInfo], data_start: int, targets: State, check: CheckTensor | None
+    ) -> None:
+        plan = io_plan.plan_for(path.parent, may_write=False).forced(self.direct)
+        checking = self._checking(path, check)
+        safetensors_reading.fill(path, infos, data_start, plan, self.threads, targets, checking)
+
     def _read_file(self, path: Path, infos: Sequence[TensorInfo], data_start: int, check: CheckTensor | None) -> State:
+        plan = io_plan.plan_for(path.parent, may_write=False).forced(self.direct)
+        return safetensors_reading.read(path, infos, data_start, plan, self.threads, self._checking(path, check))
+
+    def _checking(self, path: Path, check: CheckTensor | None) -> safetensors_reading.Check | None:
+        """Return what is to be called with a tensor that is complete; None if there is nothing to check."""
+
         def check_tensor(info: TensorInfo, tensor: torch.Tensor) -> None:
             if self.verify:
                 _verify(info, tensor, path)
             if check:
                 check(info.layout.name, tensor)
 
-        checking = check_tensor if check or self.verify else None
-        plan = io_plan.plan_for(path.parent, may_write=False).forced(self.direct)
-        return safetensors_reading.read(path, infos, data_start, plan, self.threads, checking)
+        return check_tensor if check or self.verify else None
 
 
 def _verify(info: TensorInfo, tensor: torch.Tensor, path: Path) -> None:

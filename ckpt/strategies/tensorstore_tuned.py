@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ckpt.disk import direct_io, io_plan, page_cache
+from ckpt.disk import direct_io, io_plan
 from ckpt.errors import CheckpointError
-from ckpt.formats import zarr_group
+from ckpt.formats import shard_files, zarr_group
 from ckpt.formats.chunks import (
     MIB,
     RANKS,
@@ -36,7 +36,6 @@ from ckpt.formats.chunks import (
     rows_in,
     shard_shape,
 )
-from ckpt.formats.shard_files import select
 from ckpt.formats.tensorstore_futures import wait_all
 from ckpt.formats.zarr_group import METADATA, Listed
 from ckpt.process_group.group import ProcessGroup
@@ -101,7 +100,7 @@ class TensorstoreTuned(Strategy):
     def capabilities(self) -> Capabilities:
         """TensorStore renames a file when it is complete; here it syncs none."""
         checksum = Checksum.VERIFIED if self.crc32c else Checksum.NONE
-        return Capabilities(can_reshard=True, checksum=checksum, atomic_files=True)
+        return Capabilities(can_reshard=True, loads_in_place=True, checksum=checksum, atomic_files=True)
 
     def describe(self) -> Description:
         """Describe the group and its arrays."""
@@ -153,13 +152,15 @@ class TensorstoreTuned(Strategy):
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:  # noqa: ARG002  # the arrays have everything
         """Read the wanted rows: through the page cache if the files are in it, else as the filesystem is faster."""
         listed = zarr_group.read_group(directory)
-        rows = {name: (wanted or {}).get(name) for name in select(listed, wanted, directory)}
-        if group.size > 1:
-            cached = zarr_group.is_cached(directory, [shard for shard in rows.values() if shard is not None])
-        else:
-            cached = not rows or page_cache.resident_fraction(directory) > zarr_group.RESIDENT_ENOUGH
-        plan = io_plan.plan_for(directory, may_write=False).forced(self.direct)
-        return self._read_arrays(directory, listed, rows, direct=plan.direct_reads and not cached)
+        rows = {name: (wanted or {}).get(name) for name in shard_files.select(listed, wanted, directory)}
+        state = self._read_arrays(directory, listed, rows, group)
+        return {name: state[listed[name].owner] for name in rows}
+
+    def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:  # noqa: ARG002  # the arrays have everything
+        """Let TensorStore copy the wanted rows into the targets."""
+        listed = zarr_group.read_group(directory)
+        rows = {name: wanted[name] for name in shard_files.select(listed, into, directory)}
+        self._read_arrays(directory, listed, rows, group, {listed[name].owner: into[name] for name in rows})
 
     def _write_arrays(self, state: State, directory: Path, owners: Sequence[Shard], partition: Partition) -> None:
         """Open all arrays, write all, and only then wait."""
@@ -196,12 +197,17 @@ class TensorstoreTuned(Strategy):
             direct_io.start_writeback_of(array / zarr_group.chunk_name(index))
 
     def _read_arrays(
-        self, directory: Path, listed: Mapping[str, Listed], rows: Mapping[str, Shard | None], *, direct: bool
+        self,
+        directory: Path,
+        listed: Mapping[str, Listed],
+        rows: Mapping[str, Shard | None],
+        group: ProcessGroup,
+        targets: State | None = None,
     ) -> State:
-        """Open all arrays, read all into memory that is being allocated meanwhile, and only then wait."""
+        """Open all arrays, read all into the targets, or memory that is being allocated meanwhile; only then wait."""
         import tensorstore as ts
 
-        context = self._context(direct=direct)
+        context = self._context(direct=zarr_group.reads_directly(directory, rows, group, self.direct))
         owners = {listed[name].owner: shard for name, shard in rows.items()}
         try:
             # Every chunk is stored, zeros too: a missing one is lost.
@@ -209,10 +215,13 @@ class TensorstoreTuned(Strategy):
             opened = [ts.open(_spec(directory, name) | known, open=True, context=context) for name in owners]
             arrays = zip(owners.items(), wait_all(opened), strict=True)
             stores = {name: rows_in(store, shard) for (name, shard), store in arrays}
-            layouts = [TensorLayout(name, tuple(store.shape), listed[name].dtype) for name, store in stores.items()]
-            state = {layout.name: memory.empty(layout) for layout in layouts}
+            layouts = {name: TensorLayout(name, tuple(at.shape), listed[name].dtype) for name, at in stores.items()}
+            if targets is not None:
+                shard_files.check_targets(layouts, targets, directory)
+            state = targets or {name: memory.empty(layout) for name, layout in layouts.items()}
             with Beside() as beside:
-                beside.submit(memory.prefault, state.values())
+                if targets is None:
+                    beside.submit(memory.prefault, state.values())
                 wait_all(
                     ts.array(_as_stored(state[name], store.dtype.numpy_dtype)).write(store)
                     for name, store in stores.items()
@@ -222,7 +231,7 @@ class TensorstoreTuned(Strategy):
             raise
         except Exception as error:  # TensorStore raises one of many kinds
             raise CheckpointError(f"can't read {directory}: {error}") from error
-        return {name: state[listed[name].owner] for name in rows}
+        return state
 
     def _context(self, *, direct: bool = False) -> Any:
         import tensorstore as ts

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckpt.background.async_saver import AsyncSaver, computed
 from ckpt.errors import CheckpointError
+from ckpt.formats import shard_files
 from ckpt.process_group.group import ProcessGroup
 from ckpt.single_process import SingleProcessStrategy
-from ckpt.state.layout import Layout
+from ckpt.state.layout import Layout, TensorLayout, layout_of_state
 from ckpt.state.sharding import RankShards
 from ckpt.state.ties import owning
 from ckpt.strategies.torch_save import TorchSave
@@ -52,7 +53,7 @@ class TorchCheckpointing(SingleProcessStrategy):
     @property
     def capabilities(self) -> Capabilities:
         """Checksums are torch.save's; the library reads whole items only."""
-        return Capabilities(partial_load=False, checksum=Checksum.WRITTEN)
+        return Capabilities(partial_load=False, loads_in_place=True, checksum=Checksum.WRITTEN)
 
     def describe(self) -> Description:
         """Describe torch.save's zip archive."""
@@ -82,16 +83,30 @@ class TorchCheckpointing(SingleProcessStrategy):
         return [path / _FILE]
 
     def read_rank(self, path: Path, names: Collection[str] | None) -> State:
-        """Read the item, after checking what its pickle names: the library would run anything."""
-        file = path / _FILE
+        """Read the item."""
         if names is not None:
             raise CheckpointError(f"{path} can only be read as a whole: torch_checkpointing reads whole items")
+        return self._load(path, None)
+
+    def fill_rank(self, path: Path, targets: State) -> None:
+        """Let the library read its file as a whole, and copy what is wanted into the targets."""
+        loaded = self._load(path, targets)
+        for name, target in targets.items():
+            if loaded[name] is not target:
+                raise CheckpointError(f"torch_checkpointing didn't load tensor {name!r} of {path} in place")
+
+    def _load(self, path: Path, targets: State | None) -> State:
+        """Read the item, after checking what its pickle names: the library would run anything."""
+        file = path / _FILE
         if not file.exists():
             raise CheckpointError(f"{path} is no complete checkpoint: it has no {_FILE}")
         manager = self._manager()
         try:
             _check(file)
-            state: State = manager.load(path, into={_ITEM: None})[_ITEM]
+            if targets is not None:  # the library would broadcast and convert
+                shard_files.check_targets(_layouts(file), targets, path)
+            into = None if targets is None else dict(targets)
+            state: State = manager.load(path, into={_ITEM: into})[_ITEM]
         except CheckpointError:
             raise
         except Exception as error:  # torch raises one of many kinds
@@ -208,6 +223,14 @@ def _short_errors(directory: Path) -> Iterator[None]:
         lines = str(error).strip().splitlines() or [""]
         what = lines[-1] if len(lines) > 1 else f"{type(error).__name__}: {lines[0]}"
         raise CheckpointError(f"can't save to {directory}: {what}") from error
+
+
+def _layouts(path: Path) -> dict[str, TensorLayout]:
+    """Return the layouts of a file's tensors by name, without reading their data."""
+    import torch
+
+    mapped = torch.load(path, mmap=True, weights_only=True)
+    return {layout.name: layout for layout in layout_of_state(mapped)}
 
 
 def _check(path: Path) -> None:

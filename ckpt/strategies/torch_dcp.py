@@ -18,9 +18,9 @@ from ckpt.formats.safetensors_packing import pack
 from ckpt.formats.safetensors_plan import plan_files
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
-from ckpt.state.layout import Layout, TensorLayout, layout_of_state
+from ckpt.state.layout import Layout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards
-from ckpt.strategies._torch_dcp_archives import TorchDcpArchives
+from ckpt.strategies._torch_dcp_archives import TorchDcpArchives, layouts
 from ckpt.strategies._torch_dcp_saver import DcpCall
 from ckpt.strategy import Capabilities, Checksum, Description, Footprint, Syncs, sum_over_ranks
 
@@ -58,6 +58,7 @@ class TorchDcp(TorchDcpArchives):
         archives = self.serialization == "torch_save"
         return Capabilities(
             can_reshard=archives,
+            loads_in_place=True,
             checksum=Checksum.WRITTEN if archives else Checksum.NONE,
             syncs=Syncs.SOME_FILES,
             needs_process_group=True,
@@ -101,11 +102,7 @@ class TorchDcp(TorchDcpArchives):
         with wrapped(f"can't read {directory}"):
             metadata = dcp_metadata.read(directory)
             tensors = dcp_metadata.tensors_of(metadata)
-            layout = tuple(
-                TensorLayout(key, tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
-                for key, entry in tensors.items()
-            )
-            return layout, len(metadata.state_dict_metadata) - len(tensors)
+            return tuple(layouts(tensors).values()), len(metadata.state_dict_metadata) - len(tensors)
 
     def _rank_footprint(self, layout: Layout) -> Footprint:
         """Count one rank's files, without the metadata; archives hold tied tensors once per name."""

@@ -56,7 +56,10 @@ class TorchDcpDirect(TorchDcpArchives):
         """A file gets its name before its data."""
         checksum = Checksum.WRITTEN if self.checksum else Checksum.NONE
         return Capabilities(
-            can_reshard=True, checksum=Checksum.VERIFIED if self.verify else checksum, needs_process_group=True
+            can_reshard=True,
+            loads_in_place=True,
+            checksum=Checksum.VERIFIED if self.verify else checksum,
+            needs_process_group=True,
         )
 
     def describe(self) -> Description:

@@ -20,7 +20,7 @@ A strategy that no entry point names is created by a fixture instead:
 
 import pytest
 
-pytest.register_assert_rewrite("ckpt.testing.contract")
+pytest.register_assert_rewrite("ckpt.testing.contract", "ckpt.testing.in_place")
 
 from ckpt.testing.contract import StrategyContract  # noqa: E402  # pytest has to know first
 

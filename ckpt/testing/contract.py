@@ -25,6 +25,7 @@ from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition
 from ckpt.strategy import OPTIONAL, Checksum, Footprint, Strategy
 from ckpt.testing import processes
+from ckpt.testing.in_place import InPlaceContract
 from ckpt.testing.reads import bytes_asked_for, stripe_bytes
 from ckpt.testing.states import contiguous_by_name_only, every_dtype, exact, state_dicts
 from ckpt.workload import building
@@ -65,7 +66,7 @@ def footprint_of(strategy: Strategy, state: State) -> Footprint:
     return strategy.footprint(Partition.single(layout_of_state(state)))
 
 
-class StrategyContract:
+class StrategyContract(InPlaceContract):
     """The tests that every strategy inherits; a subclass names the strategy and its options."""
 
     name: ClassVar[str]

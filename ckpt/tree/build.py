@@ -117,6 +117,19 @@ class Build:
         into.append(self._built[number][0])
 
 
+class BuildWith(Build):
+    """Rebuilds one state with tensors and arrays that are given; None where one isn't."""
+
+    def __init__(self, rest: Any, leaves: Mapping[str, Any]) -> None:
+        super().__init__(rest, {})
+        self._leaves = leaves
+
+    def _leaf(self, kind: str, content: Any) -> Any:
+        if kind in {"tensor", "array", "scalar"}:
+            return self._leaves.get(note_of(content)["name"])
+        return super()._leaf(kind, content)
+
+
 def note_of(content: Any) -> dict[str, Any]:
     """Return a tensor node's content as a dict; most nodes hold only a name."""
     return content if isinstance(content, dict) else {"name": content}

@@ -12,14 +12,16 @@ A container that occurs several times, or lies deep, is moved to the list `parts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ckpt.errors import CheckpointError
 from ckpt.state import ties
-from ckpt.tree.build import Build, note_of
+from ckpt.tree.build import Build, BuildWith, note_of
 from ckpt.tree.containers import HEADED, ITEMS, PAIRS
 from ckpt.tree.walk import Steps, Walk
 
@@ -47,6 +49,29 @@ def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
     return {name: tensor for name, tensor in walk.tensors.items() if name not in tied}, tied, rest
 
 
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """The tensors of a nested state, by the names that `flatten` gives them."""
+
+    tensors: State
+    """With tied ones; they share the memory of the state's tensors and arrays, but for those in `copied`."""
+    leaves: dict[str, torch.Tensor | np.ndarray[Any, Any]]
+    """The state's tensors and arrays themselves."""
+    copied: list[str]
+    """The names of arrays whose memory a tensor can't share."""
+
+
+def leaves_of(value: Any) -> Leaves:
+    """Return the tensors of a nested state.
+
+    Raises:
+        CheckpointError: as `flatten` does.
+    """
+    walk = Walk()
+    _run(walk.put(value, "", []))
+    return Leaves(walk.tensors, walk.leaves, walk.copied)
+
+
 def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Rebuild a state from `flatten`'s rest and the tensors by name, including tied ones.
 
@@ -55,9 +80,22 @@ def restore(rest: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     Raises:
         CheckpointError: if `flatten` didn't write the rest, or it names a class that isn't registered.
     """
+    return _built(lambda: Build(rest, tensors))
+
+
+def restore_with(rest: Any, leaves: Mapping[str, Any]) -> Any:
+    """Rebuild a state from `flatten`'s rest with the given tensors and arrays by name; with None where one is missing.
+
+    Raises:
+        CheckpointError: as `restore` does.
+    """
+    return _built(lambda: BuildWith(rest, leaves))
+
+
+def _built(make: Callable[[], Build]) -> Any:
     top: list[Any] = []
     try:
-        build = Build(rest, tensors)
+        build = make()
         _run(build.put(build.parts[0], top))
     except _DAMAGE as error:
         raise CheckpointError(f"the structure of the state is damaged: {type(error).__name__}: {error}") from error

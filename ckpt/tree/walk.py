@@ -33,6 +33,10 @@ class Walk:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
+        self.leaves: dict[str, torch.Tensor | np.ndarray[Any, Any]] = {}
+        """The tensors and arrays themselves."""
+        self.copied: list[str] = []
+        """The names of arrays whose tensors are copies."""
         self.parts: list[Any] = []
         self._depth = 0
         self._keys = 0
@@ -66,7 +70,7 @@ class Walk:
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> Any:
         stored, note = views.take(tensor, _shown(path))
-        name = self._add(stored, path)
+        name = self._add(stored, tensor, path)
         return {"tensor": {"name": name, **note} if note else name}
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> Any:
@@ -83,16 +87,18 @@ class Walk:
             raise CheckpointError(
                 f"the state's {_shown(path)} is an array of {array.dtype}, which can't be saved"
             ) from None
-        name = self._add(tensor, path)
+        name = self._add(tensor, array, path)
+        if not array.flags.carray:
+            self.copied.append(name)
         in_columns = array.flags.f_contiguous and not array.flags.c_contiguous
         return {"array": {"name": name, "order": "F"} if in_columns else name}
 
-    def _add(self, tensor: torch.Tensor, path: str) -> str:
+    def _add(self, tensor: torch.Tensor, leaf: torch.Tensor | np.ndarray[Any, Any], path: str) -> str:
         name, number = path, 1
         while name in self.tensors:  # {"a.b": x, "a": {"b": y}}
             number += 1
             name = f"{path}~{number}"
-        self.tensors[name] = tensor
+        self.tensors[name], self.leaves[name] = tensor, leaf
         return name
 
     def _container(self, value: Any, path: str, into: list[Any]) -> Steps:

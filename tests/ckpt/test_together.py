@@ -104,8 +104,9 @@ def test_round_trip(strategy: Strategy, run: Run, sharding: Sharding, count: int
     assert planned.file_count >= found.file_count
     assert planned.size_bytes >= found.apparent_bytes
     for shift in {0, 1 % count}:
-        load = Load(strategy, directory, partition, partition, shift)
-        assert load.expected() == run(load, count)
+        for in_place in {False, strategy.capabilities.loads_in_place}:
+            load = Load(strategy, directory, partition, partition, shift, in_place)
+            assert load.expected() == run(load, count)
 
 
 @EVERY
@@ -117,14 +118,15 @@ def test_other_numbers_of_ranks(strategy: Strategy, run: Run, before: int, after
     directory = tmp_path / "checkpoint"
     saved = Partition.of(TENSORS, "dim0", before)
     saved_by(run, strategy, directory, saved)
-    load = Load(strategy, directory, Partition.of(TENSORS, "dim0", after), saved)
-    found = run(load, after)
-    if strategy.capabilities.can_reshard or after == before:
-        assert load.expected() == found
-        return
-    for error in found:
-        assert isinstance(error, CheckpointError), repr(error)
-        assert re.search(rf"strategy {re.escape(strategy.label)} .*\b{before} ranks.*\b{after}\b", str(error))
+    for in_place in {False, strategy.capabilities.loads_in_place}:
+        load = Load(strategy, directory, Partition.of(TENSORS, "dim0", after), saved, in_place=in_place)
+        found = run(load, after)
+        if strategy.capabilities.can_reshard or after == before:
+            assert load.expected() == found
+            continue
+        for error in found:
+            assert isinstance(error, CheckpointError), repr(error)
+            assert re.search(rf"strategy {re.escape(strategy.label)} .*\b{before} ranks.*\b{after}\b", str(error))
 
 
 @EVERY

@@ -118,10 +118,19 @@ class Load:
     partition: Partition
     saved: Partition
     shift: int = 0
+    in_place: bool = False
 
     def __call__(self, ranks: ProcessGroup) -> Exact:
         """Load, and tell everything."""
         part = RankShards(self.partition, (ranks.rank + self.shift) % ranks.size)
+        if self.in_place:
+            targets = {
+                shard.whole.name: torch.full(shard.layout.shape, 1, dtype=getattr(torch, shard.whole.dtype))
+                for shard in part.held
+                if shard.whole.same_as is None
+            }
+            self.strategy.fill(self.directory, targets, part.wanted, self.saved, ranks)
+            return exact({shard.whole.name: targets[shard.whole.owner] for shard in part.held})
         return exact(self.strategy.read(self.directory, part.wanted, self.saved, ranks))
 
     def expected(self) -> list[Exact]:
