@@ -27,7 +27,7 @@ from analysis.figures.styles import Style, styles_of
 from analysis.figures.targets import targets
 from analysis.measures.ceilings import Ceiling
 from analysis.measures.method import Method
-from analysis.measures.operation import COLD_LOADS, LOADS, Operation
+from analysis.measures.operation import COLD_LOADS, LOADS, LOADS_IN_PLACE, Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
 from analysis.tables.targets import comparable
@@ -171,7 +171,7 @@ def _wanted(kind: str, panel: Panel) -> bool:
 
 
 def _panels(setting: Setting, styles: dict[str, Style]) -> list[Panel]:
-    loads = [load for load in LOADS if any(len(method[load]) for method in setting.methods)]
+    loads = [load for load in (*LOADS, *LOADS_IN_PLACE) if any(len(method[load]) for method in setting.methods)]
     panels = []
     for operation in (Operation.SAVE, *(loads or [Operation.LOAD_COLD])):
         pairs = ((method, method[operation]) for method in setting.methods)
@@ -188,7 +188,7 @@ def _scales(settings: Sequence[Setting], styles: dict[str, Style]) -> list[tuple
     scales = []
     for shared in dict.fromkeys(map(key, settings)):
         group = [setting for setting in settings if key(setting) == shared]
-        for operation in (Operation.SAVE, *COLD_LOADS):
+        for operation in (Operation.SAVE, *COLD_LOADS, *LOADS_IN_PLACE):
             rows = [
                 scaling.AtScale(
                     setting.nodes, setting.tasks_per_node, method.label, method[operation],

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from jobs.timing_log import SAVE
+
 OPERATION = ["study", "job_id", "trial", "operation", "load_number"]
 """The columns that identify one operation."""
 
@@ -68,7 +70,7 @@ def _expected_ranks(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
         return expected
     of_job = jobs.set_index(["study", "job_id"])["load_ranks"].fillna(0).astype("int64")
     load_ranks = of_job.reindex(pd.MultiIndex.from_frame(samples[["study", "job_id"]])).to_numpy()
-    return expected.where((samples["operation"] != "load") | (load_ranks == 0), load_ranks)
+    return expected.where((samples["operation"] == SAVE) | (load_ranks == 0), load_ranks)
 
 
 def _first_reason(samples: pd.DataFrame) -> pd.Series:

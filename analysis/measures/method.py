@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.measures.ceilings import Ceiling, ceilings
 from analysis.measures.lost import LoopCost
-from analysis.measures.operation import LOADS, Direction, Operation
+from analysis.measures.operation import LOADS, LOADS_IN_PLACE, Direction, Operation, kinds_of
 from analysis.measures.stragglers import Imbalance, imbalances
 from analysis.measures.trials import NO_TRIALS, Trials
 
@@ -90,6 +90,10 @@ class Method:
         """Return the load that is nearest to a restart from storage: cold from the device, ..., else warm."""
         return next((load for load in LOADS if len(self[load])), None)
 
+    def load_in_place(self) -> Operation | None:
+        """Return the load into memory that existed, if there was one."""
+        return next((load for load in LOADS_IN_PLACE if len(self[load])), None)
+
     def load_trials(self) -> Trials:
         """Return the trials of `cold_load()`."""
         load = self.cold_load()
@@ -131,7 +135,8 @@ def method_of(jobs: pd.DataFrame, measurements: Measurements) -> Method:
     measured = samples[~samples["warmup"]]
     totals = measured[measured["phase"] == "total"]
     disk = disk.merge(totals[["job_id", "trial"]].drop_duplicates(), on=["job_id", "trial"])
-    rows = {operation: totals[_kinds(totals) == operation.value] for operation in Operation}
+    kinds = kinds_of(totals["operation"], totals["cache"])
+    rows = {operation: totals[kinds == operation.value] for operation in Operation}
     saves = rows[Operation.SAVE][rows[Operation.SAVE]["valid"]]
     state_bytes = float(saves["state_bytes"].median())
     of_target = ceilings(measurements.ceiling)
@@ -157,11 +162,6 @@ def method_of(jobs: pd.DataFrame, measurements: Measurements) -> Method:
 def _zeros_s(samples: pd.DataFrame, jobs: pd.DataFrame) -> pd.Series:
     """Return, per sample, the zero of its job's clock in seconds since 1970."""
     return samples["job_id"].map(jobs.set_index("job_id")["clock_zero_unix_s"]).astype("float64")
-
-
-def _kinds(totals: pd.DataFrame) -> pd.Series:
-    """Return, per sample, the value of its `Operation`."""
-    return totals["cache"].where(totals["operation"] != "save", Operation.SAVE.value)
 
 
 def _trials(samples: pd.DataFrame) -> Trials:

@@ -12,7 +12,8 @@ from scipy import stats
 
 from analysis.logs.claims import PROVEN
 from analysis.measures.caveats import FEWEST_TRIALS, Caveat, Kind
-from analysis.measures.operation import COLD_LOADS, LOADS, Operation
+from analysis.measures.operation import COLD_LOADS, LOADS, LOADS_IN_PLACE, Operation
+from jobs.timing_log import LOAD_INTO
 
 _MOST_SPREAD = 0.10
 """The largest standard deviation, as a fraction of the mean."""
@@ -35,7 +36,7 @@ _FEWEST_ROUNDS = 3
 _ABOVE_CEILING = 0.10
 """How far a method may exceed its ceiling, by the noise of measurement."""
 
-_LOADS = {load.value: load.label for load in LOADS}
+_LOADS = {load.value: load.label for load in (*LOADS, *LOADS_IN_PLACE)}
 _UNPROVEN_LOADS = [load.value for load in COLD_LOADS if load is not Operation.LOAD_COLD]
 
 _STEAL = 0.02
@@ -65,6 +66,8 @@ def caveats_about(jobs: pd.DataFrame, samples: pd.DataFrame, ceilings: pd.DataFr
 
 
 def _name(operation: str, cache: str) -> str:
+    if operation == LOAD_INTO:
+        cache = f"into {cache}"
     return operation if cache == "n/a" else _LOADS.get(cache, f"load, {cache}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.logs.operations import OPERATION, ordered_caches
-from analysis.measures.operation import Operation
+from analysis.measures.operation import Operation, kinds_of
 
 _JOB = ["study", "job_id"]
 
@@ -84,7 +84,7 @@ def own_work(several: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
     work = work[work.groupby(OPERATION, sort=False)["rank"].transform("nunique") > 1]
     work["cache"] = ordered_caches(work["cache"])
     worst = work.groupby(OPERATION, sort=False)["cache"].transform("max").astype("str")
-    work["kind"] = worst.where(work["operation"] != "save", Operation.SAVE.value)
+    work["kind"] = kinds_of(work["operation"], worst)
     where = ranks[[*_JOB, "rank", "host", "clock_uncertainty_s"]]
     return work.merge(where, on=[*_JOB, "rank"], how="left", validate="many_to_one")
 

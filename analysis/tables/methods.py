@@ -14,6 +14,7 @@ from analysis.measures.operation import Direction, Operation
 from analysis.measures.statistics import Interval
 from analysis.measures.stragglers import Straggler
 from analysis.measures.trials import NO_TRIALS
+from analysis.tables.in_place import in_place_tables
 from analysis.tables.lost import loop_tables
 from analysis.tables.table import MISSING, Cell, Change, Marked, Number, Part, Share, Table
 
@@ -75,14 +76,14 @@ _WHAT_SPREAD = (
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """Return the original comparison's tables, then those of phases, bandwidth and cost, and that of several ranks.
+    """Return the original comparison's tables, then those of phases, bandwidth, cost, loads in place and ranks.
 
     Of a setting with a training loop, those of lost time.
     """
     if comparison.setting.loop:
         return loop_tables(comparison)
     tables = [*original_tables(comparison), _phases(comparison), _bandwidth(comparison), _cost(comparison)]
-    return [*tables, *([_spread(comparison)] if comparison.setting.ranks > 1 else [])]
+    return [*tables, *in_place_tables(comparison), *([_spread(comparison)] if comparison.setting.ranks > 1 else [])]
 
 
 def original_tables(comparison: Comparison) -> list[Table]:

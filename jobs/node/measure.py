@@ -64,17 +64,14 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
 
     On the first process these are the samples of all processes, on the others their own.
     """
-    groups, trials = context.groups, context.study.trials
+    groups = context.groups
     samples: Sequence[Sample] = trial.samples
     lost = ""
     failed = True
     try:
         trial.save(final)
         run_hooks("between", final.parent, context, recorder, trial.number)
-        if trials.cold:
-            trial.load(final, cold=True)
-        if trials.warm_load:
-            trial.load(final, cold=False)
+        _load(trial, final, context)
         if context.is_first and not recorder.knows_of_storage("written_layout"):
             recorder.storage({"written_layout": written_layout(final)})
         sent = groups.world.gather([asdict(sample) for sample in trial.samples])
@@ -99,6 +96,17 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
             for leftover in filter(Path.is_dir, final.parent.iterdir()):
                 shutil.rmtree(leftover, ignore_errors=failed)  # others may be at work still
     return samples
+
+
+def _load(trial: Trial, final: Path, context: JobContext) -> None:
+    """Load in all ways that the study asks for."""
+    trials = context.study.trials
+    if trials.cold:
+        trial.load(final, cold=True)
+    if trials.warm_load:
+        trial.load(final, cold=False)
+    if trials.load_into and context.method.capabilities.loads_in_place:
+        trial.load_into(final)
 
 
 def _after_failure(world: StoreGroup, measured: Sequence[Sample], lost: str) -> list[Sample]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt.process_group.group import ProcessGroup
+from ckpt.state import memory
+from ckpt.state.compare import poison
 from ckpt.state.layout import State, state_bytes
 from ckpt.state.sharding import tensors_of
 from jobs.node.groups import ProcessGroups
@@ -51,6 +53,21 @@ class Subject:
         assert self.assignment.loads is not None and self.groups.loaders is not None  # noqa: PT018  # the caller loads
         wanted, saved = self.assignment.loads.wanted, self.assignment.saved
         return self.strategy.read(final, wanted, saved, self.groups.loaders)
+
+    def targets(self) -> State:
+        """Memory for what this process has to load, without tied tensors, that holds something else."""
+        assert self.assignment.loads is not None  # the caller loads
+        layouts = [shard.layout for shard in self.assignment.loads.held if shard.whole.same_as is None]
+        targets = {layout.name: memory.empty(layout) for layout in layouts}
+        poison(targets)
+        return targets
+
+    def fill(self, final: Path, targets: State) -> State:
+        """Read what this process has to load into memory that exists; returns it with the names of tied tensors."""
+        assert self.assignment.loads is not None and self.groups.loaders is not None  # noqa: PT018  # the caller loads
+        held, saved = self.assignment.loads.held, self.assignment.saved
+        self.strategy.fill(final, targets, self.assignment.loads.wanted, saved, self.groups.loaders)
+        return {shard.whole.name: targets[shard.whole.owner] for shard in held}
 
     def prepare_groups(self, group: ProcessGroup | None) -> None:
         """Give torch.distributed the processes that save or load, if the strategy uses it."""

@@ -1,6 +1,6 @@
 """One trial: save, sync, commit, evict, load, verify. The only module with a clock, apart from the ceiling's.
 
-    one trial:   save ──────────────────► load, cold ► load, warm
+    one trial:   save ──────────────────► load, cold ► load, warm ► load into memory that exists, cold
                  │ call │ sync │ commit │
                  └─────── total ────────┘
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from jobs.node.recorder import DIFFERS
 from jobs.node.subject import Subject
 from jobs.node.usage import UNKNOWN, ResourceUsage, measure_usage
 from jobs.node.verifying import not_its_own
-from jobs.timing_log import NOT_APPLICABLE, DiskUse, Sample
+from jobs.timing_log import LOAD, LOAD_INTO, NOT_APPLICABLE, SAVE, DiskUse, Sample
 
 
 class TrialError(Exception):
@@ -45,6 +46,18 @@ class _Save:
     """Those that this process wrote."""
     usage: ResourceUsage = field(default_factory=ResourceUsage)
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One way to load a checkpoint."""
+
+    operation: str
+    number: int
+    """Which load of its trial."""
+    cold: bool
+    """Whether the page cache is emptied before."""
+    read: Callable[[Path], State]
 
 
 class Trial:
@@ -104,7 +117,7 @@ class Trial:
         size_bytes = self._subject.saved_bytes
         phases = [("call", "returned"), ("sync", "synced"), ("commit", self._context.proof.committed)]
         for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
-            self._sample("save", phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
+            self._sample(SAVE, phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
         problem, dirty = save.problem, None
         if not problem:
             problem, dirty = committing.unwritten(self._subject, final, staging, save.files, self._context.proof)
@@ -112,7 +125,7 @@ class Trial:
             problem = committing.failed_writes(descriptor)
         start_s, end_s = save.times[0], save.times[-1]
         self._sample(
-            "save", "total", start_s, end_s, size_bytes,
+            SAVE, "total", start_s, end_s, size_bytes,
             durability=self._context.proof.committed, usage=save.usage, dirty=dirty, problem=problem,
         )  # fmt: skip
 
@@ -136,18 +149,32 @@ class Trial:
         Raises:
             TrialError: if the strategy failed, here or on another rank.
         """
+        self._load(_Load(LOAD, 0 if cold else 1, cold, self._subject.load), final)
+
+    def load_into(self, final: Path) -> None:
+        """Read the checkpoint into memory that exists, with the page cache emptied, and compare every bit.
+
+        Raises:
+            TrialError: as `load` does.
+        """
+        subject = self._subject
+        targets = subject.targets() if subject.assignment.loads else {}
+        self._load(_Load(LOAD_INTO, 2, True, lambda path: subject.fill(path, targets)), final)
+
+    def _load(self, load: _Load, final: Path) -> None:
         subject, groups, clock = self._subject, self._context.groups, self._context.clock
-        resident, cache = self._page_cache(final, cold=cold)
+        resident, cache = self._page_cache(final, cold=load.cold)
         problem, loaded = "", {}
         gc.collect()
-        _prefault(subject.loaded_bytes)
+        if load.operation == LOAD:
+            _prefault(subject.loaded_bytes)
         subject.wait_for_all(groups.loaders)
         if not subject.assignment.loads:
             return
         with measure_usage() as usage:
             start_s = clock()
             try:
-                loaded = subject.load(final)
+                loaded = load.read(final)
             except LostRankError as error:
                 problem = str(error)
             except Exception as error:  # noqa: BLE001  # whatever a library raises, the sample has it
@@ -156,8 +183,8 @@ class Trial:
             end_s = clock()
         wrong = "" if problem else self._verify(loaded)
         self._sample(
-            "load", "total", start_s, end_s, subject.loaded_bytes,
-            cache=cache, load_number=0 if cold else 1, resident=resident, usage=usage, problem=problem or wrong,
+            load.operation, "total", start_s, end_s, subject.loaded_bytes,
+            cache=cache, load_number=load.number, resident=resident, usage=usage, problem=problem or wrong,
         )  # fmt: skip
         if problem:
             raise TrialError(problem)

@@ -80,6 +80,8 @@ class Trials(Table):
         min_time_s: go on beyond `repeats` until the measured operations add up to that many seconds.
         cold: empty the page cache and load; the figure that a restart after a failure sees.
         warm_load: load from the page cache, after the cold load if there is one.
+        load_into: after the other loads, empty the page cache again, and load into memory that exists, as a restart
+            without a second copy does. Strategies that can't are measured without it.
         ceiling: before the first and after the last trial, measure what the target itself can do.
         metadata: before the first trial, measure how many small files a second the target makes, finds, reads and
             removes, on one rank and on all; a few seconds at most.
@@ -94,6 +96,7 @@ class Trials(Table):
     min_time_s: float = Field(default=0, ge=0)
     cold: bool = True
     warm_load: bool = True
+    load_into: bool = False
     ceiling: bool = True
     metadata: bool = True
     read_shift: Count = Field(default=0, ge=0)

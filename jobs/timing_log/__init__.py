@@ -38,8 +38,11 @@ from jobs.timing_log.schema import (
     FAILED,
     GOOD,
     INTERRUPTED,
+    LOAD,
+    LOAD_INTO,
     NOT_APPLICABLE,
     RUNNING,
+    SAVE,
     SCHEMA,
     SCHEMA_VERSION,
     SKIPPED,
@@ -57,7 +60,8 @@ from jobs.timing_log.seal import sealed
 from jobs.timing_log.writing import TimingLog, write_atomically
 
 __all__ = [
-    "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOG", "MERGED", "NOT_APPLICABLE", "RUNNING", "SCHEMA",
+    "ATTRIBUTES", "COMPLETE", "FAILED", "GOOD", "INTERRUPTED", "LOAD", "LOAD_INTO", "LOG", "MERGED",
+    "NOT_APPLICABLE", "RUNNING", "SAVE", "SCHEMA",
     "SCHEMA_VERSION", "SKIPPED", "TABLES", "Block", "Bounds", "Ceiling", "DiskUse", "Group", "Header", "Hook",
     "LogColumns", "LoopSave", "Metadata", "Progress", "Rank", "Sample", "Step", "TimingLog", "TimingLogError",
     "blocks_of_runs", "check_job_id", "columns_of", "header_of", "opened", "plain_fact", "read", "read_columns",

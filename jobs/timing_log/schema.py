@@ -21,6 +21,9 @@ GOOD = frozenset({COMPLETE, SKIPPED})
 
 NOT_APPLICABLE = "n/a"
 
+SAVE, LOAD, LOAD_INTO = "save", "load", "load into"
+"""The values of a sample's `operation`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -29,7 +32,7 @@ class Sample:
     trial: int = column("1", "number of the trial in its job, from 0")
     warmup: bool = column("1", "whether the trial only warms up; kept, but left out of every statistic")
     rank: int = column("1", "rank that measured it, from 0")
-    operation: str = column("1", "save or load")
+    operation: str = column("1", "save, load, or load into (memory that existed, and was filled)")
     phase: str = column("1", "call, sync, commit or total")
     start_s: float = column("s", "start, since the job's clock_zero_unix_s")
     duration_s: float = column("s", "duration, by a monotonic clock")
@@ -55,7 +58,9 @@ class Sample:
     minor_faults: int = column("1", "page faults without I/O", default=-1)
     major_faults: int = column("1", "page faults with I/O", default=-1)
     dirty_pages: int = column("1", "pages of a saved checkpoint not yet on storage; -1 unknown", default=-1)
-    load_number: int = column("1", "which load of its trial: 0 cold, 1 warm; -1 for a save", default=-1)
+    load_number: int = column(
+        "1", "which load of its trial: 0 cold, 1 warm, 2 into memory that existed; -1 for a save", default=-1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
