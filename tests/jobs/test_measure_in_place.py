@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from ckpt.disk import page_cache
 from ckpt.state.layout import State
 from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 from ckpt.strategy import Capabilities
+from jobs import timing_log
+from jobs.node.run import run_job
 from jobs.node.trial import TrialError
+from jobs.plan import plan
 from support.bench import Bench, FakeStrategy
+from support.one_job import Planned
 
 
 class Filling(FakeStrategy):
@@ -96,3 +101,17 @@ def test_of_a_real_strategy(bench: Bench) -> None:
     into = next(sample for sample in bench.samples("load into") if not sample.warmup)
     assert (plain.valid, into.valid) == (True, True), into.reason
     assert plain.peak_extra_bytes > 40 * 2**20 > into.peak_extra_bytes >= 0
+
+
+def test_in_a_study(tiny: dict[str, Any], planned: Planned) -> None:
+    """A strategy that can is measured with it, tied tensors included; another one without it, and its log says no."""
+    tiny["strategies"] = ["safetensors_tuned", "torch_save"]
+    tiny["trials"] = tiny["trials"] | {"load_into": True}
+    paths = planned(tiny)
+    for job in plan.from_json(paths.plan_json.read_text(), "plan.json").jobs:
+        assert run_job(str(paths.root), job.id) == "complete"
+        log = timing_log.read(paths.log(job.id))
+        into = [sample for sample in log.samples if sample.operation == timing_log.LOAD_INTO]
+        assert json.loads(log.header.strategy_facts)["in_place"] == ("yes" if into else "no")
+        assert bool(into) == (job.strategy == "safetensors_tuned")
+        assert all(sample.valid for sample in into), into
