@@ -26,8 +26,12 @@ from ckpt.writing import write
 
 DEFAULT = "safetensors_tuned"
 
+TIMEOUT_S = 600
 
-def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: Any) -> None:
+
+def save(
+    state: Any, directory: Path | str, strategy: str = DEFAULT, *, timeout_s: float = TIMEOUT_S, **options: Any
+) -> None:
     """Save a state durably as a checkpoint; an earlier checkpoint of the same name is replaced.
 
     If several processes save to one name at a time, the first to finish succeeds, and the others raise an error.
@@ -35,23 +39,38 @@ def save(state: Any, directory: Path | str, strategy: str = DEFAULT, **options: 
     The tensors are read until the call returns, and must not change before; `ckpt.background` saves a copy while a
     program goes on. Values that change meanwhile are saved old or new, and a load may report a wrong checksum.
 
+    A state with DTensors (FSDP2, tensor parallelism) is saved by all ranks of torch.distributed's default process group
+    together: all of them call this, with the same directory, on a filesystem that they share. The DTensors are saved as
+    DCP does, each shard by a rank that holds it, everything else by rank 0. An error of one rank is raised on all.
+
     Args:
         state: nested containers of tensors (on any device), numpy arrays and plain values; `ckpt.register` adds classes
             of your own.
         directory: the checkpoint's final name; `~` is the home directory. If it is a symbolic link of yours, the
             link's target is replaced. Where the filesystem can't exchange two directories, a name that is saved again
             becomes a link itself, to a version of the checkpoint beside it.
-        strategy: the name of the strategy; `python -m ckpt strategies` lists them.
+        strategy: the name of the strategy; `python -m ckpt strategies` lists them. Leave it out for a state with
+            DTensors.
+        timeout_s: how long a rank waits for the others to save a state with DTensors; then all that came get an error.
         options: of the strategy.
 
     Raises:
         CheckpointError: if the state, the strategy or the directory can't be used, or writing failed. An earlier
             checkpoint of that name is unchanged, unless the message reports otherwise.
     """
-    from ckpt.tree import nested
+    from ckpt import together
+    from ckpt.tree import dtensors, nested
 
     final = path_of(directory)
     chosen = created(strategy, options)
+    if dtensors.are_in(state):
+        if (strategy, options) != (DEFAULT, {}):
+            raise CheckpointError(
+                f"the state has DTensors, which strategy {chosen.label} can't save: leave the strategy out, and all "
+                "ranks save together; or let every rank call `.full_tensor()`, and one of them save the result"
+            )
+        together.save(state, final, timeout_s)
+        return
     write(Content(*nested.flatten(state)), final, chosen)
 
 

@@ -35,7 +35,7 @@ class Manifest:
     created_utc: str
     tensors: Layout
     checksums: dict[str, str]
-    """The XXH3-64 of each tensor's bytes in hexadecimal; empty in checkpoints of the first version."""
+    """The XXH3-64 of each tensor's bytes in hexadecimal; empty in checkpoints of the first version, and of ranks."""
     tied: dict[str, str]
     """The names that are tied to another tensor, and that tensor's name."""
     rest: Any
@@ -46,7 +46,8 @@ class Manifest:
     def write(self, directory: Path) -> None:
         """Write the manifest atomically, and sync it."""
         tensors = {
-            tensor.name: {"dtype": tensor.dtype, "shape": list(tensor.shape), _CHECKSUM: self.checksums[tensor.name]}
+            tensor.name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+            | ({_CHECKSUM: self.checksums[tensor.name]} if self.checksums else {})
             for tensor in self.tensors
         }
         content: dict[str, Any] = {

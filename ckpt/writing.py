@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
     Raises:
         CheckpointError: as `ckpt.save` does.
     """
+    with staged(final) as staging:
+        _fill(staging, content, strategy)
+
+
+@contextmanager
+def staged(final: Path) -> Iterator[commit.Staging]:
+    """Yield a directory to write a checkpoint into; it is published afterwards, unless writing raises an error.
+
+    Raises:
+        CheckpointError: as `ckpt.save` does.
+    """
     try:
         final = versions.resolved(final)
         versions.finish(final)
@@ -37,7 +49,7 @@ def write(content: Content, final: Path, strategy: Strategy) -> None:
         durable.make_directories(final.parent)
         with commit.begin(final, replaces=replaces) as staging:
             try:
-                _fill(staging, content, strategy)
+                yield staging
             except Exception as error:  # a full disk, or any error of a library
                 is_ours = isinstance(error, CheckpointError)
                 text = str(error) if is_ours else f"can't save {final}: {type(error).__name__}: {error}"
@@ -61,7 +73,7 @@ def _fill(staging: commit.Staging, content: Content, strategy: Strategy) -> None
         checksums=checksums,
         tied=content.tied,
         rest=content.rest,
-        files=_sizes_of(written, staging.path),
+        files=sizes_of(written, staging.path),
     ).write(staging.path)
     staging.flush(files=not strategy.capabilities.syncs_files)
     if not strategy.capabilities.reports_close_errors:
@@ -86,7 +98,7 @@ def _read_back(strategy: Strategy, tensors: Mapping[str, Any], checksums: Mappin
             batch, batch_bytes = [], 0
 
 
-def _sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
+def sizes_of(written: Collection[Path], directory: Path) -> dict[str, int]:
     """Return the files of a checkpoint with their sizes; all written files must exist."""
     sizes = manifest.files_of(directory)
     lost = sorted({str(path.relative_to(directory)) for path in written} - sizes.keys())

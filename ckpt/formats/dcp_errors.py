@@ -11,8 +11,13 @@ from ckpt.errors import CheckpointError
 
 
 @contextmanager
-def converted(what: str) -> Iterator[None]:
-    """Convert DCP's errors, which are no `Exception`s, and ignore its warning that there is a single process."""
+def converted(what: str, *, of_ranks: bool = False) -> Iterator[None]:
+    """Convert DCP's errors, which are no `Exception`s, and ignore its warning that there is a single process.
+
+    Args:
+        what: begins the message.
+        of_ranks: name the ranks that failed.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
@@ -20,11 +25,14 @@ def converted(what: str) -> Iterator[None]:
         try:
             yield
         except CheckpointException as error:
-            causes = [cause for cause, _ in error.failures.values()]
-            for cause in causes:
+            causes = {rank: cause for rank, (cause, _) in error.failures.items()}
+            for cause in causes.values():
                 if not isinstance(cause, Exception):  # an interrupt, say
                     raise cause from None
-            messages = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+            messages = "; ".join(
+                f"{f'rank {rank}: ' if of_ranks else ''}{type(cause).__name__}: {cause}"
+                for rank, cause in causes.items()
+            )
             raise CheckpointError(f"{what}: {messages}") from error
 
 

@@ -26,7 +26,7 @@ _MOST_NAMED = 5
 _LONGEST_REASON = 10_000
 
 _POLL_S = 0.5
-"""How often a waiting rank checks whether another one failed; an `Exchange` wakes it instead."""
+"""The longest pause between two looks into a store; an `Exchange` wakes those that wait instead."""
 
 _GRACE_S = 10
 """How much longer the other ranks wait than the first one: it alone knows which rank is late, and reports it first."""
@@ -37,7 +37,8 @@ class StoreGroup(ProcessGroup):
 
     Args:
         store: shared by all processes; the server of an `Exchange` ends all waits for a process that is gone.
-        members: the group's processes in the order of their ranks: the number of each in the job, and its host.
+        members: the group's processes in the order of their ranks: the number of each in the job, and its host, or an
+            empty string.
         number: this process's number in the job.
         timeout_s: how long to wait for other ranks.
         name: of the group, unique among the groups that share the store.
@@ -134,6 +135,12 @@ class StoreGroup(ProcessGroup):
         broken = self._store.broken if isinstance(self._store, Exchange) else ""
         return f"{self._server} is gone or hangs" if broken else ""
 
+    def forget(self) -> None:
+        """Remove the values that this group's collectives left in the store, when no rank reads them any more."""
+        for count in range(1, self._count + 1):
+            for last in ("all", *range(1, self.size)):
+                self._store.delete_key(f"{self._name}/{count}/{last}")
+
     def leave(self) -> None:
         """Disconnect in order, so that the server doesn't report this process as lost."""
         if isinstance(self._store, Exchange):
@@ -190,9 +197,9 @@ class StoreGroup(ProcessGroup):
         gloo.start(self._store, self._name, prefix, self.rank, self.size, self._timeout_s)
 
     def describe(self, rank: int) -> str:
-        """Return the name of a rank for messages: its number in the job, and its host."""
+        """Return the name of a rank for messages: its number in the job, and its host if that is known."""
         number, host = self._members[rank]
-        return f"rank {number} ({host})"
+        return f"rank {number} ({host})" if host else f"rank {number}"
 
     def _wait(self, keys: Sequence[str], timeout_s: float, *ranks: int) -> None:
         """Wait until all keys are set.
@@ -206,15 +213,8 @@ class StoreGroup(ProcessGroup):
             LostRankError: if a key is not set in time, or a rank reported a failure.
         """
         end = time.monotonic() + timeout_s
-        poll_s = timeout_s if isinstance(self._store, Exchange) else _POLL_S
-        while True:
-            try:
-                self._store.wait(list(keys), timedelta(seconds=max(0.01, min(poll_s, end - time.monotonic()))))
-            except RuntimeError as error:
-                if "timeout" not in str(error).lower():
-                    raise
-            else:
-                return
+        pause_s = 0.001
+        while not self._are_set(keys, end - time.monotonic()):
             if self._store.check([FAILURE]):
                 raise LostRankError(_parse_failure(self._store.get(FAILURE)))
             if time.monotonic() > end:
@@ -222,6 +222,21 @@ class StoreGroup(ProcessGroup):
                 more = f" and {len(late) - _MOST_NAMED} more" if len(late) > _MOST_NAMED else ""
                 names = ", ".join(map(self.describe, late[:_MOST_NAMED])) + more
                 raise LostRankError(f"{names} did not answer within {timeout_s:.0f} s")
+            if not isinstance(self._store, Exchange):
+                time.sleep(min(pause_s, max(0, end - time.monotonic())))
+                pause_s = min(2 * pause_s, _POLL_S)
+
+    def _are_set(self, keys: Sequence[str], limit_s: float) -> bool:
+        """Return whether all keys are set; an `Exchange` waits for them, or for a failure."""
+        if not isinstance(self._store, Exchange):  # torch's stores print warnings while one waits
+            return bool(self._store.check(list(keys)))
+        try:
+            self._store.wait(list(keys), timedelta(seconds=max(0.01, limit_s)))
+        except RuntimeError as error:
+            if "timeout" not in str(error).lower():
+                raise
+            return False
+        return True
 
 
 def _parse_failure(text: bytes) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from ckpt.errors import CheckpointError
 from ckpt.state import ties
+from ckpt.tree import dtensors
 from ckpt.tree.build import Build, BuildWith, note_of
 from ckpt.tree.containers import HEADED, ITEMS, PAIRS
 from ckpt.tree.walk import Steps, Walk
@@ -36,6 +37,7 @@ def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
         the rest, ready for `json.dumps`. A flat dict of tensors keeps its names.
 
         Tied tensors have the same memory, shape and strides; one that merely overlaps another is stored separately.
+        DTensors stay what they are, and are tied as far as this rank's shards show.
 
     Raises:
         CheckpointError: if a value has an unsupported type, contains itself, or lies deeper than
@@ -45,7 +47,9 @@ def flatten(value: Any) -> tuple[State, dict[str, str], Any]:
     top: list[Any] = []
     _run(walk.put(value, "", top))
     rest = {"parts": [top[0], *walk.parts]} if walk.parts else top[0]
-    tied = {name: owner for name, (owner, _) in ties.tied(walk.tensors).items()}
+    sharded = dtensors.among(walk.tensors)
+    plain = {name: tensor for name, tensor in walk.tensors.items() if name not in sharded}
+    tied = {name: owner for name, (owner, _) in ties.tied(plain).items()} | dtensors.tied(sharded)
     return {name: tensor for name, tensor in walk.tensors.items() if name not in tied}, tied, rest
 
 

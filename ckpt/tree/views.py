@@ -16,6 +16,7 @@ import torch
 
 from ckpt.errors import CheckpointError
 from ckpt.state import dtypes, ties
+from ckpt.tree import dtensors
 
 _Sizes = tuple[int, ...]
 
@@ -24,9 +25,11 @@ def take(tensor: torch.Tensor, path: str) -> tuple[torch.Tensor, dict[str, Any]]
     """Return the tensor to store, which shares the memory, and the note; a contiguous tensor's note is empty.
 
     Raises:
-        CheckpointError: if it is not a plain tensor; the message names its path and a remedy.
+        CheckpointError: if it is neither a plain tensor nor a DTensor; the message names its path and a remedy.
     """
     where = f"the state's {path}"
+    if dtensors.is_dtensor(tensor):
+        return dtensors.take(tensor, where)
     dtypes.require_plain(tensor, where)
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         raise CheckpointError(f"{where} is not a plain tensor ({tensor.layout}, {tensor.device})")

@@ -1,0 +1,167 @@
+"""A state with DTensors, and what ranks do with it in tests; the values don't depend on the number of ranks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
+
+import ckpt
+from ckpt.dcp.files_writer import FilesWriter
+from ckpt.errors import CheckpointError
+
+BYTES = b"\x00bytes\xff"
+RANDOM = torch.Generator().manual_seed(3).get_state()
+
+PLACEMENTS: dict[str, Placement] = {
+    "embed": Shard(0), "columns": Shard(1), "norm": Replicate(), "scalar": Replicate(), "empty": Shard(0),
+    "mask": Shard(0), "half": Shard(0),
+}  # fmt: skip
+
+
+def whole(seed: int) -> dict[str, torch.Tensor]:
+    """The values of the DTensors; sizes that 2 and 3 ranks can't divide evenly."""
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "embed": torch.randn(7, 3, generator=random),
+        "columns": torch.randn(4, 5, generator=random),
+        "norm": torch.randn(6, generator=random),
+        "scalar": torch.randn((), generator=random),
+        "empty": torch.empty(0, 3),
+        "mask": torch.randn(1, 4, generator=random) > 0,  # only rank 0 has a row
+        "half": torch.randn(5, 2, generator=random).to(torch.bfloat16),
+    }
+
+
+def state_of(seed: int) -> dict[str, Any]:
+    """This rank's part of a state: DTensors, two of them tied, beside plain tensors and values."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model: dict[str, Any] = {
+        name: distribute_tensor(values, mesh, [PLACEMENTS[name]]) for name, values in whole(seed).items()
+    }
+    return {
+        "model": model | {"head": model["embed"]},
+        "parameter": torch.nn.Parameter(distribute_tensor(torch.arange(5.0) + seed, mesh, [Shard(0)])),
+        "buffer": torch.arange(4) + seed,
+        "array": np.arange(3) + seed,
+        "step": seed,
+        "bytes": BYTES,
+        "random": RANDOM,
+        "history": [0.5, ("a", None)],
+    }
+
+
+def on_grid(seed: int) -> dict[str, Any]:
+    """This rank's part of a state on a mesh of two dimensions, of which some tensors use one."""
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    values = whole(seed)
+    return {
+        "both": distribute_tensor(values["embed"], grid, [Shard(0), Shard(1)]),
+        "mixed": distribute_tensor(values["columns"], grid, [Replicate(), Shard(0)]),
+        "one": distribute_tensor(values["half"], grid["data"], [Shard(0)]),
+    }
+
+
+def save(path: Path, seed: int) -> None:
+    """Save on every rank."""
+    ckpt.save(state_of(seed), path)
+
+
+def save_grid(path: Path, seed: int) -> None:
+    """Save what lies on a mesh of two dimensions."""
+    ckpt.save(on_grid(seed), path)
+
+
+def save_beside_training(path: Path) -> float:
+    """Save while the default group is busy: rank 0 has begun a reduction that the others begin after the save."""
+    state, total = state_of(1), torch.ones(())
+    if dist.get_rank():
+        ckpt.save(state, path)
+        dist.all_reduce(total)
+        return total.item()
+    running = dist.all_reduce(total, async_op=True)
+    ckpt.save(state, path)
+    running.wait()
+    return total.item()
+
+
+def save_where_rank_1_has(path: Path, name: str, value: Any) -> None:
+    """Save a state that has one more value on rank 1."""
+    state = state_of(2)
+    if dist.get_rank() == 1:
+        state["model"][name] = distribute(value) if isinstance(value, torch.Tensor) else value
+    ckpt.save(state, path)
+
+
+def distribute(values: torch.Tensor) -> DTensor:
+    """Make a DTensor on one rank, without the others."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return DTensor.from_local(values, mesh, [Replicate()], run_check=False)
+
+
+def save_partial(path: Path) -> None:
+    """Save a DTensor that is still to be reduced."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    ckpt.save({"loss": DTensor.from_local(torch.ones(2), mesh, [Partial()])}, path)
+
+
+def save_without_a_group(path: Path) -> None:
+    """Save DTensors that outlived their process group."""
+    state = state_of(1)
+    dist.destroy_process_group()
+    ckpt.save(state, path)
+
+
+def save_elsewhere_on_rank_1(path: Path) -> None:
+    """Save to a name of its own on every rank."""
+    ckpt.save(state_of(2), path.with_name(f"{path.name}-{dist.get_rank()}"))
+
+
+def save_late_on_rank_1(path: Path) -> str:
+    """Save on rank 0, which gives up before rank 1 comes; then on both. Returns the error of the first try."""
+    store = dist.distributed_c10d._get_default_store()
+    state = state_of(2)
+    if dist.get_rank() == 1:
+        store.wait(["rank 0 has given up"])
+    try:
+        ckpt.save(state, path, timeout_s=0.2)
+    except CheckpointError as error:
+        store.set("rank 0 has given up", "")
+        ckpt.save(state, path)
+        return str(error)
+    return ""
+
+
+def save_on_rank_0_only(path: Path) -> None:
+    """Save as one does a state without DTensors."""
+    state = state_of(2)
+    if dist.get_rank() == 0:
+        ckpt.save(state, path, timeout_s=0.2)
+
+
+def save_while_rank_1_fails(path: Path, failure: Callable[..., Any]) -> None:
+    """Save, and on rank 1 call this instead of writing."""
+    state = state_of(2)
+    with mock.patch.object(FilesWriter, "write_data", failure) if dist.get_rank() == 1 else nullcontext():
+        ckpt.save(state, path)
+
+
+def full_disk(*_: Any) -> None:
+    """Fail as a write to a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def die(*_: Any) -> None:
+    """End this process at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
