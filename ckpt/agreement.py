@@ -71,8 +71,7 @@ def _require_group(call: str) -> None:
     if not dist.is_initialized():
         raise CheckpointError(
             f"the state has DTensors, of which every rank holds a shard, but this process is in no process group: call "
-            f"{call} on every rank before destroy_process_group; or save what `.full_tensor()` returned while there "
-            "was one"
+            f"{call} on every rank before destroy_process_group"
         )
 
 

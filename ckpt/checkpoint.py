@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def load(
     into: Any = None,
     strict: bool = True,
     verify: bool = True,
+    timeout_s: float = TIMEOUT_S,
     **options: Any,
 ) -> Any:
     """Load a checkpoint: the state as it was saved, selected tensors in a flat dict, or into a state that exists.
@@ -102,6 +104,9 @@ def load(
     contiguous, or on another device than the CPU, are copied in small groups. `requires_grad` and strides stay as they
     are. Of the strategies, `safetensors_tuned`, `tensorstore_tuned`, `torch_dcp` and `torch_checkpointing` can do so.
 
+    If that state has DTensors (FSDP2, tensor parallelism), all ranks of torch.distributed's default process group call
+    this, and every one reads the shards that it holds, whatever number of ranks saved them.
+
     Args:
         directory: a checkpoint; or a directory or file that another program wrote as safetensors, DCP, `torch.save`,
             HDF5 or zarr. A `CheckpointWarning` lists what was left out.
@@ -110,6 +115,7 @@ def load(
         strict: with `into`, raise an error if the checkpoint lacks a tensor of the state, or the state one of the
             checkpoint; False loads what both have.
         verify: compare each tensor's checksum with the one that was computed when it was saved.
+        timeout_s: how long a rank waits for the others to load into DTensors; then all that came get an error.
         options: of the strategy.
 
     Returns:
@@ -123,11 +129,17 @@ def load(
     path = path_of(directory)
     if into is None:
         return of_one(path, lambda *which: _load(*which, names=names, options=options, verify=verify))
-    from ckpt import in_place
+    return _load_into(path, names, into, timeout_s, strict=strict, verify=verify, options=options)
+
+
+def _load_into(path: Path, names: Collection[str] | None, into: Any, timeout_s: float, **how: Any) -> Any:
+    from ckpt import in_place, together
+    from ckpt.tree import dtensors
 
     if names is not None:
         raise CheckpointError("`into` and `names` can't be combined: give the state that is wanted, with strict=False")
-    return of_one(path, lambda *which: in_place.fill(*which, into=into, strict=strict, verify=verify, options=options))
+    fill = partial(in_place.fill, into=into, **how)
+    return together.load(into, path, fill, timeout_s) if dtensors.are_in(into) else of_one(path, fill)
 
 
 def _load(

@@ -6,6 +6,7 @@ Everything is compared before the first byte is changed: names, shapes, dtypes, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +20,15 @@ from ckpt.reading import checker, reader_of, require_complete
 from ckpt.state import dtypes, memory, ties
 from ckpt.state.layout import TensorLayout
 from ckpt.strategy import CheckTensor, Strategy
-from ckpt.tree import nested
+from ckpt.tree import dtensors, nested
 
 _STAGED_BYTES = 32 * 2**20
 """The most memory for tensors that can't be read into, unless one is larger: they are copied."""
 
 _MOST_NAMED = 5
+
+DCP = "torch_dcp"
+"""The strategy by whose name one process loads what ranks saved together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +78,18 @@ def fill(
         raise CheckpointError(_difference(shown, missing, unexpected))
     targets = {name: tensor for name, tensor in given.tensors.items() if name in owner_of}
     _compare(shown, targets, {name: stored[owner_of[name]] for name in targets})
-    copied = [name for name in given.copied if name in targets]
-    if copied:
+    if copied := [name for name in given.copied if name in targets]:
         raise CheckpointError(
             f"{_listed(copied)} of the state can't be filled: an array must be C-contiguous and writable, and of the "
             "native byte order; no tensor was changed"
         )
     _refuse_overlaps(targets, owner_of)
     check = checker(known.checksums, path) if verify and known.checksums else None
-    _fill(reader_of(known, options, verify=verify), path, targets, owner_of, check)
+    reader = reader_of(known, options, verify=verify)
+    with _partly_overwritten(path):
+        left = targets if check or known.strategy != DCP else _fill_shards(path, targets, owner_of, verify=verify)
+        _fill(reader, path, left, owner_of, check)
+    torch.autograd.graph.increment_version([target for target in targets.values() if not target.is_inference()])
     return Filled(nested.restore_with(known.rest, given.leaves), missing, unexpected)
 
 
@@ -97,26 +104,49 @@ def _fill(
     wanted: dict[str, list[torch.Tensor]] = {}  # by owner, without tied ones
     seen = set()
     for name, target in targets.items():
-        if ties.identity(target) not in seen:
-            seen.add(ties.identity(target))
+        identity = dtensors.identity(target) if dtensors.is_dtensor(target) else ties.identity(target)
+        if identity not in seen:
+            seen.add(identity)
             wanted.setdefault(owner_of[name], []).append(target)
     direct = {}
     for owner, tensors in wanted.items():
         tensors.sort(key=_is_readable_into, reverse=True)
         if _is_readable_into(tensors[0]):
             direct[owner] = tensors.pop(0).detach()
+    _read(reader, path, direct, check)
+    for owner, target in direct.items():
+        _copy(target, wanted.pop(owner))
+    for batch in _batches(wanted, all_at_once=not reader.capabilities.partial_load):
+        _read_copies(reader, path, {owner: wanted[owner] for owner in batch}, check)
+
+
+def _fill_shards(
+    path: Path, targets: Mapping[str, torch.Tensor], owner_of: Mapping[str, str], *, verify: bool
+) -> dict[str, torch.Tensor]:
+    """Read this rank's shards of DTensors from a checkpoint of DCP, and no more; returns the targets that are left."""
+    wanted: dict[str, Any] = {}
+    left = dict(targets)
+    for name, target in dtensors.among(targets).items():
+        first = wanted.setdefault(owner_of[name], target)
+        if dtensors.identity(first) == dtensors.identity(target):
+            del left[name]
+    if wanted:
+        from ckpt.dcp import dtensors as shards
+
+        shards.fill(path, {owner: target.detach() for owner, target in wanted.items()}, verify=verify)
+    return left
+
+
+@contextmanager
+def _partly_overwritten(path: Path) -> Iterator[None]:
+    """Report with an error of a read that the state may have changed."""
     try:
-        _read(reader, path, direct, check)
-        for owner, target in direct.items():
-            _copy(target, wanted.pop(owner))
-        for batch in _batches(wanted, all_at_once=not reader.capabilities.partial_load):
-            _read_copies(reader, path, {owner: wanted[owner] for owner in batch}, check)
+        yield
     except (CheckpointError, OSError) as error:
         text = str(error) if isinstance(error, CheckpointError) else f"can't read {path}: {error}"
         raise CheckpointError(
             f"{text}. The state may be overwritten in part: load a checkpoint into it before you use it"
         ) from error
-    torch.autograd.graph.increment_version([target for target in targets.values() if not target.is_inference()])
 
 
 def _read(reader: Strategy, path: Path, targets: dict[str, torch.Tensor], check: CheckTensor | None) -> None:
@@ -135,12 +165,18 @@ def _read_copies(
 
 def _copy(source: torch.Tensor, targets: Iterable[torch.Tensor]) -> None:
     for target in targets:
-        target.detach().copy_(source)
+        if dtensors.is_dtensor(target):
+            from ckpt.dcp import dtensors as shards
+
+            shards.copy_shard(target.detach(), source)
+        else:
+            target.detach().copy_(source)
 
 
 def _is_readable_into(tensor: torch.Tensor) -> bool:
     """Return whether a file can be read into a tensor's memory."""
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+    is_plain = not dtensors.is_dtensor(tensor) and not tensor.is_conj() and not tensor.is_neg()
+    return is_plain and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 def _layout(name: str, tensor: torch.Tensor) -> TensorLayout:

@@ -1,28 +1,30 @@
-"""Saves states with DTensors: all ranks of a distributed job together, as files of PyTorch's DCP.
+"""Saves and loads states with DTensors: all ranks of a distributed job together, as files of PyTorch's DCP.
 
 DTensors are saved by the ranks that hold their shards. Everything else in a state is rank 0's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ckpt import agreement
+from ckpt import agreement, manifest
 from ckpt.agreement import Part
 from ckpt.disk import commit, durable
 from ckpt.errors import CheckpointError
-from ckpt.formats import dcp_errors
+from ckpt.formats import dcp_errors, dcp_metadata
+from ckpt.in_place import DCP
 from ckpt.manifest import Manifest
 from ckpt.process_group.meeting import Meeting
-from ckpt.state import dtypes
+from ckpt.reading import of_one
+from ckpt.state import checksums, dtypes
 from ckpt.state.layout import TensorLayout
 from ckpt.writing import sizes_of, staged
 
-_STRATEGY = "torch_dcp"
-"""The strategy by whose name one process loads the checkpoint."""
+_T = TypeVar("_T")
 
 
 def save(state: Any, final: Path, timeout_s: float) -> None:
@@ -49,6 +51,42 @@ def save(state: Any, final: Path, timeout_s: float) -> None:
         files = ranks.collective(lambda: _write(part, final, directory, ranks))
         ranks.share(lambda: durable.sync_files([file for file in files if file.name.startswith(f"__{ranks.rank}_")]))
         ranks.share_first(publish)
+
+
+def load(into: Any, final: Path, fill: Callable[[Path, Path, Manifest | None], _T], timeout_s: float) -> _T:
+    """Load into a state with DTensors; every rank of torch.distributed's default process group calls this.
+
+    Args:
+        into: the state.
+        final: the checkpoint's path.
+        fill: loads what this rank has of the state, and calls no other rank; takes what `reading.of_one` gives.
+        timeout_s: how long to wait for the other ranks.
+
+    Returns:
+        What `fill` returned on this rank.
+
+    Raises:
+        CheckpointError: on every rank, as `ckpt.load` does; and if the ranks didn't load the same checkpoint.
+    """
+    ranks, _ = agreement.reached("ckpt.load", into, final, timeout_s)
+    filled: list[_T] = []
+
+    def load_here(path: Path, shown: Path, known: Manifest | None) -> str:
+        filled.append(fill(path, shown, known))
+        return _fingerprint(path)
+
+    if len(set(ranks.share(lambda: of_one(final, load_here)))) > 1:
+        raise CheckpointError(
+            f"{final} was replaced by another save while the ranks were loading it, and the state has parts of both: "
+            "load it again"
+        )
+    return filled[-1]
+
+
+def _fingerprint(path: Path) -> str:
+    """Return what tells a checkpoint from any other; DCP's metadata has a random number."""
+    files = [path / name for name in (manifest.FILE, dcp_metadata.FILE)]
+    return checksums.of_bytes(b"".join(file.read_bytes() for file in files if file.exists()))
 
 
 def _require(directory: Path) -> None:
@@ -78,7 +116,7 @@ def _write(part: Part, final: Path, directory: Path, ranks: Meeting) -> list[Pat
 
 def _manifest(part: Part, written: list[Path], directory: Path) -> Manifest:
     return Manifest(
-        strategy=_STRATEGY,
+        strategy=DCP,
         options={},
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in part.tensors.items()),

@@ -89,11 +89,12 @@ def tied(tensors: Mapping[str, Any]) -> dict[str, str]:
     Empty shards that were cut from the same storage count as tied: another rank may hold the elements.
     """
     first: dict[tuple[Any, ...], str] = {}
-    owners = {name: first.setdefault(_identity(tensor), name) for name, tensor in tensors.items()}
+    owners = {name: first.setdefault(identity(tensor), name) for name, tensor in tensors.items()}
     return {name: owner for name, owner in owners.items() if owner != name}
 
 
-def _identity(tensor: Any) -> tuple[Any, ...]:
+def identity(tensor: Any) -> tuple[Any, ...]:
+    """Return a key that is equal for DTensors whose shards on this rank are tied; it holds while they are alive."""
     shard = tensor.to_local()
     memory = shard.untyped_storage()._cdata, shard.storage_offset()  # noqa: SLF001  # an empty storage has no address
     return *memory, shard.shape, shard.stride(), tensor.shape, tensor.dtype, tensor.placements, tensor.device_mesh

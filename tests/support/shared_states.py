@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 import ckpt
+from ckpt import reading, together
 from ckpt.dcp.files_writer import FilesWriter
 from ckpt.errors import CheckpointError
 
@@ -165,3 +166,66 @@ def full_disk(*_: Any) -> None:
 def die(*_: Any) -> None:
     """End this process at once."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def load(path: Path, seed: int, verify: bool = True) -> list[bool]:
+    """Load into a state of other values; returns whether this rank has what it should, by tensor."""
+    state, expected = state_of(seed + 1), state_of(seed)
+    filled = ckpt.load(path, into=state, verify=verify)
+    assert filled.state["model"]["embed"] is state["model"]["embed"]
+    assert (seed, BYTES) == (filled.state["step"], filled.state["bytes"])
+    names = [*expected["model"], "parameter", "buffer"]
+    return [_same((state | state["model"])[name], (expected | expected["model"])[name]) for name in names]
+
+
+def _same(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.equal(_held(tensor), _held(expected))
+
+
+def _held(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+
+
+def load_grid(path: Path, seed: int) -> bool:
+    """Load into a state on a mesh of two dimensions."""
+    state, expected = on_grid(seed + 1), on_grid(seed)
+    ckpt.load(path, into=state)
+    return all(_same(tensor, expected[name]) for name, tensor in state.items())
+
+
+def load_with(path: Path, name: str, values: torch.Tensor) -> None:
+    """Load into a state in which all ranks have another tensor."""
+    state = state_of(3)
+    state["model"][name] = distribute(values)
+    try:
+        ckpt.load(path, into=state)
+    finally:
+        assert _same(state["model"]["columns"], state_of(3)["model"]["columns"])
+
+
+def save_on_rank_0_and_load(path: Path) -> None:
+    """Save on rank 0, and load on the others."""
+    state = state_of(2)
+    if dist.get_rank() == 0:
+        ckpt.save(state, path)
+    else:
+        ckpt.load(path, into=state)
+
+
+def load_while_it_is_replaced(path: Path, successor: Path) -> None:
+    """Load on every rank; when rank 0 has, rank 1 replaces the checkpoint, and then loads."""
+    store = dist.distributed_c10d._get_default_store()
+    state = state_of(1)
+
+    def one(*arguments: Any) -> Any:
+        if dist.get_rank() == 1:
+            store.wait(["rank 0 has loaded"])
+            path.rename(path.with_name("old"))
+            successor.rename(path)
+            return reading.of_one(*arguments)
+        result = reading.of_one(*arguments)
+        store.set("rank 0 has loaded", "")
+        return result
+
+    with mock.patch.object(together, "of_one", one):
+        ckpt.load(path, into=state)
