@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import re
+
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analysis.tables.table import Cell, Marked, Table, printable, shown
 
-_HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+_OPTION = re.compile(r"(?<=\S)\+(?=[^\W\d]\w*=)")
+"""Where a method's name, such as `torch_save+crc=False`, goes on with an option."""
+
+
+def _with_breaks(text: str) -> Markup:
+    """Escape a text, and let a line break before each option of a method's name, and not in the middle of a word."""
+    return Markup("<wbr/>+").join(escape(part) for part in _OPTION.split(text))
+
+
+_environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_environment.filters["soft"] = _with_breaks
+_HTML = _environment.from_string("""\
 <figure class="table {{ name }}" id="{{ anchor }}">
 <div class="scroll" role="region" tabindex="0" aria-label="{{ title }}">
 <table>
 <caption>{{ title }}</caption>
 <thead>
-<tr>{% for heading, kind in headings %}<th scope="col" class="{{ kind }}">{{ heading }}</th>{% endfor %}</tr>
+<tr>{% for heading, kind in headings %}<th scope="col" class="{{ kind }}">{{ heading | soft }}</th>{% endfor %}</tr>
 </thead>
 <tbody>
 {% for row in rows %}
 <tr>
 {%- for text, kind, marks in row %}
 {% set tag = "th" if loop.first else "td" %}
-<{{ tag }}{% if loop.first %} scope="row"{% endif %} class="{{ kind }}">{{ text }}
+<{{ tag }}{% if loop.first %} scope="row"{% endif %} class="{{ kind }}">{{ text | soft }}
 {%- for mark in marks %} <sup><a href="#{{ anchor }}-{{ mark }}">[{{ mark }}]</a></sup>{% endfor %}</{{ tag }}>
 {%- endfor %}
 </tr>

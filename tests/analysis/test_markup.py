@@ -140,6 +140,28 @@ def test_html_is_well_formed_and_names_its_cells() -> None:
     assert root.find(".//td/b") is None
 
 
+def test_names_of_methods_break_before_options() -> None:
+    """In cells and headings, and in no other text with a plus; what a name holds is text, and stays the same."""
+    name = "torch_save+crc=False+<b>=1+level=a+b"
+    row = (name, Marked("m+x=1", (1,)), "a+b", Share(0.25))
+    written = html(Table("t", "t", ("method", name, "c++", "+x=1"), (row,), (), ("a footnote",)), "t")
+    root = ET.fromstring(written)
+
+    cells = [*root.iterfind(".//thead//th"), *root.iterfind(".//tbody/tr/*")]
+    assert ["".join(each.itertext()) for each in cells] == [
+        "method",
+        name,
+        "c++",
+        "+x=1",
+        name,
+        "m+x=1 [1]",
+        "a+b",
+        "+25.0 %",
+    ]
+    assert [len(each.findall("wbr")) for each in cells] == [0, 2, 0, 0, 2, 1, 0, 0]
+    assert "torch_save<wbr/>+crc=False+&lt;b&gt;=1<wbr/>+level=a+b" in written
+
+
 def test_html_without_rows_says_why() -> None:
     """An empty table is its note."""
     root = ET.fromstring(html(EMPTY, "t"))

@@ -19,6 +19,7 @@ STYLES = pytest.mark.parametrize("style", EXTENSIONS)
 # the direction of writing, a link.
 HTML_TAGS = {
     "figure", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "sup", "a", "figcaption", "ol", "ul", "li",
+    "wbr",
 }  # fmt: skip
 
 HOSTILE = (
