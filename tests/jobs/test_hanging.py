@@ -29,16 +29,10 @@ def hung(mounts: Mounts) -> Iterator[Path]:
     directory = mounts.start("gluster") / "hung"
     directory.mkdir()
     yield directory
-    signal_bricks(mounts, signal.SIGCONT)
+    mounts.signal_bricks(signal.SIGCONT)
     while answering._left:
         answering._left.pop().communicate(timeout=600)
     subprocess.run(["rm", "-r", directory], check=True, timeout=600)
-
-
-def signal_bricks(mounts: Mounts, number: signal.Signals) -> None:
-    """Stop the processes of the bricks, or let them go on."""
-    for path in (mounts.root / "gluster" / "run" / "vols" / "gluster").glob("*.pid"):
-        os.kill(int(path.read_text()), number)
 
 
 def test_what_answers(tmp_path: Path) -> None:
@@ -61,7 +55,7 @@ def test_check_goes_on(hung: Path, mounts: Mounts, tmp_path: Path, monkeypatch: 
     """One target that hangs is a problem with the server's name; the others are looked at."""
     monkeypatch.setattr(check_targets, "NOTICE_S", 1)
     studied = {"hung": Target(path=str(hung)), "here": Target(path=str(tmp_path), allow_tmpfs=True)}
-    signal_bricks(mounts, signal.SIGSTOP)
+    mounts.signal_bricks(signal.SIGSTOP)
     first, second, *others = check_targets.findings(studied, {"hung": (1, 1), "here": (1, 1)})
 
     assert (first.level, first.what) == ("problem", f"target 'hung' ({hung}) has not answered for 1 s")
@@ -75,7 +69,7 @@ def test_status_ends(hung: Path, mounts: Mounts) -> None:
     """`status` of a study whose results lie there ends with one message, although its question is never answered."""
     program = "import sys, jobs.hanging as h; h.must_answer.__kwdefaults__['limit_s'] = 1; "
     program += "h.bounded.__kwdefaults__['limit_s'] = 1; from jobs.__main__ import app; app(sys.argv[1:])"
-    signal_bricks(mounts, signal.SIGSTOP)
+    mounts.signal_bricks(signal.SIGSTOP)
     done = subprocess.run(
         [sys.executable, "-c", program, "status", hung], capture_output=True, text=True, timeout=300, check=False
     )
@@ -93,7 +87,7 @@ def test_a_job_gives_up(hung: Path, mounts: Mounts, tiny: dict[str, Any], planne
     tiny["trials"] = {"repeats": 1, "rank_timeout_s": 2}
     paths = planned(tiny)
     [job] = plan.from_json(paths.plan_json.read_text(), "plan.json").jobs
-    signal_bricks(mounts, signal.SIGSTOP)
+    mounts.signal_bricks(signal.SIGSTOP)
 
     assert run_job(str(paths.root), job.id) == "failed"
     error = timing_log.read(paths.log(job.id)).header.error

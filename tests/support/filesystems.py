@@ -9,6 +9,7 @@ CKPT_FILESYSTEMS="cephfs xfs" chooses other filesystems than those of every run.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,8 +83,8 @@ class Mounts:
             "DEVCLUSTER_FILESYSTEMS_ADDRESS": self.address,
         }
 
-    def start(self, name: str) -> Path:
-        """Where it is mounted. Where it can't be, the test is skipped, or fails if nothing may be skipped."""
+    def start(self, name: str, *, required: bool = True) -> Path:
+        """Where it is mounted. Where it can't be, the test is skipped, or fails if nothing that is required may be."""
         if name not in self._up:
             if os.geteuid() != 0:
                 do_without("mounting needs root")
@@ -91,15 +92,20 @@ class Mounts:
                 [SCRIPT, "start", name], env=self.environment, capture_output=True, text=True, timeout=600, check=False
             )
             if "is not installed" in done.stderr:
-                do_without(done.stderr)
+                do_without(done.stderr, required=required)
             assert done.returncode == 0, done.stderr
             self._up.add(name)
         return self.root / "mnt" / name
 
+    def signal_bricks(self, number: signal.Signals) -> None:
+        """Stop the processes of GlusterFS' bricks, or let them go on."""
+        for path in (self.root / "gluster" / "run" / "vols" / "gluster").glob("*.pid"):
+            os.kill(int(path.read_text()), number)
 
-def do_without(reason: str) -> None:
-    """Skip the test, or fail if nothing may be skipped."""
-    if os.environ.get("CKPT_REQUIRE_ALL"):
+
+def do_without(reason: str, *, required: bool = True) -> None:
+    """Skip the test, or fail if nothing that is required may be skipped."""
+    if required and os.environ.get("CKPT_REQUIRE_ALL"):
         pytest.fail(reason)
     pytest.skip(reason)
 

@@ -1,0 +1,126 @@
+"""Those who store a filesystem's files, as witnesses: what has reached them, and what they have read from their disks.
+
+The counters are the kernel's, of a device or of the servers' processes, and the package reads none of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt.disk import block_devices, page_cache
+from ckpt.disk.page_cache import Sight
+from support.bench import FakeClock
+from support.filesystems import Mounts
+
+_SECTOR_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a witness counted so far."""
+
+    written_bytes: int
+    """What has arrived there."""
+    read_bytes: int
+    """What was read from its disks."""
+    unsynced_bytes: int
+    """What it has in its page cache at this moment, and not on its disks."""
+
+    def __sub__(self, before: Counts) -> Counts:
+        """What was written and read since then, and what is unsynced now."""
+        written, read = self.written_bytes - before.written_bytes, self.read_bytes - before.read_bytes
+        return Counts(written, read, self.unsynced_bytes)
+
+
+class Witness(ABC):
+    """Somebody who stores files for a mounted filesystem."""
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """Read the counters."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what is in its page cache, so that it has to read its disks."""
+
+
+def witness_of(name: str, mounts: Mounts) -> Witness:
+    """The witness of one of the filesystems of this test run, which is started."""
+    directory = mounts.start(name)
+    if name == "gluster":
+        pids = (mounts.root / "gluster" / "run" / "vols" / "gluster").glob("*.pid")
+        return Servers([int(path.read_text()) for path in pids], lambda: (mounts.root / "gluster").glob("brick*/**/*"))
+    if name == "cephfs":
+        pids = (mounts.root / "pid").glob("ceph-osd-*")
+        # They write to their block devices, here files, past the page cache.
+        return Servers([int(path.read_text().split()[0]) for path in pids], lambda: iter(()))
+    return Device(directory)
+
+
+class Device(Witness):
+    """The loop device below a local filesystem; its image is another filesystem's file."""
+
+    def __init__(self, directory: Path) -> None:
+        [loop] = block_devices.devices_below(directory)
+        self._image, self._stat = Path(loop.image), Path("/sys/block") / loop.name / "stat"
+
+    def counts(self) -> Counts:
+        """Count its sectors, and the pages of the image that aren't on the disk below."""
+        fields = self._stat.read_text().split()
+        return Counts(int(fields[6]) * _SECTOR_BYTES, int(fields[2]) * _SECTOR_BYTES, _unsynced_bytes(self._image))
+
+    def forget(self) -> None:
+        """Drop the image's pages."""
+        page_cache.evict_file(self._image)
+
+
+class Servers(Witness):
+    """The processes of servers, and the files in which they store others.
+
+    Args:
+        pids: the processes.
+        files: lists the files.
+    """
+
+    def __init__(self, pids: list[int], files: Callable[[], Iterator[Path]]) -> None:
+        assert pids
+        self._pids, self._files = pids, files
+
+    def counts(self) -> Counts:
+        """Count what the processes wrote to files and fetched from disks, and what of the files isn't on disks."""
+        texts = [Path(f"/proc/{pid}/io").read_text() for pid in self._pids]
+        counters = [dict(line.split(": ") for line in text.splitlines()) for text in texts]
+        written, read = (sum(int(each[name]) for each in counters) for name in ("write_bytes", "read_bytes"))
+        return Counts(written, read, sum(_unsynced_bytes(path) for path in self._stored()))
+
+    def forget(self) -> None:
+        """Drop the files' pages."""
+        for path in self._stored():
+            page_cache.evict_file(path)
+
+    def _stored(self) -> list[Path]:
+        return [path for path in self._files() if path.is_file() and not path.is_symlink()]
+
+
+def _unsynced_bytes(path: Path) -> int:
+    pages = page_cache.dirty_pages_of([path], Sight(dirty=True, resident=""))
+    assert pages is not None, "this kernel has no cachestat"
+    return pages * page_cache._PAGE_BYTES
+
+
+class WatchingClock(FakeClock):
+    """A clock that stands still, and has a witness's counters read whenever the package asks for the time."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__([])
+        self._witness = witness
+        self.counts: list[Counts] = []
+        """The counts at each reading: of a save before the call, and after call, sync and commit; around each load."""
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        self.counts.append(self._witness.counts())
+        return super().__call__()
