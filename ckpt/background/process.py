@@ -20,6 +20,7 @@ from typing import Any
 from ckpt import threads
 from ckpt.background.saver import BackgroundSaver, Done
 from ckpt.background.snapshot import Placed
+from ckpt.disk import io_plan
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import State
 
@@ -34,7 +35,8 @@ class ProcessSaver(BackgroundSaver):
     both as text. What the process prints goes where the program prints.
 
     The process ignores the signals of a terminal and of Slurm, and ends with the program, in the middle of a save too
-    if the program is killed.
+    if the program is killed. It writes and reads files by the plans that the program has (`ckpt.disk.io_plan`), and
+    tries no filesystem again that the program has tried.
 
     Args:
         prepare: called once in the process before the first task: imports, say.
@@ -71,7 +73,7 @@ class ProcessSaver(BackgroundSaver):
 
     def _start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
         assert self._memory.mapped is not None  # the snapshot lies in it
-        message = _pickled((task, snapshot, len(self._memory.mapped)))
+        message = _pickled((task, snapshot, len(self._memory.mapped), io_plan.known()))
 
         def work() -> Done:
             self.warm()

@@ -81,8 +81,10 @@ class _Saving:
     def run(self, message: bytes) -> Any:
         from ckpt.background.saver import Done
         from ckpt.background.snapshot import map_memory, tensors_in
+        from ckpt.disk import io_plan
 
-        task, snapshot, size_bytes = _read(message)
+        task, snapshot, size_bytes, plans = _read(message)
+        io_plan.adopt(plans)
         if self._mapped is None or len(self._mapped) != size_bytes:
             self._mapped = map_memory(self._descriptor, size_bytes)
         started_s = time.process_time()

@@ -1,28 +1,22 @@
 """How files are best written and read in a directory, by what it lies on: past the page cache or through it.
 
 What is known of a filesystem decides, else whether it says that it does direct I/O, else a short trial with a small
-file. A process finds that out once per filesystem, and any strategy can be told otherwise.
+file. A process makes one plan per filesystem; the other ranks of a job, and a process that saves behind a program, take
+it over. Any strategy's option overrides it.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ckpt.disk import direct_io, mounts, page_cache, sequential
+from ckpt.disk import io_trial, leftovers, mounts
 
 Direct = Literal["auto", True, False]
 """Whether to go past the page cache: as the plan has it, always, or never."""
-
-_TRIAL_BYTES = 16 * 2**20
-_TRIAL_S = 2.0
-"""When the last of the small files' writes and reads may begin; a slow filesystem needs no second round."""
 
 _CLEARLY = 1.3
 """Direct I/O takes less CPU and leaves the page cache alone: what goes through it must be so many times as fast."""
@@ -61,8 +55,11 @@ class IoPlan:
 
 _UNKNOWN = IoPlan(direct_writes=False, direct_reads=True, preallocate=False, why="nothing is known of this filesystem")
 
-_plans: dict[int, IoPlan] = {}
-"""The plans of filesystems, by their device numbers. Two threads may make one each, which does no harm."""
+_plans: dict[int | Path, IoPlan] = {}
+"""The plans that were made here, by the filesystems' device numbers, and those of others, by directory.
+
+Two threads may make one each, which does no harm.
+"""
 
 
 def plan_for(directory: Path, *, may_write: bool = True) -> IoPlan:
@@ -70,24 +67,39 @@ def plan_for(directory: Path, *, may_write: bool = True) -> IoPlan:
 
     Args:
         directory: where files are to be written or read.
-        may_write: a small file may be written there, if nothing is known of the filesystem; it is removed again.
+        may_write: a small file may be written there, if nothing is known of the filesystem; it is removed again. Of a
+            directory in which a checkpoint is being written, it lies beside it.
     """
+    path = directory.absolute()
+    for above in (path, *path.parents):
+        if above in _plans:
+            return _plans[above]
     with suppress(OSError):
-        device = directory.stat().st_dev
+        device = path.stat().st_dev
         if device not in _plans:
-            mount = mounts.mount_of(directory)
+            mount = mounts.mount_of(path)
             plan = _of_facts(mount)
             if plan is None and not may_write:
                 return _UNKNOWN
-            _plans[device] = plan or _of_trial(directory, mount.filesystem)
+            staging = path.name.startswith(leftovers.PREFIX)
+            _plans[device] = plan or _of_trial(path.parent if staging else path, mount.filesystem)
         return _plans[device]
     return _UNKNOWN
 
 
 def remember(directory: Path, plan: IoPlan) -> None:
-    """Take another rank's plan for the filesystem that holds a directory."""
-    with suppress(OSError):  # other nodes' new directories may not be seen yet
-        _plans[directory.stat().st_dev] = plan
+    """Take another rank's plan for a directory and what is below; this node need not see it yet."""
+    _plans[directory.absolute()] = plan
+
+
+def known() -> dict[int | Path, IoPlan]:
+    """Return all plans of this process, for another one of this node to `adopt`."""
+    return dict(_plans)
+
+
+def adopt(plans: Mapping[int | Path, IoPlan]) -> None:
+    """Take the plans that another process of this node knows, instead of making them again."""
+    _plans.update(plans)
 
 
 def _of_facts(mount: mounts.Mount) -> IoPlan | None:
@@ -99,58 +111,20 @@ def _of_facts(mount: mounts.Mount) -> IoPlan | None:
 
 
 def _of_trial(directory: Path, filesystem: str) -> IoPlan:
-    """Ask the filesystem whether it does direct I/O; else write and read a small file both ways."""
-    try:
-        with _small_file(directory) as path:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                alignment = direct_io.direct_alignment(descriptor)
-            finally:
-                os.close(descriptor)
-            if alignment:
-                return IoPlan(
-                    direct_writes=True,
-                    direct_reads=True,
-                    preallocate=True,
-                    why=f"{filesystem} says that it does direct I/O",
-                )
-            return _fastest(path, filesystem)
-    except OSError as error:
-        return replace(_UNKNOWN, why=f"{filesystem} could not be tried: {error.strerror}")
-
-
-def _fastest(path: Path, filesystem: str) -> IoPlan:
-    """Write and read a small file both ways, twice if that is quick, and choose."""
-    seconds: dict[tuple[str, bool], float] = {}
-    start_s = time.perf_counter()
-
-    def note(operation: str, direct: bool, work: Callable[[], bool]) -> None:
-        begin_s = time.perf_counter()
-        went_past = work()
-        taken_s = time.perf_counter() - begin_s
-        if direct and not went_past:
-            taken_s = float("inf")  # the page cache, by another name
-        seconds[operation, direct] = min(taken_s, seconds.get((operation, direct), float("inf")))
-
-    for direct in (True, False) * 2:
-        if len(seconds) == 4 and time.perf_counter() - start_s > _TRIAL_S:
-            break
-        path.unlink(missing_ok=True)
-        note("write", direct, lambda: sequential.write_sequentially(path, _TRIAL_BYTES, direct=direct, reserve=False))  # noqa: B023  # called at once
-        page_cache.evict_file(path)
-        note("read", direct, lambda: sequential.read_sequentially(path, direct=direct))  # noqa: B023  # called at once
-    writes, reads = (seconds[name, True] <= _CLEARLY * seconds[name, False] for name in ("write", "read"))
-    rates = ", ".join(
-        f"{'direct' if direct else 'buffered'} {operation} {_TRIAL_BYTES / taken_s / 1e6:.0f} MB/s"
-        for (operation, direct), taken_s in sorted(seconds.items(), reverse=True)
+    """Take direct I/O where the filesystem says that it does it; else the faster way of a trial."""
+    outcome = io_trial.try_out(directory)
+    if outcome.problem:
+        return replace(_UNKNOWN, why=f"{filesystem} could not be tried: {outcome.problem}")
+    if outcome.says_direct:
+        why = f"{filesystem} says that it does direct I/O"
+        return IoPlan(direct_writes=True, direct_reads=True, preallocate=True, why=why)
+    operations: tuple[io_trial.Operation, ...] = ("write", "read")
+    writes, reads = (
+        outcome.rates[operation, False] <= _CLEARLY * outcome.rates[operation, True] for operation in operations
     )
-    return IoPlan(writes, reads, preallocate=False, why=f"{filesystem} was tried: {rates}")
-
-
-@contextmanager
-def _small_file(directory: Path) -> Iterator[Path]:
-    path = directory / f".io-trial-{secrets.token_hex(8)}"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    rates = ", ".join(
+        f"{'direct' if direct else 'buffered'} {operation} {rate / 1e6:.0f} MB/s"
+        for (operation, direct), rate in sorted(outcome.rates.items(), reverse=True)
+    )
+    why = f"{filesystem} was tried with {outcome.size_bytes // 2**20} MiB: {rates}"
+    return IoPlan(writes, reads, preallocate=False, why=why)

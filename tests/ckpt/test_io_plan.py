@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt.disk import direct_io, io_plan, mounts, sequential
+from ckpt.background.process import ProcessSaver
+from ckpt.disk import commit, direct_io, io_plan, io_trial, mounts, sequential
 from ckpt.disk.io_plan import IoPlan
 from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 from ckpt.strategies.tensorstore_tuned import TensorstoreTuned
+from support import tasks
 
 CACHED = IoPlan(direct_writes=False, direct_reads=False, preallocate=False, why="a test")
 
@@ -72,7 +76,7 @@ def test_an_unknown_filesystem_is_tried_once(
     """
     on("fuse.unheard", monkeypatch)
     now_s = 0.0
-    monkeypatch.setattr(io_plan, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    monkeypatch.setattr(io_trial, "time", SimpleNamespace(perf_counter=lambda: now_s))
     tried: list[str] = []
 
     def write(path: Path, *_: Any, direct: bool, **__: Any) -> bool:
@@ -133,6 +137,58 @@ def test_a_trial_that_fails_ends_no_save(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sequential, "write_sequentially", full)
     assert "Disk quota exceeded" in io_plan.plan_for(tmp_path).why
     assert not list(tmp_path.iterdir())
+
+
+def test_a_filesystem_that_hangs_holds_up_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is that of a filesystem of which nothing is known, with the reason, and later saves don't wait again."""
+    on("fuse.unheard", monkeypatch)
+    hung = threading.Event()
+    monkeypatch.setattr(sequential, "write_sequentially", lambda *_, **__: hung.wait())
+    monkeypatch.setattr(io_trial.try_out, "__defaults__", (0.2,))
+    plan = io_plan.plan_for(tmp_path)
+    assert "fuse.unheard could not be tried: that was not done within 0.2 s" == plan.why
+    assert (plan.direct_writes, plan.direct_reads, plan.preallocate) == (False, True, False)
+    assert io_plan.plan_for(tmp_path) is plan
+    hung.set()
+
+
+def test_a_trial_lies_beside_a_checkpoint_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs, and removes its file late, must not change what the checkpoint's manifest lists."""
+    on("fuse.unheard", monkeypatch)
+    tried: list[Path] = []
+    monkeypatch.setattr(io_trial, "try_out", lambda path: tried.append(path) or io_trial.Outcome(problem="a test"))
+    with commit.begin(tmp_path / "checkpoint") as staging:
+        io_plan.plan_for(staging.path)
+    assert tried == [tmp_path]
+
+
+def test_a_plan_of_another_rank_needs_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that sees a new directory late writes there, and below, as the job agreed; beside it, by its own plan."""
+    on("fuse.unheard", monkeypatch)
+    monkeypatch.setattr(sequential, "write_sequentially", lambda *_, **__: pytest.fail("it was tried"))
+    late = tmp_path / "late"
+    io_plan.remember(late, CACHED)
+    (late / "trial-1").mkdir(parents=True)
+    assert io_plan.plan_for(late / "trial-1") is CACHED
+    assert io_plan.plan_for(late / "trial-1", may_write=False) is CACHED
+    assert io_plan.plan_for(tmp_path, may_write=False) is not CACHED
+
+
+@pytest.mark.parametrize("agreed", [True, False], ids=["agreed on", "found here"])
+def test_a_process_that_saves_takes_the_program_s_plans(
+    agreed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no plan of its own for a filesystem whose plan the program has, from other ranks or from a trial."""
+    with ProcessSaver() as saver:
+        saver.start(saver.take({}), partial(tasks.plan_of, tmp_path)).result()  # it has a plan already
+        on("fuse.unheard", monkeypatch)
+        if agreed:
+            io_plan.remember(tmp_path, CACHED)
+        plan = io_plan.plan_for(tmp_path)
+        assert "fuse.unheard was tried" in plan.why or agreed
+        assert plan == saver.start(saver.take({}), partial(tasks.plan_of, tmp_path)).result().value
 
 
 @pytest.mark.parametrize("direct", ["auto", True, False])

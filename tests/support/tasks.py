@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 import ckpt
+from ckpt.disk import io_plan
+from ckpt.disk.io_plan import IoPlan
 from ckpt.errors import CheckpointError
 from ckpt.state.layout import State
 from ckpt.strategy import Strategy
@@ -44,6 +46,11 @@ def hold(started: Path, gate: Path, state: State) -> int:
     started.touch()
     wait_for(gate)
     return len(state)
+
+
+def plan_of(directory: Path, _: State) -> IoPlan:
+    """How this process writes and reads files there."""
+    return io_plan.plan_for(directory)
 
 
 def own_process(_: State) -> int:
