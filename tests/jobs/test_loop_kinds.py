@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ckpt.background import process
 from jobs.node.loop import steps
 from jobs.plan import study_file
 from jobs.plan.loop import Loop
@@ -50,3 +52,19 @@ def test_the_quick_study(tiny: dict[str, Any], planned: Planned, loop_study: Cal
         for save in log.saves:
             assert way != "sync" or save.commit_s <= held_s[save.block, save.step]
             assert (save.snapshot_s > 0) == (way in {"thread", "process"})
+
+
+def test_the_process_writes_as_the_job_agreed(
+    loop_study: Callable[..., dict[str, Any]], planned: Planned, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every save it gets the plan that the log has for the job's directory, and tries no filesystem itself."""
+    sent: list[Any] = []
+    pickled = process._pickled
+    monkeypatch.setattr(process, "_pickled", lambda message: sent.append(message) or pickled(message))
+    (log,) = run_all(planned(loop_study("process", blocks=1)))
+
+    saves = [message for message in sent if isinstance(message, tuple)]
+    assert len(saves) == len(log.saves) > 0
+    for *_, plans in saves:
+        agreed = [plan for where, plan in plans.items() if isinstance(where, Path) and target in where.parents]
+        assert [str(plan) for plan in agreed] == [log.provenance["io_plan"]]
