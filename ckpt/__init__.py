@@ -9,7 +9,20 @@ Useful without the rest of this package. Importing it imports neither torch nor 
 """
 
 from ckpt.checkpoint import convert, exists, inspect, load, save
+from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError, CheckpointWarning
+from ckpt.series.keep import Keep
 from ckpt.tree.converters import register
 
-__all__ = ["CheckpointError", "CheckpointWarning", "convert", "exists", "inspect", "load", "register", "save"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
+    "Checkpointer",
+    "Keep",
+    "convert",
+    "exists",
+    "inspect",
+    "load",
+    "register",
+    "save",
+]

@@ -8,7 +8,7 @@ tensors. The manifest has a checksum of its own content, as `json.dumps` writes 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Manifest:
     """The state without its tensors, as `ckpt.tree.nested.flatten` returns it."""
     files: dict[str, int]
     """The other files of the checkpoint, and their sizes in bytes."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What a `Checkpointer` knows of the checkpoint: its step and metrics; empty for others."""
 
     def write(self, directory: Path) -> None:
         """Write the manifest atomically, and sync it."""
@@ -61,6 +63,8 @@ class Manifest:
             "rest": self.rest,
             "files": self.files,
         }
+        if self.notes:
+            content["notes"] = self.notes
         durable.write_atomically(directory / FILE, json.dumps(sealed(content)).encode(), sync=True)
 
     def problems(self, directory: Path) -> list[str]:
@@ -131,6 +135,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
         tied=tied,
         rest=content["rest"],
         files={str(name): int(size_bytes) for name, size_bytes in content["files"].items()},
+        notes=dict(content.get("notes", {})),
     )
 
 

@@ -25,14 +25,20 @@ _NOT_OURS = "{} exists and is not a checkpoint of this package: give the checkpo
 _READ_BACK_BYTES = 256 * 2**20
 
 
-def write(content: Content, final: Path, strategy: Strategy) -> None:
+def write(content: Content, final: Path, strategy: Strategy, notes: Mapping[str, Any] | None = None) -> None:
     """Write a state durably as a checkpoint; an earlier checkpoint of the same name is replaced.
+
+    Args:
+        content: the state.
+        final: the checkpoint's name.
+        strategy: ready to use.
+        notes: kept in the manifest.
 
     Raises:
         CheckpointError: as `ckpt.save` does.
     """
     with staged(final) as staging:
-        _fill(staging, content, strategy)
+        _fill(staging, content, strategy, notes or {})
 
 
 @contextmanager
@@ -61,7 +67,7 @@ def staged(final: Path) -> Iterator[commit.Staging]:
         raise CheckpointError(explained(f"can't save {final}: {type(error).__name__}: {error}")) from error
 
 
-def _fill(staging: commit.Staging, content: Content, strategy: Strategy) -> None:
+def _fill(staging: commit.Staging, content: Content, strategy: Strategy, notes: Mapping[str, Any]) -> None:
     """Write a checkpoint into a staging directory, and bring it to stable storage."""
     tensors = content.tensors
     written, checksums = strategy.save_checked(tensors, staging.path)
@@ -74,6 +80,7 @@ def _fill(staging: commit.Staging, content: Content, strategy: Strategy) -> None
         tied=content.tied,
         rest=content.rest,
         files=sizes_of(written, staging.path),
+        notes=dict(notes),
     ).write(staging.path)
     staging.flush(files=not strategy.capabilities.syncs_files)
     if not strategy.capabilities.reports_close_errors:

@@ -95,6 +95,21 @@ def in_directory(directory: Path) -> Iterator[Leftover]:
     return _Scan.of(directory).leftovers()
 
 
+def has_other_links(version: Path, link: Path) -> bool:
+    """Whether a user has copied the link that leads to a version, to keep it."""
+    links = _Scan.of(version.parent).links
+    return any(target == version.name and name != link.name for name, target in links.items())
+
+
+def leads_nowhere(link: Path) -> bool:
+    """Whether a name is a link to a version that was removed."""
+    try:
+        target = str(link.readlink())
+    except OSError:
+        return False
+    return bool(_NAME.fullmatch(target)) and "/" not in target and not os.path.lexists(link.parent / target)
+
+
 class Replacement:
     """The replacement of a checkpoint by a new version.
 

@@ -1,0 +1,101 @@
+"""One save of a series, wherever it runs: commit, then `latest`, then the removal of what needn't stay."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ckpt import writing
+from ckpt.errors import CheckpointError
+from ckpt.reading import Content, created
+from ckpt.series import removing, steps
+from ckpt.series.keep import Keep, Metrics
+from ckpt.state.layout import State
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Where a series lies, how its checkpoints are written, and which of them stay; None if all do."""
+
+    directory: Path
+    keep: Keep | None
+    strategy: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Import what a save needs.
+
+        Raises:
+            CheckpointError: if there is no such strategy, an option is wrong, or a library is missing.
+        """
+        created(self.strategy, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a save did: the steps that it removed, and why it couldn't remove another; empty if nothing failed."""
+
+    removed: tuple[int, ...] = ()
+    problem: str = ""
+
+
+def save(tensors: State, *, series: Series, step: int, metrics: Metrics, tied: dict[str, str], rest: Any) -> Saved:
+    """Commit a step's checkpoint, let `latest` lead to it, and then remove the checkpoints that needn't stay.
+
+    Args:
+        tensors: without those that are tied to others.
+        series: where to save, and how.
+        step: the checkpoint's.
+        metrics: kept in the checkpoint.
+        tied: the names that are tied to another tensor, and that tensor's name.
+        rest: the state without its tensors, as `ckpt.tree.nested.flatten` returns it.
+
+    Raises:
+        CheckpointError: if the checkpoint isn't committed, or `latest` doesn't lead to it; nothing is removed then.
+    """
+    final = steps.path_of(series.directory, step)
+    writing.write(
+        Content(tensors, tied, rest), final, created(series.strategy, series.options), notes_of(step, metrics)
+    )
+    try:
+        steps.point_latest(series.directory, step)
+    except OSError as error:
+        raise CheckpointError(
+            f"{final} is committed, but {steps.LATEST} doesn't lead to it ({error}); a restart takes it all the same, "
+            "and no older checkpoint was removed"
+        ) from error
+    return _clean(series)
+
+
+def _clean(series: Series) -> Saved:
+    """Remove what needn't stay. Only whole checkpoints count, and only they are removed."""
+    removed: list[int] = []
+    if series.keep is None:
+        return Saved()
+    try:
+        metrics_of = {step: metrics_in(known.notes) for step, known in steps.all_whole(series.directory).items()}
+        for step in series.keep.surplus(metrics_of):
+            removing.remove(steps.path_of(series.directory, step))
+            removed.append(step)
+    except OSError as error:
+        return Saved(tuple(removed), f"an older checkpoint could not be removed: {error}")
+    return Saved(tuple(removed))
+
+
+def notes_of(step: int, metrics: Metrics) -> dict[str, Any]:
+    """A step and its metrics as a manifest keeps them: JSON has no NaN and no infinity."""
+    values = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+    return {"step": step, "metrics": values}
+
+
+def metrics_in(notes: Any) -> dict[str, float]:
+    """The metrics in a checkpoint's notes, whatever somebody may have written there."""
+    metrics = notes.get("metrics") if isinstance(notes, dict) else None
+    known = {}
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        with suppress(TypeError, ValueError):
+            known[str(name)] = float(value)
+    return known
