@@ -18,10 +18,21 @@ def api() -> str:
     for room in ("ckpt", "ckpt.dcp", "analysis"):
         module = importlib.import_module(room)
         parts.append(f"## `{room}`\n\n{_summary(module)}\n")
-        parts += [_public(f"{room}.{name}", getattr(module, name)) for name in module.__all__]
+        for name in module.__all__:
+            value = getattr(module, name)
+            parts.append(_public(f"{room}.{name}", value))
+            parts += [_public(f"{name}.{method}", member) for method, member in _methods(value)]
     parts.append(_public("ckpt.checkpoint.Inspection", importlib.import_module("ckpt.checkpoint").Inspection))
     parts.append(_public("ckpt.in_place.Filled", importlib.import_module("ckpt.in_place").Filled))
     return "\n".join(parts)
+
+
+def _methods(value: Any) -> Iterator[tuple[str, Any]]:
+    """The public methods of a class that holds no data."""
+    if inspect.isclass(value) and not is_dataclass(value) and not issubclass(value, BaseException):
+        for name, member in vars(value).items():
+            if inspect.isfunction(member) and not name.startswith("_"):
+                yield name, member
 
 
 def _summary(module: Any) -> str:
@@ -31,7 +42,7 @@ def _summary(module: Any) -> str:
 def _public(name: str, value: Any) -> str:
     about = parse(inspect.getdoc(value) or "")
     lines = [f"### `{name}`", ""]
-    if not inspect.isclass(value):
+    if not inspect.isclass(value) or any(_methods(value)):
         lines += ["```text", f"{name}{_signature(value)}", "```", ""]
     lines += [sentence(about.short_description), ""]
     for paragraph in (inspect.getdoc(value) or "").split("\n\n")[1:]:
@@ -64,16 +75,21 @@ class _Annotation(str):
 def _signature(value: Callable[..., Any]) -> str:
     signature = inspect.signature(value)
     parameters = [
-        parameter.replace(annotation=_Annotation(parameter.annotation)) for parameter in signature.parameters.values()
+        parameter.replace(annotation=_Annotation(parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name != "self"
     ]
-    text = str(signature.replace(parameters=parameters, return_annotation=_Annotation(signature.return_annotation)))
+    returns = signature.return_annotation
+    if returns is not inspect.Signature.empty:
+        returns = _Annotation(returns)
+    text = str(signature.replace(parameters=parameters, return_annotation=returns))
     if len(text) < 90:
         return text
     star = [parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters]
     lines = [str(parameter) for parameter in parameters]
     if True in star:
         lines.insert(star.index(True), "*")
-    return "(\n" + "".join(f"    {line},\n" for line in lines) + text[text.rindex(") ->") :]
+    return "(\n" + "".join(f"    {line},\n" for line in lines) + text[text.rindex(")") :]
 
 
 def attributes(cls: type) -> Iterator[tuple[str, str, str]]:
