@@ -148,10 +148,13 @@ class Checkpointer:
         if isinstance(self._saver, ProcessSaver):
             self._saver.warm()
 
-    def restore(self, *, start_over: bool = False) -> Restored | None:
+    def restore(self, into: Any = None, *, strict: bool = True, start_over: bool = False) -> Restored | None:
         """Load the newest checkpoint that is whole and undamaged.
 
         Args:
+            into: a state whose tensors and arrays are filled where they are, so that no second copy is needed; see
+                `ckpt.load`.
+            strict: with `into`, a checkpoint that lacks a tensor of the state, or has another one, can't be loaded.
             start_over: return None, instead of an error, if there are checkpoints and none of them can be loaded.
 
         Returns:
@@ -163,7 +166,7 @@ class Checkpointer:
         """
         self.wait()
         self._begin()
-        return resuming.restore(self.directory, start_over=start_over)
+        return resuming.restore(self.directory, into, strict=strict, start_over=start_over)
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> Blocked:
         """Save a state: it may change as soon as this returns. Waits for the save before, if that is in flight.
@@ -181,15 +184,19 @@ class Checkpointer:
             CheckpointError: if the save before failed, and nothing is saved then; if the state can't be saved; or if
                 there isn't room for it.
         """
-        from ckpt.tree import nested
+        from ckpt.tree import dtensors, nested
 
         start_s = time.perf_counter()
+        if dtensors.are_in(state):
+            raise CheckpointError(
+                "a Checkpointer can't save DTensors, of which every rank holds a shard: let all ranks call ckpt.save"
+            )
         self.wait()
         wait_s = time.perf_counter() - start_s
         self._begin()
         self._refuse_an_earlier(step)
         tensors, tied, rest = nested.flatten(state)
-        self._require_room(tensors)
+        saving.require_room(self.directory, tensors)
         values = {str(name): float(value) for name, value in (metrics or {}).items()}
         task = partial(saving.save, series=self._series, step=step, metrics=values, tied=tied, rest=rest)
         start_s = time.perf_counter()
@@ -246,19 +253,6 @@ class Checkpointer:
             raise CheckpointError(
                 f"can't save step {step}: {self.directory} has a checkpoint of step {self._newest}, which a restart "
                 "would take. Remove the later ones, or save into another directory"
-            )
-
-    def _require_room(self, tensors: State) -> None:
-        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        try:
-            free_bytes = room.room_of(self.directory).free_bytes
-        except OSError:  # the save itself gives the reason
-            return
-        if free_bytes is not None and free_bytes < size_bytes:
-            raise CheckpointError(
-                f"can't save to {self.directory}: the state takes {room.size(size_bytes)}, and {room.size(free_bytes)} "
-                "are free there. Older checkpoints are removed only after a newer one is committed: keep fewer, or "
-                "remove what isn't needed"
             )
 
     def _can_copy(self, tensors: State) -> bool:

@@ -18,7 +18,7 @@ class Restored:
 
     Attributes:
         step: the number of steps that were finished when it was saved.
-        state: as it was saved.
+        state: as it was saved; if it was loaded into a state that exists, with that state's tensors.
         metrics: that were saved with it.
         skipped: why newer checkpoints could not be loaded, by their steps.
     """
@@ -29,8 +29,14 @@ class Restored:
     skipped: dict[int, str] = field(default_factory=dict)
 
 
-def restore(directory: Path, *, start_over: bool) -> Restored | None:
+def restore(directory: Path, into: Any, *, strict: bool, start_over: bool) -> Restored | None:
     """Load the newest checkpoint that can be loaded; None if nothing was saved, or `start_over` allows that.
+
+    Args:
+        directory: of the series.
+        into: the state to load into; None to allocate one.
+        strict: as `ckpt.load` takes it.
+        start_over: see above.
 
     Raises:
         CheckpointError: if something was saved, and none of it can be loaded.
@@ -40,7 +46,7 @@ def restore(directory: Path, *, start_over: bool) -> Restored | None:
         path = steps.path_of(directory, step)
         try:
             metrics = saving.metrics_in(steps.whole(path).notes)
-            state = load(path)
+            state = load(path) if into is None else load(path, into=into, strict=strict).state
         except CheckpointError as error:
             skipped[step] = str(error)
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt import writing
+from ckpt.disk import room
 from ckpt.errors import CheckpointError
 from ckpt.reading import Content, created
 from ckpt.series import removing, steps
@@ -40,6 +41,25 @@ class Saved:
 
     removed: tuple[int, ...] = ()
     problem: str = ""
+
+
+def require_room(directory: Path, tensors: State) -> None:
+    """Refuse a save that can't fit.
+
+    Raises:
+        CheckpointError: if less is free than the tensors take.
+    """
+    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        free_bytes = room.room_of(directory).free_bytes
+    except OSError:  # the save itself gives the reason
+        return
+    if free_bytes is not None and free_bytes < size_bytes:
+        raise CheckpointError(
+            f"can't save to {directory}: the state takes {room.size(size_bytes)}, and {room.size(free_bytes)} are free "
+            "there. Older checkpoints are removed only after a newer one is committed: keep fewer, or remove what "
+            "isn't needed"
+        )
 
 
 def save(tensors: State, *, series: Series, step: int, metrics: Metrics, tied: dict[str, str], rest: Any) -> Saved:

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
+import torch.distributed as group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 import ckpt
 from ckpt.background.process import ProcessSaver
@@ -186,6 +190,17 @@ def test_a_copy_that_is_too_large(run: Path, caplog: pytest.LogCaptureFixture) -
         assert blocked.copy_s == 0
         assert checkpoints.steps() == [1]
     assert "a copy of the state takes" in caplog.text
+
+
+def test_a_dtensor(run: Path) -> None:
+    """It is refused at the call: every rank holds a shard of it."""
+    group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        with Checkpointer(run) as checkpoints, pytest.raises(CheckpointError, match="can't save DTensors"):
+            checkpoints.save(1, {"w": distribute_tensor(torch.ones(4), mesh)})
+    finally:
+        group.destroy_process_group()
 
 
 def test_no_room(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,31 @@ def test_restore_takes_the_newest(run: Path) -> None:
         assert restored.skipped == {}
 
 
+@pytest.mark.filterwarnings("ignore::ckpt.errors.CheckpointWarning")
+def test_restore_into_a_state_that_exists(run: Path) -> None:
+    """Its tensors are filled where they are, also when the newest checkpoint turns out to be damaged."""
+    with Checkpointer(run, background="none") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step))
+    state = state_of(0)
+    address = state["model"]["weight"].data_ptr()
+    for newest in (2, 1):
+        with Checkpointer(run, background="none") as checkpoints:
+            restored = checkpoints.restore(state)
+        assert restored is not None
+        assert (restored.step, step_in(restored.state)) == (newest, newest)
+        assert restored.state["model"]["weight"].data_ptr() == address
+        if newest == 2:
+            flip_last_bit(next(steps.path_of(run, 2).glob("*.safetensors")))
+
+
+def flip_last_bit(file: Path) -> None:
+    """Damage a tensor's data: it is at the end of a file."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 def damage(path: Path) -> None:
     """Flip a bit in the middle of a checkpoint's largest file."""
     largest = max(path.iterdir(), key=lambda file: file.stat().st_size)
