@@ -95,6 +95,10 @@ class DirectWriter(FilesWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's files, and bring them to stable storage; the first error of a thread is raised."""
+        done: Future[list[WriteResult]] = Future()
+        if not plan.items:
+            done.set_result([])
+            return done
         staging = self._staging or self._begin(commit.beside(versions.resolved(self.path)))
         try:
             results = self._write_files(staging.path, plan, planner, sync=True)
@@ -104,7 +108,6 @@ class DirectWriter(FilesWriter):
             named = full.named(text, error, staging.path)
             self._end()
             raise CheckpointError(named) from error
-        done: Future[list[WriteResult]] = Future()
         done.set_result([replace(each, storage_data=_Stored(each.storage_data, staging.path)) for each in results])
         return done
 

@@ -149,6 +149,10 @@ class TorchDcp(TorchDcpArchives):
         from torch.distributed.checkpoint import hf_storage
 
         if not (directory / INDEX).exists():
+            if not (directory / dcp_metadata.FILE).exists():
+                raise CheckpointError(
+                    f"{directory} is no complete checkpoint: it has neither {dcp_metadata.FILE} nor {INDEX}"
+                )
             return super().opened(directory)
         packed = safetensors_files.tensors_by_name(safetensors_files.headers_of(directory))
         hf_reader = hf_storage.HuggingFaceStorageReader(str(directory), self.thread_count)

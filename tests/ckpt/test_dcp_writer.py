@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.planner import SavePlan
 
 from ckpt.dcp import DirectWriter
 from ckpt.disk.direct_io import ALIGNMENT, DATA_OFFSET
@@ -197,6 +199,14 @@ def test_a_writer_is_used_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
     del writer
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_rank_without_items(tmp_path: Path) -> None:
+    """It leaves nothing beside the checkpoint, though other ranks save."""
+    writer = DirectWriter(tmp_path / "it")
+    writer.set_up_storage_writer(False, rank=1)
+    assert writer.write_data(SavePlan([]), DefaultSavePlanner()).value() == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_ranks_that_do_not_agree_are_refused(tmp_path: Path) -> None:
