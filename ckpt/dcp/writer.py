@@ -42,7 +42,7 @@ class DirectWriter(FilesWriter):
 
     Args:
         path: of the checkpoint, a directory; the same on all ranks, on a filesystem that they share.
-        files: that each rank writes at the same time; more than one for filesystems that keep a file on one server.
+        files: that a rank writes at the same time; more than one for filesystems that keep a file on one server.
         threads: requests in flight per rank.
         block_mib: the size of a request in MiB; times `threads`, the memory that a save takes.
         direct: write past the page cache (true) or through it (false); by default as the filesystem is faster.
@@ -108,7 +108,9 @@ class DirectWriter(FilesWriter):
             named = full.named(text, error, staging.path)
             self._end()
             raise CheckpointError(named) from error
-        done.set_result([replace(each, storage_data=_Stored(each.storage_data, staging.path)) for each in results])
+        done.set_result(
+            [replace(result, storage_data=_Stored(result.storage_data, staging.path)) for result in results]
+        )
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -119,7 +121,9 @@ class DirectWriter(FilesWriter):
             for of_rank in results:
                 for directory in {result.storage_data.directory for result in of_rank}:
                     staging.collect(directory, {result.storage_data.info.relative_path for result in of_rank})
-            written = [replace(it, storage_data=it.storage_data.info) for of_rank in results for it in of_rank]
+            written = [
+                replace(result, storage_data=result.storage_data.info) for of_rank in results for result in of_rank
+            ]
             self._write_metadata(staging.path, metadata, written, sync=True)
             staging.flush(files=False)
             staging.publish()

@@ -1,6 +1,6 @@
 """Lays out and writes a `.distcp` file of torch.distributed.checkpoint: `torch.save` archives one after another.
 
-large tensors    the bytes of each begin where they do in a page of memory: direct I/O moves them without a copy
+large tensors    their bytes begin where they do in a page of memory: direct I/O moves them without a copy
 small ones       packed, then plain values and what `torch.save` must pickle itself
 """
 
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An item in a file: the archive's place, and where in it the bytes of a tensor begin; None if that is unknown."""
+    """An item in a file: where its archive is, and where in that a tensor's bytes begin; None if that is unknown."""
 
     item: WriteItem
     offset: int
@@ -67,7 +67,7 @@ def write(path: Path, items: Sequence[tuple[WriteItem, Any]], settings: Settings
 
     Args:
         path: the file.
-        items: of the plan, each with its tensor or `io.BytesIO`.
+        items: of the plan, with their tensors or `io.BytesIO`.
         settings: how to write.
 
     Returns:

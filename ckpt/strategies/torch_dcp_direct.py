@@ -26,7 +26,7 @@ class TorchDcpDirect(TorchDcpArchives):
     It is what `dcp.save(state, storage_writer=ckpt.dcp.DirectWriter(path))` does.
 
     Attributes:
-        files: that each rank writes at the same time; more than one for filesystems that keep a file on one server.
+        files: that a rank writes at the same time; more than one for filesystems that keep a file on one server.
         checksum: store an XXH3-64 per tensor in the metadata.
         verify: compare the checksums on load.
         threads: requests in flight per rank.

@@ -71,7 +71,7 @@ def test_another_dtype_is_converted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["w", "b", "step"])
 def test_a_flipped_bit(tmp_path: Path, key: str) -> None:
-    """A bit that changed in a large tensor, a small one or a value is found by `verify`, which else changes nothing."""
+    """`verify` detects a changed bit in a large tensor, a small one or a value, and else changes nothing."""
     state = TENSORS | {"step": 7}
     metadata = dcp_states.save(state, tmp_path, DirectWriter(tmp_path / "it"))
     verifying = DirectReader(tmp_path / "it", verify=True)
@@ -86,7 +86,7 @@ def test_a_flipped_bit(tmp_path: Path, key: str) -> None:
 
 
 def test_checksums_that_nobody_stored(tmp_path: Path) -> None:
-    """They can't be verified, which is said instead of nothing being compared."""
+    """They can't be verified: that is an error, instead of a load that compares nothing."""
     dcp_states.save(TENSORS, tmp_path / "it")
     with pytest.raises(CheckpointException, match="has no checksum of"):
         dcp_states.load(TENSORS, tmp_path, DirectReader(tmp_path / "it", verify=True))
@@ -115,7 +115,7 @@ def test_hostile_metadata(tmp_path: Path) -> None:
 
 
 def test_hostile_values(tmp_path: Path) -> None:
-    """DCP unpickles plain values: code that they name is run only if the reader is told to trust them."""
+    """DCP unpickles plain values: code that they name is run only if the reader may trust them."""
     state = {"step": Hostile(tmp_path / "ran")}
     dcp_states.save(state, tmp_path, DirectWriter(tmp_path / "it"))
     with pytest.raises(CheckpointException, match="trusted=True"):

@@ -39,7 +39,7 @@ class Processes:
     """Four ranks in processes of their own; with a smaller number, the first ones work and the others wait.
 
     Args:
-        directory: for a file by which they find each other.
+        directory: for a file by which they meet.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -175,7 +175,7 @@ def _failing(*_: object, **__: object) -> Any:
 
 
 def save_again(ranks: Ranks, directory: Path, _: str) -> None:
-    """Save twice under each of two names, with plans that DCP keeps."""
+    """Save under two names, twice under one of them, with plans that DCP keeps."""
     expected = {"w": state(ranks, turned=False)["large 0"]}
     for name in ("it", "other", "it"):
         planner = DefaultSavePlanner(enable_plan_caching=True)
