@@ -21,7 +21,7 @@ from ckpt.dcp.reads import Read
 from ckpt.dcp.slices import Slice
 from ckpt.disk import io_plan
 from ckpt.disk.io_plan import Direct
-from ckpt.errors import CheckpointError
+from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import dcp_metadata, torch_files
 from ckpt.formats.dcp_entries import Finder
 from ckpt.state import checksums
@@ -79,7 +79,8 @@ class DirectReader(StorageReader):
             CheckpointError: if there is no complete checkpoint, or it is damaged.
         """
         if (self.path / dcp_metadata.FILE).exists():
-            metadata = dcp_metadata.read(self.path)
+            with wrapped(f"can't read {self.path}"):  # whatever unpickling raises
+                metadata = dcp_metadata.read(self.path)
         elif any(self.path.glob("*.safetensors")):
             metadata = hf_storage.HuggingFaceStorageReader(str(self.path)).read_metadata()
         else:
