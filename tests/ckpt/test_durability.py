@@ -31,13 +31,16 @@ STRATEGIES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names()] 
     ("torch_dcp", {"thread_count": 2, "single_file_per_rank": False}),
     ("torch_dcp", {"serialization": "safetensors"}),
 ]
-LABELS = [create(name, options).label for name, options in STRATEGIES] + ["plain files", "replacing"]
+LABELS = [create(name, options).label for name, options in STRATEGIES]
+ALL_LABELS = [*LABELS, "plain files", "DirectWriter", "replacing"]
 
 SCRIPT = """
 import contextlib, json, os, sys
 from pathlib import Path
 import torch
+import torch.distributed.checkpoint as dcp
 import ckpt
+from ckpt.dcp import DirectWriter
 from ckpt.disk import commit
 from ckpt import registry
 
@@ -73,17 +76,26 @@ for name, options in strategies:
     checkpoint(chosen.label, lambda directory: chosen.save(state, directory), chosen.capabilities.syncs_files)
 checkpoint("plain files", write_files, False)
 
-final = root / "replacing" / "final"
-ckpt.save({"old": state}, final)
 publish = commit.Staging.publish
 
-def publish_between_marks(staging):
-    mark("replacing", "saved")
-    publish(staging)
-    mark("replacing", "published")
+def between_marks(label):
+    def marked(staging):
+        mark(label, "saved")
+        publish(staging)
+        mark(label, "published")
 
-commit.Staging.publish = publish_between_marks
-mark("replacing", "begin")
+    commit.Staging.publish = marked
+    mark(label, "begin")
+
+final = root / "DirectWriter" / "final"
+final.parent.mkdir()
+between_marks("DirectWriter")
+dcp.save(state, storage_writer=DirectWriter(final, files=2), no_dist=True)
+commit.Staging.publish = publish
+
+final = root / "replacing" / "final"
+ckpt.save({"old": state}, final)
+between_marks("replacing")
 ckpt.save({"new": state}, final)
 """
 
@@ -134,7 +146,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
     return Traces(replay(trace.read_text(errors="surrogateescape").splitlines(), root))
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", ALL_LABELS)
 class TestDurability:
     """What the trace says about each strategy."""
 
@@ -163,7 +175,7 @@ class TestDurability:
         assert staging.pop().startswith(".partial-")
 
 
-@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
+@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS)
 def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[str, Traced]) -> None:
     """A strategy that claims to sync its files has synced each when `save` returns; one that
     claims some has left others, or a part of them; one that claims none has synced none, or the claim would be
@@ -181,7 +193,7 @@ def test_who_syncs_the_files(name: str, options: dict[str, str], traced: dict[st
         assert (set() if syncs is Syncs.ALL_FILES else files) == unsynced
 
 
-@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS[:-2])
+@pytest.mark.parametrize(("name", "options"), STRATEGIES, ids=LABELS)
 def test_who_writes_aside(name: str, options: dict[str, Any], traced: dict[str, Traced]) -> None:
     """A strategy that claims atomic files creates each under another name and renames it; one that doesn't, writes in
     place.
