@@ -27,8 +27,7 @@ _STAGED_BYTES = 32 * 2**20
 
 _MOST_NAMED = 5
 
-DCP = "torch_dcp"
-"""The strategy by whose name one process loads what ranks saved together."""
+_DCP = ("torch_dcp", "torch_dcp_direct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ def fill(
     check = checker(known.checksums, path) if verify and known.checksums else None
     reader = reader_of(known, options, verify=verify)
     with _partly_overwritten(path):
-        left = targets if check or known.strategy != DCP else _fill_shards(path, targets, owner_of, verify=verify)
+        left = targets if check or known.strategy not in _DCP else _fill_shards(path, targets, owner_of, verify=verify)
         _fill(reader, path, left, owner_of, check)
-    torch.autograd.graph.increment_version([target for target in targets.values() if not target.is_inference()])
+    _mark(targets.values())
     return Filled(nested.restore_with(known.rest, given.leaves), missing, unexpected)
 
 
@@ -118,6 +117,13 @@ def _fill(
         _copy(target, wanted.pop(owner))
     for batch in _batches(wanted, all_at_once=not reader.capabilities.partial_load):
         _read_copies(reader, path, {owner: wanted[owner] for owner in batch}, check)
+
+
+def _mark(changed: Iterable[torch.Tensor]) -> None:
+    """Let autograd know that tensors were changed."""
+    for target in changed:
+        if not target.is_inference():
+            torch.autograd.graph.increment_version(target)
 
 
 def _fill_shards(
