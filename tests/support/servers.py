@@ -51,12 +51,12 @@ def witness_of(name: str, mounts: Mounts) -> Witness:
     """The witness of one of the filesystems of this test run, which is started."""
     directory = mounts.start(name)
     if name == "gluster":
-        pids = (mounts.root / "gluster" / "run" / "vols" / "gluster").glob("*.pid")
-        return Servers([int(path.read_text()) for path in pids], lambda: (mounts.root / "gluster").glob("brick*/**/*"))
+        gluster = mounts.root / "gluster"
+        pids = [int(path.read_text()) for path in (gluster / "run" / "vols" / "gluster").glob("*.pid")]
+        return Servers(pids, lambda: (path for path in gluster.glob("brick*/**/*") if ".glusterfs" not in path.parts))
     if name == "cephfs":
-        pids = (mounts.root / "pid").glob("ceph-osd-*")
-        # They write to their block devices, here files, past the page cache.
-        return Servers([int(path.read_text().split()[0]) for path in pids], lambda: iter(()))
+        pids = [int(path.read_text().split()[0]) for path in (mounts.root / "pid").glob("ceph-osd-*")]
+        return Servers(pids, lambda: (mounts.root / "ceph").glob("osd.*/block"))
     return Device(directory)
 
 
