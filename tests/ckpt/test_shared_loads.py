@@ -64,7 +64,9 @@ def test_another_shape_or_name(ranks: GlooRanks, name: str, message: str, tmp_pa
 
 
 def test_a_damaged_shard(ranks: GlooRanks, tmp_path: Path) -> None:
-    """One changed bit in one rank's file is an error on all ranks, which names the rank that read it."""
+    """One changed bit in one rank's file is an error on all ranks, which names the rank that read it; in one process,
+    too, unless nothing is to be verified.
+    """
     ranks(shared_states.save, 2, tmp_path / "latest", 1)
     path = tmp_path / "latest" / "__1_0.distcp"
     content = bytearray(path.read_bytes())
@@ -74,6 +76,11 @@ def test_a_damaged_shard(ranks: GlooRanks, tmp_path: Path) -> None:
     message = error_on_all(ranks(shared_states.load, 2, tmp_path / "latest", 1))
     assert message.startswith("rank 1: ")
     assert "'model.embed' is not what was written" in message
+    with pytest.raises(CheckpointError, match=r"'model\.embed' is not what was written"):
+        ckpt.load(tmp_path / "latest")
+    loaded = ckpt.load(tmp_path / "latest", verify=False)["model"]["embed"]
+    assert [True] * 4 == [torch.equal(loaded[row], shared_states.whole(1)["embed"][row]) for row in range(4)]
+    assert not torch.equal(loaded, shared_states.whole(1)["embed"])
 
 
 def test_a_rank_that_saves_while_another_loads(ranks: GlooRanks, tmp_path: Path) -> None:

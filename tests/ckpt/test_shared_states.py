@@ -38,6 +38,7 @@ def check(path: Path, seed: int) -> None:
     assert [seed, seed + 1, seed + 2] == list(state["array"])
     assert (seed, BYTES, [0.5, ("a", None)]) == (state["step"], state["bytes"], state["history"])
     assert torch.equal(RANDOM, state["random"])
+    assert (0, 0) == (state["rank"], int(state["own"].max()))  # what ranks have of their own is rank 0's
     assert [path.name] == sorted(entry.name for entry in path.parent.iterdir())
 
 

@@ -55,6 +55,8 @@ def state_of(seed: int) -> dict[str, Any]:
         "model": model | {"head": model["embed"]},
         "parameter": torch.nn.Parameter(distribute_tensor(torch.arange(5.0) + seed, mesh, [Shard(0)])),
         "buffer": torch.arange(4) + seed,
+        "own": torch.full((1000,), dist.get_rank()),
+        "rank": dist.get_rank(),
         "array": np.arange(3) + seed,
         "step": seed,
         "bytes": BYTES,
