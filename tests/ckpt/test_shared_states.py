@@ -121,10 +121,11 @@ def test_a_rank_that_never_comes(ranks: GlooRanks, tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_rank_that_comes_too_late(ranks: GlooRanks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_rank_that_comes_too_late(ranks: GlooRanks, late: int, tmp_path: Path) -> None:
     """It gets the error of those that gave up, and the next save succeeds."""
-    messages = ranks(shared_states.save_late_on_rank_1, 2, tmp_path / "latest")
-    assert "rank 1 did not answer" in messages[0]
+    messages = ranks(shared_states.save_late, 2, tmp_path / "latest", late)
+    assert f"rank {late} did not answer" in messages[0]
     assert messages[0] == messages[1]
     check(tmp_path / "latest", 2)
 

@@ -131,16 +131,16 @@ def save_elsewhere_on_rank_1(path: Path) -> None:
     ckpt.save(state_of(2), path.with_name(f"{path.name}-{dist.get_rank()}"))
 
 
-def save_late_on_rank_1(path: Path) -> str:
-    """Save on rank 0, which gives up before rank 1 comes; then on both. Returns the error of the first try."""
+def save_late(path: Path, late: int) -> str:
+    """Save on two ranks, of which one comes when the other has given up; then again. Returns the first try's error."""
     store = dist.distributed_c10d._get_default_store()
     state = state_of(2)
-    if dist.get_rank() == 1:
-        store.wait(["rank 0 has given up"])
+    if dist.get_rank() == late:
+        store.wait(["the other rank has given up"])
     try:
         ckpt.save(state, path, timeout_s=0.2)
     except CheckpointError as error:
-        store.set("rank 0 has given up", "")
+        store.set("the other rank has given up", "")
         ckpt.save(state, path)
         return str(error)
     return ""
