@@ -102,7 +102,7 @@ def load(
     With `into`, data is read into the memory of the state's tensors and arrays, and nothing is allocated beside them: a
     restart needs no second copy. Nothing is changed before names, shapes and dtypes are compared. Tensors that aren't
     contiguous, or on another device than the CPU, are copied in small groups. `requires_grad` and strides stay as they
-    are. `python -m ckpt strategies` lists the strategies that can do so.
+    are. `safetensors_tuned`, `tensorstore_tuned`, `torch_dcp`, `torch_dcp_direct` and `torch_checkpointing` can do so.
 
     If that state has DTensors (FSDP2, tensor parallelism), all ranks of torch.distributed's default process group call
     this, and every one reads the shards that it holds, whatever number of ranks saved them.

@@ -16,13 +16,15 @@ from ckpt.agreement import Part
 from ckpt.disk import commit, durable
 from ckpt.errors import CheckpointError
 from ckpt.formats import dcp_errors, dcp_metadata
-from ckpt.in_place import DCP
 from ckpt.manifest import Manifest
 from ckpt.process_group.meeting import Meeting
 from ckpt.reading import of_one
 from ckpt.state import checksums, dtypes
 from ckpt.state.layout import TensorLayout
 from ckpt.writing import sizes_of, staged
+
+_STRATEGY = "torch_dcp_direct"
+"""The strategy by whose name one process loads the checkpoint."""
 
 _T = TypeVar("_T")
 
@@ -116,7 +118,7 @@ def _write(part: Part, final: Path, directory: Path, ranks: Meeting) -> list[Pat
 
 def _manifest(part: Part, written: list[Path], directory: Path) -> Manifest:
     return Manifest(
-        strategy=DCP,
+        strategy=_STRATEGY,
         options={},
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         tensors=tuple(TensorLayout(name, tuple(t.shape), dtypes.name_of(t)) for name, t in part.tensors.items()),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt.errors import CheckpointError
 from ckpt.formats import torch_files
+from ckpt.state.layout import TensorLayout
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
@@ -89,6 +90,14 @@ def tensors_of(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
 
     entries = metadata.state_dict_metadata.items()
     return {key: entry for key, entry in entries if isinstance(entry, TensorStorageMetadata)}
+
+
+def layouts(known: Mapping[str, TensorStorageMetadata]) -> dict[str, TensorLayout]:
+    """Return the layouts of tensors, given DCP's metadata of them by key."""
+    return {
+        key: TensorLayout(key, tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
+        for key, entry in known.items()
+    }
 
 
 def values_of(metadata: Metadata, directory: Path) -> tuple[dict[str, Any], dict[str, str]]:

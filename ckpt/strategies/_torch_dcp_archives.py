@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,6 @@ from ckpt.formats import dcp_errors, dcp_metadata, shard_files
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
-from ckpt.state.layout import TensorLayout
 from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategies._torch_dcp_saver import DcpCall, TorchDcpSaver
 from ckpt.strategy import Strategy, Wanted
@@ -78,8 +77,8 @@ class TorchDcpArchives(Strategy):
             self._fill_whole_tensors(directory, into)
             return
         shards = stored.shards(wanted)
-        targets = {shard.whole.name: shard.layout for shard in shards if shard.whole.same_as is None}
-        shard_files.check_targets(targets, into, directory)
+        layouts = {shard.whole.name: shard.layout for shard in shards if shard.whole.same_as is None}
+        shard_files.check_targets(layouts, into, directory)
         self._fill_shards(directory, into, shards, stored, group)
 
     def call_of(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> DcpCall:
@@ -145,8 +144,8 @@ class TorchDcpArchives(Strategy):
 
         with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
             reader, known, packed = self.opened(directory)
-            stored = {name: info.layout for name, info in packed.items()} or layouts(known)
-            shard_files.check_targets(stored, targets, directory)
+            layouts = {name: info.layout for name, info in packed.items()} or dcp_metadata.layouts(known)
+            shard_files.check_targets(layouts, targets, directory)
             tensors = {}
             for name, target in targets.items():
                 info = packed.get(name)
@@ -167,11 +166,3 @@ class TorchDcpArchives(Strategy):
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
             tensors |= {info.key: info.value(tensors[info.key]) for info in packed.values() if info.key in tensors}
             return {name: tensors[key_of[name]] for name in chosen}
-
-
-def layouts(known: Mapping[str, Any]) -> dict[str, TensorLayout]:
-    """Return the layouts of tensors, given DCP's metadata of them by key."""
-    return {
-        key: TensorLayout(key, tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
-        for key, entry in known.items()
-    }

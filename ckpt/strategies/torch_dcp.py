@@ -20,7 +20,7 @@ from ckpt.process_group.group import ProcessGroup
 from ckpt.state.dtypes import require_plain
 from ckpt.state.layout import Layout, layout_of_state
 from ckpt.state.sharding import Partition, RankShards
-from ckpt.strategies._torch_dcp_archives import TorchDcpArchives, layouts
+from ckpt.strategies._torch_dcp_archives import TorchDcpArchives
 from ckpt.strategies._torch_dcp_saver import DcpCall
 from ckpt.strategy import Capabilities, Checksum, Description, Footprint, Syncs, sum_over_ranks
 
@@ -102,7 +102,7 @@ class TorchDcp(TorchDcpArchives):
         with wrapped(f"can't read {directory}"):
             metadata = dcp_metadata.read(directory)
             tensors = dcp_metadata.tensors_of(metadata)
-            return tuple(layouts(tensors).values()), len(metadata.state_dict_metadata) - len(tensors)
+            return tuple(dcp_metadata.layouts(tensors).values()), len(metadata.state_dict_metadata) - len(tensors)
 
     def _rank_footprint(self, layout: Layout) -> Footprint:
         """Count one rank's files, without the metadata; archives hold tied tensors once per name."""

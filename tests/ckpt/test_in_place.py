@@ -24,7 +24,8 @@ REFUSING = [name for name in names() if name not in IN_PLACE]
 
 def test_which_can() -> None:
     """Those that the documentation of `load` names."""
-    assert sorted(IN_PLACE) == ["safetensors_tuned", "tensorstore_tuned", "torch_checkpointing", "torch_dcp"]
+    dcp = ["torch_dcp", "torch_dcp_direct"]
+    assert sorted(IN_PLACE) == ["safetensors_tuned", "tensorstore_tuned", "torch_checkpointing", *dcp]
     assert all(f"`{name}`" in (ckpt.load.__doc__ or "") for name in IN_PLACE)
 
 
