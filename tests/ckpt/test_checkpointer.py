@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,17 +72,22 @@ def test_what_stays(run: Path, way: Any) -> None:
 
 def test_one_save_is_in_flight(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next waits for it, and reports how long."""
-    slow = saving.save
+    gates = {1: threading.Event(), 2: threading.Event()}
+    real = saving.save
 
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.5)
-        return slow(*arguments, **options)
+    def gated(*arguments: Any, step: int, **options: Any) -> Any:
+        gates[step].wait()
+        return real(*arguments, step=step, **options)
 
-    monkeypatch.setattr(saving, "save", slowly)
+    monkeypatch.setattr(saving, "save", gated)
     with Checkpointer(run, background="thread") as checkpoints:
-        assert checkpoints.save(1, state_of(1)).wait_s < 0.5
-        assert checkpoints.save(2, state_of(2)).wait_s > 0.2
-        assert steps.steps_in(run) == [1]
+        checkpoints.save(1, state_of(1))
+        assert checkpoints.steps() == []
+        threading.Timer(0.1, gates[1].set).start()
+        assert checkpoints.save(2, state_of(2)).wait_s > 0
+        assert checkpoints.steps() == [1]
+        gates[2].set()
+    assert checkpoints.steps() == [1, 2]
 
 
 @pytest.mark.parametrize(
