@@ -59,7 +59,6 @@ def paths_of(final: Path, strategy: str) -> list[Path]:
     return [final.parent, *directories, *(directory / file for directory in directories[:2] for file in files)]
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 @pytest.mark.parametrize("strategy", FILES)
 @pytest.mark.parametrize("calls", SAVING)
 def test_a_save(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
@@ -91,7 +90,6 @@ def test_a_save(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
             break
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above
 @pytest.mark.parametrize("strategy", FILES)
 @pytest.mark.parametrize("calls", LOADING)
 def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
@@ -107,7 +105,6 @@ def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
             break
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as above
 @pytest.mark.parametrize("lack", LACKS)
 def test_what_a_kernel_lacks_ends_neither_save_nor_load(lack: str, final: Path, tmp_path: Path) -> None:
     """What only makes things faster is done without; every call of its kind fails."""

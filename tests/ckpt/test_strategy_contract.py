@@ -94,9 +94,9 @@ class TestTorchDcpDirectFiles(Contract):
 
 
 class TestTorchDcpDirectWithoutChecksums(Contract):
-    """The same without checksums."""
+    """The same without checksums, past the page cache in any case."""
 
-    name, options = "torch_dcp_direct", {"checksum": False, "block_mib": 1}
+    name, options = "torch_dcp_direct", {"checksum": False, "block_mib": 1, "direct": True}
 
 
 class TestTensorstoreBasic(Contract):

@@ -215,7 +215,6 @@ def test_more_nodes_than_this_machine_is(tiny: dict[str, Any], python: Any, tmp_
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test imported it; it isn't used here
 def test_a_kernel_that_lacks_what_makes_io_fast(tiny: dict[str, Any], tmp_path: Path, planned: Planned) -> None:
     """Without huge pages, statistics of the page cache, preallocation, writeback on request, advice and statx(2), a job
     measures its ceilings and its trials, and what can't be known is unknown.

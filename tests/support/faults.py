@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def require_strace() -> None:
 def in_a_traced_child(work: Callable[[], object], faults: dict[str, str], paths: list[Path], log: Path) -> str:
     """What comes of the work where these system calls fail so, on these paths or on all: `done`, or the error."""
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # JAX, where another test imported it
+        child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest-timeout has a handler of its own
         signal.alarm(_LONGEST_S)
