@@ -1,4 +1,4 @@
-"""How the ranks of a distributed job agree on what they save or load together: each describes it, rank 0 compares."""
+"""How the ranks of a distributed job agree on what they save or load together: all describe it, rank 0 compares."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def save(
 
     A state with DTensors (FSDP2, tensor parallelism) is saved by all ranks of torch.distributed's default process group
     together: all of them call this, with the same directory, on a filesystem that they share. The DTensors are saved as
-    DCP does, each shard by a rank that holds it, everything else by rank 0. An error of one rank is raised on all.
+    DCP does, every shard by a rank that holds it, everything else by rank 0. An error of one rank is raised on all.
 
     Args:
         state: nested containers of tensors (on any device), numpy arrays and plain values; `ckpt.register` adds classes

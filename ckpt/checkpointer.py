@@ -1,12 +1,14 @@
 """Saves a training job's state behind its loop, keeps what must be kept, and finds the checkpoint to resume from.
 
-with ckpt.Checkpointer("run", every=500, keep=ckpt.Keep(last=3, lowest="loss")) as checkpoints:
-    restored = checkpoints.restore()
-    ...
-    for step in range(restored.step + 1 if restored else 1, last + 1):
+    with ckpt.Checkpointer("run", every=500, keep=ckpt.Keep(last=3, lowest="loss")) as checkpoints:
+        restored = checkpoints.restore()
         ...
-        if checkpoints.due(step):
-            checkpoints.save(step, state(), metrics={"loss": loss})
+        for step in range(restored.step + 1 if restored else 1, last + 1):
+            ...
+            if checkpoints.due(step):
+                checkpoints.save(step, state(), metrics={"loss": loss})
+
+The state may change as soon as `save` returns; a restart goes on from the newest checkpoint that loads.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ class Checkpointer:
     of the `with` block, and names the step. The methods are for one thread of the program.
 
     Args:
-        directory: holds a checkpoint for each saved step, such as `step-000000500`, and `latest`, a link to the newest.
-            No other program saves there at the same time.
+        directory: holds a checkpoint for every saved step, such as `step-000000500`, and `latest`, which leads
+            to the newest. No other program saves there at the same time.
         every: `due` is true for steps that are multiples of it.
         keep: which checkpoints stay; a number for so many of the newest; None for all.
         background: save a copy of the state in another process or in a thread, while the program goes on; "none" for

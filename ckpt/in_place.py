@@ -56,7 +56,7 @@ def fill(
         known: its manifest; None of what another program wrote.
         into: the state.
         strict: raise an error if the names differ.
-        verify: compare each tensor's checksum with the manifest's.
+        verify: compare every tensor's checksum with the manifest's.
         options: of the strategy.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
+from ckpt.errors import CheckpointError
 from ckpt.formats import filenames
 from ckpt.process_group.group import ProcessGroup
 from ckpt.state.layout import Layout
@@ -79,9 +80,12 @@ class SingleProcessStrategy(Strategy):
         """Fill tensors from what `write_rank` wrote; called if `capabilities.loads_in_place`.
 
         Raises:
-            CheckpointError: as `fill` does.
+            CheckpointError: as `fill` does; if the strategy has no such method.
         """
-        raise NotImplementedError
+        raise CheckpointError(
+            f"can't fill {len(targets)} tensors from {path}: strategy {self.label} declares that it loads in place, "
+            "and has no fill_rank"
+        )
 
     def _saved(
         self, directory: Path, wanted: Wanted | None, stored: Partition, group: ProcessGroup

@@ -14,7 +14,7 @@ _OPTION = re.compile(r"(?<=\S)\+(?=[^\W\d]\w*=)")
 
 
 def _with_breaks(text: str) -> Markup:
-    """Escape a text, and let a line break before each option of a method's name, and not in the middle of a word."""
+    """Escape a text, and let a line break before the options of a method's name, and not in the middle of a word."""
     return Markup("<wbr/>+").join(escape(part) for part in _OPTION.split(text))
 
 

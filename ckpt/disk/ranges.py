@@ -120,7 +120,7 @@ class _Block:
 
 
 class _Counts:
-    """How many bytes of each range aren't read yet."""
+    """How many bytes of every range aren't read yet."""
 
     def __init__(self, ranges: Sequence[Range]) -> None:
         self._left = {item: len(item.target) for item in ranges}

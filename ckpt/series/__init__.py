@@ -1,1 +1,1 @@
-"""A series of checkpoints in one directory, one for each saved step, and `latest`, a link to the newest."""
+"""A series of checkpoints in one directory, one for every saved step, and `latest`, a link to the newest."""
