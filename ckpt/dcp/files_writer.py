@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
+from ckpt.dcp.located import Located
 from ckpt.disk import durable, io_plan
 from ckpt.disk.io_plan import Direct
 from ckpt.errors import CheckpointError
@@ -43,7 +44,7 @@ class WriteOptions:
     checksum: bool = True
 
 
-class FilesWriter(StorageWriter):
+class FilesWriter(Located, StorageWriter):
     """DCP's storage writer for a directory that exists, is the same for all ranks, and was empty.
 
     Args:
@@ -57,20 +58,9 @@ class FilesWriter(StorageWriter):
         self._options = options
         self._save_id = str(uuid.uuid4())
 
-    @property
-    def checkpoint_id(self) -> Path:
-        """The path of the checkpoint."""
-        return self.path
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Return whether it is a path that can be written to."""
-        return filesystem.FileSystem.validate_checkpoint_id(checkpoint_id)
-
     def reset(self, checkpoint_id: Any = None) -> None:
         """Begin another save, to another path if one is given."""
-        if checkpoint_id is not None:
-            self.path = Path(checkpoint_id).absolute()
+        self.move(checkpoint_id)
         self._save_id = str(uuid.uuid4())
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002  # DCP's signature

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import filesystem, hf_storage
+from torch.distributed.checkpoint import hf_storage
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from ckpt.dcp import reads
+from ckpt.dcp.located import Located
 from ckpt.dcp.reads import Read
 from ckpt.dcp.slices import Slice
 from ckpt.disk import io_plan
@@ -28,7 +29,7 @@ from ckpt.state import checksums
 from ckpt.threads import over
 
 
-class DirectReader(StorageReader):
+class DirectReader(Located, StorageReader):
     """A storage reader for `dcp.load`, in one process or many.
 
     It reads what `DirectWriter`, `FileSystemWriter` and `HuggingFaceStorageWriter` write. Of a tensor it reads the rows
@@ -56,20 +57,9 @@ class DirectReader(StorageReader):
         self._threads, self._direct, self._verify, self._trusted = threads, direct, verify, trusted
         self._metadata = Metadata({})
 
-    @property
-    def checkpoint_id(self) -> Path:
-        """The path of the checkpoint."""
-        return self.path
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Return whether it is a path."""
-        return filesystem.FileSystem.validate_checkpoint_id(checkpoint_id)
-
     def reset(self, checkpoint_id: Any = None) -> None:
         """Begin another load, from another path if one is given."""
-        if checkpoint_id is not None:
-            self.path = Path(checkpoint_id).absolute()
+        self.move(checkpoint_id)
         self._metadata = Metadata({})
 
     def read_metadata(self) -> Metadata:
