@@ -22,10 +22,16 @@ SLOW = '[{ name = "_selftest", sleep_s = 0.2 }]'
 """Long enough for a request to reach the job before its last trial."""
 
 
+def _directories(cluster: Any) -> set[Path]:
+    nodes = Path(cluster.environment["DEVCLUSTER_ROOT"]) / "nodes"
+    return {*Path(cluster.environment["DEVCLUSTER_SHARED"]).glob("ckpt-*"), *nodes.glob("*/nvme/ckpt-*")}
+
+
 class Submitted:
     """One submitted study of one job, and what can be asked of it."""
 
     def __init__(self, cluster: Any, study: Path, results: Path) -> None:
+        self.lay_there = _directories(cluster)
         done = cluster.jobs("submit", study, "--cluster", "slurm", "--results", results)
         assert done.returncode == 0, done.stdout + done.stderr
         self.cluster, self.study, self.results = cluster, study, results
@@ -47,9 +53,15 @@ class Submitted:
         log = self.log()
         return {sample.trial for sample in log.samples} if log else set()
 
+    def is_measuring(self) -> bool:
+        """Whether some trials are in the log of the job, which must not have ended."""
+        log = self.log()
+        assert log is None or "running" == log.header.status, log.header.error
+        return len(self.trials()) > 2
+
     def until_measuring(self) -> None:
         """Wait until some trials are in the log."""
-        self.cluster.wait("a trial in the log", lambda: len(self.trials()) > 2)
+        self.cluster.wait("a trial in the log", self.is_measuring)
 
     def until(self, *states: str) -> dict[str, Any]:
         """Wait until the job is in one of these states; its status."""
@@ -68,14 +80,13 @@ class Submitted:
         )
         return [int(line) for line in found.stdout.split()]
 
+    def leftovers(self) -> list[Path]:
+        """The jobs' directories on all targets, but for what lay there before this one: other tests kill jobs too."""
+        return sorted(_directories(self.cluster) - self.lay_there)
+
     def run_again(self) -> Any:
         """`run` the same study: only what is missing goes out; bounded by the timeout of `jobs`."""
         return self.cluster.jobs("run", self.study, "--cluster", "slurm", "--results", self.results)
-
-
-def shared_leftovers(cluster: Any) -> list[Path]:
-    """Directories that jobs left on the shared target."""
-    return list(Path(cluster.environment["DEVCLUSTER_SHARED"]).glob("ckpt-*"))
 
 
 def assert_named_everywhere(submitted: Submitted, state: str, words: str) -> None:
@@ -109,7 +120,7 @@ def test_time_limit_marks_the_log_interrupted_and_cleans_up(
     log = timing_log.read(Path(status["log"]))
     assert {"interrupted"} == {log.header.status}
     assert len({s.trial for s in log.samples if s.operation == "load"}) > 2
-    assert [] == shared_leftovers(cluster)
+    assert [] == job.leftovers()
     assert "interrupted: the time limit is near" in " ".join(done.stdout.split())
 
 
@@ -124,8 +135,7 @@ def test_scancel_marks_the_log_interrupted_and_a_second_submit_goes_on(
 
     assert "SIGTERM" in job.until("interrupted")["detail"]
     assert_named_everywhere(job, "interrupted", "SIGTERM")
-    nodes = Path(cluster.environment["DEVCLUSTER_ROOT"]) / "nodes"
-    assert [] == list(nodes.glob("*/nvme/ckpt-*"))
+    assert [] == job.leftovers()
     before = job.trials()
     again = cluster.jobs("submit", job.study, "--cluster", "slurm", "--results", tmp_path)
     assert "1 of 1 jobs to run" in again.stdout
@@ -190,13 +200,13 @@ def test_a_killed_process_is_a_lost_job_with_the_reason(cluster: Any, write_stud
     assert status["trials_done"] > 2
     assert_named_everywhere(job, "lost", "its log is not finished")
     # What it left behind goes when the job runs again.
-    assert 1 == len(shared_leftovers(cluster))
+    assert 1 == len(job.leftovers())
     cluster.jobs("submit", job.study, "--cluster", "slurm", "--results", tmp_path)
     job.until("running")
     cluster.wait("new trials", lambda: len(job.trials()) > status["trials_done"])
     cluster.jobs("cancel", job.root)
     job.until("interrupted")
-    assert [] == shared_leftovers(cluster)
+    assert [] == job.leftovers()
 
 
 def test_an_exception_in_a_strategy_is_told(cluster: Any, write_study: WriteStudy, tmp_path: Path) -> None:

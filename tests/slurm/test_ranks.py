@@ -160,7 +160,7 @@ def processes(study: Path, rank: int) -> Iterator[int]:
         pytest.param(
             3, signal.SIGKILL, "rank 3 ({host}) is gone: its connection to rank 0 broke", marks=pytest.mark.each_slurm
         ),
-        (1, signal.SIGSTOP, "rank 1 ({host}) did not answer within 5 s"),
+        (1, signal.SIGSTOP, "rank 1 ({host}) did not answer within 30 s"),
         (0, signal.SIGKILL, "rank 0 ({host}) is gone or hangs"),
     ],
     ids=["a rank is killed", "a rank hangs", "the first rank is killed"],
@@ -174,7 +174,7 @@ def test_a_lost_rank(
     """
     name = f"lost{rank}"
     study = write_study(
-        name, strategies=SLOW, repeats=1000, warmups=0, trials="rank_timeout_s = 5\nceiling = false",
+        name, strategies=SLOW, repeats=1000, warmups=0, trials="rank_timeout_s = 30\nceiling = false",
         slurm="nodes = 2\ntasks_per_node = 2",
     )  # fmt: skip
     assert 0 == cluster.jobs("submit", study, "--cluster", "slurm", "--results", tmp_path).returncode
@@ -183,7 +183,14 @@ def test_a_lost_rank(
     def log() -> TimingLog:
         return timing_log.read(path)
 
-    cluster.wait("some trials in the log", lambda: path.exists() and len({s.trial for s in log().samples}) > 2)
+    def is_measuring() -> bool:
+        if not path.exists():
+            return False
+        started = log()
+        assert "running" == started.header.status, started.header.error
+        return len({sample.trial for sample in started.samples}) > 2
+
+    cluster.wait("some trials in the log", is_measuring)
     host = log().ranks[rank].host
     victims = list(processes(tmp_path / name, rank))
     assert victims
