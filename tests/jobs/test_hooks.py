@@ -175,7 +175,7 @@ def test_a_command_that_hangs_is_stopped_with_what_it_started(
     """It may take a little less than ranks wait for one another; its children are ended too."""
     pid = tmp_path / "pid"
     tiny["targets"]["here"]["prepare"] = f"sh -c 'sleep 600 & echo $! > {pid}; echo waiting; wait'"
-    tiny["trials"]["rank_timeout_s"] = 2
+    tiny["trials"]["rank_timeout_s"] = 10
     log = run_only(planned(tiny))
 
     assert "took too long and was stopped" in log.header.error
