@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,13 +14,14 @@ from ckpt.errors import CheckpointError, wrapped
 from ckpt.formats import dcp_errors, dcp_metadata, shard_files
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.process_group.group import ProcessGroup
+from ckpt.state import dtypes
 from ckpt.state.dtypes import require_plain
 from ckpt.state.sharding import Partition, RankShards, Shard
 from ckpt.strategies._torch_dcp_saver import DcpCall, TorchDcpSaver
 from ckpt.strategy import Strategy, Wanted
 
 if TYPE_CHECKING:
-    from ckpt.state.layout import State
+    from ckpt.state.layout import State, TensorLayout
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class TorchDcpArchives(Strategy):
     @abstractmethod
     def reader(self, directory: Path) -> Any:
         """Create DCP's storage reader for a directory."""
+
+    @contextmanager
+    def new_memory(self, layouts: Mapping[str, TensorLayout]) -> Iterator[State]:
+        """Allocate the tensors of a load, by name, as DCP's users do; the load runs in the context."""
+        import torch
+
+        yield {
+            name: torch.empty(layout.shape, dtype=dtypes.torch_dtype(layout.dtype)) for name, layout in layouts.items()
+        }
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:
         """Write this rank's files; when all ranks have, rank 0 writes the metadata."""
@@ -58,17 +69,12 @@ class TorchDcpArchives(Strategy):
 
     def read(self, directory: Path, wanted: Wanted | None, stored: Partition | None, group: ProcessGroup) -> State:
         """Allocate the tensors, and let DCP read the wanted rows into them."""
-        import torch
-
         if stored is None or stored.is_single_read(wanted, group.size):
             return self._read_whole_tensors(directory, wanted)
         shards = stored.shards(wanted)
-        state = {
-            shard.whole.name: torch.empty(shard.layout.shape, dtype=getattr(torch, shard.whole.dtype))
-            for shard in shards
-            if shard.whole.same_as is None
-        }
-        self._fill_shards(directory, state, shards, stored, group)
+        layouts = {shard.whole.name: shard.layout for shard in shards if shard.whole.same_as is None}
+        with self.new_memory(layouts) as state:
+            self._fill_shards(directory, state, shards, stored, group)
         return {shard.whole.name: state[shard.whole.owner] for shard in shards}
 
     def fill(self, directory: Path, into: State, wanted: Wanted, stored: Partition | None, group: ProcessGroup) -> None:
@@ -154,15 +160,14 @@ class TorchDcpArchives(Strategy):
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
 
     def _read_whole_tensors(self, directory: Path, names: Collection[str] | None) -> State:
-        import torch
         from torch.distributed.checkpoint import state_dict_loader
 
         with wrapped(f"can't load {directory}"), dcp_errors.converted(f"can't load {directory}"):
             reader, known, packed = self.opened(directory)
             key_of = {name: info.key for name, info in packed.items()} or {key: key for key in known}
             chosen = shard_files.select(key_of, names, directory)
-            stored = {key_of[name]: known[key_of[name]] for name in chosen}
-            tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in stored.items()}
-            state_dict_loader.load(tensors, storage_reader=reader, no_dist=True)
+            layouts = dcp_metadata.layouts({key_of[name]: known[key_of[name]] for name in chosen})
+            with self.new_memory(layouts) as tensors:
+                state_dict_loader.load(dict(tensors), storage_reader=reader, no_dist=True)
             tensors |= {info.key: info.value(tensors[info.key]) for info in packed.values() if info.key in tensors}
             return {name: tensors[key_of[name]] for name in chosen}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -9,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ckpt.formats.safetensors_metadata import names_bytes
-from ckpt.state.layout import Layout
+from ckpt.state import memory
+from ckpt.state.layout import Layout, TensorLayout
 from ckpt.state.sharding import Partition
 from ckpt.strategies._torch_dcp_archives import TorchDcpArchives
 from ckpt.strategy import Capabilities, Checksum, Description, Footprint, sum_over_ranks
+from ckpt.threads import Beside
 
 if TYPE_CHECKING:
     from ckpt.dcp import DirectReader
     from ckpt.dcp.files_writer import FilesWriter
+    from ckpt.state.layout import State
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,14 @@ class TorchDcpDirect(TorchDcpArchives):
         """Count all ranks' files, and the metadata, which locate all parts of a tensor."""
         files = sum_over_ranks(partition, self._rank_footprint)
         return Footprint(files.file_count + 1, files.size_bytes)
+
+    @contextmanager
+    def new_memory(self, layouts: Mapping[str, TensorLayout]) -> Iterator[State]:
+        """Allocate huge pages, and prefault them while the first tensors are read."""
+        tensors = {name: memory.empty(layout) for name, layout in layouts.items()}
+        with Beside() as beside:
+            beside.submit(memory.prefault, list(tensors.values()))
+            yield tensors
 
     def writer(self, directory: Path) -> FilesWriter:
         """Create a writer that leaves syncing and the commit to the caller."""
