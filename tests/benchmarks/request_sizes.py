@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from ckpt.disk import durable, io_plan, page_cache
+from ckpt.disk import durable, io_plan, page_cache, ranges
 from ckpt.disk.io_plan import IoPlan
 from ckpt.formats import safetensors_files, safetensors_plan, safetensors_reading, safetensors_writing
 from ckpt.state.layout import State, layout_of_state
@@ -55,7 +55,7 @@ class Cell:
 def default_of(operation: str, *, direct: bool) -> Cell:
     """What the package does by itself."""
     usual = SafetensorsTuned()
-    request_bytes = usual.block_mib * MIB if operation == "write" else safetensors_reading._READ_BYTES
+    request_bytes = usual.block_mib * MIB if operation == "write" else ranges.BLOCK_BYTES
     return Cell(operation, direct, request_bytes, usual.threads)
 
 
@@ -107,13 +107,13 @@ class Bench:
         durable.flush(directory)
 
     def _read(self, cell: Cell) -> None:
-        usual = safetensors_reading._READ_BYTES
-        safetensors_reading._READ_BYTES = cell.request_bytes
+        usual = ranges.BLOCK_BYTES
+        ranges.BLOCK_BYTES = cell.request_bytes
         try:
             for path, header in self._headers.items():
                 safetensors_reading.read(path, header.tensors, header.data_start, _plan(cell), cell.threads)
         finally:
-            safetensors_reading._READ_BYTES = usual
+            ranges.BLOCK_BYTES = usual
 
 
 def _plan(cell: Cell) -> IoPlan:
