@@ -13,6 +13,7 @@ from rich.progress import track
 
 from analysis.advice.advice import advise
 from analysis.advice.assumptions import USUAL, Assumptions
+from analysis.advice.levels import advise_levels
 from analysis.advice.projection import Wanted, project
 from analysis.errors import ResultsError
 from analysis.logs.columns import usable_cpus
@@ -26,6 +27,7 @@ from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables
 from analysis.tables.before_after import contrast
 from analysis.tables.check import grouped, in_full, remarks
+from analysis.tables.levels import levels_table
 from analysis.tables.methods import all_tables
 from analysis.tables.projection import projection_table
 from analysis.tables.render import Format, render
@@ -121,16 +123,26 @@ def merge(*results: Path, output: OutputOption) -> int:
 
 
 @app.command(name="advise")
-def advise_(*results: Path, assumptions: AssumptionOptions = USUAL, style: StyleOption = "text") -> int:
+def advise_(
+    *results: Path,
+    assumptions: AssumptionOptions = USUAL,
+    local_share: float | None = None,
+    style: StyleOption = "text",
+) -> int:
     """Say what to use where, how often to checkpoint, and what share of the machine that costs.
 
     Args:
         results: where the logs are.
         assumptions: what the measurements can't know about the job.
+        local_share: the share of the failures that a checkpoint on node-local storage survives, such as 0.9: with it,
+            two levels of checkpoints are compared with one.
         style: text, markdown, csv, latex or html.
     """
-    advices = [advise(setting, assumptions) for setting in settings(_frames(results))]
-    print(render([table for advice in advices for table in advice_tables(advice)], style))
+    studied = settings(_frames(results))
+    tables = [table for setting in studied for table in advice_tables(advise(setting, assumptions))]
+    if local_share is not None:
+        tables += [levels_table(advice) for advice in advise_levels(studied, assumptions, local_share)]
+    print(render(tables, style))
     return 0
 
 
