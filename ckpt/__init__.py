@@ -12,6 +12,7 @@ from ckpt.checkpoint import convert, exists, inspect, load, save
 from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.series.keep import Keep
+from ckpt.series.local import Local
 from ckpt.tree.converters import register
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CheckpointWarning",
     "Checkpointer",
     "Keep",
+    "Local",
     "convert",
     "exists",
     "inspect",

@@ -33,7 +33,7 @@ class Part:
         return dtensors.among(self.tensors)
 
 
-def reached(call: str, state: Any, final: Path, timeout_s: float) -> tuple[Meeting, Part]:
+def reached(call: str, state: Any, final: Path, timeout_s: float, purpose: str = "") -> tuple[Meeting, Part]:
     """Meet the other ranks, and return what this one has of the state, with the ties on which all agree.
 
     Args:
@@ -41,6 +41,7 @@ def reached(call: str, state: Any, final: Path, timeout_s: float) -> tuple[Meeti
         state: contains DTensors.
         final: the checkpoint's path.
         timeout_s: how long to wait for the other ranks.
+        purpose: as `meeting.meet` takes it.
 
     Raises:
         CheckpointError: on every rank that came, if another didn't come, called another function, gave another path,
@@ -60,7 +61,8 @@ def reached(call: str, state: Any, final: Path, timeout_s: float) -> tuple[Meeti
         "tied": {name: owner for name, owner in part.tied.items() if name in sharded},
         "error": error,
     }
-    ranks, agreed = meeting.meet(described, _compare, timeout_s, f"{call} with {final}, since the state has DTensors")
+    by_all = f"{call} with {final}, since the state has DTensors"
+    ranks, agreed = meeting.meet(described, _compare, timeout_s, by_all, purpose)
     tied = {name: owner for name, owner in part.tied.items() if name not in sharded} | agreed
     return ranks, Part({name: tensor for name, tensor in everything.items() if name not in tied}, tied, part.rest)
 

@@ -19,44 +19,24 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from ckpt.background.process import ProcessSaver
-from ckpt.background.saver import BackgroundSaver
-from ckpt.background.snapshot import place, size_of
-from ckpt.background.thread import ThreadSaver
 from ckpt.checkpoint import DEFAULT
-from ckpt.disk import room
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.reading import path_of
-from ckpt.series import removing, resuming, saving, steps
-from ckpt.series.keep import Keep
+from ckpt.series import saving, together
+from ckpt.series.behind import Background, Behind, Blocked, Copy
+from ckpt.series.keep import Keep, Metrics
+from ckpt.series.levels import Levels
+from ckpt.series.local import Local
 from ckpt.series.resuming import Restored
 from ckpt.series.saving import Saved, Series
-from ckpt.state.layout import State, layout_of_state
-
-Background = Literal["process", "thread", "none"]
+from ckpt.series.together import Ranks
 
 _log = logging.getLogger("ckpt")
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """How long a call of `save` held the program.
-
-    Attributes:
-        wait_s: for the save before.
-        copy_s: while the state was copied.
-        save_s: while the state was written, where nothing is saved behind the program.
-    """
-
-    wait_s: float = 0.0
-    copy_s: float = 0.0
-    save_s: float = 0.0
 
 
 class Checkpointer:
@@ -65,6 +45,9 @@ class Checkpointer:
     A save is atomic and durable, as `ckpt.save` is. It is committed first, then `latest` leads to it, and then what
     needn't stay is removed. An error of a save behind the program is raised by the next call, by `wait`, or at the end
     of the `with` block, and names the step. The methods are for one thread of the program.
+
+    A state with DTensors (FSDP2) is saved and restored by all ranks of torch.distributed's default process group, which
+    call the same methods; a thread writes, and commits with the other ranks' threads over a process group of its own.
 
     Args:
         directory: holds a checkpoint for every saved step, such as `step-000000500`, and `latest`, which leads
@@ -75,6 +58,9 @@ class Checkpointer:
             saves that return once they are committed.
         copy_bytes: the most memory that the copy may take. A larger state is saved without a copy: that save returns
             once it is committed. None for as much as there is.
+        local: node-local storage, to which saves go; they are copied to `directory` behind the program. A path, or a
+            `Local` with how many stay there, which are copied, and how fast.
+        timeout_s: how long a rank waits for the others of the job to call the same method, if the state has DTensors.
         strategy: the name of the strategy; `python -m ckpt strategies` lists them.
         options: of the strategy.
 
@@ -90,18 +76,24 @@ class Checkpointer:
         keep: Keep | int | None = None,
         background: Background = "process",
         copy_bytes: int | None = None,
+        local: Local | Path | str | None = None,
+        timeout_s: float = 600,
         strategy: str = DEFAULT,
         **options: Any,
     ) -> None:
         if every < 1:
             raise CheckpointError(f"every={every} isn't possible: a number of steps, 1 or more")
         kept = Keep(last=keep) if isinstance(keep, int) else keep
-        self._series = Series(path_of(directory), kept, strategy, options)
-        self._series.prepare()
-        steps.refuse_a_foreign_latest(self._series.directory)
-        self._every, self._copy_bytes = every, copy_bytes
-        self._saver = _saver(background, self._series)
-        self._running: tuple[int, Future[Any]] | None = None
+        series = Series(path_of(directory), kept, strategy, options)
+        series.prepare()
+        self._every = every
+        self._levels = Levels(series, local)
+        self._saves = Behind(background, copy_bytes, series.prepare, self._levels.committed)
+        # DTensors' ranks commit together, in the program's process, where their process group is.
+        self._saves_together = Behind(
+            "thread" if self._saves.is_behind else "none", copy_bytes, series.prepare, self._levels.committed
+        )
+        self._ranks = Ranks(series, timeout_s, self._levels.prepare, self._prepared)
         self._newest: int | None = None  # the newest whole checkpoint, once `_begin` has looked
         self._has_begun = False
         atexit.register(self._at_exit)
@@ -120,13 +112,13 @@ class Checkpointer:
 
     @property
     def directory(self) -> Path:
-        """Where the checkpoints lie."""
-        return self._series.directory
+        """Where the checkpoints lie, or are copied to."""
+        return self._levels.directories[-1]
 
     @property
     def helpers(self) -> list[int]:
         """The numbers of the processes that save."""
-        return self._saver.helpers if self._saver else []
+        return self._saves.helpers
 
     def due(self, step: int) -> bool:
         """Whether to save after this step."""
@@ -134,7 +126,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, the oldest first."""
-        return list(steps.all_whole(self.directory))
+        return self._levels.steps()
 
     def warm(self, state: Any) -> None:
         """Start what saves, and have the memory for copies of such a state; else the first save waits for both.
@@ -142,13 +134,11 @@ class Checkpointer:
         Raises:
             CheckpointError: if the state can't be saved, or what saves can't be started.
         """
-        from ckpt.tree import nested
+        from ckpt.tree import dtensors, nested
 
         tensors, _, _ = nested.flatten(state)
-        if self._saver and self._can_copy(tensors):
-            self._saver.reserve(layout_of_state(tensors))
-        if isinstance(self._saver, ProcessSaver):
-            self._saver.warm()
+        shards = {name: tensor.to_local() for name, tensor in dtensors.among(tensors).items()}
+        (self._saves_together if shards else self._saves).warm(tensors | shards)
 
     def restore(self, into: Any = None, *, strict: bool = True, start_over: bool = False) -> Restored | None:
         """Load the newest checkpoint that is whole and undamaged.
@@ -166,9 +156,14 @@ class Checkpointer:
             CheckpointError: if there are checkpoints, and none of them can be loaded; the message has the reasons. Or
                 if the save before failed.
         """
-        self.wait()
+        from ckpt.tree import dtensors
+
+        self._wait_for_save()
+        if dtensors.are_in(into):
+            self._levels.refuse_dtensors()
+            return self._ranks.restore(into, strict=strict, start_over=start_over)
         self._begin()
-        return resuming.restore(self.directory, into, strict=strict, start_over=start_over)
+        return self._levels.restore(into, strict=strict, start_over=start_over)
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> Blocked:
         """Save a state: it may change as soon as this returns. Waits for the save before, if that is in flight.
@@ -186,45 +181,47 @@ class Checkpointer:
             CheckpointError: if the save before failed, and nothing is saved then; if the state can't be saved; or if
                 there isn't room for it.
         """
-        from ckpt.tree import dtensors, nested
+        from ckpt.tree import dtensors
 
         start_s = time.perf_counter()
-        if dtensors.are_in(state):
-            raise CheckpointError(
-                "a Checkpointer can't save DTensors, of which every rank holds a shard: let all ranks call ckpt.save"
-            )
-        self.wait()
+        self._wait_for_save()
         wait_s = time.perf_counter() - start_s
+        self._warn_of_copies()
+        values = {str(name): float(value) for name, value in (metrics or {}).items()}
+        blocked = (self._start_together if dtensors.are_in(state) else self._start)(step, state, values)
+        if blocked.save_s:
+            self._wait_for_save()
+        return replace(blocked, wait_s=wait_s)
+
+    def _start(self, step: int, state: Any, metrics: Metrics) -> Blocked:
+        from ckpt.tree import nested
+
         self._begin()
         self._refuse_an_earlier(step)
         tensors, tied, rest = nested.flatten(state)
-        saving.require_room(self.directory, tensors)
-        values = {str(name): float(value) for name, value in (metrics or {}).items()}
-        task = partial(saving.save, series=self._series, step=step, metrics=values, tied=tied, rest=rest)
-        start_s = time.perf_counter()
-        if self._saver and self._can_copy(tensors):
-            copy = self._saver.take(tensors)
-            copied_s = time.perf_counter()
-            self._running = step, self._saver.start(copy, task)
-            return Blocked(wait_s, copied_s - start_s)
-        self._committed(step, task(tensors))
-        return Blocked(wait_s, save_s=time.perf_counter() - start_s)
+        self._levels.require_room(sum(tensor.nbytes for tensor in tensors.values()))
+        task = partial(saving.save, series=self._levels.first, step=step, metrics=metrics, tied=tied, rest=rest)
+        return self._saves.start(step, self._saves.copy(tensors), task)
+
+    def _start_together(self, step: int, state: Any, metrics: Metrics) -> Blocked:
+        self._levels.refuse_dtensors()
+        planned = self._ranks.plan(step, state)
+        self._refuse_an_earlier(step)
+        task = partial(together.save, planned=planned, series=self._levels.first, step=step, metrics=metrics)
+        copies: list[Copy] = []  # this rank's; if another one can't copy its shards, none of them begins to write
+        planned.ranks.share(lambda: copies.append(self._saves_together.copy(planned.planner.data)))
+        return self._saves_together.start(step, copies[0], task)
 
     def wait(self) -> None:
-        """Wait until the save in flight is committed, and what needn't stay is removed.
+        """Wait until the save in flight is committed, what needn't stay is removed, and all is in `directory`.
 
         Raises:
-            CheckpointError: if it failed; the message names its step.
+            CheckpointError: if a save failed, or copying a checkpoint to `directory`; the message names its step.
         """
-        if self._running is None:
-            return
-        step, future = self._running
-        error = future.exception()  # an interrupt here leaves the save in flight
-        self._running = None
-        if error is not None:
-            text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"the save of step {step} failed: {text}") from error
-        self._committed(step, future.result().value)
+        self._wait_for_save()
+        if self._has_begun:  # else the local directory may be another series'
+            self._levels.finish()
+            self._warn_of_copies()
 
     def close(self) -> None:
         """Wait for the save in flight, and end what saves.
@@ -236,19 +233,16 @@ class Checkpointer:
             self.wait()
         finally:
             atexit.unregister(self._at_exit)
-            if self._saver:
-                self._saver.close()
+            self._saves.close()
+            self._saves_together.close()
 
     def _begin(self) -> None:
-        """Remove what ended programs left, and mend `latest`, once."""
-        if self._has_begun:
-            return
-        removing.sweep(self.directory)
-        whole = self.steps()
-        if whole:
-            self._newest = whole[-1]
-            steps.point_latest(self.directory, self._newest)
-        self._has_begun = True
+        """Prepare the directories once, in a program whose ranks don't do it together."""
+        if not self._has_begun:
+            self._prepared(self._levels.prepare())
+
+    def _prepared(self, newest: int | None) -> None:
+        self._newest, self._has_begun = newest, True
 
     def _refuse_an_earlier(self, step: int) -> None:
         if self._newest is not None and step < self._newest:
@@ -257,24 +251,24 @@ class Checkpointer:
                 "would take. Remove the later ones, or save into another directory"
             )
 
-    def _can_copy(self, tensors: State) -> bool:
-        if self._copy_bytes is None:
-            return True
-        needed_bytes = size_of(place(layout_of_state(tensors)))
-        if needed_bytes <= self._copy_bytes:
-            return True
-        _log.warning(
-            "a copy of the state takes %s, more than copy_bytes=%d: it is saved without one, and the program waits",
-            room.size(needed_bytes),
-            self._copy_bytes,
-        )
-        return False
+    def _wait_for_save(self) -> None:
+        """Wait until the save in flight is committed."""
+        for saves in (self._saves, self._saves_together):
+            if (done := saves.wait()) is not None:
+                self._committed(*done)
+
+    def _warn_of_copies(self) -> None:
+        """Report what went wrong since the last call, while checkpoints were copied."""
+        if problem := self._levels.problem():
+            warnings.warn(problem, CheckpointWarning, stacklevel=3)
 
     def _committed(self, step: int, saved: Saved) -> None:
         self._newest = step
-        _log.info("step %d is committed in %s; removed: %s", step, self.directory, saved.removed or "none")
+        _log.info(
+            "step %d is committed in %s; removed: %s", step, self._levels.first.directory, saved.removed or "none"
+        )
         if saved.problem:
-            warnings.warn(f"step {step} is committed, but {saved.problem}", CheckpointWarning, stacklevel=3)
+            warnings.warn(f"step {step} is committed, but {saved.problem}", CheckpointWarning, stacklevel=4)
 
     def _at_exit(self) -> None:
         """Report the error that nobody has waited for, where a program ends without `close`."""
@@ -282,14 +276,3 @@ class Checkpointer:
             self.wait()
         except CheckpointError as error:
             print(f"ckpt: {error}", file=sys.stderr)
-
-
-def _saver(background: str, series: Series) -> BackgroundSaver | None:
-    match background:
-        case "process":
-            return ProcessSaver(series.prepare)
-        case "thread":
-            return ThreadSaver()
-        case "none":
-            return None
-    raise CheckpointError(f'background={background!r} isn\'t possible: "process", "thread" or "none"')

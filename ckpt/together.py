@@ -5,11 +5,12 @@ DTensors are saved by the ranks that hold their shards. Everything else in a sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckpt import agreement, manifest
 from ckpt.agreement import Part
@@ -22,6 +23,9 @@ from ckpt.reading import of_one
 from ckpt.state import checksums, dtypes
 from ckpt.state.layout import TensorLayout
 from ckpt.writing import sizes_of, staged
+
+if TYPE_CHECKING:
+    from ckpt.dcp.planned import PlannedSave
 
 _STRATEGY = "torch_dcp_direct"
 """The strategy by whose name one process loads the checkpoint."""
@@ -36,6 +40,45 @@ def save(state: Any, final: Path, timeout_s: float) -> None:
         CheckpointError: on every rank, as `ckpt.save` does.
     """
     ranks, part = agreement.reached("ckpt.save", state, final, timeout_s)
+    write(plan(ranks, part), final)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A save on which the ranks have agreed, and that needs nothing of the program's state but `planner.data`."""
+
+    ranks: Meeting
+    part: Part
+    planner: PlannedSave
+    """Has the data that this rank may have to write; give it copies if the state may change before `write` ends."""
+
+
+def plan(ranks: Meeting, part: Part) -> Planned:
+    """Plan what every rank writes; every rank calls this.
+
+    Raises:
+        CheckpointError: on every rank, if one can't plan.
+    """
+    from ckpt.dcp.planned import PlannedSave
+
+    mine: list[PlannedSave] = []
+    tensors = part.sharded if ranks.rank else part.tensors
+    ranks.share(lambda: mine.append(PlannedSave(tensors, is_coordinator=not ranks.rank)))
+    return Planned(ranks, part, mine[0])
+
+
+def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None) -> None:
+    """Write and commit a checkpoint; every rank calls this.
+
+    Args:
+        planned: what to write.
+        final: the checkpoint's name.
+        notes: kept in the manifest.
+
+    Raises:
+        CheckpointError: on every rank.
+    """
+    ranks = planned.ranks
     with ExitStack() as stack:
         stagings: list[commit.Staging] = []  # rank 0's
 
@@ -44,13 +87,13 @@ def save(state: Any, final: Path, timeout_s: float) -> None:
             return str(stagings[0].path)
 
         def publish() -> None:
-            _manifest(part, files, stagings[0].path).write(stagings[0].path)
+            _manifest(planned.part, files, stagings[0].path, notes or {}).write(stagings[0].path)
             stagings[0].flush()
             stack.close()
 
         directory = Path(ranks.share_first(begin))
         ranks.share(lambda: _require(directory))
-        files = ranks.collective(lambda: _write(part, final, directory, ranks))
+        files = ranks.collective(lambda: _write(planned, final, directory))
         ranks.share(lambda: durable.sync_files([file for file in files if file.name.startswith(f"__{ranks.rank}_")]))
         ranks.share_first(publish)
 
@@ -99,24 +142,23 @@ def _require(directory: Path) -> None:
         )
 
 
-def _write(part: Part, final: Path, directory: Path, ranks: Meeting) -> list[Path]:
+def _write(planned: Planned, final: Path, directory: Path) -> list[Path]:
     """Let all ranks write their shards with DCP; returns the files of all, without the metadata."""
     from torch.distributed.checkpoint import state_dict_saver
-    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
     from ckpt.dcp.files_writer import FilesWriter, WriteOptions
 
     with dcp_errors.converted(f"can't save {final}", of_ranks=True):
         metadata = state_dict_saver.save(
-            part.sharded if ranks.rank else part.tensors,
+            {},
             storage_writer=FilesWriter(directory, WriteOptions()),
-            planner=DefaultSavePlanner(flatten_state_dict=False),
-            process_group=ranks.gloo,
+            planner=planned.planner,
+            process_group=planned.ranks.gloo,
         )
     return sorted({directory / entry.relative_path for entry in metadata.storage_data.values()})
 
 
-def _manifest(part: Part, written: list[Path], directory: Path) -> Manifest:
+def _manifest(part: Part, written: list[Path], directory: Path, notes: Mapping[str, Any]) -> Manifest:
     return Manifest(
         strategy=_STRATEGY,
         options={},
@@ -126,4 +168,5 @@ def _manifest(part: Part, written: list[Path], directory: Path) -> Manifest:
         tied=part.tied,
         rest=part.rest,
         files=sizes_of(written, directory),
+        notes=dict(notes),
     )

@@ -32,7 +32,9 @@ Judge = Callable[[list[Any]], Any]
 
 @dataclass
 class _Known:
-    """What this process keeps for a default process group."""
+    """What this process keeps for a default process group and a purpose."""
+
+    purpose: str
 
     meetings: int = 0
     """How many meetings there were: all ranks count alike, and so have the same names for the next one."""
@@ -51,11 +53,11 @@ class _Known:
             dist.destroy_process_group(self.gloo.pop())
 
 
-_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
-"""By torch.distributed's default process group, which a program may end and start again."""
+_known: WeakKeyDictionary[Any, dict[str, _Known]] = WeakKeyDictionary()
+"""By torch.distributed's default process group, which a program may end and start again, and by purpose."""
 
 
-def meet(value: Any, judge: Judge, timeout_s: float, call: str) -> tuple[Meeting, Any]:
+def meet(value: Any, judge: Judge, timeout_s: float, call: str, purpose: str = "") -> tuple[Meeting, Any]:
     """Wait until all ranks of torch.distributed's default process group have called this, and agree.
 
     Args:
@@ -63,6 +65,8 @@ def meet(value: Any, judge: Judge, timeout_s: float, call: str) -> tuple[Meeting
         judge: called on rank 0; it raises a CheckpointError if the ranks' values don't fit together.
         timeout_s: how long to wait for the other ranks.
         call: what every rank must call, for messages.
+        purpose: what the ranks do together afterwards. Every purpose has a gloo group of its own, so that a thread can
+            use one while another thread uses another.
 
     Returns:
         The meeting, and what `judge` returned.
@@ -72,9 +76,9 @@ def meet(value: Any, judge: Judge, timeout_s: float, call: str) -> tuple[Meeting
     """
     import torch.distributed as dist
 
-    known = _known.setdefault(dist.group.WORLD, _Known())
+    known = _known.setdefault(dist.group.WORLD, {}).setdefault(purpose, _Known(purpose))
     known.meetings += 1
-    group = _over_store(f"meeting {known.meetings}", timeout_s)
+    group = _over_store(f"{purpose} meeting {known.meetings}".lstrip(), timeout_s)
     try:
         came = group.gather([bool(known.gloo), value])
         if came and known.last:
@@ -172,7 +176,7 @@ class Meeting:
             self._known.close()
             raise
         self._known.close()
-        raise CheckpointError(_roll_call(f"roll call {self._known.meetings}", reason))
+        raise CheckpointError(_roll_call(f"{self._known.purpose} roll call {self._known.meetings}".lstrip(), reason))
 
 
 def named(errors: tuple[str, ...] | list[str]) -> str:

@@ -43,21 +43,20 @@ class Saved:
     problem: str = ""
 
 
-def require_room(directory: Path, tensors: State) -> None:
-    """Refuse a save that can't fit.
+def require_room(directory: Path, size_bytes: int) -> None:
+    """Refuse a checkpoint that can't fit.
 
     Raises:
-        CheckpointError: if less is free than the tensors take.
+        CheckpointError: if less is free than it takes.
     """
-    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
     try:
         free_bytes = room.room_of(directory).free_bytes
     except OSError:  # the save itself gives the reason
         return
     if free_bytes is not None and free_bytes < size_bytes:
         raise CheckpointError(
-            f"can't save to {directory}: the state takes {room.size(size_bytes)}, and {room.size(free_bytes)} are free "
-            "there. Older checkpoints are removed only after a newer one is committed: keep fewer, or remove what "
+            f"can't save to {directory}: the checkpoint takes {room.size(size_bytes)}, and {room.size(free_bytes)} are "
+            "free there. Older checkpoints are removed only after a newer one is committed: keep fewer, or remove what "
             "isn't needed"
         )
 
@@ -80,6 +79,16 @@ def save(tensors: State, *, series: Series, step: int, metrics: Metrics, tied: d
     writing.write(
         Content(tensors, tied, rest), final, created(series.strategy, series.options), notes_of(step, metrics)
     )
+    return finish(series, step)
+
+
+def finish(series: Series, step: int) -> Saved:
+    """Let `latest` lead to a committed checkpoint, and then remove the checkpoints that needn't stay.
+
+    Raises:
+        CheckpointError: if `latest` doesn't lead to it; nothing is removed then.
+    """
+    final = steps.path_of(series.directory, step)
     try:
         steps.point_latest(series.directory, step)
     except OSError as error:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
-import torch
-import torch.distributed as group
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
 
 import ckpt
 from ckpt.background.process import ProcessSaver
@@ -197,22 +195,11 @@ def test_a_copy_that_is_too_large(run: Path, caplog: pytest.LogCaptureFixture) -
     assert "a copy of the state takes" in caplog.text
 
 
-def test_a_dtensor(run: Path) -> None:
-    """It is refused at the call: every rank holds a shard of it."""
-    group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        with Checkpointer(run) as checkpoints, pytest.raises(CheckpointError, match="can't save DTensors"):
-            checkpoints.save(1, {"w": distribute_tensor(torch.ones(4), mesh)})
-    finally:
-        group.destroy_process_group()
-
-
 def test_no_room(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save that can't fit is refused at the call."""
     monkeypatch.setattr(room, "room_of", lambda _: room.Room(10**9, 3000, None))
     with Checkpointer(run, background="none") as checkpoints:
-        with pytest.raises(CheckpointError, match="the state takes 0 MB, and 0 MB are free there"):
+        with pytest.raises(CheckpointError, match="the checkpoint takes 0 MB, and 0 MB are free there"):
             checkpoints.save(1, state_of(1))
         assert checkpoints.steps() == []
 
@@ -229,5 +216,33 @@ def test_warm(run: Path) -> None:
     with Checkpointer(run) as checkpoints:
         checkpoints.warm(state_of(1))
         assert len(checkpoints.helpers) == 1
-        assert isinstance(checkpoints._saver, ProcessSaver)
-        assert checkpoints._saver._memory.mapped is not None
+        assert isinstance(checkpoints._saves._saver, ProcessSaver)
+        assert checkpoints._saves._saver._memory.mapped is not None
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_fifty_saves_leave_in_memory(run: Path, way: Any, levels: int) -> None:
+    """No more memory, descriptors and threads than three: in the program, and in the process that saves."""
+    two = {"local": run.with_name("local")} if levels == 2 else {}
+    with Checkpointer(run, background=way, keep=1, **two) as checkpoints:
+        state = state_of(0, elements=2_000_000)
+
+        def after(count: int) -> dict[str, tuple[int, int, int]]:
+            for _ in range(count):
+                state["step"] += 1
+                checkpoints.save(state["step"], state)
+                checkpoints.wait()
+            gc.collect()
+            return {str(process): held_by(process) for process in [os.getpid(), *checkpoints.helpers]}
+
+        few, many = after(3), after(47)
+    assert few.keys() == many.keys()
+    for process, (memory_bytes, *others) in many.items():
+        assert memory_bytes < few[process][0] + 24e6  # three times what one of the 47 states takes
+        assert others == list(few[process][1:])
+
+
+def held_by(process: int) -> tuple[int, int, int]:
+    """The bytes of memory, the descriptors and the threads of a process."""
+    known = psutil.Process(process)
+    return known.memory_info().rss, known.num_fds(), known.num_threads()

@@ -13,11 +13,12 @@ KILLS = int(os.environ.get("CKPT_KILLS", "40"))
 """2,000 in a long run."""
 
 
+@pytest.mark.parametrize("levels", [1, 2])
 @pytest.mark.parametrize(("background", "kills"), [("thread", KILLS), ("process", max(4, KILLS // 10))])
-def test_a_loop_that_is_killed(background: str, kills: int, tmp_path: Path) -> None:
-    """What was committed is there, bit for bit, and nothing else is left after the next start."""
+def test_a_loop_that_is_killed(background: str, kills: int, levels: int, tmp_path: Path) -> None:
+    """What was committed is there, bit for bit, and nothing else is left after the next start, on either level."""
     done = subprocess.run(
-        [sys.executable, "-m", "support.kills", str(tmp_path / "run"), background, str(kills), "17"],
+        [sys.executable, "-m", "support.kills", str(tmp_path / "run"), background, str(levels), str(kills), "17"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A training loop that is killed at random instants: `python -m support.kills DIRECTORY BACKGROUND KILLS SEED`.
+"""A training loop that is killed at random instants: `python -m support.kills DIRECTORY BACKGROUND LEVELS KILLS SEED`.
 
 The program forks the loop, and so must have no other threads: a process of its own. It checks every restart.
 """
@@ -13,10 +13,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ckpt.checkpointer import Checkpointer
+from ckpt.series import steps
 from support.series import state_of, step_in
 
 LONGEST_S = 0.1
@@ -24,9 +26,14 @@ LONGEST_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def train(run: Path, acknowledged: int, background: str) -> None:
+def levels_of(run: Path, levels: int) -> dict[str, Any]:
+    """Where a loop saves: into one directory, or into a local one first."""
+    return {"directory": run / "shared"} | ({"local": run / "local"} if levels > 1 else {})
+
+
+def train(run: Path, acknowledged: int, background: str, levels: int) -> None:
     """Save after every step, and report each step that is committed."""
-    with Checkpointer(run, background=background, keep=2) as checkpoints:  # type: ignore[arg-type]  # one of the names
+    with Checkpointer(**levels_of(run, levels), background=background, keep=2) as checkpoints:  # type: ignore[arg-type]  # one of the names
         restored = checkpoints.restore()
         step = restored.step if restored else 0
         while True:
@@ -35,14 +42,14 @@ def train(run: Path, acknowledged: int, background: str) -> None:
             step += 1
 
 
-def train_and_kill(run: Path, background: str, reports: int, after_s: float) -> int:
+def train_and_kill(run: Path, background: str, levels: int, reports: int, after_s: float) -> int:
     """Train in a child, kill it so long after so many reports, and return the last step that it reported."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
         try:
-            train(run, writing, background)
+            train(run, writing, background, levels)
         finally:
             os._exit(1)
     os.close(writing)
@@ -59,31 +66,35 @@ def train_and_kill(run: Path, background: str, reports: int, after_s: float) -> 
     return int.from_bytes(seen[-8:])
 
 
-def restarted(run: Path) -> int:
+def restarted(run: Path, levels: int) -> int:
     """Restart; returns the step that was found, whose state is right, and checks that nothing else is left."""
-    with Checkpointer(run, background="none") as checkpoints:
+    with Checkpointer(**levels_of(run, levels), background="none", keep=2) as checkpoints:
         restored = checkpoints.restore()
         kept = checkpoints.steps()
     assert restored is None or (step_in(restored.state) == restored.step and not restored.skipped)
-    names = {path.name for path in run.iterdir()} if run.exists() else set()
-    assert names == ({"latest", *(f"step-{step:09d}" for step in kept)} if kept else set()), names
-    assert len(kept) <= 3
+    assert not kept or steps.all_whole(run / "shared").keys() >= {kept[-1]}  # copied, if it wasn't
+    for level in run.iterdir():
+        here = steps.steps_in(level)
+        names = {path.name for path in level.iterdir()} - {"shared-directory"}
+        assert names == ({"latest", *(f"step-{step:09d}" for step in here)} if here else set()), names
+        assert len(here) <= 5
     return restored.step if restored else 0
 
 
-def main(run: Path, background: str, kills: int, seed: int) -> None:
+def main(run: Path, background: str, levels: int, kills: int, seed: int) -> None:
     """Kill the loop so many times, and restart it after each; print the last step."""
     torch.set_num_threads(1)  # torch's threads don't survive a fork
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # processes of a killed loop become this one's children
     chance = random.Random(seed)
+    run.mkdir()
     newest = 0
     for number in range(kills):
-        committed = train_and_kill(run, background, number % 4, chance.uniform(0, LONGEST_S))
-        step = restarted(run)
+        committed = train_and_kill(run, background, levels, number % 4, chance.uniform(0, LONGEST_S))
+        step = restarted(run, levels)
         assert step >= max(newest, committed), (step, newest, committed)
         newest = step
     print(newest)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -177,10 +177,11 @@ def load(path: Path, seed: int, verify: bool = True) -> list[bool]:
     assert filled.state["model"]["embed"] is state["model"]["embed"]
     assert (seed, BYTES) == (filled.state["step"], filled.state["bytes"])
     names = [*expected["model"], "parameter", "buffer"]
-    return [_same((state | state["model"])[name], (expected | expected["model"])[name]) for name in names]
+    return [same((state | state["model"])[name], (expected | expected["model"])[name]) for name in names]
 
 
-def _same(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+def same(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether this rank holds the same values of two tensors."""
     return torch.equal(_held(tensor), _held(expected))
 
 
@@ -192,7 +193,7 @@ def load_grid(path: Path, seed: int) -> bool:
     """Load into a state on a mesh of two dimensions."""
     state, expected = on_grid(seed + 1), on_grid(seed)
     ckpt.load(path, into=state)
-    return all(_same(tensor, expected[name]) for name, tensor in state.items())
+    return all(same(tensor, expected[name]) for name, tensor in state.items())
 
 
 def load_with(path: Path, name: str, values: torch.Tensor) -> None:
@@ -202,7 +203,7 @@ def load_with(path: Path, name: str, values: torch.Tensor) -> None:
     try:
         ckpt.load(path, into=state)
     finally:
-        assert _same(state["model"]["columns"], state_of(3)["model"]["columns"])
+        assert same(state["model"]["columns"], state_of(3)["model"]["columns"])
 
 
 def save_on_rank_0_and_load(path: Path) -> None:

@@ -1,0 +1,179 @@
+"""The saves of a series behind a program: a copy of the state, one save in flight, and its outcome."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from ckpt.background.process import ProcessSaver
+from ckpt.background.saver import BackgroundSaver
+from ckpt.background.snapshot import Placed, place, size_of
+from ckpt.background.thread import ThreadSaver
+from ckpt.disk import room
+from ckpt.errors import CheckpointError
+from ckpt.series.saving import Saved
+from ckpt.state.layout import State, layout_of_state
+
+Background = Literal["process", "thread", "none"]
+
+_log = logging.getLogger("ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """How long a call of `save` held the program.
+
+    Attributes:
+        wait_s: for the save before.
+        copy_s: while the state was copied.
+        save_s: while the state was written, where nothing is saved behind the program.
+    """
+
+    wait_s: float = 0.0
+    copy_s: float = 0.0
+    save_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What is saved: a copy of the tensors, or the tensors themselves if there is none."""
+
+    tensors: State
+    placed: list[Placed] | None
+    copy_s: float
+
+
+class Behind:
+    """Starts saves, one after the other.
+
+    Args:
+        background: in another process, in a thread, or before `start` returns.
+        copy_bytes: the most memory that the copy may take; None for as much as there is.
+        prepare: called in the process before its first save; must be picklable.
+        committed: called with the step as soon as a save is committed, from any thread.
+
+    Raises:
+        CheckpointError: if there is no such way.
+    """
+
+    def __init__(
+        self,
+        background: Background,
+        copy_bytes: int | None,
+        prepare: Callable[[], Any],
+        committed: Callable[[int], None],
+    ) -> None:
+        self._saver = _saver(background, prepare)
+        self._copy_bytes, self._committed = copy_bytes, committed
+        self._running: tuple[int, Future[Any]] | None = None
+        self._reported = threading.Event()
+        self._done: tuple[int, Saved] | None = None
+
+    @property
+    def helpers(self) -> list[int]:
+        """The numbers of the processes that save."""
+        return self._saver.helpers if self._saver else []
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether `start` returns before the save is committed, if there is memory for a copy."""
+        return self._saver is not None
+
+    def warm(self, tensors: State) -> None:
+        """Start what saves, and have the memory for copies of such tensors.
+
+        Raises:
+            CheckpointError: if one of them isn't possible.
+        """
+        if self._saver and self._can_copy(tensors):
+            self._saver.reserve(layout_of_state(tensors))
+        if isinstance(self._saver, ProcessSaver):
+            self._saver.warm()
+
+    def copy(self, tensors: State) -> Copy:
+        """Copy the tensors, if they are saved behind the program; the save before has been waited for.
+
+        Raises:
+            CheckpointError: if they can't be copied.
+        """
+        if self._saver is None or not self._can_copy(tensors):
+            return Copy(tensors, None, 0.0)
+        start_s = time.perf_counter()
+        placed = self._saver.take(tensors)
+        return Copy(tensors, placed, time.perf_counter() - start_s)
+
+    def start(self, step: int, copy: Copy, task: Callable[[State], Saved]) -> Blocked:
+        """Save what was copied; returns how long that held the program.
+
+        Raises:
+            CheckpointError: where nothing is saved behind the program, if the save fails.
+        """
+        if self._saver and copy.placed is not None:
+            future = self._saver.start(copy.placed, task)
+            self._running, self._reported = (step, future), threading.Event()
+            future.add_done_callback(partial(self._report, step, self._reported))
+            return Blocked(copy_s=copy.copy_s)
+        start_s = time.perf_counter()
+        self._done = step, task(copy.tensors)
+        self._committed(step)
+        return Blocked(save_s=time.perf_counter() - start_s)
+
+    def wait(self) -> tuple[int, Saved] | None:
+        """Wait for the save in flight; returns its step and what it did, once, and None if there was none.
+
+        Raises:
+            CheckpointError: if it failed; the message names its step.
+        """
+        if self._running is not None:
+            step, future = self._running
+            error = future.exception()  # an interrupt here leaves the save in flight
+            self._reported.wait()
+            self._running = None
+            if error is not None:
+                text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+                raise CheckpointError(f"the save of step {step} failed: {text}") from error
+            self._done = step, future.result().value
+        done, self._done = self._done, None
+        return done
+
+    def close(self) -> None:
+        """End what saves, after the save in flight."""
+        if self._saver:
+            self._saver.close()
+
+    def _report(self, step: int, reported: threading.Event, done: Future[Any]) -> None:
+        try:
+            if not done.exception():
+                self._committed(step)
+        finally:
+            reported.set()
+
+    def _can_copy(self, tensors: State) -> bool:
+        if self._copy_bytes is None:
+            return True
+        needed_bytes = size_of(place(layout_of_state(tensors)))
+        if needed_bytes <= self._copy_bytes:
+            return True
+        _log.warning(
+            "a copy of the state takes %s, more than copy_bytes=%d: it is saved without one, and the program waits",
+            room.size(needed_bytes),
+            self._copy_bytes,
+        )
+        return False
+
+
+def _saver(background: str, prepare: Callable[[], Any]) -> BackgroundSaver | None:
+    match background:
+        case "process":
+            return ProcessSaver(prepare)
+        case "thread":
+            return ThreadSaver()
+        case "none":
+            return None
+    raise CheckpointError(f'background={background!r} isn\'t possible: "process", "thread" or "none"')

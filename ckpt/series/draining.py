@@ -1,0 +1,164 @@
+"""Copies checkpoints from a series' local directory to its shared one, in order, behind the program.
+
+A checkpoint appears there whole, as a save's does: copied beside its name, synced, renamed; then `latest` leads to it,
+and then what needn't stay is removed. Slow or full shared storage delays the copies, and never a save.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+
+from ckpt import manifest, threads
+from ckpt.disk import durable
+from ckpt.disk.copying import Pace, copy_files
+from ckpt.disk.pinned import pinned
+from ckpt.errors import CheckpointError
+from ckpt.series import removing, saving, steps
+from ckpt.series.local import Local
+from ckpt.series.saving import Saved, Series
+from ckpt.writing import staged
+
+_log = logging.getLogger("ckpt")
+
+
+class Drain:
+    """What is waiting to be copied, and the thread that copies while there is something.
+
+    A local checkpoint stays while it is being copied, and as long as it is among the newest. One that is removed before
+    its turn is skipped: the shared storage is slower than the saves.
+
+    Args:
+        local: where saves are committed.
+        shared: where the copies go, and which of them stay.
+    """
+
+    def __init__(self, local: Local, shared: Series) -> None:
+        self._local, self._shared = local, shared
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._waiting: list[int] = []
+        self._copying: int | None = None
+        self._thread: Future[None] | None = None
+        self._uncopied: int | None = None  # the newest checkpoint of this program, until it is copied
+        self._has_committed = False
+        self._problem = ""
+
+    def resume(self, step: int) -> None:
+        """Copy the checkpoint that was restored, if the program before this one didn't."""
+        if step in steps.all_whole(self._local.path) and step not in steps.all_whole(self._shared.directory):
+            with self._lock:
+                self._waiting = [step]
+            self._go()
+
+    def committed(self, step: int) -> None:
+        """Take a new local checkpoint; doesn't wait for any copy."""
+        with self._lock:
+            if step % self._local.drain_every == 0:
+                self._waiting = [*(other for other in self._waiting if other != step), step]
+            self._uncopied, self._has_committed = step, True
+        self._go()
+
+    def problem(self) -> str:
+        """Why copying failed since the last call; empty if it didn't."""
+        problem, self._problem = self._problem, ""  # without the lock, which a removal may hold for long
+        return problem
+
+    def make_room(self) -> None:
+        """Remove the local checkpoints that the shared level has, even the newest."""
+        shared = steps.all_whole(self._shared.directory)
+        with self._lock:
+            for step in steps.steps_in(self._local.path):
+                if step in shared and step not in {self._copying, *self._waiting}:
+                    self._remove(step)
+
+    def finish(self) -> None:
+        """Copy what is waiting, and this program's newest checkpoint, and wait until the shared level has them.
+
+        Raises:
+            CheckpointError: if one of them could not be copied; it stays on the local level.
+        """
+        with self._lock:
+            if self._uncopied is not None and self._uncopied not in {*self._waiting, self._copying}:
+                self._waiting.append(self._uncopied)
+        self._go()
+        try:
+            if self._thread:
+                self._thread.result()
+        except BaseException:  # an interrupt
+            self._stop.set()
+            raise
+        if self._waiting:
+            raise CheckpointError(self.problem())
+
+    def _go(self) -> None:
+        """Remove what needn't stay, and start the thread, unless it runs or there is nothing to do."""
+        with self._lock:
+            self._tidy()
+            if self._copying is not None or not self._waiting:
+                return
+            self._copying = self._waiting.pop(0)
+            self._stop.clear()
+        self._thread = threads.start(self._run, "drain")
+
+    def _run(self) -> None:
+        while (step := self._copying) is not None:
+            try:
+                saved = self._copy(step)
+            except Exception as error:  # noqa: BLE001  # the program learns of any
+                text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+                with self._lock:
+                    self._waiting.insert(0, step)
+                    self._copying = None
+                    self._report(f"step {step} is in {self._local.path} only, until a later attempt to copy it: {text}")
+                return
+            _log.info("step %d is copied to %s; removed: %s", step, self._shared.directory, saved.removed or "none")
+            with self._lock:
+                self._uncopied = None if self._uncopied == step else self._uncopied
+                if saved.problem:
+                    self._report(f"step {step} is in {self._shared.directory}, but {saved.problem}")
+                self._copying = self._waiting.pop(0) if self._waiting else None
+                self._tidy()
+
+    def _copy(self, step: int) -> Saved:
+        """Copy a checkpoint, durably; then let the shared `latest` lead to it, and remove what needn't stay."""
+        directory = self._shared.directory
+        with pinned(steps.path_of(self._local.path, step)) as source:
+            known = steps.whole(source.path)
+            saving.require_room(directory, sum(known.files.values()))
+            with staged(steps.path_of(directory, step)) as staging:
+                copy_files(source.path, staging.path, known.files, Pace(self._local.drain_bytes_per_s, self._stop))
+                content = (source.path / manifest.FILE).read_bytes()
+                durable.write_atomically(staging.path / manifest.FILE, content, sync=True)
+                staging.flush()
+        return saving.finish(self._shared, step)
+
+    def _tidy(self) -> None:
+        """Remove the local checkpoints that needn't stay; the lock is held.
+
+        Until this program has saved one, the newest may be damaged, and an older one all there is.
+        """
+        if not self._has_committed:
+            return
+        stay = {*sorted(steps.all_whole(self._local.path))[-self._local.keep :], self._copying}
+        for step in steps.all_whole(self._local.path):
+            if step in stay:
+                continue
+            if step in self._waiting:
+                self._waiting.remove(step)
+                self._report(
+                    f"step {step} is not copied to {self._shared.directory}: newer checkpoints were saved before it "
+                    "could be"
+                )
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        try:
+            removing.remove(steps.path_of(self._local.path, step))
+        except OSError as error:
+            self._report(f"an older checkpoint could not be removed: {error}")
+
+    def _report(self, problem: str) -> None:
+        self._problem = problem
+        _log.warning("%s", problem)

@@ -1,0 +1,110 @@
+"""What ranks do with a series of checkpoints in tests: states with DTensors, saved behind their programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from ckpt.checkpointer import Checkpointer
+from ckpt.dcp.files_writer import FilesWriter
+from ckpt.errors import CheckpointError
+from ckpt.series.keep import Keep
+from support.shared_states import die, same, state_of
+
+
+def spoil(state: dict[str, Any]) -> None:
+    """Change every tensor of a state in its place."""
+    tensors = [*state["model"].values(), state["parameter"], state["buffer"]]
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.zero_()
+    state["array"][:] = -1
+
+
+def train(run: Path, background: Any, losses: list[float]) -> list[int]:
+    """Save a state for every loss, and change it at once, while the default group is in use; returns what stays."""
+    with Checkpointer(run, background=background, keep=Keep(last=2, lowest="loss")) as checkpoints:
+        for step, loss in enumerate(losses, 1):
+            state = state_of(step)
+            blocked = checkpoints.save(step, state, {"loss": loss})
+            spoil(state)
+            total = torch.ones(())
+            dist.all_reduce(total)
+            assert total == dist.get_world_size()
+            assert (blocked.save_s > 0) == (background == "none")
+    return checkpoints.steps()
+
+
+def resume(run: Path, **options: Any) -> tuple[int, bool, dict[str, float], list[int]] | None:
+    """Restore: the step, whether this rank has what was saved, the metrics, and the steps that were skipped."""
+    state = state_of(0)
+    with Checkpointer(run) as checkpoints:
+        restored = checkpoints.restore(state, **options)
+    if restored is None:
+        return None
+    expected = state_of(restored.step)
+    is_right = all(same(state["model"][name], tensor) for name, tensor in expected["model"].items())
+    assert restored.state["step"] == restored.step
+    return restored.step, is_right, restored.metrics, list(restored.skipped)
+
+
+def resume_and_go_on(run: Path) -> list[int]:
+    """Restore, and save the next step; returns the steps."""
+    state = state_of(0)
+    with Checkpointer(run) as checkpoints:
+        restored = checkpoints.restore(state)
+        step = restored.step if restored else 0
+        checkpoints.save(step + 1, state_of(step + 1))
+    return checkpoints.steps()
+
+
+def save_while_rank_1_fails(run: Path, failure: Callable[..., Any]) -> tuple[str, list[int]]:
+    """Save three times; rank 1 fails the second time, behind its program. Returns the error, and the steps.
+
+    Raises:
+        CheckpointError: if rank 1 died.
+    """
+    with Checkpointer(run) as checkpoints:
+        checkpoints.save(1, state_of(1))
+        checkpoints.wait()
+        with mock.patch.object(FilesWriter, "write_data", failure) if dist.get_rank() == 1 else nullcontext():
+            checkpoints.save(2, state_of(2))
+            try:
+                checkpoints.save(3, state_of(3))
+            except CheckpointError as error:
+                if failure is die:
+                    raise
+                message = str(error)
+        checkpoints.save(3, state_of(3))
+    return message, checkpoints.steps()
+
+
+def save_on_rank_0_only(run: Path) -> None:
+    """Save as one does a state without DTensors."""
+    with Checkpointer(run, timeout_s=0.2) as checkpoints:
+        state = state_of(1)
+        if dist.get_rank() == 0:
+            checkpoints.save(1, state)
+
+
+def save_without_memory_on_rank_1(run: Path) -> None:
+    """Save where one rank can't copy its shards."""
+    with Checkpointer(run) as checkpoints:
+        state = state_of(1)
+        if dist.get_rank() == 1:
+            with mock.patch("ckpt.background.snapshot._available_bytes", return_value=0):
+                checkpoints.save(1, state)
+        else:
+            checkpoints.save(1, state)
+
+
+def save_on_two_levels(run: Path) -> None:
+    """Save to node-local storage first."""
+    with Checkpointer(run, local=run.with_name("local")) as checkpoints:
+        checkpoints.save(1, state_of(1))
