@@ -13,6 +13,7 @@ from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.series.keep import Keep
 from ckpt.series.local import Local
+from ckpt.series.preemption import Preemption
 from ckpt.tree.converters import register
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpointer",
     "Keep",
     "Local",
+    "Preemption",
     "convert",
     "exists",
     "inspect",

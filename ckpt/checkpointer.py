@@ -22,18 +22,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ckpt.checkpoint import DEFAULT
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.reading import path_of
-from ckpt.series import saving, together
-from ckpt.series.behind import Background, Behind, Blocked, Copy
+from ckpt.series import interval, saving, together
+from ckpt.series.behind import Background, Behind, Copy
 from ckpt.series.keep import Keep, Metrics
 from ckpt.series.levels import Levels
 from ckpt.series.local import Local
+from ckpt.series.preemption import Preemption
+from ckpt.series.recent import RecentSaves
 from ckpt.series.resuming import Restored
-from ckpt.series.saving import Saved, Series
+from ckpt.series.saving import Blocked, Saved, Series
 from ckpt.series.together import Ranks
 
 _log = logging.getLogger("ckpt")
@@ -52,7 +54,10 @@ class Checkpointer:
     Args:
         directory: holds a checkpoint for every saved step, such as `step-000000500`, and `latest`, which leads
             to the newest. No other program saves there at the same time.
-        every: `due` is true for steps that are multiples of it.
+        every: `due` is true for steps that are multiples of it; or "auto": as often as pays, by what recent saves cost
+            the loop.
+        mtbf_s: mean time between failures of the whole job; for "auto", and only for that.
+        preemption: after one of its signals, `due` is true once more if a save fits in the time that is left.
         keep: which checkpoints stay; a number for so many of the newest; None for all.
         background: save a copy of the state in another process or in a thread, while the program goes on; "none" for
             saves that return once they are committed.
@@ -72,7 +77,9 @@ class Checkpointer:
         self,
         directory: Path | str,
         *,
-        every: int = 1,
+        every: int | Literal["auto"] = 1,
+        mtbf_s: float | None = None,
+        preemption: Preemption | None = None,
         keep: Keep | int | None = None,
         background: Background = "process",
         copy_bytes: int | None = None,
@@ -81,18 +88,16 @@ class Checkpointer:
         strategy: str = DEFAULT,
         **options: Any,
     ) -> None:
-        if every < 1:
-            raise CheckpointError(f"every={every} isn't possible: a number of steps, 1 or more")
+        self._interval, self._preemption = interval.chosen(every, mtbf_s), preemption
         kept = Keep(last=keep) if isinstance(keep, int) else keep
         series = Series(path_of(directory), kept, strategy, options)
         series.prepare()
-        self._every = every
+        self._recent = RecentSaves()
         self._levels = Levels(series, local)
-        self._saves = Behind(background, copy_bytes, series.prepare, self._levels.committed)
+        self._saves = Behind(background, copy_bytes, series.prepare, self._levels.committed, self._recent)
         # DTensors' ranks commit together, in the program's process, where their process group is.
-        self._saves_together = Behind(
-            "thread" if self._saves.is_behind else "none", copy_bytes, series.prepare, self._levels.committed
-        )
+        by_thread: Background = "thread" if self._saves.is_behind else "none"
+        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._levels.committed, self._recent)
         self._ranks = Ranks(series, timeout_s, self._levels.prepare, self._prepared)
         self._newest: int | None = None  # the newest whole checkpoint, once `_begin` has looked
         self._has_begun = False
@@ -120,9 +125,16 @@ class Checkpointer:
         """The numbers of the processes that save."""
         return self._saves.helpers
 
+    @property
+    def commit_s(self) -> float | None:
+        """How long a save takes from its call until it is committed, the longest of the last five; None before one."""
+        return self._recent.commit_s
+
     def due(self, step: int) -> bool:
-        """Whether to save after this step."""
-        return step % self._every == 0
+        """Whether to save after this step; call it once after every step."""
+        if self._preemption is not None and self._preemption.came:
+            return self._preemption.decide(step, self._recent)
+        return self._interval.due(step, self._recent)
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, the oldest first."""

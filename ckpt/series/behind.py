@@ -17,7 +17,8 @@ from ckpt.background.snapshot import Placed, place, size_of
 from ckpt.background.thread import ThreadSaver
 from ckpt.disk import room
 from ckpt.errors import CheckpointError
-from ckpt.series.saving import Saved
+from ckpt.series.recent import RecentSaves
+from ckpt.series.saving import Blocked, Saved
 from ckpt.state.layout import State, layout_of_state
 
 Background = Literal["process", "thread", "none"]
@@ -26,26 +27,13 @@ _log = logging.getLogger("ckpt")
 
 
 @dataclass(frozen=True, slots=True)
-class Blocked:
-    """How long a call of `save` held the program.
-
-    Attributes:
-        wait_s: for the save before.
-        copy_s: while the state was copied.
-        save_s: while the state was written, where nothing is saved behind the program.
-    """
-
-    wait_s: float = 0.0
-    copy_s: float = 0.0
-    save_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Copy:
     """What is saved: a copy of the tensors, or the tensors themselves if there is none."""
 
     tensors: State
     placed: list[Placed] | None
+    called_s: float
+    """When copying began, by `time.perf_counter`."""
     copy_s: float
 
 
@@ -57,6 +45,7 @@ class Behind:
         copy_bytes: the most memory that the copy may take; None for as much as there is.
         prepare: called in the process before its first save; must be picklable.
         committed: called with the step as soon as a save is committed, from any thread.
+        recent: takes in every save.
 
     Raises:
         CheckpointError: if there is no such way.
@@ -68,9 +57,10 @@ class Behind:
         copy_bytes: int | None,
         prepare: Callable[[], Any],
         committed: Callable[[int], None],
+        recent: RecentSaves,
     ) -> None:
         self._saver = _saver(background, prepare)
-        self._copy_bytes, self._committed = copy_bytes, committed
+        self._copy_bytes, self._committed, self._recent = copy_bytes, committed, recent
         self._running: tuple[int, Future[Any]] | None = None
         self._reported = threading.Event()
         self._done: tuple[int, Saved] | None = None
@@ -102,11 +92,11 @@ class Behind:
         Raises:
             CheckpointError: if they can't be copied.
         """
+        called_s = time.perf_counter()
         if self._saver is None or not self._can_copy(tensors):
-            return Copy(tensors, None, 0.0)
-        start_s = time.perf_counter()
+            return Copy(tensors, None, called_s, 0.0)
         placed = self._saver.take(tensors)
-        return Copy(tensors, placed, time.perf_counter() - start_s)
+        return Copy(tensors, placed, called_s, time.perf_counter() - called_s)
 
     def start(self, step: int, copy: Copy, task: Callable[[State], Saved]) -> Blocked:
         """Save what was copied; returns how long that held the program.
@@ -118,11 +108,12 @@ class Behind:
             future = self._saver.start(copy.placed, task)
             self._running, self._reported = (step, future), threading.Event()
             future.add_done_callback(partial(self._report, step, self._reported))
+            self._recent.add(step, copy.called_s, future)
             return Blocked(copy_s=copy.copy_s)
-        start_s = time.perf_counter()
         self._done = step, task(copy.tensors)
         self._committed(step)
-        return Blocked(save_s=time.perf_counter() - start_s)
+        self._recent.add(step, copy.called_s)
+        return Blocked(save_s=time.perf_counter() - copy.called_s)
 
     def wait(self) -> tuple[int, Saved] | None:
         """Wait for the save in flight; returns its step and what it did, once, and None if there was none.

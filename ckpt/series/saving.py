@@ -36,6 +36,21 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """How long a call of `save` held the program.
+
+    Attributes:
+        wait_s: for the save before.
+        copy_s: while the state was copied.
+        save_s: while the state was written, where nothing is saved behind the program.
+    """
+
+    wait_s: float = 0.0
+    copy_s: float = 0.0
+    save_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What a save did: the steps that it removed, and why it couldn't remove another; empty if nothing failed."""
 
