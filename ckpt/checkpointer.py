@@ -56,7 +56,7 @@ class Checkpointer:
             to the newest. No other program saves there at the same time.
         every: `due` is true for steps that are multiples of it; or "auto": as often as pays, by what recent saves cost
             the loop.
-        mtbf_s: mean time between failures of the whole job; for "auto", and only for that.
+        mtbf_s: mean time between failures of the whole job, in seconds; for "auto", and only for that.
         preemption: after one of its signals, `due` is true once more if a save fits in the time that is left.
         keep: which checkpoints stay; a number for so many of the newest; None for all.
         background: save a copy of the state in another process or in a thread, while the program goes on; "none" for

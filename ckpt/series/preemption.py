@@ -91,7 +91,7 @@ class Preemption:
         return self._decided is not None
 
     def decide(self, step: int, saves: RecentSaves) -> bool:
-        """Whether to save after this step, now that a signal has come; that is decided once, and logged."""
+        """Whether to save after this step, as a signal has come: decided and logged once, for `Checkpointer.due`."""
         if self._decided is None:
             self._decided = step, self._fits(step, saves)
         return self._decided == (step, True)

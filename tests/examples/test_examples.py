@@ -63,6 +63,25 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path: Path
     assert names == {"latest", "step-000000090", "step-000000095", "step-000000100"}
 
 
+def test_a_signalled_training_ends_and_resumes_after_its_last_step(tmp_path: Path) -> None:
+    """It ends by itself, with the exit code for another run, which goes on from the last save."""
+    signalled = subprocess.Popen(
+        [sys.executable, *train(tmp_path / "run", 10**9)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert signalled.stdout is not None
+    with signalled, signalled.stdout:
+        output = signalled.stdout.readline() + signalled.stdout.readline()  # the save of step 5 is committed
+        signalled.send_signal(signal.SIGUSR2)
+        output += signalled.stdout.read()
+    assert signalled.returncode == os.EX_TEMPFAIL
+    last = int(re.findall(r"^step (\d+): ", output, re.MULTILINE)[-1])
+    resumed = command(*train(tmp_path / "run", last + 10), cwd=tmp_path)
+    assert resumed.startswith(f"resumed at step {last}\n")
+
+
 def run(name: str, cwd: Path) -> Path:
     """Run a study of the examples with a part of its model and one round; the results' directory."""
     small = cwd / f"{name}.toml"
