@@ -34,7 +34,7 @@ docs: $(READY)  ## build the documentation into build/site; fails on a dead link
 docs-reference: $(READY)  ## write the generated parts of the documentation
 	$(BIN)/python docs/generate.py
 
-peers: $(READY)  ## the optional libraries that some strategies try: orbax, fastsafetensors, torch_checkpointing, zarr
+peers: $(READY)  ## optional libraries: those that some strategies try, and accelerate and lightning for the callbacks
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 cluster:  ## start a real four-node Slurm on this machine, and say what to export (needs its packages: make cluster-packages)

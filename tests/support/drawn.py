@@ -1,0 +1,34 @@
+"""Random numbers that a training draws in its steps: they show whether its generators went on where they were."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+Numbers = dict[int, list[float]]
+"""By step, what it drew."""
+
+
+def _three() -> tuple[float, float, float]:
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002  # what is saved
+
+
+def draw(rank: int = 0) -> list[float]:
+    """Draw from the generators of Python, numpy and torch; the second rank draws more than the first."""
+    return [number for _ in range(1 + rank) for number in _three()]
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    """Whether two models have the same weights, bit for bit."""
+    weights = other.state_dict()
+    return all(torch.equal(tensor, weights[name]) for name, tensor in one.state_dict().items())
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
