@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,15 @@ installed.require("accelerate")
 
 from ckpt.callbacks.trainer import TrainerCheckpoints  # noqa: E402  # it needs the library
 from support.tiny_trainer import LAST, InterruptedTrainingError, losses, make, train  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch's threads wait for one another in steps as small as these: with other tests beside them, for minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
