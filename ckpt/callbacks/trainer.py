@@ -34,6 +34,9 @@ from ckpt.tree import dtensors
 RESUME = "resume"
 """The directory, beside the checkpoints, from which the Trainer resumes."""
 
+_FILES = {"model": "pytorch_model.bin", "optimizer": "optimizer.pt", "scheduler": "scheduler.pt", "scaler": "scaler.pt"}
+_STATE = "trainer_state.json"
+
 
 class TrainerCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Saves what a Trainer needs to go on: model, optimizer, schedule, scaler, its own state, generators of all ranks.
@@ -160,16 +163,19 @@ def _metrics(state: Any) -> dict[str, float]:
 
 
 def _write(state: Mapping[str, Any], directory: Path) -> None:
-    """Write a state as the Trainer writes its checkpoints."""
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    files = {"model": "pytorch_model.bin", "optimizer": "optimizer.pt", "scheduler": "scheduler.pt"}
-    if state["scaler"]:
-        files["scaler"] = "scaler.pt"
-    for name, file in files.items():
-        torch.save(state[name], directory / file)
-    TrainerState(**state["trainer"]).save_to_json(str(directory / "trainer_state.json"))
+    """Write a state as the Trainer writes its checkpoints; what an earlier restart left there is replaced.
+
+    Raises:
+        CheckpointError: if the directory holds anything else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if foreign := sorted({path.name for path in directory.iterdir()} - {*_FILES.values(), _STATE}):
+        raise CheckpointError(f"{directory} holds {foreign[0]}, which no restart left there: move the directory away")
+    for name, file in _FILES.items():
+        (directory / file).unlink(missing_ok=True)
+        if state[name]:
+            torch.save(state[name], directory / file)
+    TrainerState(**state["trainer"]).save_to_json(str(directory / _STATE))
 
 
 def _refuse_shards(args: Any, model: Any) -> None:

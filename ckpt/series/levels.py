@@ -16,7 +16,7 @@ from ckpt.series.saving import Series
 
 
 class Levels:
-    """Where a series' checkpoints are committed, copied and found.
+    """Where a series' checkpoints are committed, where they are copied to, and from where they are loaded.
 
     Args:
         shared: the series that lasts.

@@ -39,7 +39,7 @@ class Preemption:
     program had for a signal is called as well.
 
     Args:
-        grace_s: the signals, and how many seconds after each of them the job is killed.
+        grace_s: the signals, and the seconds from a signal until the job is killed.
 
     Raises:
         CheckpointError: if a signal can't be handled, or a time isn't positive.
@@ -50,7 +50,7 @@ class Preemption:
         if not grace_s or grace_s.keys() - handled or not all(0 < value < math.inf for value in grace_s.values()):
             raise CheckpointError(
                 f"Preemption({dict(grace_s)}) isn't possible: it takes signals that a program can handle, and the "
-                "seconds from each of them until the job is killed: Preemption({signal.SIGUSR2: 120}), for example"
+                "seconds from a signal until the job is killed: Preemption({signal.SIGUSR2: 120}), for example"
             )
         self._grace_s = {int(number): value for number, value in grace_s.items()}
         self._before: dict[int, Any] = {}  # the handlers

@@ -135,3 +135,14 @@ def test_sharded_models(tmp_path: Path) -> None:
             begin(sharded)
     finally:
         dist.destroy_process_group()
+
+
+def test_a_directory_of_somebody_elses(tmp_path: Path) -> None:
+    """What lies under the name from which the Trainer would resume is kept, and the message names it."""
+    with pytest.raises(InterruptedTrainingError):
+        train(tmp_path, every=3, interrupt_after=4)
+    (tmp_path / "run" / "resume").mkdir()
+    (tmp_path / "run" / "resume" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds notes\.txt, which no restart left there"):
+        train(tmp_path, every=3)
+    assert (tmp_path / "run" / "resume" / "notes.txt").read_text() == "mine"
