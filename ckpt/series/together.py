@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckpt import agreement, together
 from ckpt.checkpoint import load
 from ckpt.errors import CheckpointError
-from ckpt.process_group.meeting import Meeting
 from ckpt.series import resuming, saving, steps
 from ckpt.series.keep import Metrics
 from ckpt.series.resuming import Restored
 from ckpt.series.saving import Saved, Series
 from ckpt.state.layout import State
-from ckpt.together import Planned
+
+if TYPE_CHECKING:
+    from ckpt.process_group.meeting import Meeting
+    from ckpt.together import Planned
 
 _PURPOSE = "series"
 """Its gloo group is not that of `ckpt.save` and `ckpt.load`: a thread may use it while the program calls those."""
@@ -49,6 +50,8 @@ class Ranks:
         Raises:
             CheckpointError: on every rank that came.
         """
+        from ckpt import agreement, together
+
         final = steps.path_of(self.series.directory, step)
         ranks, part = agreement.reached("Checkpointer.save", state, final, self.timeout_s, _PURPOSE)
         self._begin(ranks)
@@ -60,6 +63,8 @@ class Ranks:
         Raises:
             CheckpointError: on every rank.
         """
+        from ckpt import agreement
+
         directory = self.series.directory
         ranks, _ = agreement.reached("Checkpointer.restore", into, directory, self.timeout_s, _PURPOSE)
         self._begin(ranks)
@@ -106,6 +111,8 @@ def save(copies: State, *, planned: Planned, series: Series, step: int, metrics:
     Raises:
         CheckpointError: on every rank, as `saving.save` does.
     """
+    from ckpt import together
+
     planned.planner.data = copies
     ranks = planned.ranks
     ranks.share_first(lambda: _require_room(planned, series.directory))
