@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 import ckpt
 from ckpt.errors import CheckpointError
 from support import installed
-from support.drawn import Numbers, same_weights
+from support.drawn import Numbers, assert_same_on_two_ranks, same_weights
 
 installed.require("accelerate")
 
@@ -69,16 +66,7 @@ def test_resumed(
 
 def test_on_several_ranks(tmp_path: Path) -> None:
     """Rank 0 saves the model, and the generators of all ranks, which differ."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "support.tiny_trainer", tmp_path],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {"rank 0 of 2: the same", "rank 1 of 2: the same"} <= set(done.stdout.splitlines())
+    assert_same_on_two_ranks("support.tiny_trainer", tmp_path)
 
 
 def test_what_is_saved(tmp_path: Path) -> None:
