@@ -20,6 +20,7 @@ from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.series import removing, saving, steps
 from ckpt.series.keep import Keep
 from support.series import spoil, state_of, step_in
+from support.waiting import until
 
 WAYS: tuple[Literal["process", "thread", "none"], ...] = ("process", "thread", "none")
 
@@ -227,19 +228,21 @@ def test_what_fifty_saves_leave_in_memory(run: Path, way: Any, levels: int) -> N
     with Checkpointer(run, background=way, keep=1, **two) as checkpoints:
         state = state_of(0, elements=2_000_000)
 
-        def after(count: int) -> dict[str, tuple[int, int, int]]:
+        def after(count: int) -> dict[int, tuple[int, int, int]]:
             for _ in range(count):
                 state["step"] += 1
                 checkpoints.save(state["step"], state)
                 checkpoints.wait()
             gc.collect()
-            return {str(process): held_by(process) for process in [os.getpid(), *checkpoints.helpers]}
+            return {process: held_by(process) for process in [os.getpid(), *checkpoints.helpers]}
 
         few, many = after(3), after(47)
-    assert few.keys() == many.keys()
-    for process, (memory_bytes, *others) in many.items():
-        assert memory_bytes < few[process][0] + 24e6  # three times what one of the 47 states takes
-        assert others == list(few[process][1:])
+        assert few.keys() == many.keys()
+        for process, (memory_bytes, descriptors, threads) in many.items():
+            assert memory_bytes < few[process][0] + 24e6  # three times what one of the 47 states takes
+            assert descriptors <= few[process][1]
+            before = few[process][2]
+            until(lambda: held_by(process)[2] <= before, f"no more threads than {before}, and not {threads}")  # noqa: B023
 
 
 def held_by(process: int) -> tuple[int, int, int]:

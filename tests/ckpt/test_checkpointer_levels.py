@@ -235,6 +235,8 @@ def test_room_on_the_local_level(local: Path, shared: Path, monkeypatch: pytest.
         with pytest.raises(CheckpointError, match=f"can't save to {local}"):
             checkpoints.save(4, state_of(4))
         assert list(steps.all_whole(local)) == [3]  # nobody else has it
+        with pytest.raises(CheckpointError, match="step 3 is in"):
+            checkpoints.wait()
         monkeypatch.undo()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jobs.cluster.submissions import submissions
 from jobs.errors import SubmissionError
 from jobs.paths import StudyPaths
 from jobs.plan import plan
+from support.waiting import until
 
 COUNT = 60
 
@@ -71,14 +71,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeJob]:
     monkeypatch.setattr(local, "_start", start)
     monkeypatch.setattr(local, "_POLL_S", 0.01)
     return jobs
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_jobs_run_one_after_the_other_whoever_watches(

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from jobs import timing_log
 from jobs.errors import StudyError, TimingLogError
 from jobs.node.rendezvous import meet
 from jobs.paths import StudyPaths
+from support.waiting import until
 
 COUNT = 3
 
@@ -117,12 +117,6 @@ def start(
         return paths, job_id, started
 
     return make
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for it; for ever, if the test's time limit allows."""
-    while not condition():
-        time.sleep(0.02)
 
 
 def trials_in(path: Path) -> int:

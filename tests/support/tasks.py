@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,12 @@ from ckpt.errors import CheckpointError
 from ckpt.state.layout import State
 from ckpt.strategy import Strategy
 from ckpt.testing.states import Exact, exact
-
-_LONGEST_S = 60
+from support.waiting import until
 
 
 def wait_for(path: Path) -> None:
     """Wait until a file exists."""
-    end = time.monotonic() + _LONGEST_S
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.005)
+    until(path.exists, path)
 
 
 def bits(state: State) -> Exact:
