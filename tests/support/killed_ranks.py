@@ -1,0 +1,109 @@
+"""A training loop of several ranks that are killed at random instants.
+
+`python -m support.killed_ranks DIRECTORY RANKS KILLS SEED` forks the ranks, and so must have no other threads: a
+process of its own. The ranks check every restart.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ckpt.checkpointer import Checkpointer
+from ckpt.series import steps
+from support.kills import LONGEST_S
+from support.shared_states import same, state_of
+
+
+def train(run: Path, rank: int, ranks: int, meeting: Path, reports: int) -> None:
+    """Restore, check it, and save after every step; report the step that was restored, and those that are committed."""
+    store = dist.FileStore(str(meeting), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    with Checkpointer(run, background="thread", keep=2, timeout_s=60) as checkpoints:
+        state = state_of(0)
+        restored = checkpoints.restore(state)
+        step = restored.step if restored else 0
+        if restored:
+            expected = state_of(step)["model"]
+            assert all(same(state["model"][name], tensor) for name, tensor in expected.items())
+            assert restored.state["step"] == step
+            assert not restored.skipped
+        if rank == 0:
+            require_nothing_else(run)
+        os.write(reports, step.to_bytes(8))
+        while True:
+            checkpoints.save(step + 1, state_of(step + 1))  # the save before is committed
+            os.write(reports, step.to_bytes(8))
+            step += 1
+
+
+def require_nothing_else(run: Path) -> None:
+    """Nothing but whole checkpoints is left in the directory, and what leads to the newest."""
+    here = steps.steps_in(run)
+    assert {path.name for path in run.iterdir()} == (
+        {"latest", *(f"step-{step:09d}" for step in here)} if here else set()
+    )
+    assert steps.all_whole(run).keys() == set(here)
+
+
+def start(run: Path, ranks: int, meeting: Path) -> list[tuple[int, int]]:
+    """Fork the ranks; returns their numbers, and the pipes of their reports."""
+    started = []
+    for rank in range(ranks):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                train(run, rank, ranks, meeting, writing)
+            except BaseException:  # noqa: BLE001  # shown; the program fails for want of a report
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(writing)
+        started.append((child, reading))
+    return started
+
+
+def kill(started: list[tuple[int, int]], reports: int, after_s: float, apart_s: float) -> tuple[int, int]:
+    """Kill the ranks after so many reports, one after the other; returns the steps that they restored and committed."""
+    pipes = [open(reading, "rb") for _, reading in started]  # noqa: SIM115, PTH123  # descriptors
+    seen = [pipe.read(8 * (1 + reports)) for pipe in pipes]
+    time.sleep(after_s)
+    for child, _ in started:
+        os.kill(child, signal.SIGKILL)
+        time.sleep(apart_s)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in started]
+    restored = {first[:8] for first in seen}
+    assert len(restored) == 1, f"ranks restored different steps, or failed: {statuses}"
+    last = [(before + pipe.read())[-8:] for before, pipe in zip(seen, pipes, strict=True)]
+    for pipe in pipes:
+        pipe.close()
+    return int.from_bytes(restored.pop()), max(map(int.from_bytes, last))
+
+
+def main(directory: Path, ranks: int, kills: int, seed: int) -> None:
+    """Kill the ranks so many times; every restart checks what the one before left. Print the last step."""
+    torch.set_num_threads(1)  # torch's threads don't survive a fork
+    chance = random.Random(seed)
+    (directory / "run").mkdir(parents=True)
+    newest = 0
+    for number in range(kills + 1):
+        children = start(directory / "run", ranks, directory / f"meeting-{number}")
+        # A rank that outlives another one waits for it, and may report that.
+        apart_s = chance.choice((0, 0, 0.02))
+        restored, committed = kill(children, number % 3, chance.uniform(0, LONGEST_S), apart_s)
+        assert restored >= newest, (restored, newest)
+        newest = committed
+    print(newest)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
