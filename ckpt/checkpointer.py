@@ -97,8 +97,8 @@ class Checkpointer:
         self._saves = Behind(background, copy_bytes, series.prepare, self._levels.committed, self._recent)
         # DTensors' ranks commit together, in the program's process, where their process group is.
         by_thread: Background = "thread" if self._saves.is_behind else "none"
-        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._levels.committed, self._recent)
-        self._ranks = Ranks(series, timeout_s, self._levels.prepare, self._prepared)
+        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._committed_together, self._recent)
+        self._ranks = Ranks(self._levels, timeout_s, self._prepared)
         self._newest: int | None = None  # the newest whole checkpoint, once `_begin` has looked
         self._has_begun = False
         atexit.register(self._at_exit)
@@ -172,7 +172,6 @@ class Checkpointer:
 
         self._wait_for_save()
         if dtensors.are_in(into):
-            self._levels.refuse_dtensors()
             return self._ranks.restore(into, strict=strict, start_over=start_over)
         self._begin()
         return self._levels.restore(into, strict=strict, start_over=start_over)
@@ -216,16 +215,17 @@ class Checkpointer:
         return self._saves.start(step, self._saves.copy(tensors), task)
 
     def _start_together(self, step: int, state: Any, metrics: Metrics) -> Blocked:
-        self._levels.refuse_dtensors()
         planned = self._ranks.plan(step, state)
         self._refuse_an_earlier(step)
-        task = partial(together.save, planned=planned, series=self._levels.first, step=step, metrics=metrics)
+        task = partial(together.save, planned=planned, levels=self._levels, step=step, metrics=metrics)
         copies: list[Copy] = []  # this rank's; if another one can't copy its shards, none of them begins to write
         planned.ranks.share(lambda: copies.append(self._saves_together.copy(planned.planner.data)))
         return self._saves_together.start(step, copies[0], task)
 
     def wait(self) -> None:
         """Wait until the save in flight is committed, what needn't stay is removed, and all is in `directory`.
+
+        Where ranks save together, rank 0 copies to `directory`, and only its call waits for that.
 
         Raises:
             CheckpointError: if a save failed, or copying a checkpoint to `directory`; the message names its step.
@@ -268,6 +268,11 @@ class Checkpointer:
         for saves in (self._saves, self._saves_together):
             if (done := saves.wait()) is not None:
                 self._committed(*done)
+
+    def _committed_together(self, step: int) -> None:
+        """Let rank 0 copy what all ranks have committed; called from any thread."""
+        if self._ranks.is_first:
+            self._levels.committed(step)
 
     def _warn_of_copies(self) -> None:
         """Report what went wrong since the last call, while checkpoints were copied."""

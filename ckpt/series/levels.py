@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,40 @@ class Levels:
                 steps.point_latest(directory, newest[-1])
         return max(newest, default=None)
 
+    @property
+    def identity(self) -> list[int]:
+        """What identifies the local directory, once it is prepared; empty if there is one level."""
+        return local_level.identity(self.first.directory) if self._drain else []
+
+    def require_identity(self, expected: list[int]) -> None:
+        """Refuse to work with ranks whose local directory is another one.
+
+        Raises:
+            CheckpointError: if this process doesn't see the directory of that identity.
+        """
+        if self.identity != expected:
+            raise CheckpointError(
+                f"{self.first.directory} is another directory than rank 0's, and DTensors are saved on two levels by "
+                "ranks that see the same one, on one node. Leave `local` out"
+            )
+
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint on any level, the oldest first."""
         return sorted({step for directory in self.directories for step in steps.all_whole(directory)})
 
     def restore(self, into: Any, *, strict: bool, start_over: bool) -> Restored | None:
-        """Load the newest checkpoint, as `resuming.restore` does; copy it, if an ended program didn't."""
-        restored = resuming.restore(self.directories, into, strict=strict, start_over=start_over)
-        if self._drain and restored:
-            self._drain.resume(restored.step)
+        """Load the newest checkpoint, as `resuming.newest` does; copy it, if an ended program didn't."""
+        levels = {directory: steps.steps_in(directory) for directory in self.directories}
+        load_path = partial(resuming.load_one, into=into, strict=strict)
+        restored = resuming.newest(levels, load_path, start_over=start_over)
+        if restored:
+            self.resume(restored.step)
         return restored
+
+    def resume(self, step: int) -> None:
+        """Copy the checkpoint that was restored to the shared level, if an ended program didn't."""
+        if self._drain:
+            self._drain.resume(step)
 
     def require_room(self, size_bytes: int) -> None:
         """Refuse a save that can't fit, even when the local level has nothing that the shared one has too.
@@ -85,18 +110,6 @@ class Levels:
                 raise
             self._drain.make_room()
             saving.require_room(self.first.directory, size_bytes)
-
-    def refuse_dtensors(self) -> None:
-        """Refuse a state of which every rank has a shard.
-
-        Raises:
-            CheckpointError: if there are two levels.
-        """
-        if self._drain:
-            raise CheckpointError(
-                f"DTensors can't be saved on two levels: {self.first.directory} would have a part of them on every "
-                "node. Leave `local` out"
-            )
 
     def committed(self, step: int) -> None:
         """Copy a new checkpoint to the shared level in its turn; called from any thread."""

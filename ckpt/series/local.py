@@ -46,6 +46,15 @@ class Local:
         return path_of(self.directory)
 
 
+def identity(local: Path) -> list[int]:
+    """What tells a claimed directory from that of another node; empty if there is none."""
+    try:
+        status = (local / _SHARED).lstat()
+    except FileNotFoundError:
+        return []
+    return [status.st_ino, status.st_ctime_ns]
+
+
 def claim(local: Path, shared: Path) -> None:
     """Mark a local directory as the shared one's, so that no other series resumes from what is left there.
 

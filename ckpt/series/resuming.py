@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,65 +30,61 @@ class Restored:
     skipped: dict[int, str] = field(default_factory=dict)
 
 
-def restore(directories: Sequence[Path], into: Any, *, strict: bool, start_over: bool) -> Restored | None:
-    """Load the newest checkpoint that can be loaded; None if nothing was saved, or `start_over` allows that.
+Loaded = tuple[Any, dict[str, float]]
+"""A checkpoint's state, and its metrics."""
+
+
+def load_one(path: Path, into: Any, *, strict: bool) -> Loaded:
+    """Load a checkpoint of a series.
 
     Args:
-        directories: of the series' levels, the nearest first.
+        path: the checkpoint.
         into: the state to load into; None to allocate one.
         strict: as `ckpt.load` takes it.
-        start_over: see above.
 
     Raises:
-        CheckpointError: if something was saved, and none of it can be loaded.
+        CheckpointError: as `ckpt.load` does.
     """
-    steps_of = {directory: set(steps.steps_in(directory)) for directory in directories}
-
-    def first_level(step: int) -> tuple[Any, dict[str, float]]:
-        paths = [steps.path_of(directory, step) for directory in directories if step in steps_of[directory]]
-        return _first_of(paths, into, strict=strict)
-
-    return newest_of(set().union(*steps_of.values()), first_level, directories, start_over=start_over)
+    metrics = saving.metrics_in(steps.whole(path).notes)
+    return load(path) if into is None else load(path, into=into, strict=strict).state, metrics
 
 
-def newest_of(
-    known: Iterable[int],
-    load_step: Callable[[int], tuple[Any, dict[str, float]]],
-    directories: Sequence[Path],
-    *,
-    start_over: bool,
+def newest(
+    levels: Mapping[Path, Collection[int]], load_path: Callable[[Path], Loaded], *, start_over: bool
 ) -> Restored | None:
-    """Load the newest step for which that raises no error; a warning has the reasons for which newer ones were skipped.
+    """Load the newest checkpoint that can be loaded; None if there is none, or `start_over` allows that.
+
+    A warning has the reasons for which newer ones were skipped.
 
     Args:
-        known: the steps.
-        load_step: returns a step's state and its metrics.
-        directories: for messages.
-        start_over: return None, instead of an error, if there are steps and none of them can be loaded.
+        levels: the steps in the directories of a series, the nearest directory first.
+        load_path: loads a checkpoint, or raises a CheckpointError.
+        start_over: return None, instead of an error, if there are checkpoints and none of them can be loaded.
 
     Raises:
         CheckpointError: see above.
     """
     skipped: dict[int, str] = {}
-    for step in sorted(known, reverse=True):
+    for step in sorted(set().union(*levels.values()), reverse=True):
         try:
-            state, metrics = load_step(step)
+            paths = [steps.path_of(directory, step) for directory, known in levels.items() if step in known]
+            state, metrics = _first_of(paths, load_path)
         except CheckpointError as error:
             skipped[step] = str(error)
             continue
         if skipped:
-            warnings.warn(f"resuming from step {step}: {_reasons(skipped)}", CheckpointWarning, stacklevel=5)
+            warnings.warn(f"resuming from step {step}: {_reasons(skipped)}", CheckpointWarning, stacklevel=4)
         return Restored(step, state, metrics, skipped)
     if skipped and not start_over:
         raise CheckpointError(
-            f"none of the checkpoints in {' or '.join(map(str, directories))} can be loaded, and training would start "
+            f"none of the checkpoints in {' or '.join(map(str, levels))} can be loaded, and training would start "
             f"at nothing: {_reasons(skipped)}. To start over all the same, call restore(start_over=True)"
         )
     return None
 
 
-def _first_of(paths: Sequence[Path], into: Any, *, strict: bool) -> tuple[Any, dict[str, float]]:
-    """Load a checkpoint from the first level that has it undamaged; returns its state and its metrics.
+def _first_of(paths: Sequence[Path], load_path: Callable[[Path], Loaded]) -> Loaded:
+    """Load a checkpoint from the first level that has it undamaged.
 
     Raises:
         CheckpointError: if no level has; with the reasons.
@@ -96,14 +92,13 @@ def _first_of(paths: Sequence[Path], into: Any, *, strict: bool) -> tuple[Any, d
     problems = []
     for path in paths:
         try:
-            metrics = saving.metrics_in(steps.whole(path).notes)
-            state = load(path) if into is None else load(path, into=into, strict=strict).state
+            loaded = load_path(path)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         if problems:
-            warnings.warn(f"loaded {path}: {'; '.join(problems)}", CheckpointWarning, stacklevel=6)
-        return state, metrics
+            warnings.warn(f"loaded {path}: {'; '.join(problems)}", CheckpointWarning, stacklevel=5)
+        return loaded
     raise CheckpointError("; ".join(problems))
 
 

@@ -15,8 +15,9 @@ from ckpt.checkpoint import load
 from ckpt.errors import CheckpointError
 from ckpt.series import resuming, saving, steps
 from ckpt.series.keep import Metrics
-from ckpt.series.resuming import Restored
-from ckpt.series.saving import Saved, Series
+from ckpt.series.levels import Levels
+from ckpt.series.resuming import Loaded, Restored
+from ckpt.series.saving import Saved
 from ckpt.state.layout import State
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ class Ranks:
     """The ranks that save and restore a series together.
 
     Args:
-        series: the same on all ranks.
+        levels: the same on all ranks; rank 0 prepares them, and copies from one to the next.
         timeout_s: how long a rank waits for the others to come.
-        prepare: prepares the directory, on rank 0, when they come for the first time; returns the newest whole step.
-        prepared: takes that step, on every rank.
+        prepared: takes the newest whole step on every rank, when they came for the first time.
     """
 
-    series: Series
+    levels: Levels
     timeout_s: float
-    prepare: Callable[[], int | None]
     prepared: Callable[[int | None], None]
+    is_first: bool = field(default=False, init=False)
+    """Whether this is rank 0; known once they came."""
     _have_begun: bool = field(default=False, init=False)
 
     def plan(self, step: int, state: Any) -> Planned:
@@ -52,7 +53,7 @@ class Ranks:
         """
         from ckpt import agreement, together
 
-        final = steps.path_of(self.series.directory, step)
+        final = steps.path_of(self.levels.first.directory, step)
         ranks, part = agreement.reached("Checkpointer.save", state, final, self.timeout_s, _PURPOSE)
         self._begin(ranks)
         return together.plan(ranks, part)
@@ -65,24 +66,37 @@ class Ranks:
         """
         from ckpt import agreement
 
-        directory = self.series.directory
-        ranks, _ = agreement.reached("Checkpointer.restore", into, directory, self.timeout_s, _PURPOSE)
+        directories = self.levels.directories
+        ranks, _ = agreement.reached("Checkpointer.restore", into, directories[-1], self.timeout_s, _PURPOSE)
         self._begin(ranks)
-        known = {step: (problem, metrics) for step, problem, metrics in ranks.share_first(lambda: _listing(directory))}
+        listed = ranks.share_first(lambda: [_listing(directory) for directory in directories])
+        known = dict(zip(directories, listed, strict=True))
+        problems = {
+            steps.path_of(directory, step): (problem, metrics)
+            for directory, its in known.items()
+            for step, problem, metrics in its
+        }
 
-        def load_step(step: int) -> tuple[Any, dict[str, float]]:
-            problem, metrics = known[step]
+        def load_path(path: Path) -> Loaded:
+            problem, metrics = problems[path]
             if problem:
                 raise CheckpointError(problem)
-            state = load(steps.path_of(directory, step), into=into, strict=strict).state
-            return state, saving.metrics_in({"metrics": metrics})
+            return load(path, into=into, strict=strict).state, saving.metrics_in({"metrics": metrics})
 
-        return resuming.newest_of(known, load_step, [directory], start_over=start_over)
+        levels = {directory: [step for step, *_ in its] for directory, its in known.items()}
+        restored = resuming.newest(levels, load_path, start_over=start_over)
+        if restored and self.is_first:
+            self.levels.resume(restored.step)
+        return restored
 
     def _begin(self, ranks: Meeting) -> None:
-        if not self._have_begun:
-            self.prepared(ranks.share_first(self.prepare))
-            self._have_begun = True
+        """Let rank 0 prepare the directories, once; every rank must see its local one."""
+        if self._have_begun:
+            return
+        newest, identity = ranks.share_first(lambda: [self.levels.prepare(), self.levels.identity])
+        ranks.share(lambda: self.levels.require_identity(identity))
+        self.prepared(newest)
+        self.is_first, self._have_begun = ranks.rank == 0, True
 
 
 def _listing(directory: Path) -> list[list[Any]]:
@@ -98,13 +112,13 @@ def _listing(directory: Path) -> list[list[Any]]:
     return listed
 
 
-def save(copies: State, *, planned: Planned, series: Series, step: int, metrics: Metrics) -> Saved:
+def save(copies: State, *, planned: Planned, levels: Levels, step: int, metrics: Metrics) -> Saved:
     """Commit a step's checkpoint, as `saving.save` does; every rank calls this.
 
     Args:
         copies: of what this rank may have to write.
         planned: the save.
-        series: where to save, and how.
+        levels: where to save, and how.
         step: the checkpoint's.
         metrics: rank 0's are kept in the checkpoint.
 
@@ -115,14 +129,10 @@ def save(copies: State, *, planned: Planned, series: Series, step: int, metrics:
 
     planned.planner.data = copies
     ranks = planned.ranks
-    ranks.share_first(lambda: _require_room(planned, series.directory))
+    tensors = planned.part.tensors.values()  # whole ones, of which every rank has a shard
+    series, size_bytes = levels.first, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    ranks.share_first(lambda: levels.require_room(size_bytes))
     together.write(planned, steps.path_of(series.directory, step), saving.notes_of(step, metrics))
     saved: list[Saved] = []  # rank 0's
     ranks.share_first(lambda: saved.append(saving.finish(series, step)))
     return saved[0] if saved else Saved()
-
-
-def _require_room(planned: Planned, directory: Path) -> None:
-    """Refuse what can't fit: the whole tensors, of which every rank has a shard."""
-    tensors = planned.part.tensors.values()
-    saving.require_room(directory, sum(tensor.numel() * tensor.element_size() for tensor in tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,5 +124,33 @@ def test_a_rank_without_memory_for_a_copy(ranks: GlooRanks, run: Path) -> None:
 
 
 def test_two_levels(ranks: GlooRanks, run: Path) -> None:
+    """The ranks of a node save locally, and rank 0 copies; a restart takes the local copy, else the shared one."""
+    local = series_ranks.local_of(run)
+    assert [(None, [1, 2, 3])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 3)
+    check(steps.path_of(run, 3), 3)
+    check(steps.path_of(local, 3), 3)
+    assert [3] == steps.steps_in(local)
+
+    shutil.rmtree(steps.path_of(run, 3))  # as if the job had been killed before it was copied
+    assert [(3, [1, 2, 3])] * 3 == ranks(series_ranks.train_on_two_levels, 3, run, 3)
+    check(steps.path_of(run, 3), 3)
+
+    shutil.rmtree(local)  # another node
+    assert [(3, [2, 3, 4])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 4)
+    check(steps.path_of(run, 4), 4)
+    check(run / "latest", 4)
+
+
+@pytest.mark.filterwarnings("ignore:loaded .*/run/step-000000002:ckpt.errors.CheckpointWarning")
+def test_a_damaged_local_copy(ranks: GlooRanks, run: Path) -> None:
+    """All ranks load the shared one."""
+    assert [(None, [1, 2])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 2)
+    flip(next(steps.path_of(series_ranks.local_of(run), 2).glob("__1_*")))
+    assert [(2, [1, 2])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 2)
+
+
+def test_two_levels_on_two_nodes(ranks: GlooRanks, run: Path) -> None:
     """They are refused: a node would have a part of the checkpoint."""
-    assert "DTensors can't be saved on two levels" in error_on_all(ranks(series_ranks.save_on_two_levels, 2, run))
+    refused = error_on_all(ranks(series_ranks.save_on_another_node, 2, run))
+    assert f"rank 1: {series_ranks.local_of(run)} is another directory than rank 0's" in refused
+    assert [] == steps.steps_in(run)

@@ -1,6 +1,6 @@
 """A training loop of several ranks that are killed at random instants.
 
-`python -m support.killed_ranks DIRECTORY RANKS KILLS SEED` forks the ranks, and so must have no other threads: a
+`python -m support.killed_ranks DIRECTORY LEVELS RANKS KILLS SEED` forks the ranks, and so must have no other threads: a
 process of its own. The ranks check every restart.
 """
 
@@ -18,16 +18,15 @@ import torch
 import torch.distributed as dist
 
 from ckpt.checkpointer import Checkpointer
-from ckpt.series import steps
-from support.kills import LONGEST_S
+from support.kills import LONGEST_S, levels_of, require_nothing_else
 from support.shared_states import same, state_of
 
 
-def train(run: Path, rank: int, ranks: int, meeting: Path, reports: int) -> None:
+def train(run: Path, levels: int, rank: int, ranks: int, meeting: Path, reports: int) -> None:
     """Restore, check it, and save after every step; report the step that was restored, and those that are committed."""
-    store = dist.FileStore(str(meeting), ranks)
+    store = dist.FileStore(str(meeting), ranks)  # type: ignore[attr-defined]  # it is documented all the same
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    with Checkpointer(run, background="thread", keep=2, timeout_s=60) as checkpoints:
+    with Checkpointer(**levels_of(run, levels), background="thread", keep=2, timeout_s=60) as checkpoints:
         state = state_of(0)
         restored = checkpoints.restore(state)
         step = restored.step if restored else 0
@@ -37,7 +36,9 @@ def train(run: Path, rank: int, ranks: int, meeting: Path, reports: int) -> None
             assert restored.state["step"] == step
             assert not restored.skipped
         if rank == 0:
+            checkpoints.wait()  # until what was restored is on both levels
             require_nothing_else(run)
+        dist.barrier()
         os.write(reports, step.to_bytes(8))
         while True:
             checkpoints.save(step + 1, state_of(step + 1))  # the save before is committed
@@ -45,16 +46,7 @@ def train(run: Path, rank: int, ranks: int, meeting: Path, reports: int) -> None
             step += 1
 
 
-def require_nothing_else(run: Path) -> None:
-    """Nothing but whole checkpoints is left in the directory, and what leads to the newest."""
-    here = steps.steps_in(run)
-    assert {path.name for path in run.iterdir()} == (
-        {"latest", *(f"step-{step:09d}" for step in here)} if here else set()
-    )
-    assert steps.all_whole(run).keys() == set(here)
-
-
-def start(run: Path, ranks: int, meeting: Path) -> list[tuple[int, int]]:
+def start(run: Path, levels: int, ranks: int, meeting: Path) -> list[tuple[int, int]]:
     """Fork the ranks; returns their numbers, and the pipes of their reports."""
     started = []
     for rank in range(ranks):
@@ -62,7 +54,7 @@ def start(run: Path, ranks: int, meeting: Path) -> list[tuple[int, int]]:
         child = os.fork()
         if not child:
             try:
-                train(run, rank, ranks, meeting, writing)
+                train(run, levels, rank, ranks, meeting, writing)
             except BaseException:  # noqa: BLE001  # shown; the program fails for want of a report
                 traceback.print_exc()
             finally:
@@ -89,14 +81,14 @@ def kill(started: list[tuple[int, int]], reports: int, after_s: float, apart_s: 
     return int.from_bytes(restored.pop()), max(map(int.from_bytes, last))
 
 
-def main(directory: Path, ranks: int, kills: int, seed: int) -> None:
+def main(directory: Path, levels: int, ranks: int, kills: int, seed: int) -> None:
     """Kill the ranks so many times; every restart checks what the one before left. Print the last step."""
     torch.set_num_threads(1)  # torch's threads don't survive a fork
     chance = random.Random(seed)
     (directory / "run").mkdir(parents=True)
     newest = 0
     for number in range(kills + 1):
-        children = start(directory / "run", ranks, directory / f"meeting-{number}")
+        children = start(directory / "run", levels, ranks, directory / f"meeting-{number}")
         # A rank that outlives another one waits for it, and may report that.
         apart_s = chance.choice((0, 0, 0.02))
         restored, committed = kill(children, number % 3, chance.uniform(0, LONGEST_S), apart_s)

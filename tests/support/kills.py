@@ -73,12 +73,17 @@ def restarted(run: Path, levels: int) -> int:
         kept = checkpoints.steps()
     assert restored is None or (step_in(restored.state) == restored.step and not restored.skipped)
     assert not kept or steps.all_whole(run / "shared").keys() >= {kept[-1]}  # copied, if it wasn't
+    require_nothing_else(run)
+    return restored.step if restored else 0
+
+
+def require_nothing_else(run: Path) -> None:
+    """Every level has whole checkpoints, a few, what leads to the newest, and nothing else."""
     for level in run.iterdir():
-        here = steps.steps_in(level)
+        here = steps.all_whole(level).keys()
         names = {path.name for path in level.iterdir()} - {"shared-directory"}
         assert names == ({"latest", *(f"step-{step:09d}" for step in here)} if here else set()), names
         assert len(here) <= 5
-    return restored.step if restored else 0
 
 
 def main(run: Path, background: str, levels: int, kills: int, seed: int) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ckpt.checkpointer import Checkpointer
 from ckpt.dcp.files_writer import FilesWriter
 from ckpt.errors import CheckpointError
+from ckpt.series import local
 from ckpt.series.keep import Keep
 from support.shared_states import die, same, state_of
 
@@ -104,7 +105,28 @@ def save_without_memory_on_rank_1(run: Path) -> None:
             checkpoints.save(1, state)
 
 
-def save_on_two_levels(run: Path) -> None:
-    """Save to node-local storage first."""
-    with Checkpointer(run, local=run.with_name("local")) as checkpoints:
-        checkpoints.save(1, state_of(1))
+def train_on_two_levels(run: Path, last: int) -> tuple[int | None, list[int]]:
+    """Restore from the nearest level, and save up to a step; returns the step that was restored, and what stays."""
+    with Checkpointer(run, local=local_of(run), keep=3) as checkpoints:
+        state = state_of(0)
+        restored = checkpoints.restore(state)
+        if restored:
+            expected = state_of(restored.step)
+            assert all(same(state["model"][name], tensor) for name, tensor in expected["model"].items())
+        for step in range(restored.step + 1 if restored else 1, last + 1):
+            state = state_of(step)
+            checkpoints.save(step, state)
+            spoil(state)
+    dist.barrier()  # rank 0 has copied everything
+    return restored.step if restored else None, checkpoints.steps()
+
+
+def local_of(run: Path) -> Path:
+    """The node-local directory of a series."""
+    return run.with_name("local")
+
+
+def save_on_another_node(run: Path) -> None:
+    """Save on two levels; rank 1 is on another node, as far as it can see."""
+    with mock.patch.object(local, "identity", return_value=[1, 2]) if dist.get_rank() == 1 else nullcontext():
+        train_on_two_levels(run, 1)
