@@ -15,6 +15,7 @@ SMALLEST = {
     "request_sizes.py": ["{}", "--mb", "1", "--rounds", "1", "--kib", "256", "--threads", "2"],
     "verification.py": ["{}", "--gb", "0.01", "--rounds", "1", "--strategies", "safetensors_tuned"],
     "rounds_as_blocks.py": ["2", "quiet"],
+    "interpreter_lock.py": ["{}", "--gb", "0.02", "--rounds", "1", "--strategies", "safetensors_tuned"],
 }
 """The others need fio, or xarray with dask, which the tests don't install."""
 
