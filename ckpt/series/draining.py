@@ -141,9 +141,9 @@ class Drain:
         """
         if not self._has_committed:
             return
-        stay = {*sorted(steps.all_whole(self._local.path))[-self._local.keep :], self._copying}
-        for step in steps.all_whole(self._local.path):
-            if step in stay:
+        known = sorted(steps.all_whole(self._local.path))  # once: a save may commit another one at any time
+        for step in known[: -self._local.keep]:
+            if step == self._copying:
                 continue
             if step in self._waiting:
                 self._waiting.remove(step)

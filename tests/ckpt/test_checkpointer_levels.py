@@ -240,6 +240,28 @@ def test_room_on_the_local_level(local: Path, shared: Path, monkeypatch: pytest.
         monkeypatch.undo()
 
 
+def test_a_save_that_is_committed_while_older_ones_are_removed(
+    local: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays: copying an earlier one may end at the instant of its commit."""
+    listed = steps.all_whole
+
+    def commit_meanwhile(directory: Path) -> dict[int, Any]:
+        known = listed(directory)
+        if directory == local and 3 not in known:
+            ckpt.save(state_of(3), steps.path_of(local, 3))
+        return known
+
+    with Checkpointer(shared, local=local, background="none") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step))
+        checkpoints.wait()
+        monkeypatch.setattr(steps, "all_whole", commit_meanwhile)
+        assert checkpoints._levels._drain is not None
+        checkpoints._levels._drain._tidy()
+        assert 3 in steps.steps_in(local)
+
+
 def test_a_local_directory_is_for_one_series(local: Path, shared: Path, tmp_path: Path) -> None:
     """Another series never resumes from what is left there."""
     with Checkpointer(shared, local=local, background="none") as checkpoints:
