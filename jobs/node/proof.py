@@ -201,7 +201,7 @@ def _doubts_of_devices(mount: Mount, devices: tuple[BlockDevice, ...]) -> Iterat
 
 def _elsewhere(mount: Mount) -> str:
     """Say where the files of a filesystem lie that isn't local."""
-    name = mount.filesystem
+    name = mount.facts.name
     return {
         Kind.NETWORK: f"{name} keeps its files on servers, whose memory can't be seen from here",
         Kind.PROGRAM: f"{name} leaves its files to a program, which keeps them where the kernel can't see",

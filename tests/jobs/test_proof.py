@@ -28,14 +28,21 @@ class Target:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._path, self._monkeypatch = path, monkeypatch
 
-    def on(self, filesystem: str, *devices: BlockDevice, options: str = "rw", seen: Proof = ALL_SEEN) -> Proof:
+    def on(
+        self,
+        filesystem: str,
+        *devices: BlockDevice,
+        source: str = "source",
+        options: str = "rw",
+        seen: Proof = ALL_SEEN,
+    ) -> Proof:
         """Examine it."""
         images = {device.image: device.image_filesystem for device in block_devices.all_devices(devices)}
 
         def mount_of(path: Path) -> Mount:
             if str(path) in images:
                 return Mount(images[str(path)], "source", "rw", "/")
-            return Mount(filesystem, "source", options, "/")
+            return Mount(filesystem, source, options, "/")
 
         def devices_below(path: Path) -> Sequence[BlockDevice]:
             return (DISK,) if str(path) in images else devices
@@ -89,6 +96,11 @@ def test_neither_is_proven(kind: str, devices: list[BlockDevice], reason: str, t
     assert reason in found.durability
     assert reason in found.cold
     assert (found.committed, found.cache(0.0)) == ("committed-unproven", "cold-unproven")
+
+
+def test_a_reason_names_moosefs(target: Target) -> None:
+    """To the kernel its type is `fuse`, of which nobody could say where it keeps its files."""
+    assert target.on("fuse", source="mfs#master:9421").cold.startswith("fuse.mfs keeps its files on servers")
 
 
 @pytest.mark.parametrize(

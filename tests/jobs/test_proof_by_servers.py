@@ -6,30 +6,34 @@ is about. What a filesystem can prove by itself is in `test_proof_on_filesystems
 
 from __future__ import annotations
 
-import os
+import json
+import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from jobs.node import proof
 from jobs.node.groups import ProcessGroups
 from jobs.node.proof import PROVEN, examine
-from jobs.node.trial import Trial
-from support.bench import Bench, new_bench
+from support import on_nfs
+from support.bench import Bench
 from support.filesystems import Mounts, do_without
-from support.servers import Counts, WatchingClock, Witness, witness_of
-from support.two_nodes import TwoNodes
+from support.servers import (
+    LITTLE_BYTES,
+    STATE_BYTES,
+    Counts,
+    Observed,
+    Witness,
+    counts_of,
+    load,
+    on_another_node,
+    save,
+    watched_bench,
+    witness_of,
+)
 
 pytestmark = pytest.mark.filesystems
-
-MIB = 2**20
-STATE_BYTES = 32 * MIB
-LITTLE_BYTES = 4 * MIB
-"""More than a filesystem's own journal and metadata, and much less than the state."""
 
 WORDS = {
     "xfs": ("committed", "cold"),
@@ -62,23 +66,7 @@ def witness(name: str, mounts: Mounts) -> Witness:
 def watched(name: str, witness: Witness, mounts: Mounts) -> Iterator[Bench]:
     """A trial loop there whose state no filesystem compresses, and whose clock reads the counters."""
     with tempfile.TemporaryDirectory(dir=mounts.start(name)) as directory:
-        yield bench_in(Path(directory), witness)
-
-
-def bench_in(directory: Path, witness: Witness) -> Bench:
-    """A trial loop in a directory, with what can be proven there."""
-    bench = new_bench(directory)
-    content = bytearray(os.urandom(STATE_BYTES))
-    bench.state = dict(zip("ab", torch.frombuffer(content, dtype=torch.float32).chunk(2), strict=True))
-    bench.proof = examine(directory, ProcessGroups.alone(), shifted=False)
-    bench.clock = WatchingClock(witness)
-    return bench
-
-
-def counts_of(bench: Bench) -> list[Counts]:
-    """What the clock noted."""
-    assert isinstance(bench.clock, WatchingClock)
-    return bench.clock.counts
+        yield watched_bench(Path(directory), witness)
 
 
 def test_what_is_called_durable_is_on_the_disk(name: str, watched: Bench) -> None:
@@ -116,32 +104,43 @@ def test_what_another_client_wrote_is_cold_for_this_node_only(mounts: Mounts, se
     """It is called `client-cold`, whether the bricks read their disks or serve it from memory."""
     directory, witness = mounts.start("gluster"), witness_of("gluster", mounts)
     with tempfile.TemporaryDirectory(dir=directory) as written:
-        here = bench_in(Path(written), witness)
-        Trial(0, here.subject(), here.context(), warmup=False).save(here.scratch / "trial-0")
-        there = replace_target(here, second_client / here.scratch.relative_to(directory), witness)
-        other = replace(ProcessGroups.alone(), world=TwoNodes(("1", proof._client(directory))))
-        there.proof = examine(there.scratch, other, shifted=True)
+        here = watched_bench(Path(written), witness)
+        save(here)
+        there = on_another_node(here, second_client, witness)
 
-        from_memory = loaded(there)
+        from_memory = load(there, cold=True)
         witness.forget()
-        from_disks = loaded(there)
+        from_disks = load(there, cold=True)
 
-    assert from_memory.read_bytes < LITTLE_BYTES
-    assert from_disks.read_bytes >= STATE_BYTES
-
-
-def replace_target(bench: Bench, scratch: Path, witness: Witness) -> Bench:
-    """The same trial loop on another node's mount."""
-    other = replace(bench, target=scratch.parent, scratch=scratch, log=bench.log)
-    other.clock = WatchingClock(witness)
-    return other
+    assert (from_memory.word, from_disks.word) == ("client-cold", "client-cold")
+    assert from_memory.counts.read_bytes < LITTLE_BYTES
+    assert from_disks.counts.read_bytes >= STATE_BYTES
 
 
-def loaded(bench: Bench) -> Counts:
-    """What the servers read during a cold load, which is called cold for this node only."""
-    trial = Trial(0, bench.subject(), bench.context(), warmup=False)
-    trial.load(bench.scratch / "trial-0", cold=True)
-    (sample,) = trial.samples
-    assert (sample.valid, sample.cache) == (True, "client-cold"), sample.reason
-    begun, ended = counts_of(bench)[-2:]
-    return ended - begun
+def test_on_nfs_the_log_claims_no_more_than_its_server_does(mounts: Mounts) -> None:
+    """A save is `committed-unproven`: an export with `sync` has it on the disk by then, one with `async` in memory.
+
+    What the client has dropped from its page cache the server sends again, be it from its memory or from its disk: no
+    load is called cold, and what another client wrote is `client-cold`. The client and the server are the kernel's own.
+    """
+    printed = mounts.on_nfs(sys.executable, on_nfs.__file__).splitlines()[-1]
+    seen = {name: Observed(each["word"], Counts(**each["counts"])) for name, each in json.loads(printed).items()}
+
+    assert {name: observed.word for name, observed in seen.items()} == {
+        "save": "committed-unproven",
+        "save, async": "committed-unproven",
+        "warm load": "warm",
+        "cold load": "cold-unproven",
+        "cold load from disk": "cold-unproven",
+        "second client's load": "client-cold",
+        "second client's load from disk": "client-cold",
+    }
+    for name, unsynced in (("save", False), ("save, async", True)):
+        assert seen[name].counts.written_bytes >= STATE_BYTES
+        assert (seen[name].counts.unsynced_bytes >= STATE_BYTES) is unsynced
+        assert (seen[name].counts.unsynced_bytes < LITTLE_BYTES) is not unsynced
+    assert seen["warm load"].counts.sent_bytes < LITTLE_BYTES
+    for name in ("cold load", "second client's load"):
+        assert seen[name].counts.sent_bytes >= STATE_BYTES
+        assert seen[name].counts.read_bytes < LITTLE_BYTES
+        assert seen[f"{name} from disk"].counts.read_bytes >= STATE_BYTES

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,26 @@ class Mounts:
             assert done.returncode == 0, done.stderr
             self._up.add(name)
         return self.root / "mnt" / name
+
+    def on_nfs(self, *command: str | Path) -> str:
+        """Run a command in a kernel of its own, where `root / "mnt" / "nfs"` is NFSv4.2; returns what it printed.
+
+        Where that can't be, the test is skipped: its packages need not be installed.
+        """
+        if os.geteuid() != 0:
+            do_without("mounting needs root", required=False)
+        done = subprocess.run(
+            [SCRIPT, "nfs", *command],
+            env=self.environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if "is not installed" in done.stderr:
+            do_without(done.stderr, required=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def signal_bricks(self, number: signal.Signals) -> None:
         """Stop the processes of GlusterFS' bricks, or let them go on."""

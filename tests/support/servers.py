@@ -5,15 +5,28 @@ The counters are the kernel's, of a device or of the servers' processes, and the
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from ckpt.disk import block_devices, page_cache
 from ckpt.disk.page_cache import Sight
-from support.bench import FakeClock
+from jobs.node import proof
+from jobs.node.groups import ProcessGroups
+from jobs.node.proof import examine
+from jobs.node.trial import Trial
+from support.bench import Bench, FakeClock, new_bench
 from support.filesystems import Mounts
+from support.two_nodes import TwoNodes
+
+MIB = 2**20
+STATE_BYTES = 32 * MIB
+LITTLE_BYTES = 4 * MIB
+"""More than a filesystem's own journal and metadata, and much less than the state."""
 
 _SECTOR_BYTES = 512
 
@@ -28,11 +41,13 @@ class Counts:
     """What was read from its disks."""
     unsynced_bytes: int
     """What it has in its page cache at this moment, and not on its disks."""
+    sent_bytes: int = 0
+    """What a server has sent to its clients, where it counts that."""
 
     def __sub__(self, before: Counts) -> Counts:
-        """What was written and read since then, and what is unsynced now."""
+        """What was written, read and sent since then, and what is unsynced now."""
         written, read = self.written_bytes - before.written_bytes, self.read_bytes - before.read_bytes
-        return Counts(written, read, self.unsynced_bytes)
+        return Counts(written, read, self.unsynced_bytes, self.sent_bytes - before.sent_bytes)
 
 
 class Witness(ABC):
@@ -69,8 +84,8 @@ class Device(Witness):
 
     def counts(self) -> Counts:
         """Count its sectors, and the pages of the image that aren't on the disk below."""
-        fields = self._stat.read_text().split()
-        return Counts(int(fields[6]) * _SECTOR_BYTES, int(fields[2]) * _SECTOR_BYTES, _unsynced_bytes(self._image))
+        read_bytes, written_bytes = transferred_bytes(self._stat)
+        return Counts(written_bytes, read_bytes, unsynced_bytes(self._image))
 
     def forget(self) -> None:
         """Drop the image's pages."""
@@ -94,7 +109,7 @@ class Servers(Witness):
         texts = [Path(f"/proc/{pid}/io").read_text() for pid in self._pids]
         counters = [dict(line.split(": ") for line in text.splitlines()) for text in texts]
         written, read = (sum(int(each[name]) for each in counters) for name in ("write_bytes", "read_bytes"))
-        return Counts(written, read, sum(_unsynced_bytes(path) for path in self._stored()))
+        return Counts(written, read, sum(unsynced_bytes(path) for path in self._stored()))
 
     def forget(self) -> None:
         """Drop the files' pages."""
@@ -105,7 +120,14 @@ class Servers(Witness):
         return [path for path in self._files() if path.is_file() and not path.is_symlink()]
 
 
-def _unsynced_bytes(path: Path) -> int:
+def transferred_bytes(stat: Path) -> tuple[int, int]:
+    """What a block device has read and written so far, by its `stat` in /sys/block."""
+    fields = stat.read_text().split()
+    return int(fields[2]) * _SECTOR_BYTES, int(fields[6]) * _SECTOR_BYTES
+
+
+def unsynced_bytes(path: Path) -> int:
+    """What of a file this kernel has in its page cache, and not on a disk."""
     pages = page_cache.dirty_pages_of([path], Sight(dirty=True, resident=""))
     assert pages is not None, "this kernel has no cachestat"
     return pages * page_cache._PAGE_BYTES
@@ -124,3 +146,61 @@ class WatchingClock(FakeClock):
         """The time, in seconds."""
         self.counts.append(self._witness.counts())
         return super().__call__()
+
+
+def watched_bench(directory: Path, witness: Witness) -> Bench:
+    """A trial loop in a directory, with what can be proven there, and with a clock that reads the counters.
+
+    No filesystem can compress its state.
+    """
+    bench = new_bench(directory)
+    content = bytearray(os.urandom(STATE_BYTES))
+    bench.state = dict(zip("ab", torch.frombuffer(content, dtype=torch.float32).chunk(2), strict=True))
+    bench.proof = examine(directory, ProcessGroups.alone(), shifted=False)
+    bench.clock = WatchingClock(witness)
+    return bench
+
+
+def counts_of(bench: Bench) -> list[Counts]:
+    """What the clock noted."""
+    assert isinstance(bench.clock, WatchingClock)
+    return bench.clock.counts
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A save or a load: what the log calls it, and what was counted meanwhile."""
+
+    word: str
+    """The log's `durability` or `cache`."""
+    counts: Counts
+
+
+def save(bench: Bench) -> Observed:
+    """Save, and observe it."""
+    trial = Trial(0, bench.subject(), bench.context(), warmup=False)
+    trial.save(bench.scratch / "trial-0")
+    (total,) = [sample for sample in trial.samples if sample.phase == "total"]
+    assert total.valid, total.reason
+    before, *_, committed = counts_of(bench)[-4:]
+    return Observed(total.durability, committed - before)
+
+
+def load(bench: Bench, *, cold: bool) -> Observed:
+    """Load what was saved, and observe it."""
+    trial = Trial(0, bench.subject(), bench.context(), warmup=False)
+    trial.load(bench.scratch / "trial-0", cold=cold)
+    (sample,) = trial.samples
+    assert sample.valid, sample.reason
+    before, after = counts_of(bench)[-2:]
+    return Observed(sample.cache, after - before)
+
+
+def on_another_node(bench: Bench, mount_point: Path, witness: Witness) -> Bench:
+    """The same trial loop where another client has mounted the filesystem of `bench.target`'s parent directory."""
+    target = mount_point / bench.target.parent.name / bench.target.name
+    other = replace(bench, target=target, scratch=target / bench.scratch.name, log=bench.log)
+    other.clock = WatchingClock(witness)
+    first = TwoNodes(("1", proof._client(bench.target)))
+    other.proof = examine(target, replace(ProcessGroups.alone(), world=first), shifted=True)
+    return other
