@@ -108,6 +108,7 @@ class Staging:
     def __init__(self, path: Path, final: Path, replaced: Identity | None, descriptor: int) -> None:
         self.path, self.final = path, final
         self.identity = identity(descriptor)
+        self._has_links = os.fstat(descriptor).st_nlink > 0  # not every filesystem counts them
         self._replaced = replaced
         self._replacement: versions.Replacement | None = None
         self._descriptor = descriptor
@@ -168,7 +169,7 @@ class Staging:
         Raises:
             CheckpointError: if another save was faster, or the rename fails; the message names what has the name now.
         """
-        if identity(self.path) != self.identity:
+        if self._was_removed():
             raise CheckpointError(f"{self.path} was removed while it was being written: {self.final} is as it was")
         try:
             if self._replaced is None or not os.path.lexists(self.final):
@@ -192,6 +193,15 @@ class Staging:
             ) from error
         self._is_durable = True
         self.release()
+
+    def _was_removed(self) -> bool:
+        """Whether `path` leads to another directory than the one that was made, or to none."""
+        try:
+            links = os.fstat(self._descriptor).st_nlink
+        except OSError:  # an NFS server reports a stale handle
+            return True
+        # On NFS a new directory may have the inode number of a removed one, although that is held open.
+        return identity(self.path) != self.identity or (self._has_links and links == 0)
 
     def _replace(self, replaced: Identity) -> None:
         with _locked(self.final):

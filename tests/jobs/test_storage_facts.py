@@ -132,7 +132,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.every_filesystem
+@pytest.mark.every_filesystem(only="shows_layout")
 def test_every_filesystem_names_itself(tmp_path: Path, filesystem: Filesystem) -> None:
     """On each of them version, servers and layout are known, of directory and file; and devices, where local."""
     if filesystem is HERE:

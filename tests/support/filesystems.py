@@ -3,7 +3,8 @@
 Tests with the marker `every_filesystem` run once in pytest's own temporary directory and once on each of these
 filesystems; `every_filesystem(only="exchanges")` leaves out those that can't, as the fields of `Filesystem` say.
 Those variants have the marker `filesystems`, need root, and start what they need by `devcluster filesystems`.
-CKPT_FILESYSTEMS="cephfs xfs" chooses other filesystems than those of every run.
+CKPT_FILESYSTEMS="cephfs xfs" chooses other filesystems than those of every run; CKPT_FILESYSTEMS=nfs is for tests that
+`devcluster filesystems nfs` runs.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Filesystem:
     proves_cold: bool = True  # what isn't in the page cache comes from a disk
     counts_blocks: bool = True  # a hole in a file is no block of it
     locks_everywhere: bool = True  # a lock is seen by every host, as far as the mount can tell
+    shows_layout: bool = True  # how it stores a file can be asked here
     network: bool = False
     compresses: bool = False
 
@@ -56,6 +58,7 @@ FILESYSTEMS = {
         Filesystem("overlay", sees_pages=False),
         replace(_OVER_A_NETWORK, name="gluster"),
         replace(_OVER_A_NETWORK, name="cephfs", counts_blocks=False),
+        replace(_OVER_A_NETWORK, name="nfs", sees_pages=True, shows_layout=False),
     )
 }
 IN_EVERY_RUN = "xfs btrfs-zstd ext4-buffered ext4-ram overlay gluster"
@@ -86,6 +89,8 @@ class Mounts:
 
     def start(self, name: str, *, required: bool = True) -> Path:
         """Where it is mounted. Where it can't be, the test is skipped, or fails if nothing that is required may be."""
+        if name == "nfs" and (directory := _nfs_of_this_kernel()):
+            return directory
         if name not in self._up:
             if os.geteuid() != 0:
                 do_without("mounting needs root")
@@ -131,11 +136,20 @@ def do_without(reason: str, *, required: bool = True) -> None:
     pytest.skip(reason)
 
 
+def _nfs_of_this_kernel() -> Path | None:
+    """Where NFS is mounted, if this is the kernel that `devcluster filesystems nfs` has started; else None."""
+    directory = Path(os.environ.get("DEVCLUSTER_FILESYSTEMS_ROOT", "")) / "mnt" / "nfs"
+    return directory if directory.is_mount() else None
+
+
 @contextmanager
 def mounts_of_this_run(which: str = "1") -> Iterator[Mounts]:
     """Mounts that go with the test run, even when it is killed. Each set has servers at an address of its own."""
     high, low = divmod(os.getpid(), 250)
     mounts = Mounts(Path(f"/tmp/ckpt-fs-{os.getpid()}-{which}"), f"127.{10 + high % 240}.{1 + low}.{which}")
+    if _nfs_of_this_kernel():  # with process ids of its own: such a directory may be that of another test run
+        yield mounts
+        return
     try:
         yield mounts
     finally:
