@@ -104,7 +104,7 @@ _NETWORK_FSYNC = {
     "fuse.lizardfs": "the chunkservers have the data; they sync only with `HDD_FSYNC_BEFORE_CLOSE = 1`",
     "fuse.mfs": "the chunkservers have the data; they sync only with `HDD_FSYNC_BEFORE_CLOSE = 1`",
     "fuse.mount-s3": _UPLOADED,
-    "fuse.rclone": _UPLOADED,
+    "fuse.rclone": "nothing is sure: rclone uploads a file when it is closed, or seconds later (`--vfs-write-back`)",
     "fuse.s3fs": _UPLOADED,
     "fuse.seaweedfs": "the volume servers have the data; they sync only with `-fsync`",
     "fuse.sshfs": "the server has synced, if it is OpenSSH's",
