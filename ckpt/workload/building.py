@@ -46,7 +46,13 @@ def build(spec: StateSpec, part: RankShards | None = None) -> State:
             f"transformers builds other tensors for {spec.model!r} than the plan expects: please report this, with "
             "the model's config.json"
         )
-    share = (part or _alone(planned)).held
+    return filled(spec, (part or _alone(planned)).held)
+
+
+def filled(spec: StateSpec, share: tuple[Shard, ...] | None = None) -> State:
+    """Make a share of the planned state, or all of it, without asking transformers; the state of a seed."""
+    planned = layout_of(spec)
+    share = _alone(planned).held if share is None else share
     block = values.of(spec, planned)
     state: State = {}
     for rows in share:

@@ -1,6 +1,6 @@
 """A power cut at any moment of a save leaves the old checkpoint or the new one, and after the save the new one.
 
-Saves are recorded, and every state that a filesystem may leave is made, and loaded: see `support.crash_states`.
+Saves are recorded, and every state that a filesystem may leave is made, and loaded: see `jobs.faults.crash_states`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pytest
 import ckpt
 from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError
+from jobs.faults.crash_states import State, states
+from jobs.faults.recording import Recording
+from jobs.faults.traced_calls import record
 from support import one_save
-from support.crash_states import State, states
 from support.faults import require_strace
 from support.one_save import step_in
-from support.recording import Recording
-from support.traced_calls import record
 
 STRATEGIES = ["safetensors_tuned", "safetensors_file", "torch_save", "torch_dcp_direct", "tensorstore_tuned", "hdf5"]
 

@@ -15,7 +15,7 @@ import torch
 
 import ckpt
 from ckpt.disk import durable, writeback
-from support.recording import MARK
+from jobs.faults.recording import MARK
 
 ELEMENTS = 3000
 

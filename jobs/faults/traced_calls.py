@@ -1,4 +1,4 @@
-"""Records what a program changes in a directory, from a trace of its system calls (`support.recording`)."""
+"""Records what a program changes in a directory, from a trace of its system calls (`jobs.faults.recording`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from support.recording import MARK, Operation, Recording, Sync
+from jobs.faults.recording import MARK, Operation, Recording, Sync
 
 CALLS = (
     "open,openat,creat,close,dup,dup2,dup3,lseek,write,writev,pwrite64,pwritev,pwritev2,sendfile,copy_file_range,"

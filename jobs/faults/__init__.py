@@ -1,0 +1,1 @@
+"""What a checkpoint survives: faults while a method saves, and what a restart has afterwards."""
