@@ -46,7 +46,7 @@ LAYERS = {
         "paths",
         "plan",  # pure: study file -> list of jobs
         "node",  # what runs on a node
-        "cluster",  # where jobs go
+        "cluster faults",  # where jobs go; what a checkpoint survives
         # The command line: check, status, follow, and what starts a job.
     ),
     "analysis": (

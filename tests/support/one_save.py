@@ -5,8 +5,6 @@ WHAT is `save`, or `checkpointer1` or `checkpointer2`, by its levels. SKIP names
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 
 import ckpt
 from ckpt.disk import durable, writeback
-from jobs.faults.recording import MARK
+from jobs.faults.recording import mark
 
 ELEMENTS = 3000
 
@@ -32,12 +30,6 @@ def step_in(state: dict[str, Any]) -> int:
     assert torch.equal(state["model"]["weight"], torch.arange(ELEMENTS, dtype=torch.float32) + step)
     assert torch.equal(state["model"]["bias"], torch.full((5,), step))
     return step
-
-
-def mark(name: str) -> None:
-    """Note in the trace where this program is."""
-    with contextlib.suppress(FileNotFoundError):
-        os.close(os.open(MARK + name, os.O_RDONLY))
 
 
 def doctor(skip: str, parent: Path) -> None:
