@@ -1,11 +1,9 @@
-"""`python -m jobs`: plan, run, check, prepare, submit, status, cancel, selftest, job."""
+"""`python -m jobs`: plan, run, check, prepare, submit, status, cancel, selftest, faults, job."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from ckpt.cli import printable, unwritten
 from ckpt.cli import run as run_command_line
+from ckpt.cli import unwritten
 from ckpt.disk.durable import write_atomically
 from ckpt.errors import CheckpointError
 from jobs import check as preflight
 from jobs import findings, plan_table, timing_log
 from jobs import status as statuses
+from jobs.analysing import analyse
 from jobs.cluster import queue_state, slurm, submit
 from jobs.cluster.arrays import batches, from_environment
 from jobs.cluster.choice import ClusterName, default_cluster
@@ -27,6 +26,7 @@ from jobs.cluster.local import refuse_here
 from jobs.cluster.one_job import OneJobSender
 from jobs.cluster.submissions import submissions
 from jobs.errors import StudyError, TimingLogError
+from jobs.faults_command import faults
 from jobs.follow import follow, submit_and_follow
 from jobs.hanging import LOOK_S, bounded, must_answer, tell
 from jobs.job_status import BAD
@@ -43,6 +43,7 @@ app = App(
     help="Plan, submit and follow checkpoint studies. STUDY is a TOML file, or the name of a shipped study.",
     version_flags=[],
 )
+app.command(faults)
 
 StudyArgument = Annotated[str, Parameter(help="a TOML file, or the name of a shipped study")]
 ResultsOption = Annotated[
@@ -88,7 +89,7 @@ def run(
         return 0
     paths = prepared[0]
     code = submit_and_follow(*prepared, wait=True, in_one_job=in_one_job)
-    analysed = _analyse("table", paths)
+    analysed = analyse("table", paths)
     print(f"\nlogs: {paths.logs}   again: python -m analysis table {paths.root}")
     return code or analysed
 
@@ -169,7 +170,7 @@ def selftest(*, target: TargetOption, results: ResultsOption = Path("results"), 
             prepared = _prepare(str(file), results, cluster, dry_run=False)
         assert prepared is not None  # it is no dry run
         submit_and_follow(*prepared, wait=True)
-        codes.append(_analyse("selftest", prepared[0]))
+        codes.append(analyse("selftest", prepared[0]))
     return max(codes)
 
 
@@ -208,19 +209,6 @@ def run_one_job(
     if status == timing_log.INTERRUPTED:
         return os.EX_TEMPFAIL
     return 0 if status in timing_log.GOOD else 1
-
-
-def _analyse(command: str, paths: StudyPaths) -> int:
-    """Run a command of `python -m analysis` on a study's results; returns its exit code.
-
-    In a process of its own: an error of the analysis can't break a run, and this one needs none of its libraries.
-    """
-    sys.stdout.flush()
-    code = subprocess.run([sys.executable, "-m", "analysis", command, str(paths.root)], check=False).returncode
-    if code not in {0, 1 if command == "selftest" else 0}:
-        message = f"the jobs' logs are kept, but `python -m analysis {command} {paths.root}` failed (exit code {code})"
-        print(printable(f"error: {message}"), file=sys.stderr)
-    return code
 
 
 def _read_study(study: str, results: Path) -> tuple[StudyPaths, Plan, Path]:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from jobs.faults.recording import Operation, Recording, Sync
 
+EVERYTHING, SYNCED, JOURNALLED, UNORDERED = "everything", "synced", "journalled", "unordered"
+
 _BLOCK_BYTES = 4096
 
 Tear = float | None
@@ -28,7 +30,7 @@ class State:
     """A directory after a power cut.
 
     Attributes:
-        model: of the filesystem.
+        model: of the filesystem, one of the four.
         step: how many steps of the recording had been made.
         content: the files, links and empty directories, by their paths: bytes, a link's target, or None.
     """
@@ -56,6 +58,11 @@ def states(recording: Recording, seed: int = 0) -> Iterator[State]:
     return _States(recording, random.Random(seed)).all()  # noqa: S311  # drawn states, no secrets
 
 
+def last_state(recording: Recording) -> State:
+    """Return what the program left, with nothing lost."""
+    return _States(recording, random.Random(0)).last()  # noqa: S311
+
+
 class _States:
     def __init__(self, recording: Recording, chance: random.Random) -> None:
         self._recording, self._chance = recording, chance
@@ -79,10 +86,14 @@ class _States:
             done = [number for number in range(step) if isinstance(self._steps[number], Operation)]
             synced = [number for number in done if self._covered[number] < step]
             pending = [number for number in done if self._covered[number] >= step]
-            yield self._state("everything", step, done)
-            yield self._state("synced", step, synced)
+            yield self._state(EVERYTHING, step, done)
+            yield self._state(SYNCED, step, synced)
             yield from self._journalled(step, done, pending)
             yield from self._unordered(step, synced, pending)
+
+    def last(self) -> State:
+        step = len(self._steps)
+        return self._state(EVERYTHING, step, [n for n in range(step) if isinstance(self._steps[n], Operation)])
 
     def _operation(self, number: int) -> Operation:
         operation = self._steps[number]
@@ -101,16 +112,16 @@ class _States:
             for tear in (None, 0.0, 0.5, 1.0):
                 chosen = data if tear != 0.5 else data[: self._chance.randint(0, len(data))]
                 torn: dict[int, Tear] = dict.fromkeys(chosen, tear) if tear in {0.0, 0.5} else {}
-                yield self._state("journalled", step, [*fixed, *kept, *(chosen if tear is not None else ())], torn)
+                yield self._state(JOURNALLED, step, [*fixed, *kept, *(chosen if tear is not None else ())], torn)
 
     def _unordered(self, step: int, synced: Sequence[int], pending: Sequence[int]) -> Iterator[State]:
         for share in (0.2, 0.5, 0.8):
             some = [number for number in pending if self._chance.random() < share]
             torn: dict[int, Tear] = {number: self._chance.random() for number in some if self._chance.random() < 0.5}
-            yield self._state("unordered", step, [*synced, *some], torn)
+            yield self._state(UNORDERED, step, [*synced, *some], torn)
         for number in pending:
-            yield self._state("unordered", step, [*synced, *(other for other in pending if other != number)])
-            yield self._state("unordered", step, [*synced, number])
+            yield self._state(UNORDERED, step, [*synced, *(other for other in pending if other != number)])
+            yield self._state(UNORDERED, step, [*synced, number])
 
     def _state(self, model: str, step: int, chosen: Sequence[int], torn: dict[int, Tear] | None = None) -> State:
         directories = {node: dict(names) for node, names in self._recording.entries.items()}

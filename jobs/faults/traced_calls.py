@@ -1,40 +1,15 @@
-"""Records what a program changes in a directory, from a trace of its system calls (`jobs.faults.recording`)."""
+"""Turns a trace of system calls into what a program changed in a directory (`jobs.faults.recording`)."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.errors import StudyError
 from jobs.faults.recording import MARK, Operation, Recording, Sync
-
-CALLS = (
-    "open,openat,creat,close,dup,dup2,dup3,lseek,write,writev,pwrite64,pwritev,pwritev2,sendfile,copy_file_range,"
-    "ftruncate,truncate,fallocate,mkdir,mkdirat,rmdir,unlink,unlinkat,rename,renameat,renameat2,link,linkat,symlink,"
-    "symlinkat,fsync,fdatasync,syncfs,fcntl"
-)
-
-_LONGEST_BYTES = 32 * 2**20
-"""Of one write."""
-
-
-def record(root: Path, command: Sequence[str], trace: Path) -> Recording:
-    """Run a command that changes a directory; returns what it did."""
-    recording = Recording()
-    reader = _Reader(root, recording)
-    strace = ["strace", "-f", "-qq", "-y", "-xx", "-s", str(_LONGEST_BYTES), "--signal=none", "-e", f"trace={CALLS}"]
-    done = subprocess.run(
-        [*strace, "-o", str(trace), *command], env=os.environ, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    with trace.open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            reader.take(line.rstrip("\n"))
-    return recording
-
 
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\)\s+= (-?\d+|\?)(.*)")
 _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
@@ -51,7 +26,7 @@ def _texts(arguments: str) -> list[bytes]:
     return [_bytes(text) for text in _TEXT.findall(arguments)]
 
 
-class _Reader:
+class Reader:
     """Follows a program's descriptors and names, and turns its calls into operations."""
 
     def __init__(self, root: Path, recording: Recording) -> None:
@@ -195,7 +170,8 @@ class _Reader:
     def _renameat(self, arguments: str, _: int) -> Iterator[Operation]:
         source, target = map(self._find, self._paths(arguments))
         if source is None or target is None:
-            assert source is target, f"a rename leads out of what is recorded: {arguments}"
+            if source is not target:
+                raise StudyError(f"the program renames what is outside of the directory that is recorded: {arguments}")
             return
         (a, x, node), (b, y, replaced) = source, target
         assert node is not None
@@ -211,7 +187,7 @@ class _Reader:
     _rename = _renameat
 
     def _refused(self, arguments: str, _: int) -> Iterator[Operation]:
-        raise AssertionError(f"this call is not recorded: {arguments}")
+        raise StudyError(f"the program uses a call that a recording can't have: {arguments[:200]}")
 
     _link = _linkat = _copy_file_range = _truncate = _refused
 
@@ -248,7 +224,8 @@ class _Reader:
         target, source = (int(found[1]) for found in re.finditer(r"(\d+)<[^>]*>", arguments))
         if target in self._node_of:
             start = re.search(r"\[(\d+)\]", arguments)
-            assert start, f"a copy without an offset is not recorded: {arguments}"
+            if start is None:
+                raise StudyError(f"the program copies without an offset, which a recording can't have: {arguments}")
             data = bytes(self._data[self._node_of[source]][int(start[1]) :][:copied])
             yield from self._changed(target, self._at[target], data)
             self._at[target] += copied

@@ -19,7 +19,7 @@ from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError
 from jobs.faults.crash_states import State, states
 from jobs.faults.recording import Recording
-from jobs.faults.traced_calls import record
+from jobs.faults.tracing import record
 from support import one_save
 from support.faults import require_strace
 from support.one_save import step_in

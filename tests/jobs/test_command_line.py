@@ -158,7 +158,7 @@ def test_tables_that_cannot_be_printed(python: Any, tiny: dict[str, Any], tmp_pa
 
     assert found.returncode == 1, found.stdout + found.stderr
     last = found.stderr.splitlines()[-1]
-    assert last.startswith("error: the jobs' logs are kept")
+    assert last.startswith("error: the results are kept")
     assert f"`python -m analysis table {results}` failed (exit code 1)" in last
     assert timing_log.read(results / "logs" / "r01-torch_save-here-1x1.h5").header.status == "complete"
 

@@ -75,7 +75,7 @@ def test_the_command_runs_all_studies_and_ends_with_the_worst_verdict(
         ran.append(f"{plan.study.name} {cluster} {wait}")
 
     monkeypatch.setattr(command, "submit_and_follow", run)
-    monkeypatch.setattr(command, "_analyse", lambda *_: next(codes))
+    monkeypatch.setattr(command, "analyse", lambda *_: next(codes))
 
     assert command.selftest(target=tmp_path, results=tmp_path / "results", cluster="local") == 1
     assert [name.rpartition("-2")[0] for name in ran] == list(STUDIES)
