@@ -13,7 +13,7 @@ from jobs.faults.outcomes import Outcome
 from jobs.faults.restarting import Restarts
 from jobs.faults.subject import NEW, Subject, judge
 
-_HEADER_BYTES = 4096
+HEADER_BYTES = 4096
 """Formats have headers and indices at the beginning or the end of a file; a file of up to twice that is one alone."""
 
 _SHARE_OF_HEADERS = 0.25
@@ -69,14 +69,14 @@ def parts(root: Path) -> list[Part]:
     found = []
     for file in sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()):
         size_bytes = file.stat().st_size
-        if size_bytes <= 2 * _HEADER_BYTES:
+        if size_bytes <= 2 * HEADER_BYTES:
             found.append(Part(file, 0, size_bytes, "a small file", is_header=True))
             continue
-        end = size_bytes - _HEADER_BYTES
+        end = size_bytes - HEADER_BYTES
         found += [
-            Part(file, 0, _HEADER_BYTES, "its first 4 KiB", is_header=True),
-            Part(file, _HEADER_BYTES, end - _HEADER_BYTES, "its middle", is_header=False),
-            Part(file, end, _HEADER_BYTES, "its last 4 KiB", is_header=True),
+            Part(file, 0, HEADER_BYTES, "its first 4 KiB", is_header=True),
+            Part(file, HEADER_BYTES, end - HEADER_BYTES, "its middle", is_header=False),
+            Part(file, end, HEADER_BYTES, "its last 4 KiB", is_header=True),
         ]
     return [part for part in found if part.size_bytes]
 

@@ -46,11 +46,11 @@ def outcomes(subject: Subject, fault: str, work: Path, budget: Budget) -> Iterat
 
 def main(subject_json: str, fault: str, work: str, budget_json: str) -> None:
     """Try it."""
-    import torch
-
+    threading.Thread(target=_end_with_reader, daemon=True).start()
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
-    threading.Thread(target=_end_with_reader, daemon=True).start()
+    import torch
+
     torch.set_num_threads(1)
     budget = Budget(**json.loads(budget_json))
     try:

@@ -38,7 +38,7 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     root.mkdir()
     subject.save(subject.state_at(OLD), OLD, root)
     recording = record(root, command(subject, root, NEW), work / "trace")
-    _check_complete(recording, root)
+    check_complete(recording, root)
     begin, returned = (recording.steps.index(mark) for mark in ("begin", "returned"))
     moments = described(recording)
     restarts: dict[bytes, Restart] = {}
@@ -68,7 +68,7 @@ def _digest(state: State) -> bytes:
     return digest.digest()
 
 
-def _check_complete(recording: Recording, root: Path) -> None:
+def check_complete(recording: Recording, root: Path) -> None:
     """Make sure that the recording has all that the program did: its end is what lies there."""
     recorded = last_state(recording).content
     left: dict[str, bytes | str | None] = {}

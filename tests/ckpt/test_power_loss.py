@@ -5,9 +5,7 @@ Saves are recorded, and every state that a filesystem may leave is made, and loa
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import ckpt
 from ckpt.checkpointer import Checkpointer
 from ckpt.errors import CheckpointError
 from jobs.faults.crash_states import State, states
+from jobs.faults.processes import python
 from jobs.faults.recording import Recording
 from jobs.faults.tracing import record
 from support import one_save
@@ -38,18 +37,8 @@ def root(tmp_path: Path) -> Path:
 
 def recorded(what: str, root: Path, step: int, strategy: str, skip: str = "") -> Recording:
     """Save, in a process of its own that is traced."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [
-        sys.executable,
-        "-m",
-        "support.one_save",
-        what,
-        str(root),
-        str(step),
-        strategy,
-        *([skip] if skip else []),
-    ]
-    return record(root, command, root.with_name("trace"))
+    words = [what, str(root), str(step), strategy, *([skip] if skip else [])]
+    return record(root, python("support.one_save", *words), root.with_name("trace"))
 
 
 class Outcomes:
