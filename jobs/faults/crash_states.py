@@ -53,19 +53,26 @@ class State:
                 path.write_bytes(value)
 
 
-def states(recording: Recording, seed: int = 0) -> Iterator[State]:
-    """Yield every state, those that are equal once for each moment."""
-    return _States(recording, random.Random(seed)).all()  # noqa: S311  # drawn states, no secrets
+def states(recording: Recording, seed: int = 0, single: int | None = None) -> Iterator[State]:
+    """Yield every state, those that are equal once for each moment.
+
+    Args:
+        recording: what the program did.
+        seed: of the parts that are drawn.
+        single: at every moment, for how many of the operations that no sync covers there is a state without this one
+            only, and one with this one only; they are drawn at random. None for all.
+    """
+    return _States(recording, random.Random(seed), single).all()  # noqa: S311  # drawn states, no secrets
 
 
 def last_state(recording: Recording) -> State:
     """Return what the program left, with nothing lost."""
-    return _States(recording, random.Random(0)).last()  # noqa: S311
+    return _States(recording, random.Random(0), None).last()  # noqa: S311
 
 
 class _States:
-    def __init__(self, recording: Recording, chance: random.Random) -> None:
-        self._recording, self._chance = recording, chance
+    def __init__(self, recording: Recording, chance: random.Random, single: int | None) -> None:
+        self._recording, self._chance, self._single = recording, chance, single
         self._steps = recording.steps
         self._covered = [self._covered_at(number) for number in range(len(self._steps))]
 
@@ -119,7 +126,8 @@ class _States:
             some = [number for number in pending if self._chance.random() < share]
             torn: dict[int, Tear] = {number: self._chance.random() for number in some if self._chance.random() < 0.5}
             yield self._state(UNORDERED, step, [*synced, *some], torn)
-        for number in pending:
+        single = pending if self._single is None else self._chance.sample(pending, min(self._single, len(pending)))
+        for number in single:
             yield self._state(UNORDERED, step, [*synced, *(other for other in pending if other != number)])
             yield self._state(UNORDERED, step, [*synced, number])
 

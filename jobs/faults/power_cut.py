@@ -19,6 +19,9 @@ from jobs.faults.restarting import Restarts
 from jobs.faults.subject import NEW, OLD, Restart, Subject, judge
 from jobs.faults.tracing import record
 
+_SINGLE = 8
+"""A library that syncs nothing has a hundred such operations, and every one at every moment would take an hour."""
+
 
 def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     """Cut the power at every moment of a save, and after its return.
@@ -44,7 +47,7 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     restarts: dict[bytes, Restart] = {}
     judged: set[tuple[bytes, bool]] = set()
     with Restarts(subject) as worker:
-        for state in states(recording, budget.seed):
+        for state in states(recording, budget.seed, _SINGLE):
             saved = state.step > returned
             case = _digest(state), saved
             if state.step <= begin or case in judged:
