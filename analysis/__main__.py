@@ -1,4 +1,4 @@
-"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs; many logs in one file."""
+"""`python -m analysis`: tables, figures, a report, advice and projections from timing logs; merged logs; faults."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from analysis.advice.advice import advise
 from analysis.advice.assumptions import USUAL, Assumptions
 from analysis.advice.levels import advise_levels
 from analysis.advice.projection import Wanted, project
-from analysis.errors import ResultsError
+from analysis.errors import NoTimingLogsError, ResultsError
 from analysis.logs.columns import usable_cpus
+from analysis.logs.faults import fault_logs, required_fault_logs
 from analysis.logs.frames import Entry, Results, frames
 from analysis.logs.load import entries
 from analysis.logs.merged import write_merged
@@ -27,6 +28,7 @@ from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables
 from analysis.tables.before_after import contrast
 from analysis.tables.check import grouped, in_full, remarks
+from analysis.tables.faults import faults_table
 from analysis.tables.levels import levels_table
 from analysis.tables.methods import all_tables
 from analysis.tables.projection import projection_table
@@ -35,6 +37,7 @@ from analysis.tables.storage import storage_tables
 from analysis.tables.table import printable
 from analysis.tables.targets import targets_tables
 from ckpt.cli import run
+from jobs.faults.outcomes import FILE, FaultLog
 from jobs.timing_log import TimingLogError
 
 app = App(
@@ -177,6 +180,20 @@ def project_(
     return 0
 
 
+@app.command(name="faults")
+def faults_(*results: Path, style: StyleOption = "text") -> int:
+    """Print what methods survive, by method and fault: right, detected or silent; and the smallest bad cases.
+
+    Args:
+        results: directories of studies whose faults `python -m jobs faults` tried.
+        style: text, markdown, csv, latex or html.
+    """
+    console = Console()
+    tables = [faults_table(log) for log in required_fault_logs(results)]
+    print(render(tables, style, color=console.color_system is not None and not console.no_color))
+    return 0
+
+
 @app.command(name="figures")
 def figures_(*results: Path, output: OutputOption) -> int:
     """Draw every figure that there is data for, as SVG, PDF and PNG.
@@ -204,6 +221,8 @@ def report_(
 ) -> int:
     """Write one HTML file: answer, tables, figures, method, warnings, provenance; samples, disk and jobs as CSV.
 
+    Of a study whose faults were tried, it has their table too; without timing logs, it has that alone.
+
     Args:
         results: where the logs are.
         assumptions: what the measurements can't know about the job.
@@ -213,15 +232,15 @@ def report_(
     from analysis.report import report  # only here: matplotlib takes a second to start
 
     assumptions.check()
-    loaded = _frames(results)
+    loaded, faults = _frames_and_faults(results)
     path = output or _usual_report(results)
-    report.write(report.report(loaded, assumptions, reference_target), path)
+    report.write(report.report(loaded, assumptions, reference_target, faults), path)
     print(path)
     return 0
 
 
 def _usual_report(results: Sequence[Path]) -> Path:
-    if len(results) == 1 and (results[0] / "logs").is_dir():
+    if len(results) == 1 and ((results[0] / "logs").is_dir() or (results[0] / FILE).is_file()):
         return results[0] / "report" / "report.html"
     raise ResultsError(
         "RESULTS is not one study's directory, so the report has no default path: name the file with -o FILE"
@@ -237,6 +256,17 @@ def _entries(results: Sequence[Path]) -> list[Entry]:
 
 def _frames(results: Sequence[Path]) -> Results:
     return frames(_entries(results))
+
+
+def _frames_and_faults(results: Sequence[Path]) -> tuple[Results | None, list[FaultLog]]:
+    """Read what a report is about: timing logs, faults, or both."""
+    try:
+        loaded = _frames(results)
+    except NoTimingLogsError:
+        if faults := fault_logs(results):
+            return None, faults
+        raise
+    return loaded, fault_logs(results)
 
 
 def _progress(logs: Iterable[Any], count: int) -> Iterable[Any]:

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "ckpt": (),
     "jobs": ("ckpt",),
-    # The timing log is the one door into jobs. `ckpt.cli` is how all three command lines end.
-    "analysis": ("jobs.timing_log", "ckpt.cli"),
+    # The files of results are the doors into jobs. `ckpt.cli` is how all three command lines end.
+    "analysis": ("jobs.timing_log", "jobs.faults.outcomes", "ckpt.cli"),
 }
 
 # The layers of each room, the lowest first. A module may import what lies in lower layers, and from its own folder;

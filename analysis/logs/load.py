@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.errors import ResultsError
+from analysis.errors import NoTimingLogsError, ResultsError
 from analysis.logs import columns, merged, plausible
 from analysis.logs.columns import Log
 from analysis.logs.frames import Entry, Results, frames
@@ -74,7 +74,8 @@ def entries(
     """List every job of the results, sorted by study and id; reading a job twice is harmless.
 
     Raises:
-        ResultsError: if the paths hold no results, or two logs claim to be the same job and differ.
+        NoTimingLogsError: if the paths hold no results.
+        ResultsError: if two logs claim to be the same job and differ.
     """
     paths = [results] if isinstance(results, Path | str) else list(results)
     known: dict[tuple[str, str], Entry] = {}
@@ -83,7 +84,7 @@ def entries(
             key = (entry.study, entry.job_id)
             known[key] = _one_of(known[key], entry) if key in known else entry
     if not known:
-        raise ResultsError(f"no timing logs in {', '.join(map(str, paths))}: expected logs/*.h5 or a merged file")
+        raise NoTimingLogsError(f"no timing logs in {', '.join(map(str, paths))}: expected logs/*.h5 or a merged file")
     return [known[key] for key in sorted(known)]
 
 

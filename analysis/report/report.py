@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: the answer, the tables and figures, the method, warnings, provenance, samples.
+"""One HTML file that needs nothing else: answer, tables and figures, faults, method, warnings, provenance, samples.
 
 It has no script, fetches nothing (its own content security policy forbids it), and escapes all that comes from a log.
 """
@@ -29,12 +29,14 @@ from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables, model
 from analysis.tables.advice_words import HOW_SEPARATED, assumed, in_words
 from analysis.tables.csv import no_formula
+from analysis.tables.faults import faults_table
 from analysis.tables.html import html
 from analysis.tables.methods import all_tables
 from analysis.tables.storage import storage_tables
 from analysis.tables.table import Cell, Number, Table, printable
 from analysis.tables.targets import targets_tables
 from ckpt.cli import unwritten
+from jobs.faults.outcomes import FaultLog
 from jobs.timing_log import write_atomically
 
 MOST_EMBEDDED_BYTES = 8_000_000
@@ -84,17 +86,40 @@ class _Download:
     says: str
 
 
-def report(results: Results, assumptions: Assumptions, reference_target: str = "") -> str:
+def report(
+    results: Results | None, assumptions: Assumptions, reference_target: str = "", faults: Sequence[FaultLog] = ()
+) -> str:
     """Return the page as HTML. The same results give the same page.
 
     Args:
-        results: the frames.
+        results: the frames; None for a page about faults alone.
         assumptions: what the measurements can't know about the job.
         reference_target: the target that the others are compared with; the study's first by default.
+        faults: what came of the studies' faults.
 
     Raises:
         ResultsError: if an assumption makes no sense, or there is no such target.
     """
+    studies = {log.study for log in faults} | (set() if results is None else _studies(results))
+    measured = {} if results is None else _measured(results, assumptions, reference_target)
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    ).get_template("report.html.j2")
+    return template.render(
+        title=printable(f"Checkpoint study: {', '.join(sorted(studies))}"),
+        style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
+        is_measured=bool(measured),
+        faults=[html(faults_table(log), f"faults-{number}") for number, log in enumerate(faults, 1)],
+        **measured,
+    )
+
+
+def _studies(results: Results) -> set[str]:
+    return set(results.jobs["study"].dropna().map(str))
+
+
+def _measured(results: Results, assumptions: Assumptions, reference_target: str) -> dict[str, Any]:
+    """Return what the page shows of the timing logs."""
     comparisons = compare(results)
     drawn, absent = draw([comparison.setting for comparison in comparisons])
     plots = [
@@ -103,29 +128,25 @@ def report(results: Results, assumptions: Assumptions, reference_target: str = "
     ]
     downloads, not_embedded = _downloads(results)
     loops = [comparison.setting.loop for comparison in comparisons] or [None]
-    studies = sorted(set(results.jobs["study"].dropna().map(str)))
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    ).get_template("report.html.j2")
-    return template.render(
-        title=printable(f"Checkpoint study: {', '.join(studies)}"),
-        subtitle=_subtitle(results),
-        style=Markup((_HERE / "report.css").read_text()),  # noqa: S704  # this package's own file
-        loops=list(_loops(comparisons, plots)),
-        sections=[_section(number, comparison, assumptions, plots) for number, comparison in enumerate(comparisons, 1)],
-        targets=_of_targets(comparisons, reference_target),
-        target_plots=[plot for figure, plot in plots if figure.kind == "targets"],
-        across=[html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
-        across_plots=[plot for figure, plot in plots if figure.kind == "scale"],
-        assumed=list(dict.fromkeys(line for loop in loops for line in assumed(assumptions, loop))),
-        method=list(dict.fromkeys([HOW_SEPARATED, *map(model, loops)])),
-        warnings=[printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
-        absent=[printable(line) for line in (*_absent_tables(comparisons), *absent)],
-        facts=_facts(results.jobs),
-        jobs=html(_jobs(results.jobs), "jobs"),
-        downloads=downloads,
-        not_embedded=not_embedded,
-    )
+    return {
+        "subtitle": _subtitle(results),
+        "loops": list(_loops(comparisons, plots)),
+        "sections": [
+            _section(number, comparison, assumptions, plots) for number, comparison in enumerate(comparisons, 1)
+        ],
+        "targets": _of_targets(comparisons, reference_target),
+        "target_plots": [plot for figure, plot in plots if figure.kind == "targets"],
+        "across": [html(table, f"across-{number}") for number, table in enumerate(across_tables(comparisons), 1)],
+        "across_plots": [plot for figure, plot in plots if figure.kind == "scale"],
+        "assumed": list(dict.fromkeys(line for loop in loops for line in assumed(assumptions, loop))),
+        "method": list(dict.fromkeys([HOW_SEPARATED, *map(model, loops)])),
+        "warnings": [printable(line) for comparison in comparisons for line in _warnings(comparison.setting)],
+        "absent": [printable(line) for line in (*_absent_tables(comparisons), *absent)],
+        "facts": _facts(results.jobs),
+        "jobs": html(_jobs(results.jobs), "jobs"),
+        "downloads": downloads,
+        "not_embedded": not_embedded,
+    }
 
 
 def write(page: str, path: Path) -> None:

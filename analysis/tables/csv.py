@@ -8,7 +8,20 @@ import re
 import pandas as pd
 
 from analysis.measures.trials import Trials
-from analysis.tables.table import Cell, Change, Estimate, Judged, Marked, Ratio, Table, numbered, printable
+from analysis.tables.table import (
+    Cell,
+    Change,
+    Estimate,
+    Judged,
+    Marked,
+    Outcomes,
+    Ratio,
+    Table,
+    counted,
+    numbered,
+    printable,
+    shown_examples,
+)
 
 
 def csv(table: Table) -> str:
@@ -23,7 +36,9 @@ def csv(table: Table) -> str:
             fields = _fields(no_formula(printable(heading)) or "method", cell)
             record |= {key: _rounded(value) for key, value in fields.items()}
         records.append(record)
-    notes = "".join(f"# {_CELL_IN_NOTE.sub(_APOSTROPHE, printable(note))}\n" for note in numbered(table))
+    examples = (f"{example.subject}: {example.text}: {example.command}" for example in shown_examples(table))
+    lines = [*numbered(table), *examples]
+    notes = "".join(f"# {_CELL_IN_NOTE.sub(_APOSTROPHE, printable(line))}\n" for line in lines)
     return pd.DataFrame(records).to_csv(index=False) + notes if records else notes
 
 
@@ -55,10 +70,12 @@ def no_formula(text: str) -> str:
 
 
 def _fields(key: str, cell: Cell) -> dict[str, str | float]:
-    if isinstance(cell, str):
-        return {key: no_formula(printable(cell))}
-    if isinstance(cell, Marked):
-        return {key: no_formula(printable(cell.text)), "notes": " ".join(map(str, cell.notes))}
+    if isinstance(cell, str | Marked):
+        text, notes = (cell, {}) if isinstance(cell, str) else (cell.text, {"notes": " ".join(map(str, cell.notes))})
+        return {key: no_formula(printable(text)), **notes}
+    if isinstance(cell, Outcomes):
+        counts = {f"{key} {verdict}": count for verdict, count in counted(cell.of).items()}
+        return {key: cell.of.verdict, **counts, f"{key} skipped": no_formula(printable(cell.of.skipped))}
     if isinstance(cell, Trials):
         median = cell.median()
         return {

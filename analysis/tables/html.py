@@ -7,7 +7,7 @@ import re
 import jinja2
 from markupsafe import Markup, escape
 
-from analysis.tables.table import Cell, Marked, Table, printable, shown
+from analysis.tables.table import Cell, Marked, Outcomes, Table, printable, shown, shown_examples
 
 _OPTION = re.compile(r"(?<=\S)\+(?=[^\W\d]\w*=)")
 """Where a method's name, such as `torch_save+crc=False`, goes on with an option."""
@@ -41,7 +41,7 @@ _HTML = _environment.from_string("""\
 </tbody>
 </table>
 </div>
-{% if footnotes or notes %}
+{% if footnotes or notes or examples %}
 <figcaption>
 {% if footnotes %}
 <ol>
@@ -57,6 +57,15 @@ _HTML = _environment.from_string("""\
 {% endfor %}
 </ul>
 {% endif %}
+{% if examples %}
+<dl>
+{% for example in examples %}
+<dt>{{ example.subject | soft }}</dt>
+<dd>{{ example.text }}</dd>
+<dd><code>{{ example.command | soft }}</code></dd>
+{% endfor %}
+</dl>
+{% endif %}
 </figcaption>
 {% endif %}
 </figure>
@@ -69,6 +78,8 @@ def html(table: Table, anchor: str) -> Markup:
     def cell(content: Cell) -> tuple[str, str, tuple[int, ...]]:
         if isinstance(content, Marked):
             return printable(content.text), "text", content.notes
+        if isinstance(content, Outcomes):
+            return content.text, f"text {content.of.verdict}".rstrip(), content.notes
         return shown(content), "text" if isinstance(content, str) else "number", ()
 
     kinds = ["text" if table.holds_words(column) else "number" for column in range(len(table.headings))]
@@ -77,9 +88,10 @@ def html(table: Table, anchor: str) -> Markup:
             anchor=anchor,
             name=table.name,
             title=printable(table.title),
-            headings=list(zip(table.headings, kinds, strict=True)),
+            headings=list(zip(map(printable, table.headings), kinds, strict=True)),
             rows=[[cell(content) for content in row] for row in table.rows],
             footnotes=[printable(note) for note in table.footnotes],
             notes=[printable(note) for note in table.notes],
+            examples=shown_examples(table),
         )
     )

@@ -5,8 +5,22 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 
-from analysis.tables.table import MISSING, Cell, Marked, Number, Table, numbered, pieces, printable, shown, turn
+from analysis.tables.table import (
+    MISSING,
+    Cell,
+    Marked,
+    Number,
+    Outcomes,
+    Table,
+    numbered,
+    pieces,
+    printable,
+    shown,
+    shown_examples,
+    turn,
+)
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -30,7 +44,8 @@ LATEX_PACKAGES = ("booktabs", "graphicx", "siunitx")
 def latex(table: Table) -> str:
     r"""Write a table as a LaTeX float, for a document that loads `LATEX_PACKAGES`; a wide one is shrunk to the line.
 
-    Columns of plain numbers are siunitx's S columns; every other number is an argument of `\num`.
+    Columns of plain numbers are siunitx's S columns; every other number is an argument of `\num`. Examples come behind
+    the float, for they may take pages.
     """
     turned = table.turned
     table = turn(table) if turned else table
@@ -61,9 +76,20 @@ def latex(table: Table) -> str:
             r"\par\smallskip\footnotesize\raggedright",
             *below,
             r"\end{table}",
+            *_examples(table),
             "",
         ]
     )
+
+
+def _examples(table: Table) -> Iterator[str]:
+    if table.examples:
+        yield r"{\raggedright"
+        for example in shown_examples(table):
+            yield rf"\par\medskip\noindent\textbf{{{in_latex(example.subject)}}}\\"
+            yield rf"{in_latex(example.text)}\par\noindent"
+            yield rf"\texttt{{{in_latex(example.command)}}}"
+        yield r"\par}"
 
 
 def _s_column(cells: list[Cell]) -> str:
@@ -77,7 +103,7 @@ def _s_column(cells: list[Cell]) -> str:
 def _latex_cell(cell: Cell, *, bare: bool) -> str:
     if isinstance(cell, str):
         return in_latex(cell)
-    if isinstance(cell, Marked):
+    if isinstance(cell, Marked | Outcomes):
         return in_latex(cell.text) + "".join(rf"\textsuperscript{{[{number}]}}" for number in cell.notes)
     if bare and isinstance(cell, Number):
         return f"{{{MISSING}}}" if math.isnan(cell.value) else shown(cell)

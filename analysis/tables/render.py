@@ -15,8 +15,8 @@ from analysis.tables.text import text
 Format = Literal["text", "markdown", "csv", "latex", "html"]
 
 
-def render(tables: Sequence[Table], style: Format) -> str:
-    """Write all tables in one format."""
+def render(tables: Sequence[Table], style: Format, *, color: bool = False) -> str:
+    """Write all tables in one format; text may have a terminal's colors."""
     match style:
         case "csv":
             return "\n".join(map(csv, tables))
@@ -27,4 +27,4 @@ def render(tables: Sequence[Table], style: Format) -> str:
         case "html":
             return "\n".join(html(table, f"table-{number}") for number, table in enumerate(tables, 1))
         case "text":
-            return "\n".join(map(text, tables))
+            return "\n".join(text(table, color=color) for table in tables)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from analysis.measures.statistics import Interval
 from analysis.measures.trials import Trials
+from jobs.faults import outcomes
 
 MISSING = "-"
 
@@ -78,7 +79,33 @@ class Marked:
     notes: tuple[int, ...]
 
 
-Cell = str | Marked | Trials | Share | Part | Number | Change | Ratio | Judged | Estimate
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What came of a method under a fault: the worst verdict, with its number of cases: silent 3 of 412."""
+
+    of: outcomes.Cell
+    notes: tuple[int, ...]
+    """The numbers of the footnotes that belong to it: why it was skipped."""
+
+    @property
+    def text(self) -> str:
+        """The verdict and the number in words."""
+        verdict = self.of.verdict
+        if not verdict:
+            return MISSING
+        return f"{verdict} {counted(self.of)[verdict]}" + ("" if verdict == outcomes.RIGHT else f" of {self.of.cases}")
+
+
+Cell = str | Marked | Outcomes | Trials | Share | Part | Number | Change | Ratio | Judged | Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A case behind a cell of a table, and the command that repeats it."""
+
+    subject: str
+    text: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +122,16 @@ class Table:
     """The footnotes that cells are `Marked` with; the first is number 1."""
     turned: bool = False
     """Whether rows may be shown as columns where the width is limited: few rows with many long texts."""
+    joined: bool = False
+    """Whether the first two columns may be shown as one where the width is limited: short names."""
+    examples: tuple[Example, ...] = ()
+    """Shown as a list below the notes."""
+    headed: bool = True
+    """Whether its title is a heading in Markdown; otherwise it is a paragraph, for a page with headings of its own."""
 
     def holds_words(self, column: int) -> bool:
         """Return whether a column holds texts and no numbers."""
-        return all(isinstance(row[column], str | Marked) for row in self.rows)
+        return all(isinstance(row[column], str | Marked | Outcomes) for row in self.rows)
 
 
 def turn(table: Table) -> Table:
@@ -112,16 +145,32 @@ def turn(table: Table) -> Table:
     return replace(table, headings=headings, rows=rows, turned=False)
 
 
+def join(table: Table) -> Table:
+    """Return a table with its first two columns as one."""
+    rows = tuple((f"{shown(row[0])}, {shown(row[1])}", *row[2:]) for row in table.rows)
+    return replace(table, headings=(", ".join(table.headings[:2]), *table.headings[2:]), rows=rows, joined=False)
+
+
+def counted(cell: outcomes.Cell) -> dict[str, int]:
+    """Return the number of cases of every verdict, the worst one first."""
+    return {outcomes.SILENT: cell.silent, outcomes.DETECTED: cell.detected, outcomes.RIGHT: cell.right}
+
+
 def numbered(table: Table) -> list[str]:
     """Return the lines below a table: the footnotes with their numbers, then the other notes."""
     return [*(f"[{number}] {note}" for number, note in enumerate(table.footnotes, 1)), *table.notes]
+
+
+def shown_examples(table: Table) -> list[Example]:
+    """Return a table's examples without control characters."""
+    return [Example(*map(printable, (example.subject, example.text, example.command))) for example in table.examples]
 
 
 def shown(cell: Cell) -> str:
     """Write a cell for people to read."""
     if isinstance(cell, str):
         return printable(cell)
-    if isinstance(cell, Marked):
+    if isinstance(cell, Marked | Outcomes):
         return " ".join([printable(cell.text), *(f"[{number}]" for number in cell.notes)])
     return "".join(word for word, _ in pieces(cell))
 

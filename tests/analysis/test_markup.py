@@ -16,7 +16,7 @@ from analysis.measures.statistics import Interval
 from analysis.measures.trials import NO_TRIALS, Trials
 from analysis.tables.html import html
 from analysis.tables.latex import LATEX_PACKAGES, in_latex, latex
-from analysis.tables.table import Change, Marked, Number, Part, Ratio, Share, Table
+from analysis.tables.table import Change, Example, Marked, Number, Part, Ratio, Share, Table
 
 NAN = float("nan")
 
@@ -50,6 +50,7 @@ EVERYTHING = Table(
     ),
     (HOSTILE, "a note"),
     ("the first", HOSTILE),
+    examples=(Example(HOSTILE, HOSTILE, HOSTILE), Example("a case", "", "python -m jobs faults --method a")),
 )
 
 EMPTY = Table("empty", "Nothing to show", ("method", "save"), (), ("the study has no torch_save",))
@@ -87,7 +88,8 @@ def test_latex_compiles(pdflatex: str, tmp_path: Path) -> None:
 
 def test_the_tables_of_a_study_compile(pdflatex: str, tmp_path: Path) -> None:
     """Those that the golden files hold, as they are; wide ones are shrunk to the line."""
-    for number, golden in enumerate(sorted((Path(__file__).parent / "test_tables").glob("*.tex"))):
+    whole = [Path(__file__).parent / name for name in ("test_tables", "test_faults")]
+    for number, golden in enumerate(sorted(path for folder in whole for path in folder.glob("*.tex"))):
         directory = tmp_path / str(number)
         directory.mkdir()
 

@@ -15,6 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from analysis.advice.assumptions import USUAL
 from analysis.logs.load import load_results
 from analysis.report import report
+from support.fault_logs import fault_log
 from support.loops import Costs, LoopSimulation
 from support.studies import MakeStudy, StudyOnDisk
 
@@ -81,12 +82,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def pages(
     three_methods: StudyOnDisk, hostile_logs: Path, many_methods: Path, looped: Path, tmp_path: Path
 ) -> dict[str, Path]:
-    """Four reports: of a plain study, of hostile logs, of many methods with long labels, and of a training loop."""
+    """Reports: of a plain study, of hostile logs, of many methods with long labels, of a training loop, of faults."""
     found = {}
     studies = {"plain": three_methods.root, "hostile": hostile_logs, "many": many_methods, "loop": looped}
     for name, results in studies.items():
         found[name] = tmp_path / f"{name}.html"
         report.write(report.report(load_results(results), USUAL), found[name])
+    found["faults"] = tmp_path / "faults.html"
+    report.write(report.report(None, USUAL, faults=[fault_log()]), found["faults"])
     return found
 
 
@@ -96,7 +99,7 @@ def fetched(browser: webdriver.Chrome) -> list[str]:
     return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("which", ["plain", "hostile", "many", "loop"])
+@pytest.mark.parametrize("which", ["plain", "hostile", "many", "loop", "faults"])
 def test_in_a_browser(which: str, browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     """At the width of a phone and of a desktop, in light, in dark and as it is printed: nothing ends beyond the
     window, every text can be read, nothing is fetched but the page itself, and no error or warning is logged.
