@@ -14,6 +14,7 @@ from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.series.keep import Keep
 from ckpt.series.local import Local
 from ckpt.series.preemption import Preemption
+from ckpt.series.saving import Outcome
 from ckpt.tree.converters import register
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpointer",
     "Keep",
     "Local",
+    "Outcome",
     "Preemption",
     "convert",
     "exists",

@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from ckpt.series.local import Local
 from ckpt.series.preemption import Preemption
 from ckpt.series.recent import RecentSaves
 from ckpt.series.resuming import Restored
-from ckpt.series.saving import Blocked, Saved, Series
+from ckpt.series.saving import Blocked, Outcome, Saved, Series
 from ckpt.series.together import Ranks
 
 _log = logging.getLogger("ckpt")
@@ -59,12 +59,12 @@ class Checkpointer:
         mtbf_s: mean time between failures of the whole job, in seconds; for "auto", and only for that.
         preemption: after one of its signals, `due` is true once more if a save fits in the time that is left.
         keep: which checkpoints stay; a number for so many of the newest; None for all.
-        background: save a copy of the state in another process or in a thread, while the program goes on; "none" for
-            saves that return once they are committed.
+        background: save a copy of the state in another process or a thread; "none": return once it is committed.
         copy_bytes: the most memory that the copy may take. A larger state is saved without a copy: that save returns
             once it is committed. None for as much as there is.
         local: node-local storage, to which saves go; they are copied to `directory` behind the program. A path, or a
             `Local` with how many stay there, which are copied, and how fast.
+        ended: called from any thread with the `Outcome` of a save or a copy; it calls no method of this object.
         timeout_s: how long a rank waits for the others of the job to call the same method, if the state has DTensors.
         strategy: the name of the strategy; `python -m ckpt strategies` lists them.
         options: of the strategy.
@@ -84,6 +84,7 @@ class Checkpointer:
         background: Background = "process",
         copy_bytes: int | None = None,
         local: Local | Path | str | None = None,
+        ended: Callable[[Outcome], Any] | None = None,
         timeout_s: float = 600,
         strategy: str = DEFAULT,
         **options: Any,
@@ -93,12 +94,12 @@ class Checkpointer:
         series = Series(path_of(directory), kept, strategy, options)
         series.prepare()
         self._recent = RecentSaves()
-        self._levels = Levels(series, local)
-        self._saves = Behind(background, copy_bytes, series.prepare, self._levels.committed, self._recent)
+        self._levels = Levels(series, local, ended)
+        self._saves = Behind(background, copy_bytes, series.prepare, self._levels.ended, self._recent)
         # DTensors' ranks commit together, in the program's process, where their process group is.
         by_thread: Background = "thread" if self._saves.is_behind else "none"
-        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._committed_together, self._recent)
         self._ranks = Ranks(self._levels, timeout_s, self._prepared)
+        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._ranks.ended, self._recent)
         self._newest: int | None = None  # the newest whole checkpoint, once `_begin` has looked
         self._has_begun = False
         atexit.register(self._at_exit)
@@ -129,6 +130,11 @@ class Checkpointer:
     def commit_s(self) -> float | None:
         """How long a save takes from its call until it is committed, the longest of the last five; None before one."""
         return self._recent.commit_s
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether a checkpoint is being copied from the local storage to `directory`."""
+        return self._levels.is_copying
 
     def due(self, step: int) -> bool:
         """Whether to save after this step; call it once after every step."""
@@ -235,6 +241,10 @@ class Checkpointer:
             self._levels.finish()
             self._warn_of_copies()
 
+    def abandon_copies(self) -> None:
+        """Copy nothing more to `directory`, for a program that has to end now; `close` raises an error then."""
+        self._levels.abandon()
+
     def close(self) -> None:
         """Wait for the save in flight, and end what saves.
 
@@ -268,11 +278,6 @@ class Checkpointer:
         for saves in (self._saves, self._saves_together):
             if (done := saves.wait()) is not None:
                 self._committed(*done)
-
-    def _committed_together(self, step: int) -> None:
-        """Let rank 0 copy what all ranks have committed; called from any thread."""
-        if self._ranks.is_first:
-            self._levels.committed(step)
 
     def _warn_of_copies(self) -> None:
         """Report what went wrong since the last call, while checkpoints were copied."""

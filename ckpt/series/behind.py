@@ -44,7 +44,8 @@ class Behind:
         background: in another process, in a thread, or before `start` returns.
         copy_bytes: the most memory that the copy may take; None for as much as there is.
         prepare: called in the process before its first save; must be picklable.
-        committed: called with the step as soon as a save is committed, from any thread.
+        ended: called as soon as a save has ended, with its step, what it did (None if it failed), and why it failed.
+            From any thread; not with an error that `start` raises.
         recent: takes in every save.
 
     Raises:
@@ -56,11 +57,11 @@ class Behind:
         background: Background,
         copy_bytes: int | None,
         prepare: Callable[[], Any],
-        committed: Callable[[int], None],
+        ended: Callable[[int, Saved | None, str], None],
         recent: RecentSaves,
     ) -> None:
         self._saver = _saver(background, prepare)
-        self._copy_bytes, self._committed, self._recent = copy_bytes, committed, recent
+        self._copy_bytes, self._ended, self._recent = copy_bytes, ended, recent
         self._running: tuple[int, Future[Any]] | None = None
         self._reported = threading.Event()
         self._done: tuple[int, Saved] | None = None
@@ -110,8 +111,8 @@ class Behind:
             future.add_done_callback(partial(self._report, step, self._reported))
             self._recent.add(step, copy.called_s, future)
             return Blocked(copy_s=copy.copy_s)
-        self._done = step, task(copy.tensors)
-        self._committed(step)
+        self._done = step, (saved := task(copy.tensors))
+        self._ended(step, saved, "")
         self._recent.add(step, copy.called_s)
         return Blocked(save_s=time.perf_counter() - copy.called_s)
 
@@ -127,8 +128,7 @@ class Behind:
             self._reported.wait()
             self._running = None
             if error is not None:
-                text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-                raise CheckpointError(f"the save of step {step} failed: {text}") from error
+                raise CheckpointError(_failure(step, error)) from error
             self._done = step, future.result().value
         done, self._done = self._done, None
         return done
@@ -140,8 +140,8 @@ class Behind:
 
     def _report(self, step: int, reported: threading.Event, done: Future[Any]) -> None:
         try:
-            if not done.exception():
-                self._committed(step)
+            error = done.exception()
+            self._ended(step, None if error else done.result().value, _failure(step, error) if error else "")
         finally:
             reported.set()
 
@@ -157,6 +157,11 @@ class Behind:
             self._copy_bytes,
         )
         return False
+
+
+def _failure(step: int, error: BaseException) -> str:
+    text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+    return f"the save of step {step} failed: {text}"
 
 
 def _saver(background: str, prepare: Callable[[], Any]) -> BackgroundSaver | None:

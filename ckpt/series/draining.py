@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from ckpt import manifest, threads
@@ -17,7 +18,7 @@ from ckpt.disk.pinned import pinned
 from ckpt.errors import CheckpointError
 from ckpt.series import removing, saving, steps
 from ckpt.series.local import Local
-from ckpt.series.saving import Saved, Series
+from ckpt.series.saving import Outcome, Saved, Series
 from ckpt.writing import staged
 
 _log = logging.getLogger("ckpt")
@@ -32,17 +33,18 @@ class Drain:
     Args:
         local: where saves are committed.
         shared: where the copies go, and which of them stay.
+        ended: called with the outcome of every copy, while the next one waits.
     """
 
-    def __init__(self, local: Local, shared: Series) -> None:
-        self._local, self._shared = local, shared
+    def __init__(self, local: Local, shared: Series, ended: Callable[[Outcome], None]) -> None:
+        self._local, self._shared, self._ended = local, shared, ended
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._waiting: list[int] = []
         self._copying: int | None = None
         self._thread: Future[None] | None = None
         self._uncopied: int | None = None  # the newest checkpoint of this program, until it is copied
-        self._has_committed = False
+        self._has_committed = self._is_abandoned = False
         self._problem = ""
 
     def resume(self, step: int) -> None:
@@ -64,6 +66,17 @@ class Drain:
         """Why copying failed since the last call; empty if it didn't."""
         problem, self._problem = self._problem, ""  # without the lock, which a removal may hold for long
         return problem
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether a checkpoint is being copied; the others that wait are next, unless it fails."""
+        return self._copying is not None
+
+    def abandon(self) -> None:
+        """End the copy that is under way, and begin no other."""
+        with self._lock:
+            self._is_abandoned = True
+        self._stop.set()
 
     def make_room(self) -> None:
         """Remove the local checkpoints that the shared level has, even the newest."""
@@ -90,13 +103,13 @@ class Drain:
             self._stop.set()
             raise
         if self._waiting:
-            raise CheckpointError(self.problem())
+            raise CheckpointError(self.problem() or f"copying to {self._shared.directory} was given up")
 
     def _go(self) -> None:
         """Remove what needn't stay, and start the thread, unless it runs or there is nothing to do."""
         with self._lock:
             self._tidy()
-            if self._copying is not None or not self._waiting:
+            if self._copying is not None or not self._waiting or self._is_abandoned:
                 return
             self._copying = self._waiting.pop(0)
             self._stop.clear()
@@ -108,12 +121,14 @@ class Drain:
                 saved = self._copy(step)
             except Exception as error:  # noqa: BLE001  # the program learns of any
                 text = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+                self._ended(Outcome(step, self._shared.directory, problem=text))
                 with self._lock:
                     self._waiting.insert(0, step)
                     self._copying = None
                     self._report(f"step {step} is in {self._local.path} only, until a later attempt to copy it: {text}")
                 return
             _log.info("step %d is copied to %s; removed: %s", step, self._shared.directory, saved.removed or "none")
+            self._ended(Outcome(step, self._shared.directory, saved.committed_s))
             with self._lock:
                 self._uncopied = None if self._uncopied == step else self._uncopied
                 if saved.problem:
@@ -143,15 +158,19 @@ class Drain:
             return
         known = sorted(steps.all_whole(self._local.path))  # once: a save may commit another one at any time
         for step in known[: -self._local.keep]:
-            if step == self._copying:
-                continue
-            if step in self._waiting:
-                self._waiting.remove(step)
-                self._report(
-                    f"step {step} is not copied to {self._shared.directory}: newer checkpoints were saved before it "
-                    "could be"
-                )
-            self._remove(step)
+            if step != self._copying:
+                self._skip(step, "newer checkpoints were saved before it could be")
+                self._remove(step)
+        for step in self._waiting.copy():
+            if step not in known:  # else it would be tried again for ever, and those behind it would wait
+                self._skip(step, f"it is no longer in {self._local.path}")
+
+    def _skip(self, step: int, why: str) -> None:
+        """Don't copy a checkpoint that may be waiting; the lock is held."""
+        if step in self._waiting:
+            self._waiting.remove(step)
+            self._report(f"step {step} is not copied to {self._shared.directory}: {why}")
+            self._ended(Outcome(step, self._shared.directory, problem=why))
 
     def _remove(self, step: int) -> None:
         try:

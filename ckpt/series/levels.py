@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,9 @@ from ckpt.series import removing, resuming, saving, steps
 from ckpt.series.draining import Drain
 from ckpt.series.local import Local
 from ckpt.series.resuming import Restored
-from ckpt.series.saving import Series
+from ckpt.series.saving import Outcome, Saved, Series
+
+_log = logging.getLogger("ckpt")
 
 
 class Levels:
@@ -22,6 +27,7 @@ class Levels:
     Args:
         shared: the series that lasts.
         local: the level in front of it; None if there is none.
+        ended: called with the outcome of every save and of every copy, from any thread.
 
     Attributes:
         first: where saves are committed.
@@ -31,9 +37,11 @@ class Levels:
         CheckpointError: if a directory can't be used.
     """
 
-    def __init__(self, shared: Series, local: Local | Path | str | None) -> None:
+    def __init__(
+        self, shared: Series, local: Local | Path | str | None, ended: Callable[[Outcome], Any] | None = None
+    ) -> None:
         self.first, self.directories = shared, [shared.directory]
-        self._shared = shared
+        self._shared, self._observer = shared, ended
         self._drain: Drain | None = None
         if local is not None:
             level = local if isinstance(local, Local) else Local(local)
@@ -41,7 +49,7 @@ class Levels:
                 raise CheckpointError(f"{shared.directory} can't be both levels: give `local` a directory of its own")
             self.first = replace(shared, directory=level.path, keep=None)  # the drain removes there
             self.directories.insert(0, level.path)
-            self._drain = Drain(level, shared)
+            self._drain = Drain(level, shared, self._tell)
         for directory in self.directories:
             steps.refuse_a_foreign_latest(directory)
 
@@ -111,10 +119,28 @@ class Levels:
             self._drain.make_room()
             saving.require_room(self.first.directory, size_bytes)
 
-    def committed(self, step: int) -> None:
-        """Copy a new checkpoint to the shared level in its turn; called from any thread."""
-        if self._drain:
+    @property
+    def is_copying(self) -> bool:
+        """Whether a checkpoint is being copied, or waits for its turn."""
+        return self._drain is not None and self._drain.is_copying
+
+    def ended(self, step: int, saved: Saved | None, problem: str, *, copies: bool = True) -> None:
+        """Take the end of a save, and copy its checkpoint to the shared level in its turn; called from any thread."""
+        if self._drain and saved and copies:
             self._drain.committed(step)
+        self._tell(Outcome(step, self.first.directory, saved.committed_s if saved else math.nan, problem))
+
+    def abandon(self) -> None:
+        """Copy nothing more."""
+        if self._drain:
+            self._drain.abandon()
+
+    def _tell(self, outcome: Outcome) -> None:
+        if self._observer:
+            try:
+                self._observer(outcome)
+            except Exception:  # noqa: BLE001  # whatever a program's function raises
+                _log.exception("the function that takes the outcomes of saves failed")
 
     def problem(self) -> str:
         """What went wrong since the last call, while checkpoints were copied; empty if nothing did."""

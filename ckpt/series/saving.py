@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,27 @@ class Blocked:
 class Saved:
     """What a save did: the steps that it removed, and why it couldn't remove another; empty if nothing failed."""
 
+    committed_s: float
+    """When the checkpoint was committed, by `time.perf_counter`, which a node's processes share."""
     removed: tuple[int, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save, or the copy of a checkpoint to the next level, has ended.
+
+    Attributes:
+        step: the checkpoint's.
+        directory: the level's.
+        committed_s: when the checkpoint was committed there, by `time.perf_counter`, which a node's processes share;
+            NaN if it wasn't.
+        problem: why it wasn't; empty if it was.
+    """
+
+    step: int
+    directory: Path
+    committed_s: float = math.nan
     problem: str = ""
 
 
@@ -98,12 +119,12 @@ def save(tensors: State, *, series: Series, step: int, metrics: Metrics, tied: d
 
 
 def finish(series: Series, step: int) -> Saved:
-    """Let `latest` lead to a committed checkpoint, and then remove the checkpoints that needn't stay.
+    """Let `latest` lead to a checkpoint that was committed just now, and then remove the checkpoints that needn't stay.
 
     Raises:
         CheckpointError: if `latest` doesn't lead to it; nothing is removed then.
     """
-    final = steps.path_of(series.directory, step)
+    committed_s, final = time.perf_counter(), steps.path_of(series.directory, step)
     try:
         steps.point_latest(series.directory, step)
     except OSError as error:
@@ -111,22 +132,22 @@ def finish(series: Series, step: int) -> Saved:
             f"{final} is committed, but {steps.LATEST} doesn't lead to it ({error}); a restart takes it all the same, "
             "and no older checkpoint was removed"
         ) from error
-    return _clean(series)
+    return _clean(series, committed_s)
 
 
-def _clean(series: Series) -> Saved:
+def _clean(series: Series, committed_s: float) -> Saved:
     """Remove what needn't stay. Only whole checkpoints count, and only they are removed."""
     removed: list[int] = []
     if series.keep is None:
-        return Saved()
+        return Saved(committed_s)
     try:
         metrics_of = {step: metrics_in(known.notes) for step, known in steps.all_whole(series.directory).items()}
         for step in series.keep.surplus(metrics_of):
             removing.remove(steps.path_of(series.directory, step))
             removed.append(step)
     except OSError as error:
-        return Saved(tuple(removed), f"an older checkpoint could not be removed: {error}")
-    return Saved(tuple(removed))
+        return Saved(committed_s, tuple(removed), f"an older checkpoint could not be removed: {error}")
+    return Saved(committed_s, tuple(removed))
 
 
 def notes_of(step: int, metrics: Metrics) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the other ranks' threads, over a gloo group of their own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,10 @@ class Ranks:
             self.levels.resume(restored.step)
         return restored
 
+    def ended(self, step: int, saved: Saved | None, problem: str) -> None:
+        """Take the end of a save, and let rank 0 copy its checkpoint; called from any thread."""
+        self.levels.ended(step, saved, problem, copies=self.is_first)
+
     def _begin(self, ranks: Meeting) -> None:
         """Let rank 0 prepare the directories, once; every rank must see its local one."""
         if self._have_begun:
@@ -135,4 +140,4 @@ def save(copies: State, *, planned: Planned, levels: Levels, step: int, metrics:
     together.write(planned, steps.path_of(series.directory, step), saving.notes_of(step, metrics))
     saved: list[Saved] = []  # rank 0's
     ranks.share_first(lambda: saved.append(saving.finish(series, step)))
-    return saved[0] if saved else Saved()
+    return saved[0] if saved else Saved(time.perf_counter())
