@@ -164,6 +164,7 @@ def _circumstances(log: Log) -> dict[str, Any]:
 _STORED = (
     "filesystem", "filesystem_version", "source", "servers", "options", "device", "layout", "written_layout",
     "volume", "capacity_bytes", "free_bytes", "fsync_guarantee", "durability_proof", "cold_proof", "cache_caveat",
+    "drain_to",
 )  # fmt: skip
 """The facts about the storage that are columns of the jobs."""
 

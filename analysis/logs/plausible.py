@@ -73,7 +73,8 @@ _UNKNOWN_AS_MINUS_ONE = {
     ("hooks", "trial"), ("blocks", "threads"), ("blocks", "descriptors"), ("saves", "dirty_pages"),
 }  # fmt: skip
 _UNKNOWN_AS_NAN = {
-    ("saves", "commit_s"), ("saves", "synced_s"), ("saves", "cpu_s"), ("blocks", "cpu_s"), ("blocks", "helper_cpu_s"),
+    ("saves", "commit_s"), ("saves", "synced_s"), ("saves", "drained_s"), ("saves", "cpu_s"), ("blocks", "cpu_s"),
+    ("blocks", "helper_cpu_s"),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ckpt.strategy import Strategy
 from jobs.node.clock import Clock
@@ -27,6 +28,7 @@ class JobContext:
         groups: this process, and the groups that it is in.
         clock: seconds since the job's zero, the same on all ranks.
         proof: what this node can prove of the target.
+        shared: the job's directory on the target to which its own drains; None if it doesn't.
     """
 
     study: Study
@@ -36,6 +38,7 @@ class JobContext:
     groups: ProcessGroups
     clock: Clock
     proof: Proof = field(default_factory=Proof)
+    shared: Path | None = None
 
     @property
     def target(self) -> Target:

@@ -35,6 +35,7 @@ from jobs.node.interrupt import Interrupted, interruptible
 from jobs.node.proof import examine, storage_facts
 from jobs.node.recorder import Progress, Recorder, journal
 from jobs.node.requeue import requeue_if_preempted
+from jobs.node.second_level import second_level
 from jobs.node.storage import facts
 from jobs.node.topology import ProcessInfo, assign, process_info
 from jobs.paths import StudyPaths
@@ -232,14 +233,13 @@ def _measure(context: JobContext, recorder: Recorder, progress: Progress, submit
         journal(job.id, f"building the state: {job.state_bytes / 1e9:.2f} GB of {study.state.model}")
     subject = _subject(context, recorder, progress)
     job_directory = targets.scratch(directory, job, context.paths.root, on_each_node=target.on_each_node)
-    with context.groups.shared(job_directory) as scratch:
+    with context.groups.shared(job_directory) as scratch, second_level(context, recorder) as leveled:
         if context.is_first:
             journal(job.id, f"writing to {scratch}")
         proof = examine(scratch, context.groups, shifted=study.trials.read_shift > 0)
         recorder.storage(storage | storage_facts(scratch, proof))
-        context = replace(context, proof=proof)
         body = run_loop if study.loop else measure.run_trials
-        body(subject, scratch, context, recorder, progress)
+        body(subject, scratch, replace(leveled, proof=proof), recorder, progress)
         context.groups.world.barrier()
 
 

@@ -16,8 +16,10 @@ KINDS = ("compute", "memory", "launch", "idle")
 """What a step can do to a node; anything else is the user's own, `module:function`."""
 
 NONE, SYNC, THREAD, PROCESS, LIBRARY = "none", "sync", "thread", "process", "library"
-WAYS = (NONE, SYNC, THREAD, PROCESS, LIBRARY)
-"""The ways to save in a loop: not at all (a null test), holding the loop, in a thread, in a process, by the library."""
+CHECKPOINTER = "checkpointer"
+WAYS = (NONE, SYNC, THREAD, PROCESS, LIBRARY, CHECKPOINTER)
+"""The ways to save in a loop: not at all (a null test), holding the loop, in a thread, in a process, by the strategy's
+library, by `ckpt.Checkpointer`."""
 
 
 _Value = TypeVar("_Value")
@@ -58,8 +60,9 @@ class Loop(Table):
         cores: that a `compute` or `memory` step uses on a rank; None for all that the rank is bound to, or its share of
             the node's.
         ways: how to save, an axis beside the strategy: `sync` holds the loop; `thread` and `process` copy the state,
-            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `none` saves nothing
-            (a null test), and runs with the first strategy only.
+            and save behind the loop; `library` stands for the strategy's own asynchronous saves; `checkpointer` is this
+            package's `Checkpointer`, for jobs of one rank; `none` saves nothing (a null test), and runs with the first
+            strategy only.
         every: steps from one save to the next; a list has blocks of all of them.
         saves: in a block.
         blocks: of the reference, and as many of every number in `every`.

@@ -10,9 +10,9 @@ from ckpt.errors import CheckpointError
 from ckpt.state.layout import Layout, TensorLayout, state_bytes
 from ckpt.state.sharding import Partition
 from ckpt.strategy import Footprint, Strategy
-from jobs.plan.loop import NONE
+from jobs.plan.loop import CHECKPOINTER, NONE
 from jobs.plan.scale import Scale
-from jobs.plan.study import Study
+from jobs.plan.study import Study, Target
 
 _SOMETHING = (TensorLayout("any", (1,), "float32"),)
 
@@ -68,7 +68,7 @@ def _with_every_null(study: Study, layout: Layout) -> Iterator[Cell]:
             for scale in study.scales(name):
                 key = scale, target.on_each_node
                 if key in taken:
-                    for way, step in _loops(chosen, study):
+                    for way, step in _loops(chosen, study, target):
                         yield Cell(chosen, way, step, name, scale, rank_bytes[key], taken[key])
 
 
@@ -86,14 +86,21 @@ def left_out(study: Study) -> list[str]:
     if study.loop:
         lacking = ((method.label, study.loop.why_not(method)) for method in study.methods())
         reasons += [f"{label} with way=library: {reason}" for label, reason in lacking if reason]
+        others = ", ".join(way for way in study.loop.ways if way != CHECKPOINTER)
+        reasons += [
+            f"{others} on {name}: it drains to {target.drain_to}, which only way={CHECKPOINTER} does"
+            for name, target in study.targets.items()
+            if target.drain_to and others
+        ]
     return list(dict.fromkeys(reasons))
 
 
-def _loops(chosen: Strategy, study: Study) -> list[tuple[str, str]]:
-    """The ways in which a strategy saves, and the steps beside which it does."""
+def _loops(chosen: Strategy, study: Study, target: Target) -> list[tuple[str, str]]:
+    """The ways in which a strategy saves on a target, and the steps beside which it does."""
     if study.loop is None:
         return [("", "")]
-    return list(itertools.product(study.loop.ways_of(chosen), study.loop.step))
+    ways = [CHECKPOINTER] if target.drain_to else study.loop.ways_of(chosen)
+    return list(itertools.product(ways, study.loop.step))
 
 
 def _why_not(chosen: Strategy, study: Study, scale: Scale, on_each_node: bool) -> str:

@@ -95,7 +95,7 @@ class Plan:
 
     def largest(self, target: str) -> tuple[int, int]:
         """The most bytes, and the most files, that a job of the study has at a time in a directory of a target."""
-        jobs = [job for job in self.jobs if job.target == target]
+        jobs = [job for job in self.jobs if target in {job.target, self.study.targets[job.target].drain_to}]
         return max((job.directory_bytes for job in jobs), default=0), max(
             (job.directory_files for job in jobs), default=0
         )

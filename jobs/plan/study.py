@@ -12,7 +12,7 @@ from ckpt.errors import UnknownStrategyError
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import Count, StateSpec
 from jobs.plan import commands
-from jobs.plan.loop import Loop
+from jobs.plan.loop import CHECKPOINTER, Loop
 from jobs.plan.scale import Scale
 from jobs.plan.slurm_table import Slurm
 from jobs.plan.strategy_choice import StrategyChoice
@@ -48,6 +48,9 @@ class Target(Table):
             caches, or mount anew. Nothing of them is in a measured time.
         axes: values for `{name}` in these commands; each combination of lists makes a target of its own, called
             `lustre+stripe_count=4`.
+        drain_to: another target of the study. Jobs save here in the way `checkpointer`, on two levels: a thread copies
+            each checkpoint to that target, behind the loop.
+        drain_bytes_per_s: the most that these copies may take; 0 for no limit.
         slurm: what jobs on this target ask of the cluster, over the study's own `[slurm]`.
     """
 
@@ -58,11 +61,21 @@ class Target(Table):
     prepare: Commands = ()
     between: Commands = ()
     axes: dict[AxisName, AxisValue | tuple[AxisValue, ...]] = Field(default={})
+    drain_to: TargetName | None = None
+    drain_bytes_per_s: float = Field(default=0, ge=0)
     slurm: Slurm = Slurm()
 
     @model_validator(mode="after")
     def _commands_possible(self) -> Target:
         commands.check((*self.prepare, *self.between), self.axes)
+        return self
+
+    @model_validator(mode="after")
+    def _rate_of_a_drain(self) -> Target:
+        if self.drain_bytes_per_s and self.drain_to is None:
+            raise ValueError(
+                "drain_bytes_per_s says nothing without drain_to: name the target to which this one drains"
+            )
         return self
 
     @property
@@ -215,6 +228,40 @@ class Study(Table):
                 f"a job's loop has {self.loop.steps:,} steps on each of {ranks:,} ranks, and its log holds each step "
                 f"of each rank, {LOG.rows // 2:,} at most: lower loop.blocks, loop.saves or loop.every"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rank_for_a_checkpointer(self) -> Study:
+        if self.loop and CHECKPOINTER in self.loop.ways:
+            for name in self.targets:
+                for scale in self.scales(name):
+                    if scale.ranks > 1:
+                        raise ValueError(
+                            f"loop.ways has {CHECKPOINTER!r}, whose jobs have one rank, and target {name!r} is to be "
+                            f"measured on {scale.ranks}: leave out the way, or write `nodes = 1` and "
+                            "`tasks_per_node = 1` below [slurm]"
+                        )
+        return self
+
+    @model_validator(mode="after")
+    def _drains_possible(self) -> Study:
+        for name, target in self.targets.items():
+            if target.drain_to is None:
+                continue
+            second = self.targets.get(target.drain_to)
+            if second is None:
+                problem = f"the study has no such target: expected one of {', '.join(self.targets.keys() - {name})}"
+            elif second.drain_to is not None:
+                problem = f"that one drains to {second.drain_to!r} itself: name one that doesn't drain"
+            elif second.path == target.path:
+                problem = f"both are the directory {target.path or 'for temporary files'}: give each its own `path`"
+            elif self.loop is None:
+                problem = "only a training loop saves on two levels: write a table [loop], or leave out drain_to"
+            elif CHECKPOINTER not in self.loop.ways:
+                problem = f"loop.ways lacks {CHECKPOINTER!r}, the only way to save on two levels: add it"
+            else:
+                continue
+            raise ValueError(f"target {name!r} has drain_to = {target.drain_to!r}, and {problem}")
         return self
 
     @model_validator(mode="after")

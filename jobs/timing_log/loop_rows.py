@@ -79,5 +79,9 @@ class LoopSave:
         "s", "from the call until this rank's files were on storage, before the commit of all; NaN if they never were",
         math.nan,
     )  # fmt: skip
+    drained_s: float = column(
+        "s", "from the call until the second level had the checkpoint; NaN if it never had, or there is none", math.nan
+    )
+    drain_problem: str = column("1", "why the second level lacks it; empty if it doesn't, or there is none", "")
     valid: bool = column("1", "whether the checkpoint is the state at the call, bit for bit, and durable at its commit")
     reason: str = column("1", "why not; empty where it is")

@@ -118,7 +118,7 @@ def test_memory(tiny: dict[str, Any]) -> None:
         (
             {"ways": ["async"]},
             {},
-            "loop.ways: 'async' is no way to save: expected none, sync, thread, process, library",
+            "loop.ways: 'async' is no way to save: expected none, sync, thread, process, library, checkpointer",
         ),
         ({"ways": []}, {}, "loop.ways: [] must be one value or several different ones"),
         ({"every": [0]}, {}, "loop.every: [0] must be one number or several"),

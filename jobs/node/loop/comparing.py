@@ -10,7 +10,7 @@ from ckpt.errors import LostRankError
 from ckpt.state.compare import first_difference, poison
 from jobs.node.context import JobContext
 from jobs.node.loop.update import update
-from jobs.node.loop.ways import Call
+from jobs.node.loop.ways import Call, Way
 from jobs.node.recorder import DIFFERS
 from jobs.node.subject import Subject
 from jobs.node.verifying import not_its_own
@@ -24,7 +24,6 @@ class Saved:
     number: int
     step: int
     call: Call
-    final: Path
     updates: int
     """Of the state, before the call."""
 
@@ -34,6 +33,7 @@ class Comparison:
 
     Args:
         subject: whose state was saved.
+        way: how it was saved.
         context: of the job.
         updates: of the state, until now.
         failed_writes: what the kernel failed to write in the block, empty if nothing.
@@ -43,8 +43,10 @@ class Comparison:
         problem: what failed in the block, on any rank, or while loading.
     """
 
-    def __init__(self, subject: Subject, context: JobContext, updates: int, failed_writes: str, problem: str) -> None:
-        self._subject, self._context, self._updates = subject, context, updates
+    def __init__(
+        self, subject: Subject, way: Way | None, context: JobContext, updates: int, failed_writes: str, problem: str
+    ) -> None:
+        self._subject, self._way, self._context, self._updates = subject, way, context, updates
         self._failed_writes = failed_writes
         self.problem = problem
 
@@ -68,6 +70,8 @@ class Comparison:
             dirty_pages=-1 if committed.dirty_pages is None else committed.dirty_pages,
             cpu_s=call.cpu_s,
             synced_s=committed.synced_s - call.called_s,
+            drained_s=call.drained.at_s - call.called_s if call.drained else math.nan,
+            drain_problem=call.drained.problem if call.drained else "",
             valid=not reason,
             reason=reason,
         )
@@ -77,15 +81,23 @@ class Comparison:
         if self.problem:
             return f"not compared with the state: {self.problem}"
         try:
-            differs = self._difference(saved)
+            differs = self._difference(saved, saved.call.checkpoint) or self._difference_of_copy(saved)
         except LostRankError as error:
             differs = self.problem = str(error)
         return differs or saved.call.committed.problem or self._failed_writes
 
-    def _difference(self, saved: Saved) -> str:
+    def _difference_of_copy(self, saved: Saved) -> str:
+        call = saved.call
+        if call.copy is None or call.drained is None or math.isnan(call.drained.at_s):
+            return ""
+        differs = self._difference(saved, call.copy)
+        return differs and f"on the second level, {differs}"
+
+    def _difference(self, saved: Saved, checkpoint: Path) -> str:
         state = self._subject.state
+        assert self._way is not None  # it saved
         try:
-            loaded = self._subject.load(saved.final)
+            loaded = self._way.load(self._subject, checkpoint)
             if wrong := not_its_own(state, loaded):
                 return wrong
             update(loaded, self._updates - saved.updates)

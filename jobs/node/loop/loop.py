@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,22 +76,24 @@ class TrainingLoop:
     ) -> None:
         self._subject, self._context, self._loop = subject, context, loop
         self._work, self._way, self._scratch, self._run = work, way, scratch, run
+        self._directories = [scratch, *([context.shared] if context.shared else [])]
         self._updates = 0
         self._recording_s, self._recorded = 0.0, 0
 
     def block(self, number: int, every: int, recorder: Recorder, *, opening: bool = False) -> str:
         """Run one block, compare what it saved, and record it; returns what failed on any rank, empty if nothing."""
         rows, saved, clock = _Rows(), list[Saved](), self._context.clock
-        with writeback.watched(self._scratch) as descriptor:
+        with ExitStack() as stack:
+            descriptors = [stack.enter_context(writeback.watched(directory)) for directory in self._directories]
             watch, start_s = Watch(), clock()
             problem = self._steps(number, every, rows.steps, saved, watch, opening=opening)
             end_s, taken = clock(), watch.taken()
             if problem and self._way:
                 self._way.abandon(problem)
-            failed_writes = committing.failed_writes(descriptor) if saved else ""
-            comparison = Comparison(self._subject, self._context, self._updates, failed_writes, problem)
+            failed_writes = "; ".join(filter(None, map(committing.failed_writes, descriptors))) if saved else ""
+            comparison = Comparison(self._subject, self._way, self._context, self._updates, failed_writes, problem)
             rows.saves = [comparison.row(number, save) for save in saved]
-            self._remove(saved, descriptor)
+            self._remove(saved, descriptors)
         problem = comparison.problem
         rows.blocks = [
             Block(
@@ -148,7 +150,7 @@ class TrainingLoop:
     def _meet(self) -> tuple[str, bool]:
         """The collective of a step: which save failed on any rank, and whether one is under way."""
         world, way = self._context.groups.world, self._way
-        mine = "" if way is None else _PENDING if way.is_pending else way.failure
+        mine = "" if way is None else way.failure or (_PENDING if way.is_pending else "")
         states = world.read(world.all_gather(mine), received.text)
         return next((state for state in states if state not in {"", _PENDING}), ""), _PENDING in states
 
@@ -156,10 +158,9 @@ class TrainingLoop:
         """Save, and return how long that held the step, in s."""
         assert self._way is not None  # it is due
         start_s = self._context.clock()
-        final = self._scratch / f"block-{block}-save-{len(saved)}"
-        call = self._way.save(final)
+        call = self._way.save(self._scratch / f"block-{block}-save-{len(saved)}")
         if call is not None:
-            saved.append(Saved(len(saved), step, call, final, self._updates))
+            saved.append(Saved(len(saved), step, call, self._updates))
         return self._context.clock() - start_s
 
     def _before_update(self) -> float:
@@ -170,14 +171,14 @@ class TrainingLoop:
         self._way.before_update()
         return self._context.clock() - start_s
 
-    def _remove(self, saved: list[Saved], descriptor: int) -> None:
+    def _remove(self, saved: list[Saved], descriptors: list[int]) -> None:
         """Remove the block's checkpoints, and have the filesystem do so now, not in the next block."""
         with suppress(LostRankError):
             self._context.groups.world.barrier()  # all have read
         if self._context.groups.is_leader:
-            for save in saved:
-                shutil.rmtree(save.final, ignore_errors=True)
-        if saved:
+            for checkpoint in (path for save in saved for path in (save.call.checkpoint, save.call.copy) if path):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        for descriptor in descriptors if saved else ():
             committing.failed_writes(descriptor)
 
     def _record(self, rows: _Rows, recorder: Recorder, number: int, problem: str) -> None:

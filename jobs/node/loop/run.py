@@ -11,13 +11,14 @@ from jobs.node import around, received
 from jobs.node.context import JobContext
 from jobs.node.groups import ProcessGroups, connect, meeting_point
 from jobs.node.loop import blocks, saving, steps, worker
+from jobs.node.loop.by_checkpointer import ByCheckpointer
 from jobs.node.loop.loop import TrainingLoop
 from jobs.node.loop.update import update
 from jobs.node.loop.ways import Behind, Library, Sync, Way
 from jobs.node.recorder import Progress, Recorder, journal
 from jobs.node.subject import Subject
 from jobs.node.trial import TrialError
-from jobs.plan.loop import NONE, PROCESS, SYNC, THREAD, Loop
+from jobs.plan.loop import CHECKPOINTER, NONE, PROCESS, SYNC, THREAD, Loop
 
 
 def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Recorder, progress: Progress) -> None:
@@ -38,7 +39,7 @@ def run_loop(subject: Subject, scratch: Path, context: JobContext, recorder: Rec
         return
     with around.trials(subject, scratch, context, recorder):
         work = _step(subject, context, loop, recorder)
-        way = _way(subject, context)
+        way = _way(subject, scratch, context)
         try:
             training = TrainingLoop(subject, context, loop, work, way, scratch, run=number)
             _run(training, number, order[done:], loop, context, recorder)
@@ -83,7 +84,7 @@ def _step(subject: Subject, context: JobContext, loop: Loop, recorder: Recorder)
     return work
 
 
-def _way(subject: Subject, context: JobContext) -> Way | None:
+def _way(subject: Subject, scratch: Path, context: JobContext) -> Way | None:
     """How the job's loop saves; None if it doesn't."""
     name, proof, process = context.job.way, context.proof, context.groups.process
     if name == NONE:
@@ -93,6 +94,12 @@ def _way(subject: Subject, context: JobContext) -> Way | None:
         alone = subject.with_groups(ProcessGroups.alone())  # the process has groups of its own
         left = None if process.rank else meeting_point(context.job, context.paths, process, worker.PURPOSE)
         way: Way = Behind(alone, ProcessSaver(prepare), worker.save, left)
+    elif name == CHECKPOINTER:
+        assert context.study.loop is not None  # it saves in one
+        way = ByCheckpointer(
+            subject, proof, scratch, context.shared,
+            drain_bytes_per_s=context.target.drain_bytes_per_s, keep=context.study.loop.saves,
+        )  # fmt: skip
     else:
         saving_subject = subject.with_groups(_groups_of_saves(context))
         saving_subject.prepare_groups(saving_subject.groups.writers)

@@ -33,12 +33,18 @@ class Call:
 
     called_s: float
     """The reading of the monotonic clock at the call."""
+    checkpoint: Path
+    """Where it is to be."""
     wait_s: float = 0.0
     snapshot_s: float = 0.0
     call_s: float = 0.0
     update_wait_s: float = 0.0
     ended: Future[Done] = field(default_factory=Future)
     """How the save ended: a `Committed`."""
+    copy: Path | None = None
+    """Where the second level is to have it; None if there is no second level, as in the next."""
+    drained: Committed | None = None
+    """How copying it there ended."""
 
     @property
     def cpu_s(self) -> float:
@@ -63,33 +69,41 @@ class Way(ABC):
         self._last: Call | None = None
 
     @property
-    def is_pending(self) -> bool:
-        """Whether a save is under way."""
+    def _is_saving(self) -> bool:
         return self._last is not None and not self._last.ended.done()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a save is under way, and may disturb steps."""
+        return self._is_saving
 
     @property
     def failure(self) -> str:
         """Why the last save was not committed; empty if it was, or isn't yet."""
-        if self._last is None or self.is_pending:
+        if self._last is None or self._is_saving:
             return ""
         committed = self._last.committed
         return committed.problem if math.isnan(committed.at_s) else ""
 
     def save(self, final: Path) -> Call | None:
         """Save under a name; returns when the loop may go on, without a call if the save before failed."""
-        call = Call(time.perf_counter())
-        if self._last is not None and self.is_pending:
+        call = Call(time.perf_counter(), final)
+        if self._last is not None and self._is_saving:
             self._last.ended.exception()  # waits
             call.wait_s = time.perf_counter() - call.called_s
         if self.failure:
             return None
         self._last = call
-        self._call(call, final)
+        self._call(call)
         return call
 
     @abstractmethod
-    def _call(self, call: Call, final: Path) -> None:
+    def _call(self, call: Call) -> None:
         """Save, and set what of it held the loop, and how it ends."""
+
+    def load(self, subject: Subject, checkpoint: Path) -> State:
+        """Load a checkpoint, with the groups of a subject."""
+        return subject.load(checkpoint)
 
     def before_update(self) -> None:
         """Wait until the state may change."""
@@ -114,9 +128,9 @@ class Sync(Way):
         super().__init__(subject)
         self._proof = proof
 
-    def _call(self, call: Call, final: Path) -> None:
+    def _call(self, call: Call) -> None:
         start_s, cpu_s = time.perf_counter(), time.process_time()
-        committed = saving.save(self._subject, self._proof, final)
+        committed = saving.save(self._subject, self._proof, call.checkpoint)
         call.ended.set_result(Done(committed, time.process_time() - cpu_s))
         call.call_s = time.perf_counter() - start_s
 
@@ -142,14 +156,14 @@ class Behind(Way):
         self._saver, self._save, self._left = saver, save, left
         saver.reserve(layout_of_state(subject.owned))
 
-    def _call(self, call: Call, final: Path) -> None:
+    def _call(self, call: Call) -> None:
         start_s = taken_s = time.perf_counter()
         try:
             taken = self._saver.take(self._subject.owned)
             taken_s = time.perf_counter()
-            call.ended = self._saver.start(taken, partial(self._save, final))
+            call.ended = self._saver.start(taken, partial(self._save, call.checkpoint))
         except Exception as error:  # noqa: BLE001  # whatever a process can't be started for, the log has it
-            call.ended.set_result(Done(saving.failed(self._subject, final.parent, error), math.nan))
+            call.ended.set_result(Done(saving.failed(self._subject, call.checkpoint.parent, error), math.nan))
         call.snapshot_s, call.call_s = taken_s - start_s, time.perf_counter() - taken_s
 
     def abandon(self, reason: str) -> None:
@@ -176,8 +190,8 @@ class Library(Way):
         self._proof, self._saver = proof, saver
         self._thread = Beside()
 
-    def _call(self, call: Call, final: Path) -> None:
-        start_s = time.perf_counter()
+    def _call(self, call: Call) -> None:
+        start_s, final = time.perf_counter(), call.checkpoint
         begun, staging = None, final.parent
         try:
             begun, staging = committing.begin(self._subject.groups, final)
