@@ -28,6 +28,7 @@ from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables
 from analysis.tables.before_after import contrast
 from analysis.tables.check import grouped, in_full, remarks
+from analysis.tables.drains import drains_tables
 from analysis.tables.faults import faults_table
 from analysis.tables.levels import levels_table
 from analysis.tables.methods import all_tables
@@ -280,7 +281,7 @@ def print_tables(
     """Print what the targets are and how fast, the tables of every comparison in the results, then those across."""
     comparisons = compare(_frames(results), reference)
     studied = [comparison.setting for comparison in comparisons]
-    targets = [*storage_tables(studied), *targets_tables(studied, reference_target)]
+    targets = [*storage_tables(studied), *targets_tables(studied, reference_target), *drains_tables(studied)]
     tables = [table for comparison in comparisons for table in all_tables(comparison)]
     print(render([*targets, *tables, *across_tables(comparisons)], style))
 

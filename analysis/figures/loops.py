@@ -31,6 +31,7 @@ _WAYS: Mapping[str, tuple[Any, str]] = {
     "library": ("-.", "top"),
     "library-thread": ((0, (6, 1.2)), "bottom"),
     "library-process": ((0, (4, 1, 1, 1, 1, 1)), "right"),
+    "checkpointer": ((0, (2, 1)), "full"),
 }
 """The line of every way to save, and which part of its marker is filled."""
 

@@ -175,6 +175,10 @@ class LoopSave:
     """None with one rank, or where no rank is slower than the others."""
     valid: bool
     reason: str
+    drained_s: float = math.nan
+    """From the call until the second level had it; NaN if it never had, or there is none."""
+    drain_problem: str = ""
+    """Why the second level lacks it; empty if it doesn't, or there is none."""
 
     @property
     def blocked_s(self) -> float:

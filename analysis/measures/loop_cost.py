@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.measures.differences import SIGNIFICANT_P
+from analysis.measures.drains import drains_of
 from analysis.measures.loop import BLOCKED, JobLoop, LoopBlock, LoopSave, Part
 from analysis.measures.loop_jobs import RESOLVED
 from analysis.measures.loop_statistics import Exchangeable, Saves, least_p, median_amounts, permutation_ps
@@ -151,6 +152,7 @@ def _at_interval(jobs: Sequence[JobLoop], every: int, step_s: float) -> AtInterv
         parts={part: Tested(others[n], ps[n + 1], least_p=least) for n, part in enumerate(_PARTS)},
         blocked=others[-2],
         latency=others[-1],
+        drains=drains_of(jobs, every),
         means=BlockMeans(
             tuple(lost_s for lost_s, _ in means),
             tuple(job.job_id for _, job in means),

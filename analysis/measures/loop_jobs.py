@@ -236,6 +236,8 @@ class _Job:
             slow_rank=self._slow_rank(rows, steps, counted) if self.ranks > 1 else None,
             valid=not reason,
             reason=reason,
+            drained_s=_largest(rows, "drained_s"),
+            drain_problem=next((str(row["drain_problem"]) for row in rows if row["drain_problem"]), ""),
         )
 
     def _slow_rank(self, rows: Sequence[_Row], steps: pd.DataFrame, counted: Window) -> SlowRank | None:

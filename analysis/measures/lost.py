@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from analysis.measures.drains import Drains
 from analysis.measures.loop import JobLoop, LoopSave, LoopSpec, Part
 from analysis.measures.statistics import UNKNOWN, Interval, difference_of
 
@@ -61,6 +62,8 @@ class AtInterval:
     """All parts that hold the loop together."""
     latency: Interval
     means: BlockMeans = BlockMeans()
+    drains: Drains = field(default_factory=Drains)
+    """Copies to the second level; empty without one."""
 
     @property
     def share(self) -> Interval:

@@ -18,7 +18,7 @@ UNKNOWN_FACT = "unknown"
 
 _FACTS = (
     "filesystem", "filesystem_version", "source", "servers", "options", "layout", "written_layout", "device",
-    "fsync_guarantee", "durability_proof", "cold_proof",
+    "fsync_guarantee", "durability_proof", "cold_proof", "drain_to",
 )  # fmt: skip
 
 

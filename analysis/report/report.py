@@ -29,6 +29,7 @@ from analysis.tables.across import across_tables
 from analysis.tables.advice import advice_tables, model
 from analysis.tables.advice_words import HOW_SEPARATED, assumed, in_words
 from analysis.tables.csv import no_formula
+from analysis.tables.drains import drains_tables
 from analysis.tables.faults import faults_table
 from analysis.tables.html import html
 from analysis.tables.methods import all_tables
@@ -164,7 +165,7 @@ def write(page: str, path: Path) -> None:
 
 def _of_targets(comparisons: Sequence[Comparison], reference_target: str) -> list[Markup]:
     settings = [comparison.setting for comparison in comparisons]
-    tables = [*storage_tables(settings), *targets_tables(settings, reference_target)]
+    tables = [*storage_tables(settings), *targets_tables(settings, reference_target), *drains_tables(settings)]
     return [html(table, f"targets-{number}") for number, table in enumerate(tables, 1)]
 
 
