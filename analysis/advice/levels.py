@@ -30,6 +30,7 @@ from analysis.advice.assumptions import Assumptions
 from analysis.advice.ranges import POSITIVE, check_range
 from analysis.advice.schedules import cost_of
 from analysis.errors import ResultsError
+from analysis.measures.drains import Drains
 from analysis.measures.loop_cost import NO_SAVES
 from analysis.measures.setting import Setting
 
@@ -76,6 +77,8 @@ class LevelsAdvice:
     """The method on the shared one, if that is the only level."""
     one: Pattern
     two: Pattern
+    measured: Drains | None = None
+    """The copies by which that method's second level was measured; None where their cost is assumed."""
 
 
 def one_level(cost: LevelCost, rate: float, restart_s: float = 0.0) -> Pattern:
@@ -119,7 +122,8 @@ def two_levels(
 def advise_levels(settings: Sequence[Setting], assumptions: Assumptions, local_share: float) -> list[LevelsAdvice]:
     """Advise on every pair of a node-local and a shared target beside which the same loop was measured.
 
-    A copy is taken to cost as much as a save to the shared target that costs the least.
+    What a copy costs is measured where the local target drained to the shared one beside the loop: κ / (1 + κ)
+    of its duration. Elsewhere it is taken to cost as much as the save to the shared target that costs the least.
 
     Raises:
         ResultsError: if an assumption makes no sense, or there is no such pair.
@@ -160,9 +164,31 @@ def _of_pair(local: Setting, shared: Setting, assumptions: Assumptions, share: f
     rates = share * rate, (1 - share) * rate
     cheapest = min(on_shared.values(), key=lambda cost: cost.lost_s)
     ones = {label: one_level(cost, rate, assumptions.restart_s) for label, cost in on_shared.items()}
-    twos = {label: two_levels(cost, cheapest, rates, assumptions.restart_s) for label, cost in on_local.items()}
+    drains = _drains(local) if local.storage.fact("drain_to") == shared.target else {}
+    pairs = {
+        label: _with_copy(cost, drains[label]) if label in drains else (cost, cheapest)
+        for label, cost in on_local.items()
+    }
+    twos = {label: two_levels(*pair, rates, assumptions.restart_s) for label, pair in pairs.items()}
     one, two = (min(patterns, key=lambda label: patterns[label].lost) for patterns in (ones, twos))
-    yield LevelsAdvice(local, shared, assumptions, share, two, one, ones[one], twos[two])
+    yield LevelsAdvice(local, shared, assumptions, share, two, one, ones[one], twos[two], drains.get(two))
+
+
+def _drains(setting: Setting) -> dict[str, Drains]:
+    """Return the copies of the methods whose copies' cost is known: those at the longest interval, where none waits."""
+    known = {}
+    for method in setting.methods:
+        for at in method.loop.at if method.loop else ():
+            if not math.isnan(at.drains.slowdown.estimate):
+                known[method.label] = at.drains
+    return known
+
+
+def _with_copy(both: LevelCost, drains: Drains) -> tuple[LevelCost, LevelCost]:
+    """Split what a save and its copy cost together: the copy takes κ / (1 + κ) of its time from the steps beside it."""
+    slowdown = max(0.0, drains.slowdown.estimate)
+    copy_s = slowdown / (1 + slowdown) * drains.drain.estimate
+    return LevelCost(max(0.0, both.lost_s - copy_s), both.latency_s), LevelCost(copy_s, drains.latency.estimate)
 
 
 def _costs(setting: Setting, assumptions: Assumptions) -> Iterator[tuple[str, LevelCost]]:

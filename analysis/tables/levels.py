@@ -35,10 +35,20 @@ def levels_table(advice: LevelsAdvice) -> Table:
         f"node-local copy (--local-share); a restart costs {assumptions.restart_s:g} s (--restart-s)".replace(
             "%", " %"
         ),
-        f"assumed: a copy costs the job what the least costly save on {shared} costs it",
+        _cost_of_a_copy(advice),
     )
     title = f"One level or two: {advice.local.study}, {local} before {shared}, {advice.local.scale}"
     return Table("levels", title, headings, rows, notes)
+
+
+def _cost_of_a_copy(advice: LevelsAdvice) -> str:
+    if advice.measured is None:
+        return f"assumed: a copy costs the job what the least costly save on {advice.shared.target} costs it"
+    drains = advice.measured
+    return (
+        f"measured: beside a copy steps take {drains.slowdown.estimate:.1%} longer, for {drains.drain.estimate:.3g} s; "
+        f"{advice.shared.target} has it {drains.latency.estimate:.3g} s after the call ({drains.copied} copies)"
+    ).replace("%", " %")
 
 
 def _in_words(advice: LevelsAdvice) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,29 @@ def test_they_don_t_where_the_local_one_is_not(studied: Callable[..., Path], cap
     printed = " ".join(capsys.readouterr().out.split())
     assert "One level or two" in printed
     assert "save on lustre alone: a second level would not lose less" in printed
+
+
+def test_a_copy_that_was_measured(tmp_path: Path, capsys: Any) -> None:
+    """It costs κ / (1 + κ) of its duration, part of the lost time; nothing is taken from the shared target."""
+    loop(tmp_path, "lustre", Costs(snapshot_s=8.0, latency_s=60.0), node_local=False)
+
+    def drained(log: TimingLog) -> None:
+        log.provenance["node_local"] = True
+        log.storage["drain_to"] = "lustre"
+        log.saves[:] = [replace(save, drained_s=22.4) for save in log.saves]
+
+    costs = Costs(snapshot_s=0.5, latency_s=2.2, tail_s=(0.25,) * 16)  # the last one ends 22.5 s after the call
+    LoopSimulation(target="nvme", way="checkpointer", costs=costs, spec=SPEC, noise=0.001).write(tmp_path, drained)
+    found = advice(tmp_path, 0.9)
+    assert found.measured is not None
+    assert found.measured.slowdown.estimate == pytest.approx(0.25, rel=0.02)
+    copy = LevelCost(0.2 * (22.4 - 2.2), 22.4)
+    rate, restart_s = 1 / (3600 * Assumptions().mtbf_hours), Assumptions().restart_s
+    first = LevelCost(0.5 + 16 * 0.25 - copy.lost_s, 2.2)
+    expected = two_levels(first, copy, (0.9 * rate, 0.1 * rate), restart_s)
+    assert found.two.lost == pytest.approx(expected.lost, rel=0.05)
+    assert advise_(tmp_path, local_share=0.9) == 0
+    assert "lustre has it 22.4 s after the call" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_two_targets(tmp_path: Path) -> None:
