@@ -232,15 +232,12 @@ class Study(Table):
 
     @model_validator(mode="after")
     def _one_rank_for_a_checkpointer(self) -> Study:
-        if self.loop and CHECKPOINTER in self.loop.ways:
-            for name in self.targets:
-                for scale in self.scales(name):
-                    if scale.ranks > 1:
-                        raise ValueError(
-                            f"loop.ways has {CHECKPOINTER!r}, whose jobs have one rank, and target {name!r} is to be "
-                            f"measured on {scale.ranks}: leave out the way, or write `nodes = 1` and "
-                            "`tasks_per_node = 1` below [slurm]"
-                        )
+        wide = [name for name in self.targets if any(scale.ranks > 1 for scale in self.scales(name))]
+        if self.loop and CHECKPOINTER in self.loop.ways and wide:
+            raise ValueError(
+                f"loop.ways has {CHECKPOINTER!r}, whose jobs have one rank, and target {wide[0]!r} is to be measured "
+                "on several: leave out the way, or write `nodes = 1` and `tasks_per_node = 1` below [slurm]"
+            )
         return self
 
     @model_validator(mode="after")

@@ -60,7 +60,7 @@ def test_ways(tiny: dict[str, Any]) -> None:
         ),
         (
             {"slurm": {"tasks_per_node": [1, 2]}},
-            "loop.ways has 'checkpointer', whose jobs have one rank, and target 'nvme' is to be measured on 2",
+            "loop.ways has 'checkpointer', whose jobs have one rank, and target 'nvme' is to be measured on several",
         ),
     ],
 )
