@@ -105,6 +105,32 @@ def test_a_load(calls: str, strategy: str, final: Path, tmp_path: Path) -> None:
             break
 
 
+@pytest.mark.parametrize(
+    ("calls", "fault", "named"),
+    [
+        ("pwrite64,write,pwritev2", "error=EDQUOT", "Disk quota exceeded"),
+        ("openat", "error=ESTALE", "Stale file handle"),
+        ("fsync", "delay_enter=2000000", ""),
+    ],
+    ids=["quota", "stale handle", "slow sync"],
+)
+def test_an_error_is_named(calls: str, fault: str, named: str, final: Path, tmp_path: Path) -> None:
+    """What the filesystem answered stands in the error of a save, and of a load; one that is slow ends neither."""
+    ckpt.save(state_of(1), final)
+    paths, log = paths_of(final, "safetensors_tuned"), tmp_path / "strace"
+    outcome = in_a_traced_child(lambda: ckpt.save(state_of(2), final), {calls: f"{fault}:when=1"}, paths, log)
+    assert any(word in log.read_text() for word in ("(INJECTED)", "(DELAYED)")), "no call was made to fail"
+    assert (outcome.startswith("CheckpointError: ") and named in outcome) if named else outcome == "done"
+    assert step_of(final) == (1 if named else 2)
+    if calls == "openat":
+        outcome = in_a_traced_child(lambda: step_of(final), {calls: f"{fault}:when=1"}, paths, log)
+        assert outcome.startswith("CheckpointError: ")
+        assert named in outcome
+    ckpt.save(state_of(3), final)
+    assert step_of(final) == 3
+    assert [final] == list(final.parent.iterdir())
+
+
 @pytest.mark.parametrize("lack", LACKS)
 def test_what_a_kernel_lacks_ends_neither_save_nor_load(lack: str, final: Path, tmp_path: Path) -> None:
     """What only makes things faster is done without; every call of its kind fails."""
