@@ -163,7 +163,7 @@ class Drain:
                 self._remove(step)
         for step in self._waiting.copy():
             if step not in known:  # else it would be tried again for ever, and those behind it would wait
-                self._skip(step, f"it is no longer in {self._local.path}")
+                self._skip(step, f"it is no longer whole in {self._local.path}")
 
     def _skip(self, step: int, why: str) -> None:
         """Don't copy a checkpoint that may be waiting; the lock is held."""

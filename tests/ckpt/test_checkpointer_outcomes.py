@@ -101,7 +101,7 @@ def test_a_copy_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(draining, "copy_files", copy)
         checkpoints.save(2, state_of(2))
     given_up = [o.problem for o in outcomes.all if o.step == 1 and "no longer" in o.problem]
-    assert [f"it is no longer in {local}"] == given_up
+    assert [f"it is no longer whole in {local}"] == given_up
     assert [2] == list(steps.all_whole(shared))
 
 
