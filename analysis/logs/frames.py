@@ -157,7 +157,8 @@ def _circumstances(log: Log) -> dict[str, Any]:
         **{f"storage_{key}": storage[key] for key in _STORED if key in storage},
         "node_type": ", ".join(kind),
         "target_position": _target_position(machine.get("study"), log.header.target),
-        **claims(storage),
+        # A job that has not built its state has not examined its target either: then there is no claim.
+        **(claims(storage) if log.attributes["state"] else {}),
     }
 
 

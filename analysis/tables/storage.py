@@ -182,10 +182,10 @@ def _chain(device: Mapping[str, Any]) -> str:
         about = [f"image on {device.get('image_filesystem', 'an unknown filesystem')}"]
         about.append("direct I/O" if device.get("direct_io") else "through the page cache below")
     model = str(device.get("model", ""))
-    if model and not model.startswith(UNKNOWN_FACT):
+    if _is_known(model):  # of virtual disks, which have none, the kernel assumes that they rotate
         about.append(model)
-    if device.get("kind") == "disk" and str(device.get("rotational")) == "1":
-        about.append("rotating")
+        if device.get("kind") == "disk" and str(device.get("rotational")) == "1":
+            about.append("rotating")
     name = str(device["name"]) + (f" ({', '.join(about)})" if about else "")
     below = ", ".join(_chain(lower) for lower in device["below"])
     return f"{name} on {below}" if below else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from analysis.measures.setting import settings
 from analysis.measures.storage import Storage, joined
 from analysis.measures.storage_caveats import about_storage
 from analysis.report.report import report
+from jobs.timing_log import TimingLog
 from support.logs import amended
 from support.storage_studies import RATES, tables, three_targets
 from support.studies import MakeStudy, Show, StudyOnDisk
@@ -140,6 +142,30 @@ def test_logs_without_any_of_it_have_unknown_facts(make_study: MakeStudy, show: 
         "nothing",
     )
     assert fuse["not proven here"] == "durability, cold loads"
+
+
+def test_a_job_that_has_just_begun_proves_nothing(make_study: MakeStudy, show: Show) -> None:
+    """Its log has neither state nor storage yet: what can be proven on its target is unknown."""
+    made = make_study(targets={"a": {"path": "/a"}, "b": {"path": "/b"}}, strategies=["torch_save"])
+    made.log("torch_save", on="a", save=[1.0])
+
+    def begun(log: TimingLog) -> None:
+        log.state, log.storage, log.samples = {}, {}, []
+
+    amended(made.log("torch_save", on="b", save=[1.0]), begun)
+
+    begun_only = tables(show(made.root, "csv"))["storage"][1]
+    assert (begun_only["target"], begun_only["not proven here"]) == ("b", "unknown")
+
+
+@pytest.mark.parametrize(("model", "shown"), [("unknown (no model)", "vda"), ("WD40", "vda (WD40, rotating)")])
+def test_only_a_real_disk_rotates(model: str, shown: str, make_study: MakeStudy, show: Show) -> None:
+    """The kernel takes every virtual disk for one that rotates."""
+    disk = {"name": "vda", "kind": "disk", "below": [], "rotational": "1", "model": model}
+    made = make_study(targets={"a": {"path": "/a"}}, strategies=["torch_save"])
+    amended(made.log("torch_save", on="a", save=[1.0]), lambda log: log.storage.update(device=json.dumps([disk])))
+
+    assert tables(show(made.root, "csv"))["storage"][0]["device"] == shown
 
 
 @pytest.mark.parametrize("device", ["[", '[{"name": 3}]', '[{"name": "x", "below": 7, "kind": []}]', '"vda"', "[]"])
