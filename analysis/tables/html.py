@@ -7,7 +7,7 @@ import re
 import jinja2
 from markupsafe import Markup, escape
 
-from analysis.tables.table import Cell, Marked, Outcomes, Table, printable, shown, shown_examples
+from analysis.tables.table import MISSING, Cell, Marked, Outcomes, Table, printable, shown, shown_examples
 
 _OPTION = re.compile(r"(?<=\S)\+(?=[^\W\d]\w*=)")
 """Where a method's name, such as `torch_save+crc=False`, goes on with an option."""
@@ -75,9 +75,9 @@ _HTML = _environment.from_string("""\
 def html(table: Table, anchor: str) -> Markup:
     """Write a table as an HTML figure; `anchor` is its id, which no other element of the page may have."""
 
-    def cell(content: Cell) -> tuple[str, str, tuple[int, ...]]:
+    def cell(content: Cell, kind: str) -> tuple[str, str, tuple[int, ...]]:
         if isinstance(content, Marked):
-            return printable(content.text), "text", content.notes
+            return printable(content.text), kind if content.text == MISSING else "text", content.notes
         if isinstance(content, Outcomes):
             return content.text, f"text {content.of.verdict}".rstrip(), content.notes
         return shown(content), "text" if isinstance(content, str) else "number", ()
@@ -89,7 +89,7 @@ def html(table: Table, anchor: str) -> Markup:
             name=table.name,
             title=printable(table.title),
             headings=list(zip(map(printable, table.headings), kinds, strict=True)),
-            rows=[[cell(content) for content in row] for row in table.rows],
+            rows=[list(map(cell, row, kinds)) for row in table.rows],
             footnotes=[printable(note) for note in table.footnotes],
             notes=[printable(note) for note in table.notes],
             examples=shown_examples(table),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,14 @@ def test_a_row_holds_what_an_admin_looks_for(study: StudyOnDisk, show: Show) -> 
     assert cluster["servers"] == "mounted_from=server:/volume, bricks=2, hosts=a+b"
     assert cluster["device"] == "on servers"
     assert cluster["not proven here"] == "durability, cold loads"
+
+
+def test_a_missing_rate_stands_in_the_column_of_rates(study: StudyOnDisk) -> None:
+    """A dash with a footnote is aligned as the numbers above and below it are."""
+    page = report(load_results(study.root), USUAL)
+
+    assert re.search(r'<td class="number">-\s*<sup', page)
+    assert not re.search(r'<td class="text">-\s*<sup', page)
 
 
 def test_small_files_have_a_table(study: StudyOnDisk, show: Show) -> None:
