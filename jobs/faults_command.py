@@ -151,7 +151,11 @@ def _keep(runner: Runner, cells: Sequence[Tally], log: FaultLog, paths: StudyPat
         _write(log, paths)
 
     _write(log, paths)
-    _run(runner, missing, keep)
+    try:
+        _run(runner, missing, keep)
+    except KeyboardInterrupt:
+        print(f"{paths.root / FILE} has their outcomes; the same command tries the others")
+        raise
 
 
 def _command(study: str, target: str, budget: Budget) -> str:

@@ -168,7 +168,7 @@ def test_without_strace(cells: Cells, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(cells.run) == 2
 
 
-def test_an_interrupt_ends_all_processes(cells: Cells, tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_processes(cells: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also those that cells have started; what was tried is kept, and nothing is left on the target."""
     pids = tmp_path / "pids"
     waiting = [
@@ -188,6 +188,8 @@ def test_an_interrupt_ends_all_processes(cells: Cells, tmp_path: Path) -> None:
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         faults(str(write_study(tmp_path, "torch_save")), results=tmp_path)
+    assert "1 of 8 cells were tried\n" in (printed := capsys.readouterr().out)
+    assert "the same command tries the others" in printed
     assert [(kept.use, kept.fault) for kept in log_in(tmp_path).cells] == [("alone", "power-cut")]
     assert list((tmp_path / "target").iterdir()) == []
     left = {int(pid) for pid in pids.read_text().split()}
