@@ -36,14 +36,14 @@ class Replacing:
         """
         self._subject, self._work = subject, work
         self._root, self._saved = work / "root", work / "saved"
-        self._resources = ExitStack()
         with ExitStack() as resources:
             self._saves = resources.enter_context(Saves(subject))
             self._restarts = resources.enter_context(Restarts(subject))
-            self._saved.mkdir()
-            ending = self._save(self._saved, OLD, OLD)
+            self._root.mkdir()
+            ending = self._save(OLD, OLD)
             if not ending.returned:
                 raise StudyError(f"the save {ending.what}, although nothing befalls it")
+            shutil.copytree(self._root, self._saved, symlinks=True)
             self._resources = resources.pop_all()
 
     def __enter__(self) -> Self:
@@ -54,20 +54,19 @@ class Replacing:
 
     def replace(self, **befalls: Any) -> Ending:
         """Save the new state where the old one lies, while this befalls the save: see `Request`."""
-        if self._root.exists():
-            shutil.rmtree(self._root)
+        shutil.rmtree(self._root)  # the copy has the same name: a library may store absolute paths
         shutil.copytree(self._saved, self._root, symlinks=True)
-        return self._save(self._root, NEW, NEW, **befalls)
+        return self._save(NEW, NEW, rehearsal=str(self._work / "rehearsal"), **befalls)
 
-    def _save(self, root: Path, values: int, step: int, **befalls: Any) -> Ending:
-        return self._saves.save(Request(str(root), values, step, str(self._work / "rehearsal"), **befalls))
+    def _save(self, values: int, step: int, **befalls: Any) -> Ending:
+        return self._saves.save(Request(str(self._root), values, step, **befalls))
 
     def outcomes(self, ending: Ending, fault: str, size: int) -> Iterator[Outcome]:
         """Restart, and judge; then save once more, and judge that if it goes wrong."""
         restart = self._restarts.restart(self._root)
         yield judge(restart, saved=ending.returned, fault=fault, size=size)
         values = OLD if restart.step == NEW else NEW  # something else than what lies there
-        following = self._save(self._root, values, NEW + 1)
+        following = self._save(values, NEW + 1)
         if not following.returned:
             yield Outcome(DETECTED, f"{fault}: the next save {following.what}", size)
             return

@@ -2,7 +2,7 @@
 
 `Saves` has a worker, `python -m jobs.faults.saving SUBJECT`, which imports the libraries once, reads a line of JSON
 with a `Request`, forks a process that saves, and answers with a line of JSON. What the forked process needs (imports,
-the state, threads of libraries) it has before anything befalls it: it has saved once before, elsewhere.
+the state, threads of libraries) it has before anything befalls it: it has saved before, elsewhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Request:
         root: the directory below which it saves.
         values: the step whose state it saves.
         step: the step as which it saves that.
-        rehearsal: a directory that doesn't exist, for the save before.
+        rehearsal: a directory that doesn't exist, for a save before, which starts what a save needs; empty for none.
         faults: as `injecting.injected` takes them.
         log: where strace writes these calls, and those of `MOVES`.
         signals: that the process gets, in that order.
@@ -51,7 +51,7 @@ class Request:
     root: str
     values: int
     step: int
-    rehearsal: str
+    rehearsal: str = ""
     faults: dict[str, str] = field(default_factory=dict)
     log: str = ""
     signals: tuple[int, ...] = ()
@@ -78,9 +78,10 @@ class Request:
         """Import, build and start everything; returns the save."""
         _be_silent()
         subject.method.prepare()
-        Path(self.rehearsal).mkdir()
-        subject.save(subject.state_at(OLD), OLD, Path(self.rehearsal))
-        shutil.rmtree(self.rehearsal)
+        if self.rehearsal:
+            Path(self.rehearsal).mkdir()
+            subject.save(subject.state_at(OLD), OLD, Path(self.rehearsal))
+            shutil.rmtree(self.rehearsal)
         state = subject.state_at(self.values)
         return lambda: subject.save(state, self.step, Path(self.root))
 
