@@ -23,7 +23,7 @@ _MEANINGS = {
     outcomes.POWER_CUT: "the machine loses power at any moment of the save, and what was not synced may be lost",
     outcomes.FAILED_CALL: "a system call of the save fails",
     outcomes.KILL: "the process is killed while it saves",
-    outcomes.BIT_ROT: "bytes of a complete checkpoint change",
+    outcomes.BIT_ROT: "one bit of a complete checkpoint is another",
 }
 """Of uses and faults."""
 

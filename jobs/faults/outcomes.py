@@ -10,6 +10,7 @@ silent      the restart goes on with other values, or with an older state althou
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class FaultLog:
 
     def command_of(self, cell: Cell) -> str:
         """The command that repeats one cell."""
-        return f"{self.command} --method {cell.method} --use {cell.use} --fault {cell.fault}"
+        return f"{self.command} --method {shlex.quote(cell.method)} --use {cell.use} --fault {cell.fault}"
 
     def write(self, path: Path) -> None:
         """Write the file, whole and durably."""
