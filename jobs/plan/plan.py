@@ -53,6 +53,8 @@ class Job:
     """What a step of the loop does."""
     blocks: int = 0
     """Blocks of the loop, that of the first save included."""
+    levels: int = 1
+    """Targets on which every checkpoint lies in the end."""
 
     @property
     def part(self) -> str:
@@ -71,8 +73,8 @@ class Job:
 
     @property
     def written_bytes(self) -> int:
-        """The most bytes that the job will write, over all its trials."""
-        return self.trials * self.checkpoint_bytes
+        """The most bytes that the job will write, over all its trials, to all levels."""
+        return self.trials * self.checkpoint_bytes * self.levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def make_plan(study: Study) -> Plan:
                     directory_files=at_a_time * max(directory.file_count for directory in cell.directories),
                     directory_bytes=at_a_time * max(directory.size_bytes for directory in cell.directories),
                     blocks=study.loop.blocks_of(cell.way) if study.loop else 0,
+                    levels=2 if study.targets[cell.target].drain_to else 1,
                 )
             )
     return Plan(study, tuple(jobs))

@@ -22,11 +22,16 @@ def planned(tiny: dict[str, Any], **keys: Any) -> Plan:
 
 
 def test_ways(tiny: dict[str, Any]) -> None:
-    """A target that drains has jobs of one way, and the plan lists why; the other has all, and room for both's."""
+    """A target that drains has jobs of one way, and the plan lists why; the other has all, and room for both's.
+
+    Every checkpoint of a job that drains is written twice.
+    """
     found = planned(tiny)
     assert {("nvme", "checkpointer"), ("lustre", "sync"), ("lustre", "checkpointer")} == {
         (job.target, job.way) for job in found.jobs
     }
+    written = {job.target: job.written_bytes for job in found.jobs if job.way == "checkpointer"}
+    assert written["nvme"] == 2 * written["lustre"] > 0
     assert ["sync on nvme: it drains to lustre, which only way=checkpointer does"] == found.left_out()
     assert found.largest("nvme") == found.largest("lustre") > (0, 0)
     assert found == plan.from_json(plan.to_json(found), "plan.json")
