@@ -15,6 +15,8 @@ help:  ## what there is to make
 demo: $(READY)  ## set up .venv, run the study `quick` on this machine, print its tables
 	$(BIN)/python -m jobs run quick --cluster local
 
+# two processes on two cores: more threads of torch would wait for one another
+test test-slurm: export OMP_NUM_THREADS = 1
 test: $(READY)  ## set up .venv, run the tests
 	$(BIN)/python -m pytest -m 'not slurm and not filesystems' --numprocesses 2 $(PYTEST_ARGUMENTS)
 	$(BIN)/python -m pytest -m 'slurm or filesystems' --numprocesses 3 --maxschedchunk 1 $(PYTEST_ARGUMENTS)  # they wait; each process has clusters and mounts of its own
