@@ -34,7 +34,7 @@ _HOW_TO_REPEAT = (
 
 
 def faults_table(log: FaultLog) -> Table:
-    """Return one row for each method and use, a column for each kind of fault, and the cases as examples."""
+    """Return one row for every method and use, a column for every kind of fault, and the cases as examples."""
     cells = {(cell.method, cell.use, cell.fault): cell for cell in log.cells}
     faults = _sorted((cell.fault for cell in log.cells), FAULTS)
     uses = _sorted((cell.use for cell in log.cells), USES)

@@ -66,19 +66,19 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
 
 def parts(root: Path) -> list[Part]:
     """List the parts of all files below a directory."""
-    found = []
+    listed = []
     for file in sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()):
         size_bytes = file.stat().st_size
         if size_bytes <= 2 * HEADER_BYTES:
-            found.append(Part(file, 0, size_bytes, "a small file", is_header=True))
+            listed.append(Part(file, 0, size_bytes, "a small file", is_header=True))
             continue
         end = size_bytes - HEADER_BYTES
-        found += [
+        listed += [
             Part(file, 0, HEADER_BYTES, "its first 4 KiB", is_header=True),
             Part(file, HEADER_BYTES, end - HEADER_BYTES, "its middle", is_header=False),
             Part(file, end, HEADER_BYTES, "its last 4 KiB", is_header=True),
         ]
-    return [part for part in found if part.size_bytes]
+    return [part for part in listed if part.size_bytes]
 
 
 def drawn(of: Sequence[Part], flips: int, seed: int) -> Iterator[tuple[Part, int, int]]:

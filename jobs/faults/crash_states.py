@@ -54,7 +54,7 @@ class State:
 
 
 def states(recording: Recording, seed: int = 0, single: int | None = None) -> Iterator[State]:
-    """Yield every state, those that are equal once for each moment.
+    """Yield every state, equal ones once for every moment.
 
     Args:
         recording: what the program did.

@@ -70,8 +70,8 @@ class Recording:
 
     Attributes:
         steps: operations and syncs, in the order in which they returned, and marks.
-        covers: for each step that is a sync, how many steps had returned when it began.
-        kinds: `d`, `f` or `l` for each node.
+        covers: by the step of a sync, how many steps had returned when it began.
+        kinds: `d`, `f` or `l`, by node.
         links: where links lead to.
         entries, contents: the directory before the program began.
     """

@@ -88,9 +88,9 @@ class Reader:
 
     def _find(self, path: str) -> tuple[int, str, int | None] | None:
         """The directory, the name and the node of a path; None outside of what is recorded."""
-        if found := re.match(r"/proc/(?:self|\d+)/fd/(\d+)(?:/(.*))?$", path):
-            node = self._node_of.get(int(found[1]))
-            parts = [part for part in (found[2] or "").split("/") if part]
+        if matched := re.match(r"/proc/(?:self|\d+)/fd/(\d+)(?:/(.*))?$", path):
+            node = self._node_of.get(int(matched[1]))
+            parts = [part for part in (matched[2] or "").split("/") if part]
         elif path == self._root or path.startswith(f"{self._root}/"):
             node, parts = 0, [part for part in path.removeprefix(self._root).split("/") if part]
         else:
@@ -121,10 +121,10 @@ class Reader:
 
     def _openat(self, arguments: str, descriptor: int) -> Iterator[Operation]:
         self._node_of.pop(descriptor, None)
-        found = self._find(self._paths(arguments)[0])
-        if found is None:
+        entry = self._find(self._paths(arguments)[0])
+        if entry is None:
             return
-        directory, name, node = found
+        directory, name, node = entry
         if node in self._recording.links:
             target = self._recording.links[node]
             node = self._dirs[directory].get(target)
@@ -141,17 +141,17 @@ class Reader:
     _open = _creat = _openat
 
     def _mkdirat(self, arguments: str, _: int) -> Iterator[Operation]:
-        if found := self._find(self._paths(arguments)[0]):
-            directory, name, _node = found
+        if entry := self._find(self._paths(arguments)[0]):
+            directory, name, _node = entry
             self._dirs[directory][name] = node = self._new("d")
             yield Operation("add", directory, name, node)
 
     _mkdir = _mkdirat
 
     def _unlinkat(self, arguments: str, _: int) -> Iterator[Operation]:
-        found = self._find(self._paths(arguments)[0])
-        if found and found[2] is not None:
-            directory, name, node = found
+        entry = self._find(self._paths(arguments)[0])
+        if entry and entry[2] is not None:
+            directory, name, node = entry
             self._dirs[directory].pop(name)
             yield Operation("remove", directory, name, node or -1)
 
@@ -159,8 +159,8 @@ class Reader:
 
     def _symlinkat(self, arguments: str, _: int) -> Iterator[Operation]:
         target = os.fsdecode(_texts(arguments)[0])
-        if found := self._find(self._paths(arguments)[-1]):
-            directory, name, _node = found
+        if entry := self._find(self._paths(arguments)[-1]):
+            directory, name, _node = entry
             self._dirs[directory][name] = node = self._new("l")
             self._recording.links[node] = target
             yield Operation("add", directory, name, node)
@@ -192,9 +192,9 @@ class Reader:
     _link = _linkat = _copy_file_range = _truncate = _refused
 
     def _number(self, arguments: str) -> int:
-        found = _DESCRIPTOR.match(arguments)
-        assert found is not None
-        return int(found[1])
+        matched = _DESCRIPTOR.match(arguments)
+        assert matched is not None
+        return int(matched[1])
 
     def _changed(self, descriptor: int, offset: int, data: bytes) -> Iterator[Operation]:
         content = self._data[self._node_of[descriptor]]
@@ -221,7 +221,7 @@ class Reader:
     _pwritev = _pwrite
 
     def _sendfile(self, arguments: str, copied: int) -> Iterator[Operation]:
-        target, source = (int(found[1]) for found in re.finditer(r"(\d+)<[^>]*>", arguments))
+        target, source = (int(matched[1]) for matched in re.finditer(r"(\d+)<[^>]*>", arguments))
         if target in self._node_of:
             start = re.search(r"\[(\d+)\]", arguments)
             if start is None:

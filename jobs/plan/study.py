@@ -49,7 +49,7 @@ class Target(Table):
         axes: values for `{name}` in these commands; each combination of lists makes a target of its own, called
             `lustre+stripe_count=4`.
         drain_to: another target of the study. Jobs save here in the way `checkpointer`, on two levels: a thread copies
-            each checkpoint to that target, behind the loop.
+            every checkpoint to that target, behind the loop.
         drain_bytes_per_s: the most that these copies may take; 0 for no limit.
         slurm: what jobs on this target ask of the cluster, over the study's own `[slurm]`.
     """
