@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,19 +78,24 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         started.quit()
 
 
+STUDIES = {"plain": "three_methods", "hostile": "hostile_logs", "many": "many_methods", "loop": "looped"}
+"""Kinds of reports, and the fixtures with their results: many methods have long labels."""
+
+
 @pytest.fixture
-def pages(
-    three_methods: StudyOnDisk, hostile_logs: Path, many_methods: Path, looped: Path, tmp_path: Path
-) -> dict[str, Path]:
-    """Reports: of a plain study, of hostile logs, of many methods with long labels, of a training loop, of faults."""
-    found = {}
-    studies = {"plain": three_methods.root, "hostile": hostile_logs, "many": many_methods, "loop": looped}
-    for name, results in studies.items():
-        found[name] = tmp_path / f"{name}.html"
-        report.write(report.report(load_results(results), USUAL), found[name])
-    found["faults"] = tmp_path / "faults.html"
-    report.write(report.report(None, USUAL, faults=[fault_log()]), found["faults"])
-    return found
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
+    """Make a report of one of these kinds, or of faults."""
+
+    def make(which: str) -> Path:
+        if which == "faults":
+            made = report.report(None, USUAL, faults=[fault_log()])
+        else:
+            study = request.getfixturevalue(STUDIES[which])
+            made = report.report(load_results(study.root if isinstance(study, StudyOnDisk) else study), USUAL)
+        report.write(made, tmp_path / f"{which}.html")
+        return tmp_path / f"{which}.html"
+
+    return make
 
 
 def fetched(browser: webdriver.Chrome) -> list[str]:
@@ -99,12 +104,12 @@ def fetched(browser: webdriver.Chrome) -> list[str]:
     return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("which", ["plain", "hostile", "many", "loop", "faults"])
-def test_in_a_browser(which: str, browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+@pytest.mark.parametrize("which", [*STUDIES, "faults"])
+def test_in_a_browser(which: str, browser: webdriver.Chrome, page: Callable[[str], Path]) -> None:
     """At the width of a phone and of a desktop, in light, in dark and as it is printed: nothing ends beyond the
     window, every text can be read, nothing is fetched but the page itself, and no error or warning is logged.
     """
-    address = pages[which].as_uri()
+    address = page(which).as_uri()
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(address)
@@ -129,9 +134,9 @@ def test_in_a_browser(which: str, browser: webdriver.Chrome, pages: dict[str, Pa
     assert browser.execute_script("return document.querySelectorAll('script, img, iframe, object').length") == 0
 
 
-def test_it_prints(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_it_prints(browser: webdriver.Chrome, page: Callable[[str], Path]) -> None:
     """Chromium makes a PDF of it, in which no table is cut off: printed, it is no wider than its paper."""
-    browser.get(pages["many"].as_uri())
+    browser.get(page("many").as_uri())
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1032, "height": 730, "deviceScaleFactor": 1,
                                                                   "mobile": False})  # fmt: skip
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
