@@ -60,7 +60,12 @@ class LightningCheckpoints(Callback):  # type: ignore[misc]  # its types aren't 
         return str(steps.path_of(self._checkpoints.directory, self._restored.step)) if self._restored else None
 
     def setup(self, trainer: Any, _module: Any, stage: str) -> None:
-        """Let Lightning save and load by this callback, beside what else it saves and loads."""
+        """Let Lightning save and load by this callback, beside what else it saves and loads.
+
+        Raises:
+            CheckpointError: if the strategy shards over the ranks, or the ranks have loaded different steps: some of
+                them would wait for the others for ever.
+        """
         if stage != "fit":
             return
         if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
@@ -69,6 +74,13 @@ class LightningCheckpoints(Callback):  # type: ignore[misc]  # its types aren't 
                 "Lightning's ModelCheckpoint, or a training loop in which all ranks call ckpt.save"
             )
         self._trainer, self._ranks = trainer, Ranks()
+        of_ranks = self._ranks.all(self._restored.step if self._restored else None)
+        if len(set(of_ranks)) > 1:
+            known = ", ".join(f"rank {rank}: {step}" for rank, step in enumerate(of_ranks))
+            raise CheckpointError(
+                f"the ranks have loaded different steps ({known}): the checkpoints must be on a filesystem that all "
+                "ranks share, and be committed before any rank resumes"
+            )
         if not isinstance(trainer.strategy.checkpoint_io, _SeriesIO):
             trainer.strategy.checkpoint_io = _SeriesIO(self, trainer.strategy.checkpoint_io)
 
@@ -139,16 +151,11 @@ class LightningCheckpoints(Callback):  # type: ignore[misc]  # its types aren't 
         """Return the state that `resume` has loaded, and forget it.
 
         Raises:
-            CheckpointError: if it has loaded none, or the ranks have loaded different steps.
+            CheckpointError: if it has loaded none.
         """
         restored, self._restored = self._restored, None
         if restored is None:
             raise CheckpointError(f"{path} isn't loaded: pass what LightningCheckpoints.resume() returns as ckpt_path")
-        if len(of_ranks := set(self._ranks.all(restored.step))) > 1:
-            raise CheckpointError(
-                f"the ranks have loaded different steps ({sorted(of_ranks)}): the checkpoints must be on a filesystem "
-                "that all ranks share"
-            )
         state: dict[str, Any] = restored.state
         return state
 

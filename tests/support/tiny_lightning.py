@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ckpt
 from ckpt.callbacks.lightning import LightningCheckpoints
+from ckpt.errors import CheckpointError
 from support.drawn import Numbers, draw, same_weights, seed_all
 
 BATCHES = 6
@@ -135,6 +137,13 @@ def train(
     return model, watch.drawn
 
 
+def require_equal_steps(directory: Path, options: dict[str, Any]) -> None:
+    """Where a rank sees no checkpoint, and the first one does, both raise an error."""
+    seen = directory / ("interrupted" if dist.get_rank() == 0 else "elsewhere")
+    with pytest.raises(CheckpointError, match=r"different steps .*rank 1: None"):
+        train(seen, 3, shuffled(), **options)
+
+
 def main(directory: Path) -> None:
     """Check on every rank that an interrupted training ends as an uninterrupted one."""
     options: dict[str, Any] = {"strategy": "ddp", "devices": int(os.environ["WORLD_SIZE"])}
@@ -142,9 +151,11 @@ def main(directory: Path) -> None:
     try:
         train(directory / "interrupted", 3, shuffled(), interrupt_after=5, **options)
     except InterruptedTrainingError:
+        dist.barrier()  # rank 0 has committed
         resumed, drawn_later = train(directory / "interrupted", 3, shuffled(), seed=1, **options)
     assert drawn_later == {batch: drawn[batch] for batch in range(4, 10)}
     assert same_weights(whole, resumed)
+    require_equal_steps(directory, options)
     print(f"rank {dist.get_rank()} of {dist.get_world_size()}: the same")
 
 
