@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -101,6 +101,7 @@ def faults(
     kills: _Number = _USUAL.kills,
     flips: _Number = _USUAL.flips,
     calls: _Number = _USUAL.calls,
+    draws: _Number = _USUAL.draws,
     results: Path = Path("results"),
     again: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -116,11 +117,12 @@ def faults(
         kills: how many programs are killed for a cell of the table.
         flips: how many bits are flipped for a cell, one at a time.
         calls: how many calls of one kind fail for a cell, one at a time.
+        draws: at every moment of a power cut, how often to draw what is left of what no sync covers.
         results: the directory in which the study gets a directory of its own.
         again: try everything anew, and replace what an earlier run kept.
     """
     read = study_file.read(study_file.find(study))
-    budget = Budget(seed, kills, flips, calls)
+    budget = Budget(seed, kills, flips, calls, draws)
     cells = selection.cells(read)
     Subject(cells[0].method.name, {}, USES[0], read.state)  # refuses a state that is too large
     if any(cell.fault != BIT_ROT for cell in cells):
@@ -160,11 +162,8 @@ def _keep(runner: Runner, cells: Sequence[Tally], log: FaultLog, paths: StudyPat
 
 def _command(study: str, target: str, budget: Budget) -> str:
     """Build the command that repeats the study's faults, with the options that differ from the usual ones."""
-    chosen = {"target": target} | {
-        name: getattr(budget, name)
-        for name in ("seed", "kills", "flips", "calls")
-        if getattr(budget, name) != getattr(_USUAL, name)
-    }
+    usual = asdict(_USUAL)
+    chosen = {"target": target} | {name: value for name, value in asdict(budget).items() if value != usual[name]}
     words = [word for name, value in chosen.items() if value != "" for word in (f"--{name}", str(value))]
     return shlex.join(["python", "-m", "jobs", "faults", study, *words])
 

@@ -53,7 +53,7 @@ class State:
                 path.write_bytes(value)
 
 
-def states(recording: Recording, seed: int = 0, single: int | None = None) -> Iterator[State]:
+def states(recording: Recording, seed: int = 0, single: int | None = None, draws: int = 1) -> Iterator[State]:
     """Yield every state, equal ones once for every moment.
 
     Args:
@@ -61,18 +61,20 @@ def states(recording: Recording, seed: int = 0, single: int | None = None) -> It
         seed: of the parts that are drawn.
         single: at every moment, for how many of the operations that no sync covers there is a state without this one
             only, and one with this one only; they are drawn at random. None for all.
+        draws: how often to draw, at every moment, what is left at random; so many times `single`, too.
     """
-    return _States(recording, random.Random(seed), single).all()  # noqa: S311  # drawn states, no secrets
+    return _States(recording, random.Random(seed), single, draws).all()  # noqa: S311  # drawn states, no secrets
 
 
 def last_state(recording: Recording) -> State:
     """Return what the program left, with nothing lost."""
-    return _States(recording, random.Random(0), None).last()  # noqa: S311
+    return _States(recording, random.Random(0), None, 1).last()  # noqa: S311
 
 
 class _States:
-    def __init__(self, recording: Recording, chance: random.Random, single: int | None) -> None:
-        self._recording, self._chance, self._single = recording, chance, single
+    def __init__(self, recording: Recording, chance: random.Random, single: int | None, draws: int) -> None:
+        self._recording, self._chance, self._draws = recording, chance, draws
+        self._single = None if single is None else single * draws
         self._steps = recording.steps
         self._covered = [self._covered_at(number) for number in range(len(self._steps))]
 
@@ -113,7 +115,7 @@ class _States:
         committed = self._recording.covers[syncs[-1]] if syncs else 0
         data = [number for number in pending if self._operation(number).kind == "write"]
         names = [number for number in done if self._operation(number).kind != "write"]
-        for cut in sorted({committed, step, *(self._chance.randint(committed, step) for _ in range(2))}):
+        for cut in sorted({committed, step, *(self._chance.randint(committed, step) for _ in range(2 * self._draws))}):
             kept = [number for number in names if number < cut]
             fixed = [number for number in done if number not in data and number not in names]
             for tear in (None, 0.0, 0.5, 1.0):
@@ -122,7 +124,7 @@ class _States:
                 yield self._state(JOURNALLED, step, [*fixed, *kept, *(chosen if tear is not None else ())], torn)
 
     def _unordered(self, step: int, synced: Sequence[int], pending: Sequence[int]) -> Iterator[State]:
-        for share in (0.2, 0.5, 0.8):
+        for share in (0.2, 0.5, 0.8) * self._draws:
             some = [number for number in pending if self._chance.random() < share]
             torn: dict[int, Tear] = {number: self._chance.random() for number in some if self._chance.random() < 0.5}
             yield self._state(UNORDERED, step, [*synced, *some], torn)
