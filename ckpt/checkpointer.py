@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 from ckpt.checkpoint import DEFAULT
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.reading import path_of
-from ckpt.series import interval, saving, together
+from ckpt.series import interval, saving
 from ckpt.series.behind import Background, Behind, Copy
 from ckpt.series.keep import Keep, Metrics
 from ckpt.series.levels import Levels
@@ -134,7 +134,7 @@ class Checkpointer:
     @property
     def is_copying(self) -> bool:
         """Whether a checkpoint is being copied from the local storage to `directory`."""
-        return self._levels.is_copying
+        return self._levels.copying is not None
 
     def due(self, step: int) -> bool:
         """Whether to save after this step; call it once after every step."""
@@ -223,7 +223,7 @@ class Checkpointer:
     def _start_together(self, step: int, state: Any, metrics: Metrics) -> Blocked:
         planned = self._ranks.plan(step, state)
         self._refuse_an_earlier(step)
-        task = partial(together.save, planned=planned, levels=self._levels, step=step, metrics=metrics)
+        task = partial(self._ranks.save, planned=planned, step=step, metrics=metrics)
         copies: list[Copy] = []  # this rank's; if another one can't copy its shards, none of them begins to write
         planned.ranks.share(lambda: copies.append(self._saves_together.copy(planned.planner.data)))
         return self._saves_together.start(step, copies[0], task)
@@ -231,7 +231,7 @@ class Checkpointer:
     def wait(self) -> None:
         """Wait until the save in flight is committed, what needn't stay is removed, and all is in `directory`.
 
-        Where ranks save together, rank 0 copies to `directory`, and only its call waits for that.
+        Where ranks save together, a node's first rank copies to `directory`, and only its call waits for that.
 
         Raises:
             CheckpointError: if a save failed, or copying a checkpoint to `directory`; the message names its step.

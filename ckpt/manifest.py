@@ -43,7 +43,15 @@ class Manifest:
     files: dict[str, int]
     """The other files of the checkpoint, and their sizes in bytes."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What a `Checkpointer` knows of the checkpoint: its step and metrics; empty for others."""
+    """What a `Checkpointer` knows of the checkpoint: its step and metrics, and `part`; empty for others."""
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The number of this part of a checkpoint, and of how many, where every node has one; None of a whole one."""
+        match self.notes.get("part"):
+            case [int(number), int(count)]:
+                return number, count
+        return None
 
     def write(self, directory: Path) -> None:
         """Write the manifest atomically, and sync it."""

@@ -156,8 +156,14 @@ def require_complete(path: Path, known: Manifest) -> None:
     """Check that a checkpoint's files are there, of the sizes that its manifest lists.
 
     Raises:
-        CheckpointError: if one isn't; the message lists what is missing.
+        CheckpointError: if one isn't; the message lists what is missing. Or if other nodes have other parts of it.
     """
+    if known.part:
+        number, count = known.part
+        raise CheckpointError(
+            f"{path} is part {number + 1} of {count} of a checkpoint, and the others are on other nodes: load the "
+            "whole one from the directory to which `Checkpointer` copies it"
+        )
     problems = known.problems(path)
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""

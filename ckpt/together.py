@@ -19,6 +19,7 @@ from ckpt.errors import CheckpointError
 from ckpt.formats import dcp_errors, dcp_metadata
 from ckpt.manifest import Manifest
 from ckpt.process_group.meeting import Meeting
+from ckpt.process_group.nodes import Nodes
 from ckpt.reading import of_one
 from ckpt.state import checksums, dtypes
 from ckpt.state.layout import TensorLayout
@@ -67,35 +68,44 @@ def plan(ranks: Meeting, part: Part) -> Planned:
     return Planned(ranks, part, mine[0])
 
 
-def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None) -> None:
+def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None, nodes: Nodes | None = None) -> None:
     """Write and commit a checkpoint; every rank calls this.
 
     Args:
         planned: what to write.
         final: the checkpoint's name.
         notes: kept in the manifest.
+        nodes: where every node has a directory of that name of its own, in which its ranks' part of the checkpoint is
+            committed; None if all ranks share one.
 
     Raises:
-        CheckpointError: on every rank.
+        CheckpointError: on every rank. Of several nodes, some may have committed their parts.
     """
     ranks = planned.ranks
+    if nodes is None:
+        nodes = Nodes((0,) * ranks.size, ranks.rank)
+    part = {"part": [nodes.number, nodes.count]} if nodes.count > 1 else {}
     with ExitStack() as stack:
-        stagings: list[commit.Staging] = []  # rank 0's
+        stagings: list[commit.Staging] = []  # a leader's
 
         def begin() -> str:
             stagings.append(stack.enter_context(staged(final)))
             return str(stagings[0].path)
 
         def publish() -> None:
-            _manifest(planned.part, files, stagings[0].path, notes or {}).write(stagings[0].path)
+            here = [file for rank, file in files if nodes.is_here(rank)]
+            _manifest(planned.part, here, directory, {**(notes or {}), **part}).write(directory)
             stagings[0].flush()
             stack.close()
 
-        directory = Path(ranks.share_first(begin))
+        begun = ranks.share(lambda: begin() if nodes.leads else None)
+        directory = Path(begun[nodes.leader])
         ranks.share(lambda: _require(directory))
         files = ranks.collective(lambda: _write(planned, final, directory))
-        ranks.share(lambda: durable.sync_files([file for file in files if file.name.startswith(f"__{ranks.rank}_")]))
-        ranks.share_first(publish)
+        if nodes.count > 1:
+            ranks.collective(lambda: _spread_metadata(directory, nodes, ranks.gloo))
+        ranks.share(lambda: durable.sync_files([file for rank, file in files if rank == ranks.rank]))
+        ranks.share(lambda: publish() if nodes.leads else None)
 
 
 def load(into: Any, final: Path, fill: Callable[[Path, Path, Manifest | None], _T], timeout_s: float) -> _T:
@@ -118,7 +128,7 @@ def load(into: Any, final: Path, fill: Callable[[Path, Path, Manifest | None], _
 
     def load_here(path: Path, shown: Path, known: Manifest | None) -> str:
         filled.append(fill(path, shown, known))
-        return _fingerprint(path)
+        return fingerprint(path)
 
     if len(set(ranks.share(lambda: of_one(final, load_here)))) > 1:
         raise CheckpointError(
@@ -128,7 +138,7 @@ def load(into: Any, final: Path, fill: Callable[[Path, Path, Manifest | None], _
     return filled[-1]
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
     """Return what tells a checkpoint from any other; DCP's metadata has a random number."""
     files = [path / name for name in (manifest.FILE, dcp_metadata.FILE)]
     return checksums.of_bytes(b"".join(file.read_bytes() for file in files if file.exists()))
@@ -142,8 +152,19 @@ def _require(directory: Path) -> None:
         )
 
 
-def _write(planned: Planned, final: Path, directory: Path) -> list[Path]:
-    """Let all ranks write their shards with DCP; returns the files of all, without the metadata."""
+def _spread_metadata(directory: Path, nodes: Nodes, gloo: Any) -> None:
+    """Let every node have the metadata that rank 0 wrote."""
+    import torch.distributed as dist
+
+    path = directory / dcp_metadata.FILE
+    content = [path.read_bytes() if not nodes.rank else b""]
+    dist.broadcast_object_list(content, src=0, group=gloo)
+    if nodes.leads and nodes.rank:
+        path.write_bytes(content[0])
+
+
+def _write(planned: Planned, final: Path, directory: Path) -> list[tuple[int, Path]]:
+    """Let all ranks write their shards with DCP; returns the files of all, with their ranks, without the metadata."""
     from torch.distributed.checkpoint import state_dict_saver
 
     from ckpt.dcp.files_writer import FilesWriter, WriteOptions
@@ -155,7 +176,8 @@ def _write(planned: Planned, final: Path, directory: Path) -> list[Path]:
             planner=planned.planner,
             process_group=planned.ranks.gloo,
         )
-    return sorted({directory / entry.relative_path for entry in metadata.storage_data.values()})
+    names = {entry.relative_path for entry in metadata.storage_data.values()}
+    return sorted((dcp_metadata.rank_of(name), directory / name) for name in names)
 
 
 def _manifest(part: Part, written: list[Path], directory: Path, notes: Mapping[str, Any]) -> Manifest:

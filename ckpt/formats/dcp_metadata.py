@@ -55,6 +55,11 @@ def is_file_name(name: str) -> bool:
     return re.fullmatch(r"__\d+_\d+\.distcp|(__\d+)?\.metadata(\.tmp)?", name) is not None
 
 
+def rank_of(name: str) -> int:
+    """Return the rank that wrote a file of a checkpoint, `__3_0.distcp` say."""
+    return int(name.removeprefix("__").partition("_")[0])
+
+
 def read(directory: Path) -> Metadata:
     """Read the metadata, and check that chunks cover all tensors.
 

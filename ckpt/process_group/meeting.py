@@ -108,12 +108,13 @@ class Meeting:
 
     Attributes:
         rank: this process's number among them.
+        size: how many they are.
     """
 
     def __init__(self, known: _Known) -> None:
         import torch.distributed as dist
 
-        self.rank = dist.get_rank()
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._known = known
 
     @property
@@ -143,7 +144,7 @@ class Meeting:
             outcome = [None, str(error)]
         except Exception as error:  # noqa: BLE001  # every rank raises it
             outcome = [None, f"{type(error).__name__}: {error}"]
-        texts = [""] * dist.get_world_size()
+        texts = [""] * self.size
         self.collective(lambda: dist.all_gather_object(texts, json.dumps(outcome), group=self.gloo))
         results, errors = zip(*map(json.loads, texts), strict=True)
         if message := named(errors):

@@ -12,9 +12,10 @@ from typing import Any
 
 from ckpt.errors import CheckpointError, wrapped
 from ckpt.series import local as local_level
-from ckpt.series import removing, resuming, saving, steps
+from ckpt.series import parts, removing, resuming, saving, steps
 from ckpt.series.draining import Drain
 from ckpt.series.local import Local
+from ckpt.series.parts import Others
 from ckpt.series.resuming import Restored
 from ckpt.series.saving import Outcome, Saved, Series
 
@@ -42,9 +43,10 @@ class Levels:
     ) -> None:
         self.first, self.directories = shared, [shared.directory]
         self._shared, self._observer = shared, ended
+        self._local: Local | None = None
         self._drain: Drain | None = None
         if local is not None:
-            level = local if isinstance(local, Local) else Local(local)
+            self._local = level = local if isinstance(local, Local) else Local(local)
             if level.path == shared.directory:
                 raise CheckpointError(f"{shared.directory} can't be both levels: give `local` a directory of its own")
             self.first = replace(shared, directory=level.path, keep=None)  # the drain removes there
@@ -53,43 +55,49 @@ class Levels:
         for directory in self.directories:
             steps.refuse_a_foreign_latest(directory)
 
+    def claim(self) -> list[int]:
+        """Make the local directory this series'; returns what identifies it: nothing if there is one level.
+
+        Raises:
+            CheckpointError: if it is another series'.
+        """
+        if not self._drain:
+            return []
+        with wrapped(f"can't use {self.first.directory}"):
+            local_level.claim(self.first.directory, self._shared.directory)
+            return local_level.identity(self.first.directory)
+
     def prepare(self) -> int | None:
         """Remove what ended programs left, and mend `latest`; returns the newest whole step.
 
         Raises:
             CheckpointError: if the local directory is another series'.
         """
-        if self._drain:
-            with wrapped(f"can't use {self.first.directory}"):
-                local_level.claim(self.first.directory, self._shared.directory)
-        newest = []
-        for directory in self.directories:
-            removing.sweep(directory)
-            if whole := steps.all_whole(directory):
-                newest.append(max(whole))
-                steps.point_latest(directory, newest[-1])
-        return max(newest, default=None)
+        self.claim()
+        newest = [_prepared(directory) for directory in self.directories]
+        return max((step for step in newest if step is not None), default=None)
 
-    @property
-    def identity(self) -> list[int]:
-        """What identifies the local directory, once it is prepared; empty if there is one level."""
-        return local_level.identity(self.first.directory) if self._drain else []
+    def prepare_local(self) -> None:
+        """Do so in the local directory alone."""
+        _prepared(self.first.directory)
 
-    def require_identity(self, expected: list[int]) -> None:
-        """Refuse to work with ranks whose local directory is another one.
+    def divide(self, *, is_first: bool, patience_s: float) -> None:
+        """Let every node have a local directory of its own, with a part of every checkpoint; only leaders copy.
 
-        Raises:
-            CheckpointError: if this process doesn't see the directory of that identity.
+        Args:
+            is_first: whether this is rank 0, which puts the parts together.
+            patience_s: how long it waits while nothing comes from the other nodes.
         """
-        if self.identity != expected:
-            raise CheckpointError(
-                f"{self.first.directory} is another directory than rank 0's, and DTensors are saved on two levels by "
-                "ranks that see the same one, on one node. Leave `local` out"
-            )
+        assert self._local is not None
+        others = Others(patience_s) if is_first else None
+        tell = self._tell if is_first else _ignore
+        self._drain = Drain(self._local, self._shared, tell, others, has_parts=True)
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint on any level, the oldest first."""
-        return sorted({step for directory in self.directories for step in steps.all_whole(directory)})
+        known = [known for directory in self.directories for known in steps.all_whole(directory).items()]
+        newest = self._drain.newest if self._drain else None
+        return sorted({step for step, its in known if not its.part or (newest is not None and step <= newest)})
 
     def restore(self, into: Any, *, strict: bool, start_over: bool) -> Restored | None:
         """Load the newest checkpoint, as `resuming.newest` does; copy it, if an ended program didn't."""
@@ -120,14 +128,20 @@ class Levels:
             saving.require_room(self.first.directory, size_bytes)
 
     @property
-    def is_copying(self) -> bool:
-        """Whether a checkpoint is being copied, or waits for its turn."""
-        return self._drain is not None and self._drain.is_copying
+    def drain(self) -> Drain:
+        """What copies to the shared level."""
+        assert self._drain is not None
+        return self._drain
+
+    @property
+    def copying(self) -> int | None:
+        """The step that is being copied to the shared level."""
+        return self._drain.copying if self._drain else None
 
     def ended(self, step: int, saved: Saved | None, problem: str, *, copies: bool = True) -> None:
         """Take the end of a save, and copy its checkpoint to the shared level in its turn; called from any thread."""
         if self._drain and saved and copies:
-            self._drain.committed(step)
+            self._drain.committed(step, is_due=saved.is_due)
         self._tell(Outcome(step, self.first.directory, saved.committed_s if saved else math.nan, problem))
 
     def abandon(self) -> None:
@@ -154,3 +168,18 @@ class Levels:
         """
         if self._drain:
             self._drain.finish()
+
+
+def _prepared(directory: Path) -> int | None:
+    """Remove what ended programs left in a directory, and mend its `latest`; returns its newest whole step."""
+    removing.sweep(directory)
+    parts.sweep(directory)
+    whole = [step for step, known in steps.all_whole(directory).items() if not known.part]
+    if not whole:
+        return None
+    steps.point_latest(directory, whole[-1])
+    return whole[-1]
+
+
+def _ignore(_: Outcome) -> None:
+    """Take the outcome of copying a part, which is none for the program."""

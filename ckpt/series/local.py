@@ -73,5 +73,8 @@ def claim(local: Path, shared: Path) -> None:
             "series, or remove what is there"
         )
     durable.make_directories(local)
-    link.symlink_to(shared)
+    try:
+        link.symlink_to(shared)
+    except FileExistsError:  # another rank of this node was faster
+        claim(local, shared)
     durable.fsync_path(local)

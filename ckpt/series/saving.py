@@ -59,6 +59,8 @@ class Saved:
     """When the checkpoint was committed, by `time.perf_counter`, which a node's processes share."""
     removed: tuple[int, ...] = ()
     problem: str = ""
+    is_due: bool = True
+    """Whether it may be copied to the next level now; where every node copies a part, they agree on that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,10 +147,3 @@ def test_a_damaged_local_copy(ranks: GlooRanks, run: Path) -> None:
     assert [(None, [1, 2])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 2)
     flip(next(steps.path_of(series_ranks.local_of(run), 2).glob("__1_*")))
     assert [(2, [1, 2])] * 2 == ranks(series_ranks.train_on_two_levels, 2, run, 2)
-
-
-def test_two_levels_on_two_nodes(ranks: GlooRanks, run: Path) -> None:
-    """They are refused: a node would have a part of the checkpoint."""
-    refused = error_on_all(ranks(series_ranks.save_on_another_node, 2, run))
-    assert f"rank 1: {series_ranks.local_of(run)} is another directory than rank 0's" in refused
-    assert [] == steps.steps_in(run)

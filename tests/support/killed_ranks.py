@@ -1,7 +1,7 @@
 """A training loop of several ranks that are killed at random instants.
 
-`python -m support.killed_ranks DIRECTORY LEVELS RANKS KILLS SEED` forks the ranks, and so must have no other threads: a
-process of its own. The ranks check every restart.
+`python -m support.killed_ranks DIRECTORY LEVELS RANKS KILLS SEED [NODES]` forks the ranks, and so must have no other
+threads: a process of its own. The ranks check every restart. On several nodes, ranks have different local directories.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ckpt.checkpointer import Checkpointer
 from support.kills import LONGEST_S, levels_of, require_nothing_else
+from support.series_ranks import ON_NODE
 from support.shared_states import same, state_of
 
 
-def train(run: Path, levels: int, rank: int, ranks: int, meeting: Path, reports: int) -> None:
+def train(run: Path, levels: dict[str, Any], rank: int, ranks: int, meeting: Path, reports: int) -> None:
     """Restore, check it, and save after every step; report the step that was restored, and those that are committed."""
     store = dist.FileStore(str(meeting), ranks)  # type: ignore[attr-defined]  # it is documented all the same
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    with Checkpointer(**levels_of(run, levels), background="thread", keep=2, timeout_s=60) as checkpoints:
+    with Checkpointer(**levels, background="thread", keep=2, timeout_s=60) as checkpoints:
         state = state_of(0)
         restored = checkpoints.restore(state)
         step = restored.step if restored else 0
@@ -34,7 +36,7 @@ def train(run: Path, levels: int, rank: int, ranks: int, meeting: Path, reports:
             expected = state_of(step)["model"]
             assert all(same(state["model"][name], tensor) for name, tensor in expected.items())
             assert restored.state["step"] == step
-            assert not restored.skipped
+            assert restored.skipped.keys() <= ({step + 1} if levels.get("local") == ON_NODE else set())
         if rank == 0:
             checkpoints.wait()  # until what was restored is on both levels
             require_nothing_else(run)
@@ -46,7 +48,7 @@ def train(run: Path, levels: int, rank: int, ranks: int, meeting: Path, reports:
             step += 1
 
 
-def start(run: Path, levels: int, ranks: int, meeting: Path) -> list[tuple[int, int]]:
+def start(run: Path, levels: int, ranks: int, nodes: int, meeting: Path) -> list[tuple[int, int]]:
     """Fork the ranks; returns their numbers, and the pipes of their reports."""
     started = []
     for rank in range(ranks):
@@ -54,7 +56,11 @@ def start(run: Path, levels: int, ranks: int, meeting: Path) -> list[tuple[int, 
         child = os.fork()
         if not child:
             try:
-                train(run, levels, rank, ranks, meeting, writing)
+                where = levels_of(run, levels)
+                if nodes > 1:
+                    os.chdir(run.with_name(f"node-{rank * nodes // ranks}"))
+                    where["local"] = ON_NODE
+                train(run, where, rank, ranks, meeting, writing)
             except BaseException:  # noqa: BLE001  # shown; the program fails for want of a report
                 traceback.print_exc()
             finally:
@@ -81,14 +87,16 @@ def kill(started: list[tuple[int, int]], reports: int, after_s: float, apart_s: 
     return int.from_bytes(restored.pop()), max(map(int.from_bytes, last))
 
 
-def main(directory: Path, levels: int, ranks: int, kills: int, seed: int) -> None:
+def main(directory: Path, levels: int, ranks: int, kills: int, seed: int, nodes: int = 1) -> None:
     """Kill the ranks so many times; every restart checks what the one before left. Print the last step."""
     torch.set_num_threads(1)  # torch's threads don't survive a fork
     chance = random.Random(seed)
     (directory / "run").mkdir(parents=True)
+    for number in range(nodes):
+        (directory / f"node-{number}").mkdir()
     newest = 0
     for number in range(kills + 1):
-        children = start(directory / "run", levels, ranks, directory / f"meeting-{number}")
+        children = start(directory / "run", levels, ranks, nodes, directory / f"meeting-{number}")
         # A rank that outlives another one waits for it, and may report that.
         apart_s = chance.choice((0, 0, 0.02))
         restored, committed = kill(children, number % 3, chance.uniform(0, LONGEST_S), apart_s)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,9 +18,12 @@ import torch.distributed as dist
 from ckpt.checkpointer import Checkpointer
 from ckpt.dcp.files_writer import FilesWriter
 from ckpt.errors import CheckpointError
-from ckpt.series import local
+from ckpt.series import parts
 from ckpt.series.keep import Keep
 from support.shared_states import die, same, state_of
+
+ON_NODE = Path("/proc/self/cwd/local")
+"""Another directory for every working directory."""
 
 
 def spoil(state: dict[str, Any]) -> None:
@@ -105,9 +112,9 @@ def save_without_memory_on_rank_1(run: Path) -> None:
             checkpoints.save(1, state)
 
 
-def train_on_two_levels(run: Path, last: int) -> tuple[int | None, list[int]]:
+def train_on_two_levels(run: Path, last: int, local: Path | None = None) -> tuple[int | None, list[int]]:
     """Restore from the nearest level, and save up to a step; returns the step that was restored, and what stays."""
-    with Checkpointer(run, local=local_of(run), keep=3) as checkpoints:
+    with Checkpointer(run, local=local or local_of(run), keep=3, timeout_s=60) as checkpoints:
         state = state_of(0)
         restored = checkpoints.restore(state)
         if restored:
@@ -126,7 +133,46 @@ def local_of(run: Path) -> Path:
     return run.with_name("local")
 
 
-def save_on_another_node(run: Path) -> None:
-    """Save on two levels; rank 1 is on another node, as far as it can see."""
-    with mock.patch.object(local, "identity", return_value=[1, 2]) if dist.get_rank() == 1 else nullcontext():
-        train_on_two_levels(run, 1)
+def on_nodes(run: Path, node_of: list[int], work: Callable[..., Any], *arguments: Any) -> Any:
+    """Work as if every rank's node had local storage of its own: the same path there is another directory."""
+    node = run.with_name(f"node-{node_of[dist.get_rank()]}")
+    node.mkdir(exist_ok=True)
+    before = Path.cwd()
+    os.chdir(node)
+    try:
+        return work(run, *arguments, local=ON_NODE)
+    finally:
+        os.chdir(before)
+
+
+def save_again(run: Path, local: Path) -> list[int]:
+    """Save a step twice, with other values the second time; returns the steps."""
+    with Checkpointer(run, local=local, timeout_s=60) as checkpoints:
+        for seed in (1, 2):
+            checkpoints.save(1, state_of(seed))
+    dist.barrier()
+    return checkpoints.steps()
+
+
+def train_while_a_copy_fails(run: Path, failing: int, local: Path) -> list[bool]:
+    """Save four times, while one rank can't copy the first one; returns whether a warning had that."""
+    copied, here = parts.copy, dist.get_rank() == failing
+
+    def copy(checkpoint: Path, directory: Path, step: int, pace: Any) -> None:
+        if step == 1 and here:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copied(checkpoint, directory, step, pace)
+
+    with (
+        warnings.catch_warnings(record=True) as seen,
+        mock.patch.object(parts, "copy", copy),
+        mock.patch.object(parts, "_LATE_S", 0.1),
+    ):
+        warnings.simplefilter("always")
+        with Checkpointer(run, local=local, timeout_s=60) as checkpoints:
+            for step in range(1, 5):
+                checkpoints.save(step, state_of(step))
+                checkpoints._wait_for_save()
+                time.sleep(0.7)  # more than rank 0 needs to see what the others have copied
+    dist.barrier()
+    return [any("step 1 is not copied" in str(warning.message) for warning in seen)]
