@@ -26,16 +26,23 @@ from jobs.selftest import STUDIES, study_text
 from support.filesystems import Mounts
 from support.logs import GIB, LogBuilder, job
 
+SMALL = "llama-50k"
+"""A model for runs whose verdict doesn't depend on the size of the state."""
+
 
 @pytest.fixture
 def selftest(tmp_path: Path) -> Callable[..., list[Verdict]]:
     """Run the shipped study's jobs in this process, with shorter sleeps and fewer trials, and judge them."""
 
-    def run(target: Path = tmp_path / "target", repeats: int = 2) -> list[Verdict]:
+    def run(target: Path = tmp_path / "target", repeats: int = 2, model: str = "llama-15m") -> list[Verdict]:
         content = tomllib.loads(study_file.SHIPPED["selftest"].read_text())
+        assert content["state"]["model"] == "llama-15m"
+        content["state"]["model"] = model
         for strategy in content["strategies"]:
             if "sleep_s" in strategy:
-                strategy["sleep_s"] *= 0.4
+                strategy["sleep_s"] *= 0.04
+            if "bytes_per_s" in strategy:
+                strategy["bytes_per_s"] *= 10
         content["trials"]["repeats"] = repeats
         target.mkdir()
         content["targets"]["here"]["path"] = str(target)
@@ -114,11 +121,11 @@ def test_it_passes_where_dirty_pages_can_not_be_seen(
 
 
 def test_unseen_saves_that_are_called_durable_fail(
-    selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch
+    selftest: Callable[..., list[Verdict]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where dirty pages can't be seen, a save that is called durable all the same is a failure of the measurement."""
     monkeypatch.setattr(Proof, "sight", Sight(dirty=False, resident="cachestat"))
-    judged = failed(selftest())
+    judged = failed(selftest(model=SMALL))
 
     assert [what for what in judged if what.startswith("unsynced: 0 of 2 saves caught, and 0,")] != []
     assert [what for what in judged if what.startswith("saves are proven durable: 0")] != []
@@ -171,22 +178,22 @@ def test_a_clock_that_stops_before_the_sync_fails(
     assert [what for what in failed(selftest()) if what.startswith("a save's total")] != []
 
 
-def test_a_skipped_sync_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_sync_fails(selftest: Callable[..., list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the flush, honest strategies aren't durable either."""
     monkeypatch.setattr(durable, "flush", lambda *_, **__: None)
 
-    assert "nothing honest is called invalid" in failed(selftest())
+    assert "nothing honest is called invalid" in failed(selftest(model=SMALL))
 
 
-def test_a_skipped_eviction_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_eviction_fails(selftest: Callable[..., list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads from the page cache are not called cold."""
     monkeypatch.setattr(page_cache, "evict", lambda *_: None)
 
-    assert [what for what in failed(selftest()) if what.startswith("cold loads are proven")] != []
+    assert [what for what in failed(selftest(model=SMALL)) if what.startswith("cold loads are proven")] != []
 
 
-def test_a_skipped_verification_fails(selftest: Callable[[], list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_verification_fails(selftest: Callable[..., list[Verdict]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong and lazily mapped data are no longer caught, and that is told."""
     monkeypatch.setattr(Trial, "_verify", lambda *_: "")
 
-    assert {"wrong_data", "lazy"} <= {what.split(":")[0] for what in failed(selftest())}
+    assert {"wrong_data", "lazy"} <= {what.split(":")[0] for what in failed(selftest(model=SMALL))}
