@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.__main__ import print_tables
+from analysis.advice.assumptions import USUAL
+from analysis.logs.load import load_results
 from analysis.measures.ceilings import Ceiling
 from analysis.measures.method import Files, Method
 from analysis.measures.operation import Operation
 from analysis.measures.setting import Setting
 from analysis.measures.trials import Trials
+from analysis.report import report
 from analysis.tables.render import Format
 from jobs import timing_log
 from jobs.paths import StudyPaths
-from jobs.plan import plan as plans
-from jobs.plan import study_file
 from support.logs import GB
-from support.models import write_config
-from support.studies import MakeStudy, Ranked, Show, StudyOnDisk, ranked_log
-
-STRATEGIES = ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
+from support.storage_studies import study_of_three_targets
+from support.studies import MakeStudy, Ranked, Show, StudyOnDisk, ranked_log, study_maker
 
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> MakeStudy:
     """Plan a study with these keys, in a directory `below` of its own, as `python -m jobs` would."""
-
-    def make(name: str = "tiny", below: Path | None = None, **keys: Any) -> StudyOnDisk:
-        config = write_config(tmp_path / "config.json")
-        content = {
-            "name": name,
-            "strategies": STRATEGIES,
-            "state": {"model": str(config)},
-            "targets": {"disk": {"path": str(tmp_path)}},
-        }
-        plan = plans.make_plan(study_file.parse(content | keys, name))
-        paths = StudyPaths((below or tmp_path / "results") / name)
-        paths.logs.mkdir(parents=True)
-        paths.plan_json.write_text(plans.to_json(plan))
-        return StudyOnDisk(paths, plan)
-
-    return make
+    return study_maker(tmp_path)
 
 
 @pytest.fixture
@@ -54,6 +41,10 @@ def three_methods(make_study: MakeStudy) -> StudyOnDisk:
 
     The warm-ups are so large that any statistic that counted one would show it.
     """
+    return _three_methods(make_study)
+
+
+def _three_methods(make_study: MakeStudy) -> StudyOnDisk:
     study = make_study()
     huge = 1e6
     study.log(
@@ -175,9 +166,12 @@ def hostile_texts() -> list[str]:
 @pytest.fixture
 def hostile_logs(three_methods: StudyOnDisk, tmp_path: Path) -> Path:
     """The logs of three methods with something hostile wherever a log holds a text."""
-    directory = tmp_path / "hostile"
+    return _hostile_logs(three_methods, tmp_path / "hostile")
+
+
+def _hostile_logs(study: StudyOnDisk, directory: Path) -> Path:
     (directory / "logs").mkdir(parents=True)
-    for number, path in enumerate(sorted(three_methods.paths.logs.glob("*.h5"))):
+    for number, path in enumerate(sorted(study.paths.logs.glob("*.h5"))):
         log = timing_log.read(path)
         texts = HOSTILE[number:] + HOSTILE[:number]
         log.header.study = HOSTILE[0] + HOSTILE[1]
@@ -192,6 +186,34 @@ def hostile_logs(three_methods: StudyOnDisk, tmp_path: Path) -> Path:
         log.state["model"] = texts[0]
         log.write(directory / "logs" / f"{number}.h5")
     return directory
+
+
+@pytest.fixture(scope="session")
+def three_methods_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The report about `three_methods` (`plain`) or `hostile_logs` (`hostile`), which is made once for all tests."""
+    directory = tmp_path_factory.mktemp("three-methods")
+
+    @cache
+    def page(which: str) -> str:
+        study = _three_methods(study_maker(directory / which))
+        results = study.root if which == "plain" else _hostile_logs(study, directory / which / "hostile")
+        return report.report(load_results(results), USUAL)
+
+    return page
+
+
+@pytest.fixture(scope="session")
+def three_targets(tmp_path_factory: pytest.TempPathFactory) -> StudyOnDisk:
+    """Two methods on three targets, of which two lie on one disk; made once for all tests, which must not change it."""
+    return study_of_three_targets(study_maker(tmp_path_factory.mktemp("three-targets")))
+
+
+@pytest.fixture
+def three_targets_copy(three_targets: StudyOnDisk, tmp_path: Path) -> StudyOnDisk:
+    """A copy of it, which a test may change."""
+    root = tmp_path / "results" / three_targets.root.name
+    shutil.copytree(three_targets.root, root)
+    return replace(three_targets, paths=StudyPaths(root))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from analysis.errors import ResultsError
 from analysis.logs.load import load_results
 from analysis.report import report
 from support.studies import MakeStudy, StudyOnDisk
+
+PageOf = Callable[[str], str]
 
 
 class Page(HTMLParser):
@@ -62,9 +65,9 @@ def page_of(results: Path | str, assumptions: Assumptions = USUAL) -> str:
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_nothing_but_known_elements_and_local_links(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
+def test_nothing_but_known_elements_and_local_links(which: str, three_methods_page: PageOf) -> None:
     """No element can run, fetch or restyle anything, whatever the logs hold."""
-    page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
+    page = Page(three_methods_page(which))
     allowed = {
         "html", "head", "meta", "title", "link", "style", "body", "header", "main", "section", "nav", "div", "h1", "h2",
         "h3", "p", "ul", "ol", "li", "a", "strong", "figure", "figcaption", "table", "caption", "thead", "tbody", "tr",
@@ -83,9 +86,9 @@ def test_nothing_but_known_elements_and_local_links(which: str, three_methods: S
     assert "49" not in page.text("h1")
 
 
-def test_hostile_texts_are_shown_as_they_are(hostile_logs: Path, hostile_texts: list[str]) -> None:
+def test_hostile_texts_are_shown_as_they_are(three_methods_page: PageOf, hostile_texts: list[str]) -> None:
     """Escaped isn't lost: a reader sees what the log said."""
-    page = Page(page_of(hostile_logs))
+    page = Page(three_methods_page("hostile"))
 
     assert page.text("h1") == "Checkpoint study: " + hostile_texts[0] + hostile_texts[1]
     assert "{{7*7}}{% include '/etc/passwd' %}</style><style>*{display:none}" in page.text("h2")
@@ -94,9 +97,9 @@ def test_hostile_texts_are_shown_as_they_are(hostile_logs: Path, hostile_texts: 
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_it_is_accessible(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
+def test_it_is_accessible(which: str, three_methods_page: PageOf) -> None:
     """A language, one h1, headings in order, words for every figure, captions and scopes for every table."""
-    page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
+    page = Page(three_methods_page(which))
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
 
     assert page.having("html")[0]["lang"] == "en"
@@ -114,9 +117,9 @@ def test_it_is_accessible(which: str, three_methods: StudyOnDisk, hostile_logs: 
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods: StudyOnDisk, hostile_logs: Path) -> None:
+def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods_page: PageOf) -> None:
     """In the page and inside its figures."""
-    page = Page(page_of(three_methods.root if which == "plain" else hostile_logs))
+    page = Page(three_methods_page(which))
     ids = Counter(names["id"] for _, names in page.elements if "id" in names)
     wanted = [names[n][1:] for _, names in page.elements for n in ("href", "xlink:href") if names.get(n, "")[:1] == "#"]
     wanted += [names["aria-labelledby"] for _, names in page.elements if "aria-labelledby" in names]
@@ -126,9 +129,9 @@ def test_ids_are_unique_and_links_lead_somewhere(which: str, three_methods: Stud
     assert set(wanted) <= ids.keys()
 
 
-def test_the_answer_comes_early(three_methods: StudyOnDisk) -> None:
+def test_the_answer_comes_early(three_methods_page: PageOf) -> None:
     """In plain words, with interval and cost, after what the targets are; torch_save is fastest by construction."""
-    text = page_of(three_methods.root)
+    text = three_methods_page("plain")
     body = text[text.index("<body>") :]
 
     assert body.index("On disk, 1 node × 1 task, use torch_save.") < body.index("Summary: tiny")
@@ -152,9 +155,9 @@ def test_assumptions_change_the_answer(three_methods: StudyOnDisk) -> None:
     assert "one every 2 h of the whole job" in text
 
 
-def test_the_raw_samples_are_inside(three_methods: StudyOnDisk) -> None:
+def test_the_raw_samples_are_inside(three_methods: StudyOnDisk, three_methods_page: PageOf) -> None:
     """Every sample, also warm-ups and invalid ones, as the log has it: one file survives being sent."""
-    page = Page(page_of(three_methods.root))
+    page = Page(three_methods_page("plain"))
     [uri] = [each["href"] for each in page.having("a") if each.get("download") == "samples.csv.gz"]
     text = gzip.decompress(base64.b64decode(uri.partition("base64,")[2])).decode()
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -195,9 +198,9 @@ def test_nothing_measured_is_a_page_too(make_study: MakeStudy) -> None:
     assert page.having("svg") == []
 
 
-def test_the_same_results_give_the_same_page(three_methods: StudyOnDisk) -> None:
-    """Without dates or random ids, two reports can be compared."""
-    assert page_of(three_methods.root) == page_of(three_methods.root)
+def test_the_same_results_give_the_same_page(three_methods: StudyOnDisk, three_methods_page: PageOf) -> None:
+    """Without dates, paths or random ids, two reports can be compared."""
+    assert page_of(three_methods.root) == three_methods_page("plain")
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

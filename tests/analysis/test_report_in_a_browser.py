@@ -17,7 +17,7 @@ from analysis.logs.load import load_results
 from analysis.report import report
 from support.fault_logs import fault_log
 from support.loops import Costs, LoopSimulation
-from support.studies import MakeStudy, StudyOnDisk
+from support.studies import study_maker
 
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -73,25 +73,25 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=Service(driver))
     try:
+        started.get("about:blank")  # and not its own first page, which fetches what it shows
         yield started
     finally:
         started.quit()
 
 
-STUDIES = {"plain": "three_methods", "hostile": "hostile_logs", "many": "many_methods", "loop": "looped"}
-"""Kinds of reports, and the fixtures with their results: many methods have long labels."""
+KINDS = ["plain", "hostile", "many", "loop", "faults"]
+"""Kinds of reports; many methods have long labels."""
 
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
-    """Make a report of one of these kinds, or of faults."""
+    """Write a report of one of these kinds."""
 
     def make(which: str) -> Path:
-        if which == "faults":
-            made = report.report(None, USUAL, faults=[fault_log()])
+        if which in {"plain", "hostile"}:
+            made = request.getfixturevalue("three_methods_page")(which)
         else:
-            study = request.getfixturevalue(STUDIES[which])
-            made = report.report(load_results(study.root if isinstance(study, StudyOnDisk) else study), USUAL)
+            made = request.getfixturevalue(f"page_of_{which}")
         report.write(made, tmp_path / f"{which}.html")
         return tmp_path / f"{which}.html"
 
@@ -104,7 +104,7 @@ def fetched(browser: webdriver.Chrome) -> list[str]:
     return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("which", [*STUDIES, "faults"])
+@pytest.mark.parametrize("which", KINDS)
 def test_in_a_browser(which: str, browser: webdriver.Chrome, page: Callable[[str], Path]) -> None:
     """At the width of a phone and of a desktop, in light, in dark and as it is printed: nothing ends beyond the
     window, every text can be read, nothing is fetched but the page itself, and no error or warning is logged.
@@ -147,8 +147,14 @@ def test_it_prints(browser: webdriver.Chrome, page: Callable[[str], Path]) -> No
 
 
 @pytest.fixture
-def looped(tmp_path: Path) -> Path:
-    """A training loop with a long name on two ranks, and three ways to save in it."""
+def page_of_faults() -> str:
+    """The report about a study of faults alone."""
+    return report.report(None, USUAL, faults=[fault_log()])
+
+
+@pytest.fixture
+def page_of_loop(tmp_path: Path) -> str:
+    """The report about a training loop with a long name on two ranks, and three ways to save in it."""
     for way, costs in (
         ("sync", Costs(call_s=3.0, latency_s=3.0)),
         ("library-process", Costs(snapshot_s=0.5, latency_s=5.0, slow_rank=1)),
@@ -158,13 +164,14 @@ def looped(tmp_path: Path) -> Path:
             "torch_dcp+single_file_per_rank=False+threads=16", way, costs, nodes=2, spec={"blocks": 3, "saves": 2}
         )
         simulation.write(tmp_path / "a-loop-with-a-long-name")
-    return tmp_path / "a-loop-with-a-long-name"
+    return report.report(load_results(tmp_path / "a-loop-with-a-long-name"), USUAL)
 
 
-@pytest.fixture
-def many_methods(make_study: MakeStudy, tmp_path: Path) -> Path:
-    """Fifteen methods with long labels, in three rounds, on a target and a study with long names."""
-    study = make_study("a-study-with-a-long-name", below=tmp_path / "many", strategies=["torch_save"], rounds=3)
+@pytest.fixture(scope="module")
+def page_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report about fifteen methods with long labels, in three rounds, on a target and a study with long names."""
+    make_study = study_maker(tmp_path_factory.mktemp("many"))
+    study = make_study("a-study-with-a-long-name", strategies=["torch_save"], rounds=3)
     for number in range(15):
         for n in (1, 2, 3):
             save = [1.3**number * (1 + 0.01 * n * trial) for trial in range(4)]
@@ -173,5 +180,4 @@ def many_methods(make_study: MakeStudy, tmp_path: Path) -> Path:
                              job_id=f"r{n:02}-{number:02}")  # fmt: skip
             path.rename(path.with_name(f"r{n:02}-{number:02}.h5"))
     study.paths.plan_json.unlink()
-    root: Path = study.root
-    return root
+    return report.report(load_results(study.root), USUAL)

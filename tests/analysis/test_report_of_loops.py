@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -10,7 +11,6 @@ from analysis.advice.assumptions import USUAL
 from analysis.logs.load import load_results
 from analysis.report import report
 from support.loops import Costs, LoopSimulation
-from support.studies import StudyOnDisk
 
 SHORT = {"blocks": 3, "saves": 2}
 
@@ -64,9 +64,9 @@ def test_figures_of_loops_have_words_with_their_numbers(page: str) -> None:
     assert sum(text.startswith("Step times over time. ") for text in words) == 2
 
 
-def test_a_study_without_a_loop_has_no_such_section(three_methods: StudyOnDisk) -> None:
+def test_a_study_without_a_loop_has_no_such_section(three_methods_page: Callable[[str], str]) -> None:
     """Its report begins with the targets."""
-    without = report.report(load_results(three_methods.root), USUAL)
+    without = three_methods_page("plain")
 
     assert re.search(r'<main>\s*<section id="targets"', without)
     assert "#lost" not in without

@@ -21,31 +21,31 @@ from analysis.measures.storage_caveats import about_storage
 from analysis.report.report import report
 from jobs.timing_log import TimingLog
 from support.logs import amended
-from support.storage_studies import RATES, tables, three_targets
+from support.storage_studies import RATES, tables
 from support.studies import MakeStudy, Show, StudyOnDisk
 
 
-@pytest.fixture
-def study(make_study: MakeStudy) -> StudyOnDisk:
-    """Two methods on three targets, of which two lie on one disk."""
-    return three_targets(make_study)
+@pytest.fixture(scope="module")
+def page(three_targets: StudyOnDisk) -> str:
+    """The report about three targets."""
+    return report(load_results(three_targets.root), USUAL)
 
 
 @pytest.mark.parametrize(("style", "extension"), [("text", ".txt"), ("markdown", ".md"), ("latex", ".tex")])
 def test_targets_come_first_and_fit_a_terminal(
-    style: Any, extension: str, study: StudyOnDisk, show: Any, file_regression: FileRegressionFixture
+    style: Any, extension: str, three_targets: StudyOnDisk, show: Any, file_regression: FileRegressionFixture
 ) -> None:
     """What each target is, then its small files, then save and load by target; in 80 columns."""
-    shown = show(study.root, style, columns=80)
+    shown = show(three_targets.root, style, columns=80)
     until = {"text": "Summary: ", "markdown": "### Summary", "latex": r"\caption{Summary"}[style]
 
     assert style != "text" or max(map(len, shown.partition(until)[0].splitlines())) <= 80
     file_regression.check(shown.partition(until)[0], extension=extension)
 
 
-def test_a_row_holds_what_an_admin_looks_for(study: StudyOnDisk, show: Show) -> None:
+def test_a_row_holds_what_an_admin_looks_for(three_targets: StudyOnDisk, show: Show) -> None:
     """Filesystem, servers, options that matter, layout, devices down to the disk, use, ceilings, small files, proof."""
-    scratch, local, cluster = tables(show(study.root, "csv"))["storage"]
+    scratch, local, cluster = tables(show(three_targets.root, "csv"))["storage"]
 
     assert [row["target"] for row in (scratch, local, cluster)] == ["scratch", "local", "cluster"]
     assert scratch["filesystem"] == "xfs, Linux 6.18"
@@ -62,31 +62,28 @@ def test_a_row_holds_what_an_admin_looks_for(study: StudyOnDisk, show: Show) -> 
     assert cluster["not proven here"] == "durability, cold loads"
 
 
-def test_a_missing_rate_stands_in_the_column_of_rates(study: StudyOnDisk) -> None:
+def test_a_missing_rate_stands_in_the_column_of_rates(page: str) -> None:
     """A dash with a footnote is aligned as the numbers above and below it are."""
-    page = report(load_results(study.root), USUAL)
-
     assert re.search(r'<td class="number">-\s*<sup', page)
     assert not re.search(r'<td class="text">-\s*<sup', page)
 
 
-def test_small_files_have_a_table(study: StudyOnDisk, show: Show) -> None:
+def test_small_files_have_a_table(three_targets: StudyOnDisk, show: Show) -> None:
     """One row per target and number of ranks that worked at the same time."""
-    row = tables(show(study.root, "csv"))["small_files"][0]
+    row = tables(show(three_targets.root, "csv"))["small_files"][0]
 
     assert (row["target"], row["ranks"]) == ("scratch", "1")
     assert {name: float(row[f"{name} / s"]) for name in RATES} == pytest.approx(RATES)
 
 
-@pytest.mark.parametrize("style", ["csv", "html"])
-def test_commands_have_a_table(style: Any, study: StudyOnDisk, show: Show) -> None:
-    """Each command of the study once per exit code, however its directory was called: how often it ran, how long."""
-    shown = show(study.root, style)
+def test_commands_have_a_table_in_html(three_targets: StudyOnDisk, show: Show, page: str) -> None:
+    """It has a caption, and the report has its commands."""
+    assert "<caption>Commands around the trials of tiny</caption>" in show(three_targets.root, "html")
+    assert "lfs setstripe -c 8 {directory}" in page
 
-    if style == "html":
-        assert "<caption>Commands around the trials of tiny</caption>" in shown
-        assert "lfs setstripe -c 8 {directory}" in report(load_results(study.root), USUAL)
-        return
+
+def test_commands_have_a_table(three_targets: StudyOnDisk, show: Show) -> None:
+    """Each command of the study once per exit code, however its directory was called: how often it ran, how long."""
     rows = [
         (
             row["command"],
@@ -95,7 +92,7 @@ def test_commands_have_a_table(style: Any, study: StudyOnDisk, show: Show) -> No
             row["exit code"],
             *map(float, (row["runs"], row["median [s]"], row["longest [s]"])),
         )
-        for row in tables(shown)["commands"]
+        for row in tables(show(three_targets.root, "csv"))["commands"]
     ]
     assert rows == [
         ("lfs setstripe -c 8 {directory}", "cluster", "prepare", "0", 3, 0.25, 0.25),
@@ -104,23 +101,23 @@ def test_commands_have_a_table(style: Any, study: StudyOnDisk, show: Show) -> No
     ]
 
 
-def test_commands_of_earlier_logs_are_as_they_ran(study: StudyOnDisk, show: Show) -> None:
+def test_commands_of_earlier_logs_are_as_they_ran(three_targets_copy: StudyOnDisk, show: Show) -> None:
     """Those logs don't have the study's words."""
-    for path in study.paths.logs.glob("*-hdf5-cluster-*.h5"):
+    for path in three_targets_copy.paths.logs.glob("*-hdf5-cluster-*.h5"):
         amended(
             path,
             lambda log: log.hooks.__setitem__(slice(None), [replace(hook, study_command="") for hook in log.hooks]),
         )
 
-    commands = {row["command"] for row in tables(show(study.root, "csv"))["commands"]}
+    commands = {row["command"] for row in tables(show(three_targets_copy.root, "csv"))["commands"]}
     assert "lfs setstripe -c 8 {directory} on 2" in commands
 
 
-def test_any_target_can_be_the_reference(study: StudyOnDisk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_target_can_be_the_reference(three_targets: StudyOnDisk, capsys: pytest.CaptureFixture[str]) -> None:
     """The first of the study by default; a name that no target has is refused with those that there are."""
-    print_tables([study.root], "csv")
+    print_tables([three_targets.root], "csv")
     of_scratch = tables(capsys.readouterr().out)["targets"]
-    print_tables([study.root], "csv", reference_target="cluster")
+    print_tables([three_targets.root], "csv", reference_target="cluster")
     of_cluster = tables(capsys.readouterr().out)["targets"]
 
     [one] = [row for row in of_scratch if (row["method"], row["target"]) == ("torch_save", "local")]
@@ -130,7 +127,7 @@ def test_any_target_can_be_the_reference(study: StudyOnDisk, capsys: pytest.Capt
     assert (one["save over scratch verdict"], other["save over cluster verdict"]) == ("slower", "faster")
     assert [row["notes"] for row in (one, other)] == ["", "1 2"]  # proven over what isn't
     with pytest.raises(ResultsError, match="no target is called 'nvme': name one of cluster, local, scratch"):
-        print_tables([study.root], "csv", reference_target="nvme")
+        print_tables([three_targets.root], "csv", reference_target="nvme")
 
 
 def test_logs_without_any_of_it_have_unknown_facts(make_study: MakeStudy, show: Show) -> None:
@@ -178,17 +175,17 @@ def test_only_a_real_disk_rotates(model: str, shown: str, make_study: MakeStudy,
 
 
 @pytest.mark.parametrize("device", ["[", '[{"name": 3}]', '[{"name": "x", "below": 7, "kind": []}]', '"vda"', "[]"])
-def test_any_text_for_a_device_is_harmless(device: str, study: StudyOnDisk, show: Show) -> None:
+def test_any_text_for_a_device_is_harmless(device: str, three_targets_copy: StudyOnDisk, show: Show) -> None:
     """Who writes a log may write anything."""
-    for path in study.paths.logs.glob("*.h5"):
+    for path in three_targets_copy.paths.logs.glob("*.h5"):
         amended(path, lambda log: log.storage.update(device=device, capacity_bytes="lots"))
 
-    assert "What the targets of tiny are" in show(study.root, "text")
+    assert "What the targets of tiny are" in show(three_targets_copy.root, "text")
 
 
-def test_one_figure_has_all_targets(study: StudyOnDisk) -> None:
+def test_one_figure_has_all_targets(three_targets: StudyOnDisk) -> None:
     """Save and load of every method on each, with the ceilings; in words too."""
-    drawn, _ = draw(settings(load_results(study.root)))
+    drawn, _ = draw(settings(load_results(three_targets.root)))
     [figure] = [each for each in drawn if each.kind == "targets"]
 
     labels = [label.get_text() for label in figure.figure.axes[0].get_yticklabels()]

@@ -9,20 +9,14 @@ from analysis.measures.caveats import Kind
 from analysis.measures.setting import settings
 from analysis.tables.check import grouped, in_full, remarks
 from support.logs import amended
-from support.storage_studies import tables, three_targets
-from support.studies import MakeStudy, Show, StudyOnDisk
+from support.storage_studies import tables
+from support.studies import Show, StudyOnDisk
 
 
-@pytest.fixture
-def study(make_study: MakeStudy) -> StudyOnDisk:
-    """Two methods on three targets, of which two lie on one disk."""
-    return three_targets(make_study)
-
-
-def test_storage_has_caveats(study: StudyOnDisk) -> None:
+def test_storage_has_caveats(three_targets: StudyOnDisk) -> None:
     """Direct I/O that isn't, targets on one disk, and one that is nearly full."""
     found = {
-        (setting.target, caveat.kind): caveat.what for setting in settings(load_results(study.root))
+        (setting.target, caveat.kind): caveat.what for setting in settings(load_results(three_targets.root))
         for caveat in setting.caveats if caveat.where.startswith("target ")
     }  # fmt: skip
 
@@ -34,26 +28,26 @@ def test_storage_has_caveats(study: StudyOnDisk) -> None:
     }
 
 
-def test_disks_of_one_name_on_two_hosts_are_two(study: StudyOnDisk) -> None:
+def test_disks_of_one_name_on_two_hosts_are_two(three_targets_copy: StudyOnDisk) -> None:
     """Every node has a first disk."""
-    for path in study.paths.logs.glob("*-local-*.h5"):
+    for path in three_targets_copy.paths.logs.glob("*-local-*.h5"):
         amended(path, lambda log: log.provenance.update(host="node2"))
 
-    kinds = {caveat.kind for setting in settings(load_results(study.root)) for caveat in setting.caveats}
+    kinds = {caveat.kind for setting in settings(load_results(three_targets_copy.root)) for caveat in setting.caveats}
     assert Kind.SHARED_STORAGE not in kinds
 
 
-def test_two_mounts_of_one_volume(study: StudyOnDisk) -> None:
+def test_two_mounts_of_one_volume(three_targets_copy: StudyOnDisk) -> None:
     """Where servers keep the files, the volume is what targets may share; one that is unknown is none."""
     volumes = {"cluster": "the GlusterFS volume of a:/brick", "scratch": "unknown (x)", "local": "unknown (x)"}
     volumes |= {"scratch": volumes["cluster"]}
     for target, volume in volumes.items():
-        for path in study.paths.logs.glob(f"*-{target}-*.h5"):
+        for path in three_targets_copy.paths.logs.glob(f"*-{target}-*.h5"):
             amended(path, lambda log, volume=volume: log.storage.update(volume=volume, device="unknown"))
 
     found = {
         (setting.target, caveat.what)
-        for setting in settings(load_results(study.root))
+        for setting in settings(load_results(three_targets_copy.root))
         for caveat in setting.caveats
         if caveat.kind is Kind.SHARED_STORAGE
     }
@@ -63,22 +57,22 @@ def test_two_mounts_of_one_volume(study: StudyOnDisk) -> None:
     }
 
 
-def test_memory_below_is_named(study: StudyOnDisk, show: Show) -> None:
+def test_memory_below_is_named(three_targets_copy: StudyOnDisk, show: Show) -> None:
     """Where no device lies below, since the files are in memory, the row says so."""
-    for path in study.paths.logs.glob("*-local-*.h5"):
+    for path in three_targets_copy.paths.logs.glob("*-local-*.h5"):
         amended(path, lambda log: log.storage.update(device="memory: overlay, whose upper directory /up lies on tmpfs"))
 
-    local = tables(show(study.root, "csv"))["storage"][1]
+    local = tables(show(three_targets_copy.root, "csv"))["storage"][1]
     assert local["device"] == "memory: overlay, whose upper directory /up lies on tmpfs"
 
 
-def test_a_layout_that_nobody_could_ask_for_is_a_caveat(study: StudyOnDisk) -> None:
+def test_a_layout_that_nobody_could_ask_for_is_a_caveat(three_targets_copy: StudyOnDisk) -> None:
     """Where servers lay out the files; a local filesystem's layout matters less."""
-    for path in study.paths.logs.glob("*.h5"):
+    for path in three_targets_copy.paths.logs.glob("*.h5"):
         amended(path, lambda log: log.storage.update(layout="unknown (the program lfs is not installed here)"))
 
     unknown = [
-        caveat for setting in settings(load_results(study.root)) for caveat in setting.caveats
+        caveat for setting in settings(load_results(three_targets_copy.root)) for caveat in setting.caveats
         if caveat.kind is Kind.UNKNOWN_LAYOUT
     ]  # fmt: skip
     assert [(caveat.where, caveat.what) for caveat in unknown] == [
@@ -86,10 +80,10 @@ def test_a_layout_that_nobody_could_ask_for_is_a_caveat(study: StudyOnDisk) -> N
     ]
 
 
-def test_check_says_a_thing_of_many_jobs_once(study: StudyOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_says_a_thing_of_many_jobs_once(three_targets: StudyOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Grouped by kind, with how often, where, and the remedy; in full, every one has a line."""
     monkeypatch.setenv("COLUMNS", "100")
-    found = remarks(settings(load_results(study.root)))
+    found = remarks(settings(load_results(three_targets.root)))
     lines, every = grouped(found), in_full(found)
 
     assert len({remark.kind for remark in found}) < len(found) == len(every)

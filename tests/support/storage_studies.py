@@ -92,7 +92,7 @@ def _with_hooks(log: TimingLog, *, number: int) -> None:
     log.hooks.extend(hooks(number))
 
 
-def three_targets(make_study: MakeStudy) -> StudyOnDisk:
+def study_of_three_targets(make_study: MakeStudy) -> StudyOnDisk:
     """Two methods on three targets, which the study names in an order of its own; two of them lie on one disk."""
     names = ("scratch", "local", "cluster")
     made = make_study(

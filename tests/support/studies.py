@@ -14,11 +14,16 @@ from analysis.logs.load import load_results
 from analysis.measures.comparison import Comparison, compare
 from analysis.tables.render import Format
 from jobs.paths import StudyPaths
+from jobs.plan import plan as plans
+from jobs.plan import study_file
 from jobs.plan.plan import Job, Plan
 from jobs.timing_log import Ceiling
 from support.logs import GIB, STATE, LogBuilder, job
+from support.models import write_config
 
 Item = TypeVar("Item")
+
+STRATEGIES = ["torch_save", "tensorstore_basic", "tensorstore_t5x"]
 
 BEST_FOR = {
     "torch_save": "Speed, simplicity",
@@ -109,6 +114,26 @@ class StudyOnDisk:
         for trial, size in enumerate(gib):
             built.disk(trial, int(size * GIB))
         return built.write(self.paths.log(planned.id))
+
+
+def study_maker(directory: Path) -> MakeStudy:
+    """Return what plans studies whose configuration, and by default whose results, lie in a directory."""
+
+    def make(name: str = "tiny", below: Path | None = None, **keys: Any) -> StudyOnDisk:
+        config = write_config(directory / "config.json")
+        content = {
+            "name": name,
+            "strategies": STRATEGIES,
+            "state": {"model": str(config)},
+            "targets": {"disk": {"path": str(directory)}},
+        }
+        plan = plans.make_plan(study_file.parse(content | keys, name))
+        paths = StudyPaths((below or directory / "results") / name)
+        paths.logs.mkdir(parents=True)
+        paths.plan_json.write_text(plans.to_json(plan))
+        return StudyOnDisk(paths, plan)
+
+    return make
 
 
 def ranked_log(
