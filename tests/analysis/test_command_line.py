@@ -1,21 +1,17 @@
-"""`python -m analysis` as a person on a laptop types it: without torch and Slurm, into pipes, with mistakes."""
+"""`python -m analysis` as a person on a laptop types it: into pipes, with mistakes."""
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import runpy
 import subprocess
 import sys
-import tomllib
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 
 import analysis
 from support.studies import StudyOnDisk
@@ -28,31 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked wit
 Command = Callable[..., tuple[Any, str, str]]
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONPATH": str(REPOSITORY)}
-
-# Runs `python -m analysis ARGUMENTS` where some modules can't be imported.
-WITHOUT = """
-import json, runpy, sys
-blocked, arguments = set(json.loads(sys.argv[1])), sys.argv[2:]
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
-
-blocked -= sys.modules.keys()  # what the interpreter itself brought from site-packages
-sys.meta_path.insert(0, Blocker())
-try:
-    import torch
-    raise SystemExit("torch is not blocked")
-except ModuleNotFoundError:
-    pass
-import analysis
-if arguments[0] == "load":
-    print(len(analysis.load_results(arguments[1]).samples))
-else:
-    sys.argv = ["analysis", *arguments]
-    runpy.run_module("analysis", run_name="__main__", alter_sys=True)
-"""
 
 
 @pytest.fixture
@@ -67,63 +38,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return ended.value.code, *capsys.readouterr()
 
     return run
-
-
-def run_without(blocked: set[str], *arguments: str | Path) -> str:
-    """What `python -m analysis` prints where these modules are not installed."""
-    command = [sys.executable, "-c", WITHOUT, json.dumps(sorted(blocked)), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT | {"COLUMNS": "1000"})
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout
-
-
-def distributions(requirements: list[str]) -> Iterator[str]:
-    """The canonical names of these requirements and of all that they require, for what is installed here."""
-    waiting, seen = [(Requirement(text), "") for text in requirements], set()
-    while waiting:
-        requirement, extra = waiting.pop()
-        name = requirement.name.lower().replace("_", "-")
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        for wanted in ("", *requirement.extras):
-            if (name, wanted) not in seen:
-                seen.add((name, wanted))
-                waiting += [(Requirement(text), wanted) for text in metadata.requires(name) or ()]
-        yield name
-
-
-def absent_from_the_analysis_extra() -> set[str]:
-    """The top-level modules that are installed here, and not by `pip install .[analysis]`."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["analysis"]
-    brought = set(distributions(wanted))
-    return {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if not brought & {owner.lower().replace("_", "-") for owner in owners}
-        and module not in sys.stdlib_module_names
-        and not (REPOSITORY / module).exists()
-    }
-
-
-@pytest.mark.parametrize("extra", ["no torch, no Slurm", "nothing but the extra"])
-def test_analysis_runs_on_a_laptop(extra: str, three_methods: StudyOnDisk, tmp_path: Path) -> None:
-    """Frames, tables and merge need no module of the cluster's, nor any that `.[analysis]` does not install."""
-    blocked = {"torch", "transformers", "tensorstore", "submitit", "psutil"}
-    if extra == "nothing but the extra":
-        others = absent_from_the_analysis_extra()
-        assert blocked | {"pytest", "hypothesis"} <= others
-        assert not others & {"numpy", "pandas", "h5py", "rich", "cyclopts", "pydantic", "tabulate", "jinja2"}
-        blocked = others
-    merged = tmp_path / "merged.h5"
-
-    assert run_without(blocked, "load", three_methods.root) == "78\n"
-    table = run_without(blocked, "table", three_methods.root)
-    assert "+2090.0 %" in table
-    assert run_without(blocked, "merge", three_methods.root, "--output", merged) == f"{merged}: 3 logs\n"
-    assert run_without(blocked, "table", merged) == table
-    assert "not significant" in run_without(blocked, "compare", three_methods.root, merged)
-    assert r"\begin{table}" in run_without(blocked, "table", merged, "--format", "latex")
 
 
 @pytest.mark.parametrize(
@@ -200,29 +114,6 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(unbuffered: str, three_me
         os.close(writing)
 
     assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_importing_analysis_imports_no_figures() -> None:
-    """A notebook that only reads logs waits for neither matplotlib nor torch."""
-    script = (
-        "import analysis, sys; print(sorted({'matplotlib', 'torch', 'submitit', 'tensorstore'} & set(sys.modules)))"
-    )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-
-    assert ended.stdout == "[]\n"
-
-
-def test_the_report_and_its_parts_run_on_a_laptop(three_methods: StudyOnDisk, tmp_path: Path) -> None:
-    """Report, figures, advice and projection come from the logs alone, with nothing but the `analysis` extra."""
-    blocked = absent_from_the_analysis_extra()
-    root = three_methods.root
-
-    assert "use torch_save." in run_without(blocked, "advise", root)
-    assert "Projected to 1e+09 parameters" in run_without(blocked, "project", root, "--parameters=1e9", "--nodes=2")
-    assert run_without(blocked, "report", root) == f"{root}/report/report.html\n"
-    assert "10 figures, each as svg, pdf, png" in run_without(blocked, "figures", root, "-o", tmp_path / "figures")
-    assert len(list((tmp_path / "figures").iterdir())) == 30
-    assert (root / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize("style", ["text", "markdown", "csv", "latex", "html"])
