@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,10 +63,30 @@ def tracker() -> int | None:
     return resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
 
 
-def test_what_it_writes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
+_changes: list[str] = []
+"""Where the main thread changed the environment."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def audited() -> None:
+    """Collect changes of the environment from now on; an audit hook can't be removed."""
+    sys.addaudithook(_audit)
+
+
+def _audit(event: str, _: tuple[object, ...]) -> None:
+    # torch_checkpointing itself changes it, in a thread of its own
+    if event in {"os.putenv", "os.unsetenv"} and threading.current_thread() is threading.main_thread():
+        _changes.append("".join(traceback.format_stack()))
+
+
+def test_what_it_writes(
+    case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every dtype, ties and odd tensors come back as from the strategy's own save; the files are told; a second and a
-    third save, of other values and of another state, are as good as the first.
+    third save, of other values and of another state, are as good as the first. A save sets no variable: a process that
+    a thread starts at the same instant would end with exit code 255.
     """
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
     strategy, _ = case
     first, other = every_dtype(), {"other": torch.randn(300, 7), "empty": torch.empty(0)}
     for number, state in enumerate([first, first, other, first]):
@@ -74,22 +94,28 @@ def test_what_it_writes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path:
             if tensor.is_floating_point() and tensor.itemsize > 1:
                 tensor.neg_()
         expected, directory = exact(state), tmp_path / str(number)
+        _changes.clear()
         start(saver, state, directory)
         saver.before_update()
         files = saver.finish()
+        assert not _changes, _changes[0]
         assert exact(strategy.load(directory)) == expected
         assert sorted(files) == sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def test_a_state_that_changes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
     """A checkpoint has the values at the call, though every tensor changes as soon as `before_update` returns, and goes
-    on changing until the library has written everything: the first save, which starts processes, and later ones.
+    on changing until the library has written everything: the first save, which starts processes, and later ones. So
+    have a conjugate, a parameter, and a slice of a larger tensor, which torch computes when they are read.
     """
     strategy, _ = case
     state = every_dtype() | {"large": torch.randn(1 << 20)}
-    values = {name: tensor.clone() for name, tensor in state.items()}
+    state["conjugate"] = torch.randn(6, dtype=torch.complex64).conj()
+    state["parameter"] = torch.nn.Parameter(torch.randn(3))
+    state["slice"] = torch.arange(100.0)[10:20]
+    values = {name: tensor.detach().resolve_conj().clone() for name, tensor in state.items()}
     for number in range(3):
-        expected, ended = exact(state), threading.Event()
+        expected, ended = exact({name: tensor.resolve_conj() for name, tensor in state.items()}), threading.Event()
         start(saver, state, tmp_path / str(number))
         saver.before_update()
         poison(state)
@@ -102,7 +128,7 @@ def test_a_state_that_changes(case: tuple[Strategy, str], saver: AsyncSaver, tmp
             optimizer.join()
         assert exact(strategy.load(tmp_path / str(number))) == expected, versions()
         for name, tensor in values.items():
-            state[name].copy_(tensor)
+            state[name].detach().copy_(tensor)
 
 
 def change(state: State, ended: threading.Event) -> None:
@@ -121,54 +147,31 @@ def versions() -> str:
     )
 
 
-def test_views_that_torch_computes(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
-    """A conjugate, a parameter, and a slice of a larger tensor are saved with the values that they show."""
-    strategy, _ = case
-    spectrum, larger = torch.randn(6, dtype=torch.complex64), torch.arange(100.0)
-    state = {"conjugate": spectrum.conj(), "parameter": torch.nn.Parameter(torch.randn(3)), "slice": larger[10:20]}
-    expected = exact({name: tensor.resolve_conj() for name, tensor in state.items()})
-    start(saver, state, tmp_path / "checkpoint")
-    saver.before_update()
-    poison({"spectrum": spectrum, "larger": larger})
-    saver.finish()
-    assert exact(strategy.load(tmp_path / "checkpoint")) == expected
-
-
-_changes: list[str] | None = None
-"""Takes the changes of the environment while it is a list; an audit hook can't be removed."""
-
-
-def _audit(event: str, _: tuple[object, ...]) -> None:
-    # torch_checkpointing itself changes it, in a thread of its own
-    ours = threading.current_thread() is threading.main_thread()
-    if _changes is not None and ours and event in {"os.putenv", "os.unsetenv"}:
-        _changes.append("".join(traceback.format_stack()))
-
-
-def test_the_environment_stays(saver: AsyncSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save sets no variable: a process that a thread starts at the same instant would end with exit code 255."""
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    sys.addaudithook(_audit)
-    monkeypatch.setattr(sys.modules[__name__], "_changes", changes := [])
-    for number in range(2):
-        start(saver, {"w": torch.randn(1000)}, tmp_path / str(number))
-        saver.finish()
-    assert not changes, changes[0]
-
-
 def test_an_error_arrives(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
-    """A directory that can't be written to is an error, in `finish` at the latest, and the next save works."""
+    """A directory that can't be written to is an error, in `finish` at the latest, and so is a killed process of the
+    library's; the next save works.
+    """
     strategy, _ = case
     state = {"w": torch.randn(1000), "x": torch.randn(7)}
-    start(saver, state, tmp_path / "first")
-    saver.finish()
+
+    def works(name: str) -> None:
+        start(saver, state, tmp_path / name)
+        saver.finish()
+        assert exact(strategy.load(tmp_path / name)) == exact(state)
+
+    works("first")
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(CheckpointError, match=f"^can't save to {file}"):
         save(saver, state, file)
-    start(saver, state, tmp_path / "third")
-    saver.finish()
-    assert exact(strategy.load(tmp_path / "third")) == exact(state)
+    works("second")
+    for pid in saver.helpers:
+        os.kill(pid, signal.SIGSTOP)
+        start(saver, state, tmp_path / "third")
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(CheckpointError):
+            saver.finish()
+        works("fourth")
 
 
 def save(saver: AsyncSaver, state: State, directory: Path) -> None:
@@ -178,74 +181,45 @@ def save(saver: AsyncSaver, state: State, directory: Path) -> None:
     saver.finish()
 
 
-FULL = """
-import os, sys
-import torch
-from ckpt.errors import CheckpointError
-from ckpt.process_group.group import SingleProcess
-from ckpt.registry import create
-from support.async_saves import WAYS, start
-from pathlib import Path
-
-def main():
-    name, way, options = WAYS[int(sys.argv[2])]
-    strategy, disk = create(name, options), Path(sys.argv[1])
-    strategy.prepare()
-    assert os.system(f"mount -t tmpfs -o size=12m none '{disk}'") == 0
-    with strategy.async_saver(way) as saver:
-        for number, count in enumerate([1, 3, 1]):
-            try:
-                start(saver, {f"w{i}": torch.randn(3 << 19) for i in range(count)}, disk / str(number))
-                saver.before_update()
-                saver.finish()
-                print("saved")
-            except CheckpointError as error:
-                print(type(error).__name__, str(error).replace(chr(10), " "))
-            os.system(f"rm -rf '{disk}'/*")
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-@pytest.mark.parametrize("number", range(len(WAYS)), ids=IDS)
-def test_a_full_disk(number: int, tmp_path: Path) -> None:
-    """It is an error that names it, in `finish` at the latest; the next save, with room, works."""
-    if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 12 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", disk], check=False).returncode:
         if os.environ.get("CKPT_REQUIRE_ALL"):
             pytest.fail("mounting needs root")
         pytest.skip("mounting needs root")
-    usable(WAYS[number][0])
-    script, disk = tmp_path / "script.py", tmp_path / "disk"
-    script.write_text(FULL)
-    disk.mkdir()
-    command = ["unshare", "--mount", sys.executable, str(script), str(disk), str(number)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    lines = done.stdout.splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["saved", "CheckpointError", "saved"], (
-        done.stdout + done.stderr
-    )
-    assert re.search("No space left on device|unexpected pos|a thread of DCP failed", lines[1]), lines[1]
+    yield disk
+    subprocess.run(["umount", disk], check=True)
 
 
-def test_a_killed_process(case: tuple[Strategy, str], saver: AsyncSaver, tmp_path: Path) -> None:
-    """A library's process that is killed is an error, and the next save works."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # threads of DCP's end with it
+def test_a_full_disk(case: tuple[Strategy, str], small_disk: Path, saver: AsyncSaver) -> None:
+    """It is an error that names it, in `finish` at the latest; the next save, with room, works."""
     strategy, _ = case
-    state = {"w": torch.randn(1000)}
-    start(saver, state, tmp_path / "first")
-    saver.finish()
-    if not saver.helpers:
-        pytest.skip("this library has no process")
-    (pid,) = saver.helpers
-    os.kill(pid, signal.SIGSTOP)
-    start(saver, state, tmp_path / "second")
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(CheckpointError):
-        saver.finish()
-    start(saver, state, tmp_path / "third")
-    saver.finish()
-    assert exact(strategy.load(tmp_path / "third")) == exact(state)
+    small, large = ({f"w{i}": torch.randn(3 << 19) for i in range(count)} for count in (1, 3))
+    directory = small_disk / "checkpoint"
+
+    def works() -> None:
+        directory.mkdir()
+        save(saver, small, directory)
+        assert exact(strategy.load(directory)) == exact(small)
+        shutil.rmtree(directory)
+
+    works()
+    directory.mkdir()
+    with pytest.raises(CheckpointError, match=r"No space left on device|unexpected pos|a thread of DCP failed"):
+        save(saver, large, directory)
+    shutil.rmtree(directory)
+    works()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Processes]:
+    """Processes that are ranks of one test after the other."""
+    with Processes() as started:
+        yield started
 
 
 @pytest.mark.parametrize(
@@ -256,19 +230,20 @@ def test_a_killed_process(case: tuple[Strategy, str], saver: AsyncSaver, tmp_pat
         ("torch_dcp", "library-process", "replicated"),
     ],
 )
-def test_several_ranks(name: str, way: str, sharding: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_ranks(
+    name: str, way: str, sharding: Any, ranks: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three ranks save together, three times, while each changes its state; three load what was there at the call."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     strategy = usable(name)
     partition = Partition.of(TENSORS, sharding, 3)
-    with Processes() as run:
-        files = run(AsyncSave(strategy, tmp_path, partition, way), 3)
-        directory = tmp_path / "save 2"
-        assert sorted(path for part in files for path in part) == sorted(
-            str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
-        )
-        load = Load(strategy, directory, partition, partition)
-        assert run(load, 3) == load.expected()
+    files = ranks(AsyncSave(strategy, tmp_path, partition, way), 3)
+    directory = tmp_path / "save 2"
+    assert sorted(path for part in files for path in part) == sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+    )
+    load = Load(strategy, directory, partition, partition)
+    assert ranks(load, 3) == load.expected()
 
 
 @pytest.mark.parametrize("name", names())
