@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.errors import StudyError
+from jobs.faults.open_files import OpenFile, Tasks, number_in
 from jobs.faults.recording import MARK, Operation, Recording, Sync
 
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\)\s+= (-?\d+|\?)(.*)")
 _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
 _RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)\)\s+= (-?\d+|\?)(.*)")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
-_DESCRIPTOR = re.compile(r"(AT_FDCWD|\d+)(?:<([^>]*)>)?")
 
 
 def _bytes(text: str) -> bytes:
@@ -27,12 +27,12 @@ def _texts(arguments: str) -> list[bytes]:
 
 
 class Reader:
-    """Follows a program's descriptors and names, and turns its calls into operations."""
+    """Follows a program's descriptors and names, and turns its calls and those of its children into operations."""
 
     def __init__(self, root: Path, recording: Recording) -> None:
         self._root, self._recording = str(root.resolve()), recording
-        self._node_of: dict[int, int] = {}  # descriptor -> node
-        self._at: dict[int, int] = {}  # descriptor -> position
+        self._tasks = Tasks([])
+        self._files = self._tasks.descriptors(0)  # of the task whose call is read
         self._begun: dict[str, tuple[str, str, int]] = {}
         self._dirs: dict[int, dict[str, int]] = {}
         self._data: dict[int, bytearray] = {}
@@ -63,22 +63,36 @@ class Reader:
             self._data[node] = bytearray()
         return node
 
-    def take(self, line: str) -> None:
-        """Read a line of the trace."""
+    def read(self, trace: Path) -> None:
+        """Read a trace."""
+        with trace.open(encoding="ascii", errors="replace") as lines:
+            self._tasks = Tasks(lines)
+        with trace.open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                self._take(line.rstrip("\n"))
+
+    def _take(self, line: str) -> None:
         steps = self._recording.steps
         if begun := _BEGUN.match(line):
             self._begun[begun[1]] = begun[2], begun[3], len(steps)
+            self._mark(begun[2], begun[3])
         elif resumed := _RESUMED.match(line):
             name, arguments, before = self._begun.pop(resumed[1])
-            self._call(name, arguments + resumed[2], resumed[3], before)
+            self._call(int(resumed[1]), name, arguments + resumed[2], resumed[3], before)
         elif whole := _LINE.match(line):
-            self._call(whole[2], whole[3], whole[4], len(steps))
+            self._mark(whole[2], whole[3])
+            self._call(int(whole[1]), whole[2], whole[3], whole[4], len(steps))
 
-    def _call(self, name: str, arguments: str, result: str, before: int) -> None:
+    def _mark(self, name: str, arguments: str) -> None:
+        """Take a mark when its call begins: what other processes do until it returns comes after it."""
         if name in {"open", "openat"} and (texts := _texts(arguments)) and texts[0].startswith(MARK.encode()):
             self._recording.steps.append(os.fsdecode(texts[0]).removeprefix(MARK))
-            return
+
+    def _call(self, task: int, name: str, arguments: str, result: str, before: int) -> None:
         if result == "?" or int(result) < 0 or name.startswith("syscall_"):  # one that strace doesn't know
+            return
+        self._files = self._tasks.descriptors(task)
+        if self._tasks.take(task, name, arguments, int(result)):
             return
         handler = getattr(self, f"_{name.rstrip('0123456789')}", None) or getattr(self, f"_{name}")
         for step in handler(arguments, int(result)):
@@ -89,7 +103,7 @@ class Reader:
     def _find(self, path: str) -> tuple[int, str, int | None] | None:
         """The directory, the name and the node of a path; None outside of what is recorded."""
         if matched := re.match(r"/proc/(?:self|\d+)/fd/(\d+)(?:/(.*))?$", path):
-            node = self._node_of.get(int(matched[1]))
+            node = self._files.node(int(matched[1]))
             parts = [part for part in (matched[2] or "").split("/") if part]
         elif path == self._root or path.startswith(f"{self._root}/"):
             node, parts = 0, [part for part in path.removeprefix(self._root).split("/") if part]
@@ -111,7 +125,7 @@ class Reader:
             if token[1]:
                 text = token[2]
                 base = os.fsdecode(_bytes(text)) if text.startswith("\\x") else text
-                if token[1] != "AT_FDCWD" and int(token[1]) in self._node_of:
+                if token[1] != "AT_FDCWD" and int(token[1]) in self._files:
                     base = f"/proc/self/fd/{token[1]}"
             else:
                 path = os.fsdecode(_bytes(token[3]))
@@ -120,7 +134,7 @@ class Reader:
         return [path if path.startswith("/proc/") else os.path.normpath(path) for path in paths]
 
     def _openat(self, arguments: str, descriptor: int) -> Iterator[Operation]:
-        self._node_of.pop(descriptor, None)
+        self._files.close([descriptor])
         entry = self._find(self._paths(arguments)[0])
         if entry is None:
             return
@@ -135,8 +149,8 @@ class Reader:
         elif "O_TRUNC" in arguments and self._data[node]:
             self._data[node].clear()
             yield Operation("truncate", node)
-        self._node_of[descriptor] = node
-        self._at[descriptor] = len(self._data[node]) if "O_APPEND" in arguments else 0
+        file = OpenFile(node, appends="O_APPEND" in arguments)
+        self._files.open(descriptor, file, closes_on_exec="O_CLOEXEC" in arguments)
 
     _open = _creat = _openat
 
@@ -191,47 +205,45 @@ class Reader:
 
     _link = _linkat = _copy_file_range = _truncate = _refused
 
-    def _number(self, arguments: str) -> int:
-        matched = _DESCRIPTOR.match(arguments)
-        assert matched is not None
-        return int(matched[1])
-
-    def _changed(self, descriptor: int, offset: int, data: bytes) -> Iterator[Operation]:
-        content = self._data[self._node_of[descriptor]]
+    def _changed(self, node: int, offset: int, data: bytes) -> Iterator[Operation]:
+        content = self._data[node]
         content.extend(bytes(max(0, offset + len(data) - len(content))))
         content[offset : offset + len(data)] = data
-        yield Operation("write", self._node_of[descriptor], offset=offset, data=data)
+        yield Operation("write", node, offset=offset, data=data)
 
     def _write(self, arguments: str, written: int) -> Iterator[Operation]:
-        descriptor = self._number(arguments)
-        if descriptor in self._node_of:
-            data = b"".join(_texts(arguments))[:written]
-            yield from self._changed(descriptor, self._at[descriptor], data)
-            self._at[descriptor] += written
+        descriptor = number_in(arguments)
+        if descriptor in self._files:
+            file = self._files[descriptor]
+            if file.appends:
+                file.position = len(self._data[file.node])
+            yield from self._changed(file.node, file.position, b"".join(_texts(arguments))[:written])
+            file.position += written
 
     _writev = _write
 
     def _pwrite(self, arguments: str, written: int) -> Iterator[Operation]:
-        descriptor = self._number(arguments)
-        if descriptor in self._node_of:
+        node = self._files.node(number_in(arguments))
+        if node is not None:
             numbers = re.sub(r", (?:RWF_\w+|0)$", "", arguments) if "iov" in arguments else arguments
             offset = int(numbers.rpartition(",")[2])
-            yield from self._changed(descriptor, offset, b"".join(_texts(arguments))[:written])
+            yield from self._changed(node, offset, b"".join(_texts(arguments))[:written])
 
     _pwritev = _pwrite
 
     def _sendfile(self, arguments: str, copied: int) -> Iterator[Operation]:
         target, source = (int(matched[1]) for matched in re.finditer(r"(\d+)<[^>]*>", arguments))
-        if target in self._node_of:
+        if target in self._files:
             start = re.search(r"\[(\d+)\]", arguments)
             if start is None:
                 raise StudyError(f"the program copies without an offset, which a recording can't have: {arguments}")
-            data = bytes(self._data[self._node_of[source]][int(start[1]) :][:copied])
-            yield from self._changed(target, self._at[target], data)
-            self._at[target] += copied
+            file = self._files[target]
+            data = bytes(self._data[self._files[source].node][int(start[1]) :][:copied])
+            yield from self._changed(file.node, file.position, data)
+            file.position += copied
 
     def _ftruncate(self, arguments: str, _: int) -> Iterator[Operation]:
-        node = self._node_of.get(self._number(arguments))
+        node = self._files.node(number_in(arguments))
         if node is not None:
             size = int(arguments.rpartition(",")[2])
             content = self._data[node]
@@ -240,7 +252,7 @@ class Reader:
             yield Operation("truncate", node, offset=size)
 
     def _fallocate(self, arguments: str, _: int) -> Iterator[Operation]:
-        node = self._node_of.get(self._number(arguments))
+        node = self._files.node(number_in(arguments))
         if node is not None:
             mode, offset, length = arguments.rsplit(", ", 3)[1:]
             if mode == "0":
@@ -249,7 +261,7 @@ class Reader:
                 yield Operation("extend", node, offset=int(offset) + int(length))
 
     def _fsync(self, arguments: str, _: int) -> Iterator[Sync]:
-        node = self._node_of.get(self._number(arguments))
+        node = self._files.node(number_in(arguments))
         if node is not None:
             yield Sync(node)
 
@@ -257,20 +269,3 @@ class Reader:
 
     def _syncfs(self, _: str, __: int) -> Iterator[Sync]:
         yield Sync(None)
-
-    def _close(self, arguments: str, _: int) -> Iterator[Operation]:
-        self._node_of.pop(self._number(arguments), None)
-        return iter(())
-
-    def _dup(self, arguments: str, copy: int) -> Iterator[Operation]:
-        descriptor = self._number(arguments)
-        if descriptor in self._node_of:
-            self._node_of[copy], self._at[copy] = self._node_of[descriptor], self._at.get(descriptor, 0)
-        return iter(())
-
-    def _fcntl(self, arguments: str, copy: int) -> Iterator[Operation]:
-        return self._dup(arguments, copy) if "F_DUPFD" in arguments else iter(())
-
-    def _lseek(self, arguments: str, position: int) -> Iterator[Operation]:
-        self._at[self._number(arguments)] = position
-        return iter(())

@@ -15,7 +15,7 @@ from jobs.faults.traced_calls import Reader
 CALLS = (
     "open,openat,creat,close,dup,dup2,dup3,lseek,write,writev,pwrite64,pwritev,pwritev2,sendfile,copy_file_range,"
     "ftruncate,truncate,fallocate,mkdir,mkdirat,rmdir,unlink,unlinkat,rename,renameat,renameat2,link,linkat,symlink,"
-    "symlinkat,fsync,fdatasync,syncfs,fcntl"
+    "symlinkat,fsync,fdatasync,syncfs,fcntl,ioctl,clone,?clone3,?fork,?vfork,execve,?close_range"
 )
 
 _LONGEST_BYTES = 32 * 2**20
@@ -39,7 +39,7 @@ def require_strace() -> None:
 
 
 def record(root: Path, command: Sequence[str], trace: Path) -> Recording:
-    """Run a command that changes a directory; returns what it did.
+    """Run a command that changes a directory; returns what it and its child processes did.
 
     Args:
         root: the directory.
@@ -63,7 +63,5 @@ def record(root: Path, command: Sequence[str], trace: Path) -> Recording:
     if done.returncode != 0:
         reason = last_line(done.stdout + done.stderr)
         raise StudyError(f"the program that is recorded ends with {ending(done.returncode)}: {reason}")
-    with trace.open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            reader.take(line.rstrip("\n"))
+    reader.read(trace)
     return recording
