@@ -67,8 +67,8 @@ class _Known:
     submission: Submission | None = None
     signature: Signature = None
     """Of its log, when it was read."""
-    quiet_s: float = 0.0
-    """How old its log was when this last asked for it."""
+    quiet_since_s: float = 0.0
+    """When its log was written, by `time.monotonic`: a calendar that is set back is no news from a job."""
     progress: Progress | TimingLogError | None = None
     status: JobStatus | None = None
     asked: int = 0
@@ -95,8 +95,8 @@ class Watch:
         self._queue: dict[str, QueueState] = {}
         """What the cluster last answered about every submitted job, by its number there."""
         self._endings: dict[str, Ending] = {}
-        self._ended_unix_s: dict[str, float] = {}
-        """When this saw that jobs had ended."""
+        self._ended_seen_s: dict[str, float] = {}
+        """When this saw that jobs had ended, by `time.monotonic`."""
         self._looks = 0
         self.operations = 0
         """System calls on the files of the results so far."""
@@ -170,8 +170,9 @@ class Watch:
             known, path = unsettled[job_id], self._paths.log(job_id)
             known.asked = self._looks
             signature = self._sign(path)
-            known.quiet_s = time.time() - signature[0] / 1e9 if signature else 0.0
             if signature != known.signature:
+                age_s = time.time() - signature[0] / 1e9 if signature and not known.signature else 0.0
+                known.quiet_since_s = time.monotonic() - max(age_s, 0.0)
                 known.signature = signature
                 changed.append((known, path))
         self.operations += len(changed) * file_checks.FILE_OPERATIONS
@@ -200,12 +201,12 @@ class Watch:
             )
         ended_s = 0.0
         if ending and known.submission:
-            now = time.time()
-            seen = self._ended_unix_s.setdefault(known.submission.scheduler_id, now)
-            ended_s = now - min(seen, ending.ended_unix_s or now)
+            now_s = time.monotonic()
+            seen_s = self._ended_seen_s.setdefault(known.submission.scheduler_id, now_s)
+            ended_s = max(now_s - seen_s, time.time() - ending.ended_unix_s if ending.ended_unix_s else 0.0)
         return derive(
             known.job, known.progress, known.submission, where, path, ending=ending, ended_s=ended_s,
-            quiet_s=known.quiet_s, output=output,
+            quiet_s=time.monotonic() - known.quiet_since_s if known.signature else 0.0, output=output,
         )  # fmt: skip
 
     def _explain(self, ended: Mapping[str, QueueState]) -> None:

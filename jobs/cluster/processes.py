@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 from typing import Any
 
 _GRACE_S = 20
@@ -19,13 +21,31 @@ def created_unix_s(process_id: int) -> float:
         return 0.0
 
 
-def alive(process_id: int, created: float) -> bool:
-    """Whether the process with that number and start time still runs."""
+def created_s(process_id: int) -> float:
+    """When the process started, in seconds since the machine did; -1 if there is none, or no /proc shows it."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return -1.0
+    return int(status.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def alive(process_id: int, unix_s: float, since_start_s: float) -> bool:
+    """Whether the process with that number and these start times still runs.
+
+    Args:
+        process_id: the number.
+        unix_s: as `created_unix_s`. The kernel's answer moves with the clock, when that is set.
+        since_start_s: as `created_s`, which counts if it is known.
+    """
     import psutil
 
     try:
         process = psutil.Process(process_id)
-        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        is_same = created_s(process_id) == since_start_s or (
+            since_start_s < 0 and abs(process.create_time() - unix_s) < 1
+        )
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -45,7 +45,7 @@ def cancel(sent: Sequence[Submission]) -> list[str]:
 def _here(submission: Submission) -> QueueState:
     if submission.cluster == "local":
         number = int(submission.scheduler_id)
-        if processes.alive(number, submission.process_created_unix_s):
+        if processes.alive(number, submission.process_created_unix_s, submission.process_created_s):
             return QueueState("running", f"process {number}")
     return GONE
 

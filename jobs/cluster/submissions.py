@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ckpt.disk.durable import write_atomically
-from jobs.cluster.processes import created_unix_s
+from jobs.cluster.processes import created_s, created_unix_s
 from jobs.errors import StudyError
 from jobs.paths import StudyPaths
 
@@ -32,6 +32,8 @@ class Submission:
     code_version: str
     user_id: int = -1
     """Of who submitted it; -1 if that was not noted."""
+    process_created_s: float = -1.0
+    """When that process started, since the machine did: no clock that is set changes it; -1 if that was not noted."""
 
 
 def submissions(paths: StudyPaths) -> list[Submission]:
@@ -53,8 +55,9 @@ def _submission(facts: dict[str, Any]) -> Submission:
         raise ValueError(f"the scheduler's number of a job is {sent.scheduler_id!r:.80}")
     if sent.cluster == "local" and not sent.scheduler_id.isdigit():
         raise ValueError(f"the process of a job is {sent.scheduler_id!r:.80}")
-    if not isinstance(sent.job_id, str) or not isinstance(sent.process_created_unix_s, float | int):
-        raise TypeError(f"the job {sent.job_id!r:.80} started at {sent.process_created_unix_s!r:.80}")
+    created = sent.process_created_unix_s, sent.process_created_s
+    if not isinstance(sent.job_id, str) or not all(isinstance(time, float | int) for time in created):
+        raise TypeError(f"the job {sent.job_id!r:.80} started at {created!r:.80}")
     if type(sent.user_id) is not int:
         raise TypeError(f"the user who submitted a job is {sent.user_id!r:.80}")
     return sent
@@ -71,10 +74,10 @@ def record(paths: StudyPaths, cluster: str, sent: Sequence[tuple[str, str]], ver
     """
     local = cluster == "local"
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    new = [
-        Submission(job_id, cluster, number, created_unix_s(int(number)) if local else 0.0, now, version, os.getuid())
-        for job_id, number in sent
-    ]
+    new = []
+    for job_id, number in sent:
+        unix_s, since_start_s = (created_unix_s(int(number)), created_s(int(number))) if local else (0.0, -1.0)
+        new.append(Submission(job_id, cluster, number, unix_s, now, version, os.getuid(), since_start_s))
     with _locked(paths):
         everything = [asdict(submission) for submission in [*submissions(paths), *new]]
         write_atomically(paths.submissions_json, json.dumps(everything, indent=1) + "\n", sync=False)

@@ -16,11 +16,17 @@ _ROUND_TRIPS = 20
 class Clock:
     """Seconds since a zero whose calendar time is known; monotonic."""
 
-    def __init__(self, zero_unix_s: float | None = None) -> None:
+    def __init__(self, zero_unix_s: float | None = None, least_s: float = 0.0) -> None:
+        """Begin at zero; or, in a log that is continued, keep its zero.
+
+        Args:
+            zero_unix_s: the log's.
+            least_s: the last time in the log; later ones follow it, though the calendar was set back meanwhile.
+        """
         self._zero = time.perf_counter()
         self.zero_unix_s = time.time()
-        if zero_unix_s is not None:  # a log that is continued keeps its zero
-            self._zero -= self.zero_unix_s - zero_unix_s
+        if zero_unix_s is not None:
+            self._zero -= max(self.zero_unix_s - zero_unix_s, least_s)
             self.zero_unix_s = zero_unix_s
 
     def __call__(self) -> float:

@@ -180,7 +180,7 @@ def _open_log(
             journal(job.id, f"{error}; moved to {aside}, starting anew")
     else:
         if process.rank == 0 or log.header.status == COMPLETE:
-            return log, Clock(log.header.clock_zero_unix_s)
+            return log, Clock(log.header.clock_zero_unix_s, log.end_s())
     clock = Clock()
     return _new_log(study, job, method, clock), clock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ class TimingLog:
             self.write_to(file)
             file.flush()
             return sealed(file.id.get_file_image(), progress.note(self.progress()))
+
+    def end_s(self) -> float:
+        """Return the last time in the log, since its clock's zero."""
+        rows = (*self.samples, *self.ceiling, *self.metadata, *self.hooks, *self.blocks, *self.steps)
+        ends_s = (row.start_s + row.duration_s for row in rows)
+        return max((end_s for end_s in ends_s if math.isfinite(end_s)), default=0.0)
 
     def progress(self) -> Progress:
         """How far the job is."""
