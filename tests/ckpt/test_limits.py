@@ -1,7 +1,7 @@
 """A save that gets no more memory, or no more descriptors: one error, the old checkpoint, and a next save that works.
 
-The kernel's end for a process that takes too much memory is SIGKILL, which other tests send. What a process may have is
-limited here, so that allocations fail inside the libraries.
+What a process may have is limited here, so that allocations fail inside the libraries. `test_out_of_memory` has the
+kernel's end for a process that takes too much memory.
 """
 
 from __future__ import annotations
