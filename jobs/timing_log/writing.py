@@ -91,8 +91,8 @@ class TimingLog:
 
     def end_s(self) -> float:
         """Return the last time in the log, since its clock's zero."""
-        rows = (*self.samples, *self.ceiling, *self.metadata, *self.hooks, *self.blocks, *self.steps)
-        ends_s = (row.start_s + row.duration_s for row in rows)
+        tables = self.samples, self.ceiling, self.metadata, self.hooks, self.blocks, self.steps
+        ends_s = (row.start_s + row.duration_s for rows in tables for row in rows)
         return max((end_s for end_s in ends_s if math.isfinite(end_s)), default=0.0)
 
     def progress(self) -> Progress:

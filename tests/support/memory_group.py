@@ -44,7 +44,7 @@ def _new_group() -> tuple[Path, dict[str, int | None]]:
     name = f"ckpt-test-{os.getpid()}"
     if "memory" in groups:
         group = _ROOT / "memory" / groups["memory"].lstrip("/") / name
-        limits = {"memory.limit_in_bytes": None, "memory.memsw.limit_in_bytes": None}
+        limits: dict[str, int | None] = {"memory.limit_in_bytes": None, "memory.memsw.limit_in_bytes": None}
     else:
         own = _ROOT / groups[""].lstrip("/")
         # A group with processes can't limit the memory of groups below it, unless it is the root.
