@@ -2,6 +2,7 @@
 
 StudyError             the study file, or how it was called
 ├── TargetError        a place that can't be written to as it is
+├── ResultsError       the results directory doesn't take a job's log, or give it back
 └── SubmissionError    the cluster would not take the jobs
     └── NoAnswerError  it did not answer, and may have taken them
 TimingLogError         a file that is no readable timing log
@@ -23,6 +24,10 @@ class TargetError(StudyError):
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}: {remedy}")
         self.what, self.remedy = what, remedy
+
+
+class ResultsError(StudyError):
+    """A job's log that can't be written or read because the filesystem of the results directory fails."""
 
 
 class SubmissionError(StudyError):

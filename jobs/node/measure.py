@@ -92,10 +92,22 @@ def _run_trial(trial: Trial, final: Path, context: JobContext, recorder: Recorde
         if context.is_first:
             journal(context.job.id, describe_trial(trial.number, samples))
         if groups.is_leader:
-            # The checkpoint, or what a failed save left of it; and not a file that the study's commands left there.
-            for leftover in filter(Path.is_dir, final.parent.iterdir()):
-                shutil.rmtree(leftover, ignore_errors=failed)  # others may be at work still
+            _remove(final.parent, trial.number, failed=failed)
     return samples
+
+
+def _remove(scratch: Path, trial: int, *, failed: bool) -> None:
+    """Remove a trial's checkpoint, or what a failed save left of it, and not a file of the study's commands.
+
+    Raises:
+        TrialError: if that can't be done; unless the trial `failed`, whose error says more.
+    """
+    try:
+        for leftover in filter(Path.is_dir, scratch.iterdir()):
+            shutil.rmtree(leftover, ignore_errors=failed)  # other ranks may be at work still
+    except OSError as error:
+        if not failed:
+            raise TrialError(f"trial {trial}, removal of its checkpoint: {type(error).__name__}: {error}") from error
 
 
 def _load(trial: Trial, final: Path, context: JobContext) -> None:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ckpt.cli import unwritten
+from jobs.errors import ResultsError
 from jobs.node.provenance import Steal
 from jobs.plan.loop import Loop
 from jobs.plan.study import Trials
@@ -107,13 +109,16 @@ class Recorder:
         """Write the log, if this process does that.
 
         Raises:
-            OSError: if it can't be written.
+            ResultsError: if it can't be written; the file before is untouched then.
         """
         if self._path is None:
             return
         if self._steal is not None:
             self._log.provenance["steal_share"] = self._steal.share()
-        self._log.write(self._path)
+        try:
+            self._log.write(self._path)
+        except OSError as error:
+            raise ResultsError(unwritten(error, self._path)) from error
 
 
 @dataclass(frozen=True, slots=True)

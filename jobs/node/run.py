@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt import registry
-from ckpt.cli import unwritten
 from ckpt.errors import MissingLibraryError
 from ckpt.process_group.store_group import StoreGroup
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import layout_of
 from jobs import timing_log
-from jobs.errors import StudyError, TimingLogError
+from jobs.errors import ResultsError, StudyError, TimingLogError
 from jobs.node import provenance, received, targets
 from jobs.node.answer import await_target
 from jobs.node.clock import Clock, agree, describe_clock
@@ -60,12 +59,9 @@ def run_submitted(results: str, job_id: str, submitted_version: str) -> None:
     """
     try:
         status = run_job(results, job_id, submitted_version)
-    except OSError as error:  # of the log, which then can't have the reason
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        what = unwritten(error, error.filename or results)
-        journal(job_id, what)
-        print(what, file=sys.stderr)  # whose last line `status` shows for a job without a log
+    except ResultsError as error:  # the log can't have the reason
+        journal(job_id, str(error))
+        print(error, file=sys.stderr)  # whose last line `status` shows for a job whose log has no end
         sys.exit(1)
     if status not in GOOD:
         sys.exit(1)
@@ -78,7 +74,7 @@ def run_job(results: str, job_id: str, submitted_version: str = "") -> str:
     code when the job was submitted, since jobs wait and code moves on.
 
     Raises:
-        OSError: if the log itself can't be written.
+        ResultsError: if the log itself can't be written, or an earlier run's can't be read.
     """
     paths = StudyPaths(Path(results))
     planned = plan.from_json(paths.plan_json.read_text(), str(paths.plan_json))
@@ -174,6 +170,8 @@ def _open_log(
     try:
         log = timing_log.read(path)
     except TimingLogError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in {errno.EIO, errno.ESTALE}:
+            raise ResultsError(f"{error}: when its filesystem works again, submit the study again") from error
         if process.rank == 0 and path.exists():  # damaged, or foreign: not ours to overwrite
             aside = path.with_suffix(f".unreadable-{time.time_ns()}")
             path.rename(aside)

@@ -21,6 +21,7 @@ from jobs.plan.plan import Job
 from jobs.plan.study import Target
 
 _OWNER_NOTE = "made-by-ckpt-study"
+_CHECKPOINTS = "checkpoints"
 
 _FALLBACKS = ("SLURM_TMPDIR", "TMPDIR")
 
@@ -122,6 +123,29 @@ def scratch(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> 
     What an earlier run of the same job left, having been killed, is removed too: a note inside names its job, and with
     `on_each_node` its node, since a target that is called node-local may not be.
     """
+    try:
+        root = _made(directory, job, results, on_each_node=on_each_node)
+    except OSError as error:
+        raise TargetError(
+            f"target {job.target!r} ({directory}) takes no directory for the job: {error.strerror or error}",
+            "when it works again, submit the study again",
+        ) from error
+    try:
+        yield root / _CHECKPOINTS
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
+        raise
+    try:
+        shutil.rmtree(root)
+    except OSError as error:
+        raise TargetError(
+            f"target {job.target!r}: what the job wrote can't be removed ({error.strerror or error})",
+            f"when it works again, remove {root}; everything is measured",
+        ) from error
+
+
+def _made(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> Path:
+    """Remove what an earlier run of the job left, and make its directory."""
     prefix = f"ckpt-{job.id}-"
     owner = f"{results.resolve()} {job.id}" + (f" {platform.node()}\n" if on_each_node else "\n")
     for left in directory.glob(f"{glob.escape(prefix)}*"):
@@ -131,11 +155,8 @@ def scratch(directory: Path, job: Job, results: Path, *, on_each_node: bool) -> 
     root = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
     try:
         (root / _OWNER_NOTE).write_text(owner)
-        checkpoints = root / "checkpoints"
-        checkpoints.mkdir()
-        yield checkpoints
+        (root / _CHECKPOINTS).mkdir()
     except BaseException:
-        shutil.rmtree(root, ignore_errors=True)  # other ranks may be writing still; the job's next run removes the rest
+        shutil.rmtree(root, ignore_errors=True)
         raise
-    else:
-        shutil.rmtree(root)
+    return root

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ckpt.disk import commit, direct_io, full, listing, page_cache, writeback
-from ckpt.errors import LostRankError
+from ckpt.errors import CheckpointError, LostRankError
 from ckpt.state.compare import first_difference, poison
 from ckpt.state.layout import State
 from jobs.node import committing, received
@@ -30,6 +31,9 @@ from jobs.node.subject import Subject
 from jobs.node.usage import UNKNOWN, ResourceUsage, measure_usage
 from jobs.node.verifying import not_its_own
 from jobs.timing_log import LOAD, LOAD_INTO, NOT_APPLICABLE, SAVE, DiskUse, Sample
+
+_PHASES = ("call", "sync", "commit")
+"""Of a save, in this order."""
 
 
 class TrialError(Exception):
@@ -47,6 +51,11 @@ class _Save:
     usage: ResourceUsage = field(default_factory=ResourceUsage)
     problem: str = ""
 
+    @property
+    def failed_in(self) -> str:
+        """The operation, and the phase that had not ended when the save failed."""
+        return f"{SAVE}, {_PHASES[len(self.times) - 2]}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Load:
@@ -58,6 +67,11 @@ class _Load:
     cold: bool
     """Whether the page cache is emptied before."""
     read: Callable[[Path], State]
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return f"{'cold' if self.cold else 'warm'} {LOAD}" if self.operation == LOAD else self.operation
 
 
 class Trial:
@@ -76,19 +90,30 @@ class Trial:
         Raises:
             TrialError: if the strategy failed, here or on another rank.
         """
-        groups = self._context.groups
-        begun, staging = committing.begin(groups, final)
+        with self._naming(SAVE):
+            begun, staging = committing.begin(self._context.groups, final)
+            try:
+                with writeback.watched(staging) as descriptor:
+                    save = self._save(staging, begun)
+                    if self._subject.assignment.saves:
+                        self._record_save(save, final, staging, descriptor)
+            finally:
+                if begun:
+                    begun.release()
+            if save.problem:
+                raise self._failure(save.failed_in, save.problem)
+            self.disk_use = self._disk_use(final)
+
+    @contextmanager
+    def _naming(self, operation: str) -> Iterator[None]:
+        """Name the trial and the operation in errors of what is done before and after its clock runs."""
         try:
-            with writeback.watched(staging) as descriptor:
-                save = self._save(staging, begun)
-                if self._subject.assignment.saves:
-                    self._record_save(save, final, staging, descriptor)
-        finally:
-            if begun:
-                begun.release()
-        if save.problem:
-            raise TrialError(save.problem)
-        self.disk_use = self._disk_use(final)
+            yield
+        except (OSError, CheckpointError) as error:
+            raise self._failure(operation, f"{type(error).__name__}: {error}") from error
+
+    def _failure(self, operation: str, problem: str) -> TrialError:
+        return TrialError(f"trial {self.number}, {operation}: {problem}")
 
     def _save(self, staging: Path, begun: commit.Staging | None) -> _Save:
         subject, groups, clock = self._subject, self._context.groups, self._context.clock
@@ -115,8 +140,8 @@ class Trial:
     def _record_save(self, save: _Save, final: Path, staging: Path, descriptor: int) -> None:
         """Record what a save took, and check that it is as durable as it should be."""
         size_bytes = self._subject.saved_bytes
-        phases = [("call", "returned"), ("sync", "synced"), ("commit", self._context.proof.committed)]
-        for (phase, durability), start_s, end_s in zip(phases, save.times, save.times[1:], strict=False):
+        durabilities = ("returned", "synced", self._context.proof.committed)
+        for phase, durability, start_s, end_s in zip(_PHASES, durabilities, save.times, save.times[1:], strict=False):
             self._sample(SAVE, phase, start_s, end_s, size_bytes, durability=durability, problem=save.problem)
         problem, dirty = save.problem, None
         if not problem:
@@ -163,7 +188,8 @@ class Trial:
 
     def _load(self, load: _Load, final: Path) -> None:
         subject, groups, clock = self._subject, self._context.groups, self._context.clock
-        resident, cache = self._page_cache(final, cold=load.cold)
+        with self._naming(load.name):
+            resident, cache = self._page_cache(final, cold=load.cold)
         problem, loaded = "", {}
         gc.collect()
         if load.operation == LOAD:
@@ -187,7 +213,7 @@ class Trial:
             cache=cache, load_number=load.number, resident=resident, usage=usage, problem=problem or wrong,
         )  # fmt: skip
         if problem:
-            raise TrialError(problem)
+            raise self._failure(load.name, problem)
 
     def _page_cache(self, final: Path, *, cold: bool) -> tuple[float, str]:
         """Empty the page cache, if the load is to be cold; returns what fraction is cached, and what that proves."""

@@ -86,9 +86,9 @@ def test_a_save_that_fails(
     paths = planned(content)
     (log,) = run_all(paths)
 
-    reason = "OSError: [Errno 5] the doctor's error"
-    assert ("failed", f"TrialError: {reason}") == (log.header.status, log.header.error)
+    reason = "call: OSError: [Errno 5] the doctor's error"
     *before, last = log.blocks
+    assert ("failed", f"TrialError: block {last.block}: {reason}") == (log.header.status, log.header.error)
     assert all(block.valid for block in before)
     assert (block_of_second_save(log), False, reason) == (last.block, last.valid, last.reason)
     failed = [save for save in log.saves if not save.valid]

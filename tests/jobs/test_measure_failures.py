@@ -42,7 +42,8 @@ def test_failure(fails: str, phases: Sequence[tuple[str, str]], bench: Bench, mo
         return real(*arguments, **named)
 
     monkeypatch.setattr(owner, fails, fail)
-    with pytest.raises(TrialError, match="No space left on device"):
+    where = "cold load" if fails == "load" else f"save, {phases[-2][1]}"
+    with pytest.raises(TrialError, match=f"^trial 1, {where}: .*No space left on device"):
         bench.run(repeats=3, warm_load=False)
 
     invalid = [s for s in bench.log.samples if not s.valid]
@@ -67,7 +68,9 @@ def test_a_full_disk_that_a_library_does_not_name(bench: Bench, monkeypatch: pyt
 
     monkeypatch.setattr(bench.strategy, "save", fail)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrialError, match=r"^No space left on device, .* free: RuntimeError: .*unexpected pos"):
+    with pytest.raises(
+        TrialError, match=r"^trial 0, save, call: No space left on device, .* free: RuntimeError: .*pos"
+    ):
         bench.run(repeats=1)
     assert all(s.reason.startswith("No space left on device") for s in bench.log.samples if not s.valid)
     assert not any(s.valid for s in bench.log.samples)

@@ -62,7 +62,7 @@ def _run(
             what = "the first save" if opening else f"a save every {every} steps" if every else "no checkpoints"
             journal(context.job.id, f"block {number}, {what}{': ' + problem if problem else ''}")
         if problem:
-            raise TrialError(problem)
+            raise TrialError(f"block {number}: {problem}")
         opening = False
         number += 1
 

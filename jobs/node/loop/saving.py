@@ -51,25 +51,28 @@ def finish(
     write: Callable[[Path], list[Path]],
 ) -> Committed:
     """Let `write` fill the staging directory, which returns this rank's files; then sync and commit."""
+    phase = "call"
     try:
         files = write(staging)
+        phase = "sync"
         committing.sync(subject, staging, files)
         synced_s = time.perf_counter()
+        phase = "commit"
         committing.publish(subject, begun)
         at_s = time.perf_counter()
         problem, dirty = committing.unwritten(subject, final, staging, files, proof)
         return Committed(at_s, dirty, problem, synced_s)
     except Exception as error:  # noqa: BLE001  # whatever a library raises, the log has it
-        return failed(subject, staging, error)
+        return failed(subject, staging, error, phase)
     finally:
         if begun:
             begun.release()
 
 
-def failed(subject: Subject, directory: Path, error: Exception) -> Committed:
-    """How a save ended that raised an error; the ranks that save with this one learn of it, unless it is about them."""
+def failed(subject: Subject, directory: Path, error: Exception, phase: str = "call") -> Committed:
+    """How a save ended that raised an error in a phase; the other ranks learn of it, unless it is theirs."""
     if isinstance(error, LostRankError):
         return Committed(problem=str(error))
-    problem = full.named(f"{type(error).__name__}: {error}", error, directory)
+    problem = f"{phase}: {full.named(f'{type(error).__name__}: {error}', error, directory)}"
     subject.groups.world.fail(problem)
     return Committed(problem=problem)
