@@ -21,12 +21,17 @@ def flush(directory: Path, *, files: bool = True) -> None:
     """Bring a directory's content to stable storage: every file (unless already there), then every directory.
 
     Raises:
-        OSError: if the kernel reports that something could not be written.
+        OSError: if the kernel reports that something could not be written, or a directory can't be listed.
     """
     if files:
         sync_files([entry.path for entry in files_below(directory)])
-    for parent, _, _ in os.walk(directory, topdown=False):
+    for parent, _, _ in os.walk(directory, topdown=False, onerror=_raise):
         fsync_path(parent)
+
+
+def _raise(error: OSError) -> None:
+    """Raise what os.walk would leave out: directories that can't be listed aren't synced either."""
+    raise error
 
 
 def sync_files(paths: Sequence[Path | str]) -> None:

@@ -205,3 +205,18 @@ def test_a_directory_above_that_may_not_be_opened(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(durable, "_durable_entries", set())
     monkeypatch.setattr(durable, "fsync_path", refuse)
     durable.make_directories(tmp_path)
+
+
+def test_a_directory_that_cannot_be_listed_is_not_flushed(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name and its files' names may not be on storage: that is an error, also where files are synced already."""
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if Path(path).name == "below":
+            raise OSError(116, "Stale file handle", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    for files in (True, False):
+        with pytest.raises(OSError, match="Stale file handle"):
+            durable.flush(on_disk, files=files)
