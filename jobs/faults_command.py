@@ -18,7 +18,7 @@ from rich.text import Text
 from ckpt.cli import unwritten
 from jobs.analysing import analyse
 from jobs.errors import StudyError
-from jobs.faults import kept
+from jobs.faults import kept, work_directory
 from jobs.faults.budget import Budget
 from jobs.faults.outcomes import BIT_ROT, FAULTS, FILE, USES, VERDICTS, FaultLog
 from jobs.faults.run import Runner, Tally
@@ -128,6 +128,8 @@ def faults(
     if any(cell.fault != BIT_ROT for cell in cells):
         require_strace()
     target, directory = selection.directory(read)
+    for path in work_directory.sweep(directory):
+        print(f"removed {path}, which a run that was killed had left")
     runner = Runner(read.state, budget, directory)
     if selection.is_part:
         for cell in sorted(_run(runner, cells, lambda _: None), key=cells.index):
@@ -136,7 +138,8 @@ def faults(
     paths = StudyPaths((results.expanduser() / read.name).absolute())
     must_answer(paths.root)
     log = kept.begun(read, _command(study, selection.target, budget), target, directory, budget)
-    _keep(runner, cells, log, paths, again=again)
+    with kept.locked(paths.root):
+        _keep(runner, cells, log, paths, again=again)
     return analyse("faults", paths)
 
 
@@ -170,7 +173,6 @@ def _command(study: str, target: str, budget: Budget) -> str:
 
 def _write(log: FaultLog, paths: StudyPaths) -> None:
     try:
-        paths.root.mkdir(parents=True, exist_ok=True)
         log.write(paths.root / FILE)
     except OSError as error:
         raise StudyError(f"{unwritten(error, paths.root / FILE)}, or try --results DIR") from error

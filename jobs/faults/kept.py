@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from ckpt.disk import mounts
+from ckpt.cli import unwritten
+from ckpt.disk import leftovers, mounts
 from ckpt.state.layout import state_bytes
 from ckpt.workload.spec import layout_of
 from jobs.errors import StudyError
@@ -19,6 +22,31 @@ from jobs.plan.study import Study
 
 _STUDY_WORD = 4
 """Of the command: `python -m jobs faults STUDY`; people write a path in several ways."""
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Make a study's directory, and keep other runs from writing its file of outcomes meanwhile.
+
+    Where a filesystem has no locks, nothing keeps them from it.
+
+    Raises:
+        StudyError: if another run is at work there, or there can't be such a directory.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StudyError(f"{unwritten(error, directory)}, or try --results DIR") from error
+    try:
+        if leftovers.lock(descriptor) is leftovers.Lock.HELD:
+            raise StudyError(
+                f"another `python -m jobs faults` is writing to {directory}: wait until it has ended, or give another "
+                "--results DIR"
+            )
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def begun(study: Study, command: str, target: str, directory: Path, budget: Budget) -> FaultLog:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from ckpt.strategy import Strategy
 from ckpt.workload.spec import StateSpec
-from jobs.faults import cell
+from jobs.faults import cell, work_directory
 from jobs.faults.budget import Budget
 from jobs.faults.outcomes import DETECTED, RIGHT, SILENT, VERDICTS, Cell, Outcome
 from jobs.faults.processes import ending, environment, last_line
@@ -27,8 +26,6 @@ from jobs.faults.subject import Subject
 
 _LOOK_S = 0.5
 """How often the caller sees how the cells go."""
-
-_REMOVALS = 20
 
 
 @dataclass(slots=True)
@@ -90,9 +87,10 @@ class Runner:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[Tally, subprocess.Popen[bytes]]] = {}
         self._stopped = False
+        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
-        self._root = Path(tempfile.mkdtemp(prefix="ckpt-faults-", dir=self._directory))
+        self._root = self._resources.enter_context(work_directory.made_in(self._directory))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +100,7 @@ class Runner:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
         self._pool.shutdown(cancel_futures=True)
-        _remove(self._root)
+        self._resources.close()
 
     def run(self, planned: Sequence[Tally], look: Callable[[Sequence[Tally]], object]) -> Iterator[Tally]:
         """Run cells that have not begun; yields them as they end.
@@ -142,17 +140,8 @@ class Runner:
                 errors.seek(0)
                 reason = last_line(errors.read().decode(errors="replace"))
                 tally.skipped = f"it failed with {ending(process.returncode)}: {reason}"
-        _remove(work)
+        work_directory.remove(work)
         return tally
-
-
-def _remove(directory: Path) -> None:
-    """Remove a directory to which a process that was killed may write for another moment."""
-    for _ in range(_REMOVALS):
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
-            return
-        time.sleep(_LOOK_S)
 
 
 def _read(process: subprocess.Popen[bytes], tally: Tally) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from jobs import faults_command
 from jobs.errors import StudyError
-from jobs.faults import cell
+from jobs.faults import cell, kept
 from jobs.faults.budget import Budget
 from jobs.faults.outcomes import FILE, FaultLog, read
+from jobs.faults.processes import environment
 from jobs.faults.subject import Subject
 from jobs.faults_command import Selection, faults
 from support.faults import require_strace
@@ -190,7 +191,7 @@ def test_an_interrupt_ends_all_processes(cells: Cells, tmp_path: Path, capsys: p
         faults(str(write_study(tmp_path, "torch_save")), results=tmp_path)
     assert "1 of 8 cells were tried\n" in (printed := capsys.readouterr().out)
     assert "the same command tries the others" in printed
-    assert [(kept.use, kept.fault) for kept in log_in(tmp_path).cells] == [("alone", "power-cut")]
+    assert [(tried.use, tried.fault) for tried in log_in(tmp_path).cells] == [("alone", "power-cut")]
     assert list((tmp_path / "target").iterdir()) == []
     left = {int(pid) for pid in pids.read_text().split()}
     end_s = time.monotonic() + RESTED_S
@@ -214,6 +215,49 @@ def test_a_cell_ends_with_what_reads_it(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(RESTED_S) == -signal.SIGKILL
+
+
+def test_a_second_run_in_one_results_directory(cells: Cells, tmp_path: Path) -> None:
+    """It is refused before anything is tried: both would write the same file. A part writes none, and may run."""
+    study = str(write_study(tmp_path, "torch_save"))
+    with kept.locked(tmp_path / "small"):
+        with pytest.raises(StudyError, match=f"another `python -m jobs faults` is writing to {tmp_path}/small: wait"):
+            faults(study, results=tmp_path)
+        assert cells.run == []
+        faults(study, selection=Selection(fault="kill"), results=tmp_path)
+        faults(study, results=tmp_path / "other")
+    faults(study, results=tmp_path)
+    assert len(cells.run) == 2 + 8 + 8
+
+
+def test_what_a_killed_run_left(cells: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next run on its target removes it, and nothing of a run that lives, of another host, or of anybody else."""
+    study = str(write_study(tmp_path, "torch_save"))
+    target = tmp_path / "target"
+    run = [
+        "import sys, pathlib, time",
+        "from jobs.faults.work_directory import made_in",
+        f"with made_in(pathlib.Path({str(target)!r})) as directory:",
+        " (directory / '000').mkdir()",
+        " print(directory, flush=True)",
+        " time.sleep(600)",
+    ]
+    elsewhere, foreign = target / "ckpt-faults-elsewhere", target / "ckpt-faults-foreign"
+    for directory, note in ((elsewhere, "python -m jobs faults on another-host\n"), (foreign, "")):
+        directory.mkdir()
+        (directory / "made-by-ckpt-study").write_text(note)
+    with (
+        subprocess.Popen(program(*run), stdout=subprocess.PIPE, text=True, env=environment()) as killed,
+        subprocess.Popen(program(*run), stdout=subprocess.PIPE, text=True, env=environment()) as living,
+    ):
+        left, used = (Path(process.stdout.readline().strip()) for process in (killed, living) if process.stdout)
+        killed.kill()
+        killed.wait()
+        faults(study, results=tmp_path)
+        assert f"removed {left}, which a run that was killed had left\n" in capsys.readouterr().out
+        assert {used, elsewhere, foreign} == set(target.iterdir())
+        living.terminate()
+    assert len(cells.run) == 8
 
 
 def test_the_command_repeats_a_run(cells: Cells, tmp_path: Path) -> None:
