@@ -5,7 +5,6 @@ strace makes calls fail on the files of one trial, or of the log; to the job, th
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from jobs.node.run import run_submitted
 from jobs.paths import StudyPaths
 from jobs.timing_log import Sample, TimingLog
 from support.faults import in_a_traced_child, require_strace
-from support.one_job import Planned, only_job
+from support.one_job import Planned, only_job, run_only
 
 TOKEN = "0123456789abcdef"
 
@@ -80,9 +79,7 @@ class Faulty:
 def faulty(
     tiny: dict[str, Any], planned: Planned, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Faulty]:
-    """A job of two trials, which a fork of this process runs: it has everything imported."""
-    for module in ("ckpt.strategies.torch_save", "ckpt.workload.building", "jobs.node.loop.run", "jobs.node.measure"):
-        importlib.import_module(module)
+    """A job of two trials, which has run without a fault: a fork of this process has everything imported."""
     require_strace()
     monkeypatch.setattr(leftovers.secrets, "token_hex", lambda _: TOKEN)
 
@@ -95,7 +92,11 @@ def faulty(
 
     def make(**content: Any) -> Faulty:
         quick = {"repeats": 2, "warmups": 0, "ceiling": False, "metadata": False}
-        return Faulty(planned(tiny | {"trials": quick} | content), target, tmp_path)
+        paths = planned(tiny | {"trials": quick} | content)
+        assert "complete" == run_only(paths).header.status
+        job = Faulty(paths, target, tmp_path)
+        job.log.unlink()
+        return job
 
     return make
 
