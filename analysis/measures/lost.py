@@ -119,7 +119,7 @@ class AboveReference:
     helper_cpu_s: float = math.nan
     """Of the processes that the loop's started, per save."""
     own_cpu_s: float = math.nan
-    """Of the threads or processes that saved, by their own clocks, per save; NaN where a library saved."""
+    """Of the processes that saved, by their own clocks, per save; NaN where a thread or a library saved, or drains."""
 
 
 @dataclass(frozen=True, slots=True)

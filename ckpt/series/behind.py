@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -140,8 +140,11 @@ class Behind:
 
     def _report(self, step: int, reported: threading.Event, done: Future[Any]) -> None:
         try:
-            error = done.exception()
-            self._ended(step, None if error else done.result().value, _failure(step, error) if error else "")
+            if error := done.exception():
+                self._ended(step, None, _failure(step, error))
+            else:
+                ended = done.result()
+                self._ended(step, replace(ended.value, cpu_s=ended.cpu_s), "")
         finally:
             reported.set()
 

@@ -142,7 +142,8 @@ class Levels:
         """Take the end of a save, and copy its checkpoint to the shared level in its turn; called from any thread."""
         if self._drain and saved and copies:
             self._drain.committed(step, is_due=saved.is_due)
-        self._tell(Outcome(step, self.first.directory, saved.committed_s if saved else math.nan, problem))
+        committed_s, cpu_s = (saved.committed_s, saved.cpu_s) if saved else (math.nan, math.nan)
+        self._tell(Outcome(step, self.first.directory, committed_s, problem, cpu_s))
 
     def abandon(self) -> None:
         """Copy nothing more."""

@@ -61,6 +61,8 @@ class Saved:
     problem: str = ""
     is_due: bool = True
     """Whether it may be copied to the next level now; where every node copies a part, they agree on that."""
+    cpu_s: float = math.nan
+    """The CPU time of the process that saved; NaN if a thread of the program did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,14 @@ class Outcome:
         committed_s: when the checkpoint was committed there, by `time.perf_counter`, which a node's processes share;
             NaN if it wasn't.
         problem: why it wasn't; empty if it was.
+        cpu_s: the CPU time of the process that saved, in seconds; NaN if a thread of the program saved or copied.
     """
 
     step: int
     directory: Path
     committed_s: float = math.nan
     problem: str = ""
+    cpu_s: float = math.nan
 
 
 def require_room(directory: Path, size_bytes: int) -> None:

@@ -74,7 +74,11 @@ class LoopSave:
     state_bytes: int = column("byte", "logical size of this rank's share of the state")
     durability: str = column("1", "what is safe then: committed (proven) or committed-unproven")
     dirty_pages: int = column("1", "pages of the checkpoint not yet on storage at the commit; -1 unknown")
-    cpu_s: float = column("s", "CPU time of the process that saved; NaN, unknown, if a thread or library did", math.nan)
+    cpu_s: float = column(
+        "s",
+        "CPU time of the process that saved; NaN, unknown, if a thread or library did, or if threads drain",
+        math.nan,
+    )
     synced_s: float = column(
         "s", "from the call until this rank's files were on storage, before the commit of all; NaN if they never were",
         math.nan,

@@ -96,7 +96,9 @@ class ByCheckpointer(Way):
                 problem, dirty = committing.unwritten(self._subject, call.checkpoint, call.checkpoint, [], self._proof)
             except Exception as error:  # noqa: BLE001  # the loop waits for the end of the save
                 problem = f"its pages can't be counted ({type(error).__name__}: {error})"
-        call.ended.set_result(Done(Committed(outcome.committed_s, dirty, problem), math.nan))
+        # The copy to a second level takes CPU time in threads of the loop's process, which isn't known apart.
+        cpu_s = math.nan if self._second else outcome.cpu_s
+        call.ended.set_result(Done(Committed(outcome.committed_s, dirty, problem), cpu_s))
 
     def abandon(self, reason: str) -> None:
         """End the process that saves, and copying."""
