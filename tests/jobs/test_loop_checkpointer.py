@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs.plan import plan
 from jobs.plan.loop import Loop
 from jobs.timing_log import TimingLog
 from support.loop_jobs import Planned, assert_whole, block_of_second_save, run_all
+from support.waiting import until
 
 SHORT = {"every": [2], "blocks": 1}
 
@@ -28,21 +30,26 @@ _BYTES_PER_S = 2e5
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """The directory of the target to which the other one drains."""
-    path = tmp_path / "shared"
-    path.mkdir()
-    return path
+def levels(target: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The directories of the target that drains, and of the one to which it does."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    return target, shared
+
+
+def left_in(levels: tuple[Path, Path]) -> list[Path]:
+    """What lies on either level."""
+    return [path for level in levels for path in level.iterdir()]
 
 
 @pytest.fixture
-def two_levels(loop_study: Callable[..., dict[str, Any]], shared: Path) -> Callable[..., dict[str, Any]]:
+def two_levels(loop_study: Callable[..., dict[str, Any]], levels: tuple[Path, Path]) -> Callable[..., dict[str, Any]]:
     """A study of jobs on two levels; and of those on the second one alone."""
 
     def make(**keys: Any) -> dict[str, Any]:
         content = loop_study("checkpointer", **SHORT)
         here = content["targets"]["here"] | {"drain_to": "there"} | keys
-        return content | {"targets": {"here": here, "there": {"path": str(shared), "allow_tmpfs": True}}}
+        return content | {"targets": {"here": here, "there": {"path": str(levels[1]), "allow_tmpfs": True}}}
 
     return make
 
@@ -70,12 +77,13 @@ def test_one_level(loop_study: Callable[..., dict[str, Any]], planned: Planned, 
         assert save.wait_s < save.commit_s
         assert math.isnan(save.drained_s)
         assert "" == save.drain_problem
+        assert save.cpu_s > 0
     assert [] == list(target.iterdir())
     assert [] == list(paths.slurm.iterdir())
     assert set(psutil.Process().children()) <= set(others)
 
 
-def test_two_levels(two_levels: Callable[..., dict[str, Any]], planned: Planned, target: Path, shared: Path) -> None:
+def test_two_levels(two_levels: Callable[..., dict[str, Any]], planned: Planned, levels: tuple[Path, Path]) -> None:
     """A checkpoint is committed here, and then there; its block lasts until the last one is; nothing is left."""
     content = two_levels(drain_bytes_per_s=_BYTES_PER_S, prepare="touch {directory}/prepared")
     content["targets"]["there"]["prepare"] = "touch {directory}/prepared-too"
@@ -94,7 +102,56 @@ def test_two_levels(two_levels: Callable[..., dict[str, Any]], planned: Planned,
     assert ["prepared-too", "prepared"] == [Path(row.command.split()[-1]).name for row in log.hooks]
     assert "there" == log.storage["drain_to"]
     assert all(math.isnan(save.drained_s) for save in shared_only.saves)
-    assert [] == [*target.iterdir(), *shared.iterdir()]
+    assert all(math.isnan(save.cpu_s) for save in log.saves)
+    assert all(save.cpu_s > 0 for save in shared_only.saves)
+    assert [] == left_in(levels)
+
+
+@pytest.mark.parametrize(
+    ("number", "drain_bytes_per_s", "blocks"),
+    [(signal.SIGTERM, 10, 0), (signal.SIGINT, 8e3, 1)],
+    ids=["a drain of an hour", "after a block"],
+)
+def test_an_interrupt_in_a_drain(
+    number: signal.Signals,
+    drain_bytes_per_s: float,
+    blocks: int,
+    two_levels: Callable[..., dict[str, Any]],
+    planned: Planned,
+    python: Any,
+    levels: tuple[Path, Path],
+) -> None:
+    """The job ends without waiting for the copy, with no process and no file left; its log keeps the blocks before."""
+    paths = planned(two_levels(drain_bytes_per_s=drain_bytes_per_s))
+    (planned_job,) = [job for job in plan.from_json(paths.plan_json.read_text(), "").jobs if job.target == "here"]
+    log = paths.log(planned_job.id)
+    job = python.start("-m", "jobs", "job", paths.root, planned_job.id)
+    try:
+        until(lambda: job.poll() is not None or (is_draining(levels[1]) and len(timing_log.read(log).blocks) >= blocks))
+        helpers = psutil.Process(job.pid).children(recursive=True)
+        assert helpers
+        job.send_signal(number)
+        assert os.EX_TEMPFAIL == job.wait(timeout=300)
+        assert [] == psutil.wait_procs(helpers, timeout=60)[1]
+    finally:
+        job.kill()
+
+    interrupted = timing_log.read(log)
+    assert "interrupted" == interrupted.header.status
+    assert number.name in interrupted.header.error
+    assert blocks <= len(interrupted.blocks)
+    assert all(block.valid for block in interrupted.blocks)
+    assert all(save.valid and save.drained_s > save.commit_s for save in interrupted.saves)
+    assert [] == [*left_in(levels), *paths.slurm.iterdir()]
+    if blocks:
+        continued = run_on("here", paths)
+        assert "complete" == continued.header.status
+        assert repr(interrupted.steps) == repr(continued.steps[: len(interrupted.steps)])
+
+
+def is_draining(shared: Path) -> bool:
+    """Whether a file of a checkpoint is being copied there."""
+    return any(shared.glob("ckpt-*/checkpoints/series/.partial-*/*"))
 
 
 def flip(path: Path) -> None:
@@ -129,8 +186,7 @@ def test_a_copy_that_is_not_the_state(
 def test_a_copy_that_fails(
     two_levels: Callable[..., dict[str, Any]],
     planned: Planned,
-    target: Path,
-    shared: Path,
+    levels: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The save is committed and valid all the same, its row has the reason; the job goes on, and its later copies."""
@@ -149,7 +205,7 @@ def test_a_copy_that_fails(
     assert math.isnan(first.drained_s)
     assert "No space left" in first.drain_problem
     assert all(save.drained_s > save.commit_s and not save.drain_problem for save in others)
-    assert [] == [*target.iterdir(), *shared.iterdir()]
+    assert [] == left_in(levels)
 
 
 @pytest.mark.filterwarnings("ignore::ckpt.errors.CheckpointWarning")
@@ -158,8 +214,7 @@ def test_a_save_that_fails(
     planned: Planned,
     python: Any,
     doctored: Callable[[str], Any],
-    target: Path,
-    shared: Path,
+    levels: tuple[Path, Path],
 ) -> None:
     """The job fails with the reason, and leaves nothing on either level."""
     content = two_levels() | {"strategies": [doctored("fails")]}
@@ -171,4 +226,4 @@ def test_a_save_that_fails(
     (failed,) = [save for save in log.saves if not save.valid]
     assert math.isnan(failed.commit_s)
     assert math.isnan(failed.drained_s)
-    assert [] == [*target.iterdir(), *shared.iterdir()]
+    assert [] == left_in(levels)
