@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt.disk import direct_io
 from ckpt.disk.room import size
 from ckpt.errors import CheckpointError, wrapped
 from ckpt.state import dtypes
+from ckpt.state.available import available_bytes
 from ckpt.state.layout import Layout, State, TensorLayout, layout_of_state
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class SnapshotMemory:
     def _grow(self, size_bytes: int) -> mmap.mmap:
         if self.mapped is None or len(self.mapped) < size_bytes:
             missing = size_bytes - (len(self.mapped) if self.mapped else 0)
-            if missing > (available := _available_bytes()):
+            if missing > (available := available_bytes()):
                 raise CheckpointError(
                     f"a copy of the state takes {size(missing)} of memory, and {size(available)} are available: save "
                     "without a copy, or leave more memory free"
@@ -126,9 +125,3 @@ def map_memory(descriptor: int, size_bytes: int) -> mmap.mmap:
     memory = mmap.mmap(descriptor, size_bytes)
     direct_io.prefault(memory)
     return memory
-
-
-def _available_bytes() -> int:
-    """The memory that programs can have without swapping, as the kernel estimates it."""
-    (kib,) = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(kib) * 1024

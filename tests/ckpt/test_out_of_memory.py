@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,26 +19,31 @@ LIMIT_BYTES = 4 * 2**20
 """A sixteenth of the state, and less than what a save writes from."""
 
 
-def is_killed(what: str, strategy: str, directory: Path) -> None:
-    """Let a process begin that, and see it killed."""
+def starved(what: str, strategy: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Let a process do that with too little memory."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with memory_group(LIMIT_BYTES) as group:
         command = [sys.executable, "-m", "support.starved", what, strategy, str(directory), str(group)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["begun"]), done.stderr
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize("what", ["save", "series", "load"])
+@pytest.mark.parametrize("what", ["save", "load"])
 def test_the_old_checkpoint_stays(what: str, final: Path) -> None:
     """Whole, whether the process was saving over it or loading it; the next save removes what a killed one left."""
     strategy = "safetensors_tuned"
-    kept = final.parent / "step-000000001" if what == "series" else final
-    ckpt.save(state_of(1), kept, strategy)
-    is_killed(what, strategy, final.parent)
-    wanted = {kept.name, "latest"}  # a series has both
-    left = {path.name for path in final.parent.iterdir()} - wanted
+    ckpt.save(state_of(1), final, strategy)
+    done = starved(what, strategy, final.parent)
+    assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["begun"]), done.stderr
+    left = {path.name for path in final.parent.iterdir()} - {final.name}
     assert bool(left) == (what == "save"), left
-    assert {1.0} == set(ckpt.load(kept)["w"].unique().tolist())
-    ckpt.save(state_of(3), kept, strategy)
-    assert {path.name for path in final.parent.iterdir()} <= wanted
-    assert ckpt.load(kept)["step"] == 3
+    assert {1.0} == set(ckpt.load(final)["w"].unique().tolist())
+    ckpt.save(state_of(3), final, strategy)
+    assert [final] == list(final.parent.iterdir())
+    assert ckpt.load(final)["step"] == 3
+
+
+def test_a_copy_that_the_group_has_no_memory_for(final: Path) -> None:
+    """A series raises an error instead of being killed: the group's limit counts, not only the machine's memory."""
+    done = starved("series", "safetensors_tuned", final.parent)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"a copy of the state takes 67 MB of memory, and [1-4] MB are available", done.stderr)

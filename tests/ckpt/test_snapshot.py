@@ -142,7 +142,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than is available is refused, with both numbers; growing needs only what is missing."""
     memory = SnapshotMemory()
     memory.take({"w": torch.zeros(1 << 18)})
-    monkeypatch.setattr(snapshot, "_available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(snapshot, "available_bytes", lambda: 1 << 20)
     memory.take({"w": torch.zeros(1 << 19)})
     with pytest.raises(CheckpointError, match=re.escape("takes 2 MB of memory, and 1 MB are available: save")):
         memory.take({"w": torch.zeros(1 << 20)})
@@ -152,7 +152,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_available_memory() -> None:
     """It is less than all memory."""
     total = int(re.findall(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
-    assert 0 < snapshot._available_bytes() < total
+    assert 0 < snapshot.available_bytes() < total
 
 
 def test_a_tensor_without_values() -> None:

@@ -106,7 +106,7 @@ def save_without_memory_on_rank_1(run: Path) -> None:
     with Checkpointer(run) as checkpoints:
         state = state_of(1)
         if dist.get_rank() == 1:
-            with mock.patch("ckpt.background.snapshot._available_bytes", return_value=0):
+            with mock.patch("ckpt.background.snapshot.available_bytes", return_value=0):
                 checkpoints.save(1, state)
         else:
             checkpoints.save(1, state)

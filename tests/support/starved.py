@@ -1,4 +1,4 @@
-"""Work in too small a memory cgroup: `python -m support.starved WHAT STRATEGY DIRECTORY GROUP` is killed by the kernel.
+"""Work in too small a memory cgroup: `python -m support.starved WHAT STRATEGY DIRECTORY GROUP` runs out of it.
 
 WHAT is `save`, `load` or `series`; GROUP is the file to which a process writes its number to join. What it needs is in
 memory before, so that the group is charged for the work alone.
