@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich.live import Live
 from rich.text import Text
 
@@ -36,8 +35,6 @@ _NEEDED_BYTES, _NEEDED_FILES = 2**30, 10_000
 """On the target, for copies of small checkpoints."""
 
 _USUAL = Budget()
-
-_Number = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,7 @@ def faults(
     study: Annotated[str, Parameter(help="a TOML file, or the name of a shipped study")],
     *,
     selection: Annotated[Selection, Parameter(name="*")] = Selection(),
-    seed: int = _USUAL.seed,
-    kills: _Number = _USUAL.kills,
-    flips: _Number = _USUAL.flips,
-    calls: _Number = _USUAL.calls,
-    draws: _Number = _USUAL.draws,
+    budget: Annotated[Budget, Parameter(name="*")] = _USUAL,
     results: Path = Path("results"),
     again: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -113,16 +106,11 @@ def faults(
     Args:
         study: a TOML file, or the name of a shipped study; its state has 4 MiB at most.
         selection: which cells to try.
-        seed: of what is drawn at random.
-        kills: how many programs are killed for a cell of the table.
-        flips: how many bits are flipped for a cell, one at a time.
-        calls: how many calls of one kind fail for a cell, one at a time.
-        draws: at every moment of a power cut, how often to draw what is left of what no sync covers.
+        budget: how much to try.
         results: the directory in which the study gets a directory of its own.
         again: try everything anew, and replace what an earlier run kept.
     """
     read = study_file.read(study_file.find(study))
-    budget = Budget(seed, kills, flips, calls, draws)
     cells = selection.cells(read)
     Subject(cells[0].method.name, {}, USES[0], read.state)  # refuses a state that is too large
     if any(cell.fault != BIT_ROT for cell in cells):

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+_Number = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,14 +17,14 @@ class Budget:
 
     Attributes:
         seed: of what is drawn at random.
-        kills: programs that are killed.
-        flips: bits that are flipped, one at a time.
-        calls: how many calls of one kind are made to fail, one at a time.
+        kills: how many programs are killed for a cell of the table.
+        flips: how many bits are flipped for a cell, one at a time.
+        calls: how many calls of one kind fail for a cell, one at a time.
         draws: at every moment of a power cut, how often to draw what is left of what no sync covers.
     """
 
     seed: int = 0
-    kills: int = 20
-    flips: int = 200
-    calls: int = 12
-    draws: int = 1
+    kills: _Number = 20
+    flips: _Number = 200
+    calls: _Number = 12
+    draws: _Number = 1

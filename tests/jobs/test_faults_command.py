@@ -119,10 +119,10 @@ def test_other_outcomes_are_not_joined(cells: Cells, options: dict[str, int], wh
     study = write_study(tmp_path, "torch_save")
     faults(str(study), results=tmp_path)
     with pytest.raises(StudyError, match=what):
-        faults(str(study), results=tmp_path, **options)
+        faults(str(study), results=tmp_path, budget=Budget(**options))
     assert log_in(tmp_path).seed == 0
     cells.run.clear()
-    faults(str(study), results=tmp_path, again=True, **options)
+    faults(str(study), results=tmp_path, again=True, budget=Budget(**options))
     assert len(cells.run) == 8
 
 
@@ -263,7 +263,7 @@ def test_what_a_killed_run_left(cells: Cells, tmp_path: Path, capsys: pytest.Cap
 def test_the_command_repeats_a_run(cells: Cells, tmp_path: Path) -> None:
     """With the options that are not the usual ones."""
     study = write_study(tmp_path, "torch_save")
-    faults(str(study), selection=Selection(target="here"), seed=4, kills=3, results=tmp_path)
+    faults(str(study), selection=Selection(target="here"), budget=Budget(seed=4, kills=3), results=tmp_path)
     log = log_in(tmp_path)
     assert log.command == f"python -m jobs faults {study} --target here --seed 4 --kills 3"
     assert log.command_of(log.cells[0]).endswith("--method torch_save --use alone --fault power-cut")
