@@ -27,7 +27,7 @@ def _of_machine() -> int:
 
 
 def _left_by_groups() -> Iterator[int]:
-    """What each control group leaves that this process is in; nothing where none limits the memory."""
+    """What is left in every control group that this process is in; nothing where none limits the memory."""
     with suppress(OSError):
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         for controllers, path in (line.split(":", 2)[1:] for line in lines):
