@@ -20,11 +20,11 @@ class Budget:
         kills: how many programs are killed for a cell of the table.
         flips: how many bits are flipped for a cell, one at a time.
         calls: how many calls of one kind fail for a cell, one at a time.
-        draws: at every moment of a power cut, how often to draw what is left of what no sync covers.
+        cuts: how many states of a power cut are tried for a cell, or more: some after every call of the save, always.
     """
 
     seed: int = 0
     kills: _Number = 20
     flips: _Number = 200
     calls: _Number = 12
-    draws: _Number = 1
+    cuts: _Number = 1

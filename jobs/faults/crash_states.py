@@ -53,7 +53,7 @@ class State:
                 path.write_bytes(value)
 
 
-def states(recording: Recording, seed: int = 0, single: int | None = None, draws: int = 1) -> Iterator[State]:
+def states(recording: Recording, seed: int = 0, single: int | None = None, least: int = 0) -> Iterator[State]:
     """Yield every state, equal ones once for every moment.
 
     Args:
@@ -61,20 +61,19 @@ def states(recording: Recording, seed: int = 0, single: int | None = None, draws
         seed: of the parts that are drawn.
         single: at every moment, for how many of the operations that no sync covers there is a state without this one
             only, and one with this one only; they are drawn at random. None for all.
-        draws: how often to draw, at every moment, what is left at random; so many times `single`, too.
+        least: how many to yield at least; those that are missing are drawn at random moments.
     """
-    return _States(recording, random.Random(seed), single, draws).all()  # noqa: S311  # drawn states, no secrets
+    return _States(recording, random.Random(seed), single).all(least)  # noqa: S311  # drawn states, no secrets
 
 
 def last_state(recording: Recording) -> State:
     """Return what the program left, with nothing lost."""
-    return _States(recording, random.Random(0), None, 1).last()  # noqa: S311
+    return _States(recording, random.Random(0), None).last()  # noqa: S311
 
 
 class _States:
-    def __init__(self, recording: Recording, chance: random.Random, single: int | None, draws: int) -> None:
-        self._recording, self._chance, self._draws = recording, chance, draws
-        self._single = None if single is None else single * draws
+    def __init__(self, recording: Recording, chance: random.Random, single: int | None) -> None:
+        self._recording, self._chance, self._single = recording, chance, single
         self._steps = recording.steps
         self._covered = [self._covered_at(number) for number in range(len(self._steps))]
 
@@ -90,15 +89,29 @@ class _States:
                 return later
         return len(self._steps)
 
-    def all(self) -> Iterator[State]:
+    def all(self, least: int) -> Iterator[State]:
+        count = 0
         for step in range(len(self._steps) + 1):
-            done = [number for number in range(step) if isinstance(self._steps[number], Operation)]
-            synced = [number for number in done if self._covered[number] < step]
-            pending = [number for number in done if self._covered[number] >= step]
-            yield self._state(EVERYTHING, step, done)
-            yield self._state(SYNCED, step, synced)
-            yield from self._journalled(step, done, pending)
-            yield from self._unordered(step, synced, pending)
+            for state in self._after(step):
+                yield state
+                count += 1
+        for _ in range(least - count):
+            step = self._chance.randint(0, len(self._steps))
+            _done, synced, pending = self._split(step)
+            yield self._part(step, synced, pending, self._chance.random())
+
+    def _split(self, step: int) -> tuple[list[int], list[int], list[int]]:
+        """The operations that had been made by then, and those of them that a sync covers, and that none does."""
+        done = [number for number in range(step) if isinstance(self._steps[number], Operation)]
+        synced = [number for number in done if self._covered[number] < step]
+        return done, synced, [number for number in done if self._covered[number] >= step]
+
+    def _after(self, step: int) -> Iterator[State]:
+        done, synced, pending = self._split(step)
+        yield self._state(EVERYTHING, step, done)
+        yield self._state(SYNCED, step, synced)
+        yield from self._journalled(step, done, pending)
+        yield from self._unordered(step, synced, pending)
 
     def last(self) -> State:
         step = len(self._steps)
@@ -115,7 +128,7 @@ class _States:
         committed = self._recording.covers[syncs[-1]] if syncs else 0
         data = [number for number in pending if self._operation(number).kind == "write"]
         names = [number for number in done if self._operation(number).kind != "write"]
-        for cut in sorted({committed, step, *(self._chance.randint(committed, step) for _ in range(2 * self._draws))}):
+        for cut in sorted({committed, step, *(self._chance.randint(committed, step) for _ in range(2))}):
             kept = [number for number in names if number < cut]
             fixed = [number for number in done if number not in data and number not in names]
             for tear in (None, 0.0, 0.5, 1.0):
@@ -124,14 +137,18 @@ class _States:
                 yield self._state(JOURNALLED, step, [*fixed, *kept, *(chosen if tear is not None else ())], torn)
 
     def _unordered(self, step: int, synced: Sequence[int], pending: Sequence[int]) -> Iterator[State]:
-        for share in (0.2, 0.5, 0.8) * self._draws:
-            some = [number for number in pending if self._chance.random() < share]
-            torn: dict[int, Tear] = {number: self._chance.random() for number in some if self._chance.random() < 0.5}
-            yield self._state(UNORDERED, step, [*synced, *some], torn)
+        for share in (0.2, 0.5, 0.8):
+            yield self._part(step, synced, pending, share)
         single = pending if self._single is None else self._chance.sample(pending, min(self._single, len(pending)))
         for number in single:
             yield self._state(UNORDERED, step, [*synced, *(other for other in pending if other != number)])
             yield self._state(UNORDERED, step, [*synced, number])
+
+    def _part(self, step: int, synced: Sequence[int], pending: Sequence[int], share: float) -> State:
+        """Keep about such a share of what no sync covers, and of half of those a part only."""
+        some = [number for number in pending if self._chance.random() < share]
+        torn: dict[int, Tear] = {number: self._chance.random() for number in some if self._chance.random() < 0.5}
+        return self._state(UNORDERED, step, [*synced, *some], torn)
 
     def _state(self, model: str, step: int, chosen: Sequence[int], torn: dict[int, Tear] | None = None) -> State:
         directories = {node: dict(names) for node, names in self._recording.entries.items()}

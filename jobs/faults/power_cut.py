@@ -32,7 +32,7 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     Args:
         subject: what saves.
         work: an empty directory.
-        budget: its seed and `draws` are of the parts that are lost.
+        budget: its seed is of the parts that are lost; `cuts` is how many states to try at least, equal ones included.
 
     Raises:
         StudyError: if the save can't be recorded.
@@ -47,7 +47,7 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     restarts: dict[bytes, Restart] = {}
     judged: set[tuple[bytes, bool]] = set()
     with Restarts(subject) as worker:
-        for state in states(recording, budget.seed, _SINGLE, budget.draws):
+        for state in states(recording, budget.seed, _SINGLE, budget.cuts):
             saved = state.step > returned
             case = _digest(state), saved
             if state.step <= begin or case in judged:
