@@ -28,6 +28,8 @@ QUEUE_FORMAT = "%i|%T|%N|%r"
 ENDINGS_FORMAT = "JobID,State,ExitCode,NodeList,End"
 """What `endings` reads."""
 
+_NOT_CONSIDERED = "Slurm has not considered it yet"
+
 _REASON_HIDDEN = "Slurm shows the reason to the job's user alone"
 
 _STARTED = {
@@ -121,7 +123,7 @@ def _pending(number: str, reason: str, rule: str) -> QueueState:
     for pattern, remedy in _NEVER_STARTS:
         if re.search(pattern, plain, re.IGNORECASE):
             return QueueState("stuck", f"{reason}: {remedy.format(number=number)}")
-    return QueueState("waiting", reason)
+    return QueueState("waiting", _NOT_CONSIDERED if reason == "None" else reason)
 
 
 def _joined(nodes: str, words: str) -> str:

@@ -16,7 +16,7 @@ from jobs.paths import StudyPaths
 from support.commands import Commands
 
 WAITING = [
-    "None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Prolog", "Cleaning",
+    "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Prolog", "Cleaning",
     "ReqNodeNotAvail", "ReqNodeNotAvail, Reserved for maintenance", "ReqNodeNotAvail,_UnavailableNodes:node[1-4]",
     "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "Reservation",
     "PartitionDown", "PartitionInactive", "NodeDown", "BurstBufferStageIn", "MaxBillingPerAccount", "MaxJobsPerAccount",
@@ -74,8 +74,9 @@ def test_a_job_that_cannot_start_is_stuck(reasons: list[str], remedy: str) -> No
 
 STATES = {
     ("PENDING", "Priority", ""): ("waiting", "Priority"),
-    ("REQUEUED", "None", ""): ("waiting", "None"),
-    ("REQUEUE_FED", "None", ""): ("waiting", "None"),
+    ("PENDING", "None", ""): ("waiting", "Slurm has not considered it yet"),
+    ("REQUEUED", "None", ""): ("waiting", "Slurm has not considered it yet"),
+    ("REQUEUE_FED", "None", ""): ("waiting", "Slurm has not considered it yet"),
     ("CONFIGURING", "None", "node7"): ("waiting", "node7, CONFIGURING: its nodes are being started"),
     ("SUSPENDED", "None", "node7"): ("waiting", "node7, SUSPENDED: it goes on when Slurm or an administrator"),
     ("STOPPED", "None", "node7"): ("waiting", "node7, STOPPED: its processes were stopped by a signal"),
