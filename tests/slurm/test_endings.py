@@ -233,7 +233,8 @@ def test_unwritable_results_are_told(cluster_without_accounting: Any, write_stud
     logs.write_text("not a directory")
     status = job.until("lost")
 
-    assert "NotADirectoryError" in status["detail"], status
+    assert "unwritable/logs" in status["detail"]
+    assert ": Not a directory" in status["detail"], status
     again = job.run_again()
     assert 2 == again.returncode
     assert "can't write to the results directory" in again.stderr
