@@ -61,7 +61,8 @@ def states(recording: Recording, seed: int = 0, single: int | None = None, least
         seed: of the parts that are drawn.
         single: at every moment, for how many of the operations that no sync covers there is a state without this one
             only, and one with this one only; they are drawn at random. None for all.
-        least: how many to yield at least; those that are missing are drawn at random moments.
+        least: how many to yield at least; further ones are drawn, where many operations wait for a sync more than where
+            few do.
     """
     return _States(recording, random.Random(seed), single).all(least)  # noqa: S311  # drawn states, no secrets
 
@@ -95,9 +96,11 @@ class _States:
             for state in self._after(step):
                 yield state
                 count += 1
-        for _ in range(least - count):
-            step = self._chance.randint(0, len(self._steps))
-            _done, synced, pending = self._split(step)
+        moments = [self._split(step) for step in range(len(self._steps) + 1)]
+        unsynced = [len(pending) for _done, _synced, pending in moments]
+        missing = max(0, least - count) if any(unsynced) else 0
+        for step in self._chance.choices(range(len(moments)), unsynced, k=missing) if missing else ():
+            _done, synced, pending = moments[step]
             yield self._part(step, synced, pending, self._chance.random())
 
     def _split(self, step: int) -> tuple[list[int], list[int], list[int]]:
