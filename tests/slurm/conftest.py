@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -134,6 +136,17 @@ class StrictSite(Cluster):
             self.ask(*change, *(f"{key}=-1" for key in limits))
 
 
+def _free_port(port: int) -> int:
+    """The first of a cluster's ports, none of which any program has: several checkouts may be tested at once."""
+    for number in range(60):
+        first = 18000 + (os.getpid() + number) % 60 * 80 + port
+        with ExitStack() as sockets:
+            clients = [sockets.enter_context(socket.socket()) for _ in range(16)]
+            if all(client.connect_ex(("127.0.0.1", first + offset)) for offset, client in enumerate(clients)):
+                return first
+    pytest.fail("no ports are free for a cluster")
+
+
 def _start(
     accounting: str, port: int, site: str = "open", more: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Cluster]:
@@ -149,7 +162,7 @@ def _start(
     environment |= {
         "DEVCLUSTER_ROOT": f"/tmp/ckpt-test-{os.getpid()}-{port}",
         "DEVCLUSTER_SITE": site,
-        "DEVCLUSTER_PORT": str(18000 + os.getpid() % 60 * 80 + port),  # several checkouts may be tested at once
+        "DEVCLUSTER_PORT": str(_free_port(port)),
         "DEVCLUSTER_ACCOUNTING": accounting,
         "DEVCLUSTER_OWNER": str(os.getpid()),
         "DEVCLUSTER_SLURMD_TIMEOUT_S": "5",
