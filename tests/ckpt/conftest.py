@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,28 @@ from ckpt.state.layout import State, layout_of_state
 from ckpt.state.sharding import Partition, RankShards, Shard, Sharding
 from ckpt.strategy import Strategy
 from support import models
+from support.faults import require_strace
+from support.gloo_ranks import GlooRanks
 from support.groups import UnaskedGroup
 
 FreshPython = Callable[..., str]
 WriteConfig = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[GlooRanks]:
+    """Processes that are ranks."""
+    with GlooRanks() as started:
+        yield started
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory in which what a program does is recorded."""
+    require_strace()
+    path = tmp_path / "recorded"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,10 @@ from ckpt.errors import CheckpointError
 from ckpt.series import steps
 from support import series_ranks
 from support.gloo_ranks import GlooRanks
-from support.shared_states import whole
+from support.shared_states import check, flip, whole
 
 TWO = [0, 0, 1, 1]
 """The nodes of four ranks."""
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[GlooRanks]:
-    """Processes that are ranks."""
-    with GlooRanks() as started:
-        yield started
 
 
 @pytest.fixture
@@ -42,13 +34,6 @@ def train(ranks: GlooRanks, run: Path, last: int, nodes: list[int] = TWO) -> tup
             raise result
     assert len({restored for restored, _ in results}) == 1
     return results[0]
-
-
-def check(path: Path, seed: int) -> None:
-    """A process by itself loads the whole state of that seed."""
-    state = ckpt.load(path)
-    assert all(torch.equal(values, state["model"][name]) for name, values in whole(seed).items())
-    assert (seed, seed) == (state["step"], state["array"][0])
 
 
 def local_of(run: Path, node: int) -> Path:
@@ -111,14 +96,6 @@ def test_a_node_that_is_lost(ranks: GlooRanks, run: Path) -> None:
     restored, kept = train(ranks, run, 3)
     assert (1, 3) == (restored, kept[-1])
     check(run / "latest", 3)
-
-
-def flip(file: Path) -> None:
-    """Damage every tensor of a file."""
-    content = bytearray(file.read_bytes())
-    for position in range(4096, len(content)):
-        content[position] ^= 1
-    file.write_bytes(content)
 
 
 @pytest.mark.parametrize("failing", [0, 2])

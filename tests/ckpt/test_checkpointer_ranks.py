@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-import ckpt
 from ckpt.errors import CheckpointError
 from ckpt.series import steps
 from support import series_ranks, shared_states
 from support.gloo_ranks import GlooRanks
-from support.shared_states import whole
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[GlooRanks]:
-    """Processes that are ranks."""
-    with GlooRanks() as started:
-        yield started
+from support.shared_states import check, flip
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A series' directory, which the first save makes."""
     return tmp_path / "run"
-
-
-def check(path: Path, seed: int) -> None:
-    """A process by itself loads the whole state of that seed."""
-    state = ckpt.load(path)
-    assert all(torch.equal(values, state["model"][name]) for name, values in whole(seed).items())
-    assert (seed, seed) == (state["step"], state["array"][0])
 
 
 def error_on_all(results: list[Any]) -> str:
@@ -78,14 +61,6 @@ def test_what_is_not_whole_is_skipped_on_all_ranks(ranks: GlooRanks, run: Path) 
     assert [(1, True, {"loss": 1.0}, [3, 2])] * 2 == ranks(series_ranks.resume, 2, run)
     next(steps.path_of(run, 1).glob("__1_*")).unlink()
     assert "training would start at nothing" in error_on_all(ranks(series_ranks.resume, 2, run))
-
-
-def flip(file: Path) -> None:
-    """Damage every tensor of a file, each in the middle of its bytes."""
-    content = bytearray(file.read_bytes())
-    for position in range(4096, len(content)):
-        content[position] ^= 1
-    file.write_bytes(content)
 
 
 def test_a_rank_that_fails_behind_its_program(ranks: GlooRanks, run: Path) -> None:

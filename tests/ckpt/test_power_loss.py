@@ -15,19 +15,9 @@ from jobs.faults.processes import python
 from jobs.faults.recording import Recording
 from jobs.faults.tracing import record
 from support import one_save
-from support.faults import require_strace
 from support.power_cuts import Outcomes, wrong
 
 STRATEGIES = ["safetensors_tuned", "safetensors_file", "torch_save", "torch_dcp_direct", "tensorstore_tuned", "hdf5"]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """What is recorded."""
-    require_strace()
-    path = tmp_path / "recorded"
-    path.mkdir()
-    return path
 
 
 def recorded(what: str, root: Path, step: int, strategy: str, skip: str = "") -> Recording:

@@ -16,20 +16,10 @@ from jobs.faults.processes import python
 from jobs.faults.recording import Recording
 from jobs.faults.tracing import record
 from support import one_save
-from support.faults import require_strace
 from support.power_cuts import Outcomes, wrong
 
 SINGLE = 6
 """Of the operations that no sync covers at a moment, for how many there is a state without it, and one with it only."""
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """What is recorded."""
-    require_strace()
-    path = tmp_path / "recorded"
-    path.mkdir()
-    return path
 
 
 def recorded(what: str, root: Path, ranks: int, skip: str = "") -> Recording:

@@ -232,3 +232,18 @@ def load_while_it_is_replaced(path: Path, successor: Path) -> None:
 
     with mock.patch.object(together, "of_one", one):
         ckpt.load(path, into=state)
+
+
+def check(path: Path, seed: int) -> None:
+    """A process by itself loads the whole state of that seed."""
+    state = ckpt.load(path)
+    assert all(torch.equal(values, state["model"][name]) for name, values in whole(seed).items())
+    assert (seed, seed) == (state["step"], state["array"][0])
+
+
+def flip(file: Path) -> None:
+    """Damage every tensor of a file, each in the middle of its bytes."""
+    content = bytearray(file.read_bytes())
+    for position in range(4096, len(content)):
+        content[position] ^= 1
+    file.write_bytes(content)
