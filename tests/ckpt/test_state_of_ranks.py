@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,9 +286,11 @@ def test_pieces_of_tensors_without_elements() -> None:
     assert ["c"] == [piece.tensor.name for piece in values.pieces(share)]
 
 
-def test_the_first_rank_compares_the_plan_with_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_rank_compares_the_plan_with_transformers(
+    monkeypatch: pytest.MonkeyPatch, write_config: WriteConfig
+) -> None:
     """A wrong plan is refused by the rank that all wait for; the others don't import transformers for it."""
-    spec = StateSpec("llama-15m", tensors=2)
+    spec = StateSpec(write_config(), tensors=2)
     first, second = parts_of(spec, 2)
     monkeypatch.setattr(building, "meta_layout", lambda _: layout_of(spec)[::-1])
     with pytest.raises(CheckpointError, match="builds other tensors"):
@@ -295,3 +298,10 @@ def test_the_first_rank_compares_the_plan_with_transformers(monkeypatch: pytest.
     with pytest.raises(CheckpointError, match="builds other tensors"):
         building.build(spec)
     assert {tensor.name for tensor in layout_of(spec)} == building.build(spec, second).keys()
+
+
+def test_a_preset_is_built_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_preset` compares each preset's layout with what transformers builds, so that no job has to."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    spec = StateSpec("llama-50k", tensors=2)
+    assert {tensor.name for tensor in layout_of(spec)} == building.build(spec).keys()
