@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 from ckpt.checkpoint import DEFAULT
 from ckpt.errors import CheckpointError, CheckpointWarning
 from ckpt.reading import path_of
-from ckpt.series import interval, saving
+from ckpt.series import interval, saving, together
 from ckpt.series.behind import Background, Behind, Copy
 from ckpt.series.keep import Keep, Metrics
 from ckpt.series.levels import Levels
@@ -49,7 +49,7 @@ class Checkpointer:
     of the `with` block, and names the step. The methods are for one thread of the program.
 
     A state with DTensors (FSDP2) is saved and restored by all ranks of torch.distributed's default process group, which
-    call the same methods; a thread writes, and commits with the other ranks' threads over a process group of its own.
+    call the same methods; a thread commits with the other ranks' threads, over a process group of its own.
 
     Args:
         directory: holds a checkpoint for every saved step, such as `step-000000500`, and `latest`, which leads
@@ -96,10 +96,10 @@ class Checkpointer:
         self._recent = RecentSaves()
         self._levels = Levels(series, local, ended)
         self._saves = Behind(background, copy_bytes, series.prepare, self._levels.ended, self._recent)
-        # DTensors' ranks commit together, in the program's process, where their process group is.
-        by_thread: Background = "thread" if self._saves.is_behind else "none"
         self._ranks = Ranks(self._levels, timeout_s, self._prepared)
-        self._saves_together = Behind(by_thread, copy_bytes, series.prepare, self._ranks.ended, self._recent)
+        self._saves_together = Behind(
+            background, copy_bytes, together.prepare, self._ranks.ended, self._recent, together=True
+        )
         self._newest: int | None = None  # the newest whole checkpoint, once `_begin` has looked
         self._has_begun = False
         atexit.register(self._at_exit)
@@ -124,7 +124,7 @@ class Checkpointer:
     @property
     def helpers(self) -> list[int]:
         """The numbers of the processes that save."""
-        return self._saves.helpers
+        return self._saves.helpers + self._saves_together.helpers
 
     @property
     def commit_s(self) -> float | None:

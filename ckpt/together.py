@@ -22,11 +22,11 @@ from ckpt.process_group.meeting import Meeting
 from ckpt.process_group.nodes import Nodes
 from ckpt.reading import of_one
 from ckpt.state import checksums, dtypes
-from ckpt.state.layout import TensorLayout
+from ckpt.state.layout import State, TensorLayout
 from ckpt.writing import sizes_of, staged
 
 if TYPE_CHECKING:
-    from ckpt.dcp.planned import PlannedSave
+    from ckpt.dcp.planned import Apart, PlannedSave
 
 _STRATEGY = "torch_dcp_direct"
 """The strategy by whose name one process loads the checkpoint."""
@@ -68,7 +68,13 @@ def plan(ranks: Meeting, part: Part) -> Planned:
     return Planned(ranks, part, mine[0])
 
 
-def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None, nodes: Nodes | None = None) -> None:
+def write(
+    planned: Planned,
+    final: Path,
+    notes: Mapping[str, Any] | None = None,
+    nodes: Nodes | None = None,
+    apart: Apart | None = None,
+) -> None:
     """Write and commit a checkpoint; every rank calls this.
 
     Args:
@@ -77,6 +83,7 @@ def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None,
         notes: kept in the manifest.
         nodes: where every node has a directory of that name of its own, in which its ranks' part of the checkpoint is
             committed; None if all ranks share one.
+        apart: calls what writes this rank's files with `planner.data`; None to call it here.
 
     Raises:
         CheckpointError: on every rank. Of several nodes, some may have committed their parts.
@@ -101,7 +108,7 @@ def write(planned: Planned, final: Path, notes: Mapping[str, Any] | None = None,
         begun = ranks.share(lambda: begin() if nodes.leads else None)
         directory = Path(begun[nodes.leader])
         ranks.share(lambda: _require(directory))
-        files = ranks.collective(lambda: _write(planned, final, directory))
+        files = ranks.collective(lambda: _write(planned, final, directory, apart))
         if nodes.count > 1:
             ranks.collective(lambda: _spread_metadata(directory, nodes, ranks.gloo))
         ranks.share(lambda: durable.sync_files([file for rank, file in files if rank == ranks.rank]))
@@ -163,16 +170,19 @@ def _spread_metadata(directory: Path, nodes: Nodes, gloo: Any) -> None:
         path.write_bytes(content[0])
 
 
-def _write(planned: Planned, final: Path, directory: Path) -> list[tuple[int, Path]]:
+def _write(planned: Planned, final: Path, directory: Path, apart: Apart | None) -> list[tuple[int, Path]]:
     """Let all ranks write their shards with DCP; returns the files of all, with their ranks, without the metadata."""
     from torch.distributed.checkpoint import state_dict_saver
 
-    from ckpt.dcp.files_writer import FilesWriter, WriteOptions
+    from ckpt.dcp.planned import PlannedWriter
+
+    def here(function: Callable[[State], Any]) -> Any:
+        return function(planned.planner.data)
 
     with dcp_errors.converted(f"can't save {final}", of_ranks=True):
         metadata = state_dict_saver.save(
             {},
-            storage_writer=FilesWriter(directory, WriteOptions()),
+            storage_writer=PlannedWriter(directory, apart or here),
             planner=planned.planner,
             process_group=planned.ranks.gloo,
         )

@@ -72,16 +72,18 @@ class ProcessSaver(BackgroundSaver):
             raise
 
     def _start(self, snapshot: list[Placed], task: Callable[[State], Any]) -> Future[Done]:
+        message = self._message(snapshot, task)
+        return threads.start(lambda: self._call(message), "checkpoint")
+
+    def _message(self, snapshot: list[Placed], task: Callable[[State], Any]) -> bytes:
         assert self._memory.mapped is not None  # the snapshot lies in it
-        message = _pickled((task, snapshot, len(self._memory.mapped), io_plan.known()))
+        return _pickled((task, snapshot, len(self._memory.mapped), io_plan.known()))
 
-        def work() -> Done:
-            self.warm()
-            assert self._worker is not None  # it is warm
-            done: Done = self._worker.call(message)
-            return done
-
-        return threads.start(work, "checkpoint")
+    def _call(self, message: bytes) -> Done:
+        self.warm()
+        assert self._worker is not None  # it is warm
+        done: Done = self._worker.call(message)
+        return done
 
     def close(self) -> None:
         """Wait for the save that is running; then end the process. An interrupt ends both."""

@@ -97,24 +97,8 @@ class FilesWriter(Located, StorageWriter):
         self._write_metadata(self.path, metadata, [result for of_rank in results for result in of_rank], sync=False)
 
     def _write_files(self, directory: Path, plan: SavePlan, planner: SavePlanner, *, sync: bool) -> list[WriteResult]:
-        """Write this rank's items into as many files as the options say, fewer if there are fewer items."""
         items = [(item, _value_of(item, planner)) for item in plan.items]
-        groups = [group for group in _divided(items, self._options.files) if group]
-        settings = dcp_files.Settings(
-            plan=io_plan.plan_for(directory).forced(self._options.direct),
-            threads=max(1, self._options.threads // max(1, len(groups))),
-            block_bytes=self._options.block_mib * 2**20,
-            checksum=self._options.checksum,
-            sync=sync,
-        )
-
-        def write(numbered: tuple[int, list[tuple[WriteItem, Any]]]) -> list[WriteResult]:
-            number, group = numbered
-            name = f"{plan.storage_data.prefix}{number}{filesystem.DEFAULT_SUFFIX}"
-            return dcp_files.write(directory / name, group, settings)
-
-        written = over(enumerate(groups), write, len(groups))
-        return [result for of_file in written for result in of_file]
+        return write_files(directory, plan.storage_data.prefix, items, self._options, sync=sync)
 
     def _write_metadata(self, directory: Path, metadata: Metadata, results: list[WriteResult], *, sync: bool) -> None:
         if hasattr(metadata, "version"):  # since PyTorch 2.9
@@ -122,6 +106,35 @@ class FilesWriter(Located, StorageWriter):
         metadata.storage_data = {result.index: result.storage_data for result in results}
         metadata.storage_meta = self.storage_meta()
         durable.write_atomically(directory / dcp_metadata.FILE, pickle.dumps(metadata), sync=sync)
+
+
+def write_files(
+    directory: Path, prefix: str, items: Sequence[tuple[WriteItem, Any]], options: WriteOptions, *, sync: bool
+) -> list[WriteResult]:
+    """Write a rank's items into as many files as the options say, fewer if there are fewer items.
+
+    Args:
+        directory: that exists.
+        prefix: the beginning of the files' names.
+        items: of DCP's plan, with their tensors or `io.BytesIO`.
+        options: how to write.
+        sync: bring the files to stable storage.
+    """
+    groups = [group for group in _divided(items, options.files) if group]
+    settings = dcp_files.Settings(
+        plan=io_plan.plan_for(directory).forced(options.direct),
+        threads=max(1, options.threads // max(1, len(groups))),
+        block_bytes=options.block_mib * 2**20,
+        checksum=options.checksum,
+        sync=sync,
+    )
+
+    def write(numbered: tuple[int, list[tuple[WriteItem, Any]]]) -> list[WriteResult]:
+        number, group = numbered
+        return dcp_files.write(directory / f"{prefix}{number}{filesystem.DEFAULT_SUFFIX}", group, settings)
+
+    written = over(enumerate(groups), write, len(groups))
+    return [result for of_file in written for result in of_file]
 
 
 def _value_of(item: WriteItem, planner: SavePlanner) -> Any:

@@ -1,14 +1,30 @@
-"""A save that is planned now, by the thread that has the tensors, and carried out later, with copies of them."""
+"""A save that is planned now, by the thread that has the tensors, and carried out later, with copies of them.
+
+    planner = PlannedSave(tensors, is_coordinator=True)     # now
+    writer = PlannedWriter(directory, apart)                # later
+    state_dict_saver.save({}, storage_writer=writer, planner=planner, ...)
+
+`apart` calls what writes this rank's files, in another process perhaps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+
+from ckpt.dcp.files_writer import FilesWriter, WriteOptions, write_files
+from ckpt.state.layout import State
+
+Apart = Callable[[Callable[[State], Any]], Any]
+"""Calls a function with a planner's data, or in another process with a copy of them; returns what that returned."""
 
 
 class PlannedSave(DefaultSavePlanner):
@@ -40,4 +56,34 @@ class PlannedSave(DefaultSavePlanner):
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         """Return the data of an item."""
-        return self.data[self._key_of[index]]
+        return self.data[self.key_of(index)]
+
+    def key_of(self, index: MetadataIndex) -> str:
+        """Return the name of an item's data."""
+        return self._key_of[index]
+
+
+class PlannedWriter(FilesWriter):
+    """Writes the files of a `PlannedSave`.
+
+    Args:
+        path: a directory that exists, is the same for all ranks, and was empty.
+        apart: calls what writes this rank's files with the planner's data.
+    """
+
+    def __init__(self, path: Path, apart: Apart) -> None:
+        super().__init__(path, WriteOptions())
+        self._apart = apart
+
+    def _write_files(self, directory: Path, plan: SavePlan, planner: SavePlanner, *, sync: bool) -> list[WriteResult]:
+        assert isinstance(planner, PlannedSave)
+        items = [(item, planner.key_of(item.index)) for item in plan.items]
+        write = partial(_write, directory=directory, prefix=plan.storage_data.prefix, items=items, sync=sync)
+        written: list[WriteResult] = self._apart(write)
+        return written
+
+
+def _write(
+    data: State, *, directory: Path, prefix: str, items: Sequence[tuple[WriteItem, str]], sync: bool
+) -> list[WriteResult]:
+    return write_files(directory, prefix, [(item, data[key]) for item, key in items], WriteOptions(), sync=sync)

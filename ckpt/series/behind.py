@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from ckpt.background.assisted import AssistedSaver
 from ckpt.background.process import ProcessSaver
 from ckpt.background.saver import BackgroundSaver
 from ckpt.background.snapshot import Placed, place, size_of
@@ -42,6 +43,7 @@ class Behind:
 
     Args:
         background: in another process, in a thread, or before `start` returns.
+        together: whether the process only helps a thread, which commits with other ranks.
         copy_bytes: the most memory that the copy may take; None for as much as there is.
         prepare: called in the process before its first save; must be picklable.
         ended: called as soon as a save has ended, with its step, what it did (None if it failed), and why it failed.
@@ -59,8 +61,10 @@ class Behind:
         prepare: Callable[[], Any],
         ended: Callable[[int, Saved | None, str], None],
         recent: RecentSaves,
+        *,
+        together: bool = False,
     ) -> None:
-        self._saver = _saver(background, prepare)
+        self._saver = _saver(background, prepare, together=together)
         self._copy_bytes, self._ended, self._recent = copy_bytes, ended, recent
         self._running: tuple[int, Future[Any]] | None = None
         self._reported = threading.Event()
@@ -70,11 +74,6 @@ class Behind:
     def helpers(self) -> list[int]:
         """The numbers of the processes that save."""
         return self._saver.helpers if self._saver else []
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether `start` returns before the save is committed, if there is memory for a copy."""
-        return self._saver is not None
 
     def warm(self, tensors: State) -> None:
         """Start what saves, and have the memory for copies of such tensors.
@@ -99,8 +98,10 @@ class Behind:
         placed = self._saver.take(tensors)
         return Copy(tensors, placed, called_s, time.perf_counter() - called_s)
 
-    def start(self, step: int, copy: Copy, task: Callable[[State], Saved]) -> Blocked:
+    def start(self, step: int, copy: Copy, task: Callable[..., Saved]) -> Blocked:
         """Save what was copied; returns how long that held the program.
+
+        The task takes the tensors, and where a process helps a thread, the function that has the process do a part.
 
         Raises:
             CheckpointError: where nothing is saved behind the program, if the save fails.
@@ -167,10 +168,10 @@ def _failure(step: int, error: BaseException) -> str:
     return f"the save of step {step} failed: {text}"
 
 
-def _saver(background: str, prepare: Callable[[], Any]) -> BackgroundSaver | None:
+def _saver(background: str, prepare: Callable[[], Any], *, together: bool) -> BackgroundSaver | None:
     match background:
         case "process":
-            return ProcessSaver(prepare)
+            return (AssistedSaver if together else ProcessSaver)(prepare)
         case "thread":
             return ThreadSaver()
         case "none":

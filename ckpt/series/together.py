@@ -1,8 +1,8 @@
 """Series of states with DTensors: all ranks save and restore together, and write behind their programs.
 
-The program's thread plans with the other ranks, and copies this rank's shards. A thread writes them, and commits with
-the other ranks' threads, over a gloo group of their own. Where every node has local storage of its own, it commits a
-part of the checkpoint there (`ckpt.series.parts`).
+The program's thread plans with the other ranks, and copies this rank's shards. A thread lets a process write them, and
+commits with the other ranks' threads, over a gloo group of their own. Where every node has local storage of its own, it
+commits a part of the checkpoint there (`ckpt.series.parts`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ckpt.series.saving import Saved
 from ckpt.state.layout import State
 
 if TYPE_CHECKING:
+    from ckpt.dcp.planned import Apart
     from ckpt.process_group.meeting import Meeting
     from ckpt.together import Planned
 
@@ -34,6 +35,11 @@ _PURPOSE = "series"
 """Its gloo group is not that of `ckpt.save` and `ckpt.load`: a thread may use it while the program calls those."""
 
 _ALONE = Nodes((0,), 0)
+
+
+def prepare() -> None:
+    """Import what writes a rank's files."""
+    import ckpt.dcp.planned  # noqa: F401
 
 
 @dataclass
@@ -148,11 +154,14 @@ class Ranks:
         ranks.share(lambda: parts.make_view(local, shared, step) if leads else None)
         return parts.view_of(local, step)
 
-    def save(self, copies: State, *, planned: Planned, step: int, metrics: Metrics) -> Saved:
+    def save(
+        self, copies: State, apart: Apart | None = None, *, planned: Planned, step: int, metrics: Metrics
+    ) -> Saved:
         """Commit a step's checkpoint, as `saving.save` does; every rank calls this.
 
         Args:
             copies: of what this rank may have to write.
+            apart: calls what writes this rank's files with the copies; None to call it here.
             planned: the save.
             step: the checkpoint's.
             metrics: rank 0's are kept in the checkpoint.
@@ -168,7 +177,7 @@ class Ranks:
         ranks.share(lambda: self.levels.require_room(size_bytes) if leads else None)
         if self.nodes.count > 1:
             self._protect(ranks, final)
-        together.write(planned, final, saving.notes_of(step, metrics), self.nodes)
+        together.write(planned, final, saving.notes_of(step, metrics), self.nodes, apart)
         saved: list[Saved] = []  # a leader's
         ranks.share(lambda: saved.append(saving.finish(series, step)) if leads else None)
         is_due = self.nodes.count == 1 or self._are_idle(ranks)

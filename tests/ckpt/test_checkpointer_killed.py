@@ -34,8 +34,10 @@ def test_a_loop_that_is_killed(background: str, kills: int, levels: int, tmp_pat
     assert newest >= kills // 2  # of four kills, two come after one and two committed steps at least
 
 
-@pytest.mark.parametrize(("levels", "nodes"), [(1, 1), (2, 1), (2, 2)])
-def test_ranks_that_are_killed(levels: int, nodes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("background", "levels", "nodes"), [("thread", 1, 1), ("thread", 2, 1), ("thread", 2, 2), ("process", 2, 1)]
+)
+def test_ranks_that_are_killed(background: str, levels: int, nodes: int, tmp_path: Path) -> None:
     """Four ranks that save together restart together, from the newest checkpoint that all of them had committed."""
     kills = max(3, KILLS // 20)
-    assert killed("killed_ranks", tmp_path / "run", levels, 4, kills, 17, nodes) >= kills // 3
+    assert killed("killed_ranks", tmp_path / "run", background, levels, 4, kills, 17, nodes) >= kills // 3

@@ -82,6 +82,16 @@ def test_a_rank_that_is_killed_while_it_writes(ranks: GlooRanks, run: Path) -> N
     assert ["latest", "step-000000001", "step-000000002"] == sorted(path.name for path in run.iterdir())
 
 
+def test_the_process_of_a_rank_is_killed(ranks: GlooRanks, run: Path) -> None:
+    """All ranks have the error, and nothing of that step is left; the next save has a new process."""
+    first, second = ranks(series_ranks.save_while_the_process_of_rank_1_is_killed, 2, run)
+    assert first == second == (first[0], [1, 3])
+    assert first[0].startswith("the save of step 2 failed: ")
+    assert "rank 1: CheckpointError: the process that saves was ended by SIGKILL" in first[0]
+    check(run / "latest", 3)
+    assert ["latest", "step-000000001", "step-000000003"] == sorted(path.name for path in run.iterdir())
+
+
 def test_a_rank_that_never_comes(ranks: GlooRanks, run: Path) -> None:
     """Whoever came raises an error with who is missing, and what all must call; nothing is saved."""
     first, second = ranks(series_ranks.save_on_rank_0_only, 2, run)

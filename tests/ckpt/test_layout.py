@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,13 @@ def test_preset(model: str) -> None:
     tensors, count = PARAMETERS[model]
     assert {"tensors": tensors, "parameters": count, "bytes": 2 * count} == sizes(layout)
     assert spec.meta_layout(StateSpec(model)) == layout
+
+
+def test_a_preset_is_built_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_preset` compares each preset's layout with what transformers builds, so that no job has to."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    spec = StateSpec("llama-50k", tensors=2)
+    assert {tensor.name for tensor in layout_of(spec)} == building.build(spec).keys()
 
 
 @pytest.mark.parametrize(("model", "gib"), [("llama-3-8b", 104.7), ("llama-3-70b", 919.9), ("llama-3-405b", 5291.7)])

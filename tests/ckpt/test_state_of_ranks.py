@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,10 +297,3 @@ def test_the_first_rank_compares_the_plan_with_transformers(
     with pytest.raises(CheckpointError, match="builds other tensors"):
         building.build(spec)
     assert {tensor.name for tensor in layout_of(spec)} == building.build(spec, second).keys()
-
-
-def test_a_preset_is_built_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`test_preset` compares each preset's layout with what transformers builds, so that no job has to."""
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    spec = StateSpec("llama-50k", tensors=2)
-    assert {tensor.name for tensor in layout_of(spec)} == building.build(spec).keys()

@@ -1,7 +1,9 @@
 """A training loop of several ranks that are killed at random instants.
 
-`python -m support.killed_ranks DIRECTORY LEVELS RANKS KILLS SEED [NODES]` forks the ranks, and so must have no other
-threads: a process of its own. The ranks check every restart. On several nodes, ranks have different local directories.
+    python -m support.killed_ranks DIRECTORY BACKGROUND LEVELS RANKS KILLS SEED [NODES]
+
+It forks the ranks, and so must have no other threads: a process of its own. The ranks check every restart. On several
+nodes, ranks have different local directories.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from support.series_ranks import ON_NODE
 from support.shared_states import same, state_of
 
 
-def train(run: Path, levels: dict[str, Any], rank: int, ranks: int, meeting: Path, reports: int) -> None:
-    """Restore, check it, and save after every step; report the step that was restored, and those that are committed."""
+def train(run: Path, saving: dict[str, Any], rank: int, ranks: int, meeting: Path, reports: int) -> None:
+    """Restore, check it, and save after every step; report the step that was restored, and those that are committed.
+
+    `saving` are arguments of the `Checkpointer`.
+    """
     store = dist.FileStore(str(meeting), ranks)  # type: ignore[attr-defined]  # it is documented all the same
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    with Checkpointer(**levels, background="thread", keep=2, timeout_s=60) as checkpoints:
+    with Checkpointer(**saving, keep=2, timeout_s=60) as checkpoints:
         state = state_of(0)
         restored = checkpoints.restore(state)
         step = restored.step if restored else 0
@@ -36,7 +41,7 @@ def train(run: Path, levels: dict[str, Any], rank: int, ranks: int, meeting: Pat
             expected = state_of(step)["model"]
             assert all(same(state["model"][name], tensor) for name, tensor in expected.items())
             assert restored.state["step"] == step
-            assert restored.skipped.keys() <= ({step + 1} if levels.get("local") == ON_NODE else set())
+            assert restored.skipped.keys() <= ({step + 1} if saving.get("local") == ON_NODE else set())
         if rank == 0:
             checkpoints.wait()  # until what was restored is on both levels
             require_nothing_else(run)
@@ -48,7 +53,7 @@ def train(run: Path, levels: dict[str, Any], rank: int, ranks: int, meeting: Pat
             step += 1
 
 
-def start(run: Path, levels: int, ranks: int, nodes: int, meeting: Path) -> list[tuple[int, int]]:
+def start(run: Path, background: str, levels: int, ranks: int, nodes: int, meeting: Path) -> list[tuple[int, int]]:
     """Fork the ranks; returns their numbers, and the pipes of their reports."""
     started = []
     for rank in range(ranks):
@@ -56,11 +61,11 @@ def start(run: Path, levels: int, ranks: int, nodes: int, meeting: Path) -> list
         child = os.fork()
         if not child:
             try:
-                where = levels_of(run, levels)
+                saving = levels_of(run, levels) | {"background": background}
                 if nodes > 1:
                     os.chdir(run.with_name(f"node-{rank * nodes // ranks}"))
-                    where["local"] = ON_NODE
-                train(run, where, rank, ranks, meeting, writing)
+                    saving["local"] = ON_NODE
+                train(run, saving, rank, ranks, meeting, writing)
             except BaseException:  # noqa: BLE001  # shown; the program fails for want of a report
                 traceback.print_exc()
             finally:
@@ -87,7 +92,7 @@ def kill(started: list[tuple[int, int]], reports: int, after_s: float, apart_s: 
     return int.from_bytes(restored.pop()), max(map(int.from_bytes, last))
 
 
-def main(directory: Path, levels: int, ranks: int, kills: int, seed: int, nodes: int = 1) -> None:
+def main(directory: Path, background: str, levels: int, ranks: int, kills: int, seed: int, nodes: int = 1) -> None:
     """Kill the ranks so many times; every restart checks what the one before left. Print the last step."""
     torch.set_num_threads(1)  # torch's threads don't survive a fork
     chance = random.Random(seed)
@@ -96,7 +101,7 @@ def main(directory: Path, levels: int, ranks: int, kills: int, seed: int, nodes:
         (directory / f"node-{number}").mkdir()
     newest = 0
     for number in range(kills + 1):
-        children = start(directory / "run", levels, ranks, nodes, directory / f"meeting-{number}")
+        children = start(directory / "run", background, levels, ranks, nodes, directory / f"meeting-{number}")
         # A rank that outlives another one waits for it, and may report that.
         apart_s = chance.choice((0, 0, 0.02))
         restored, committed = kill(children, number % 3, chance.uniform(0, LONGEST_S), apart_s)
@@ -106,4 +111,4 @@ def main(directory: Path, levels: int, ranks: int, kills: int, seed: int, nodes:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

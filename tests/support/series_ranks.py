@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from ckpt.background import process
 from ckpt.checkpointer import Checkpointer
 from ckpt.dcp.files_writer import FilesWriter
 from ckpt.errors import CheckpointError
@@ -46,6 +47,8 @@ def train(run: Path, background: Any, losses: list[float]) -> list[int]:
             dist.all_reduce(total)
             assert total == dist.get_world_size()
             assert (blocked.save_s > 0) == (background == "none")
+        checkpoints.wait()
+        assert len(checkpoints.helpers) == (background == "process")
     return checkpoints.steps()
 
 
@@ -65,7 +68,7 @@ def resume(run: Path, **options: Any) -> tuple[int, bool, dict[str, float], list
 def resume_and_go_on(run: Path) -> list[int]:
     """Restore, and save the next step; returns the steps."""
     state = state_of(0)
-    with Checkpointer(run) as checkpoints:
+    with Checkpointer(run, background="thread") as checkpoints:
         restored = checkpoints.restore(state)
         step = restored.step if restored else 0
         checkpoints.save(step + 1, state_of(step + 1))
@@ -78,7 +81,7 @@ def save_while_rank_1_fails(run: Path, failure: Callable[..., Any]) -> tuple[str
     Raises:
         CheckpointError: if rank 1 died.
     """
-    with Checkpointer(run) as checkpoints:
+    with Checkpointer(run, background="thread") as checkpoints:
         checkpoints.save(1, state_of(1))
         checkpoints.wait()
         with mock.patch.object(FilesWriter, "write_data", failure) if dist.get_rank() == 1 else nullcontext():
@@ -88,6 +91,27 @@ def save_while_rank_1_fails(run: Path, failure: Callable[..., Any]) -> tuple[str
             except CheckpointError as error:
                 if failure is die:
                     raise
+                message = str(error)
+        checkpoints.save(3, state_of(3))
+    return message, checkpoints.steps()
+
+
+def save_while_the_process_of_rank_1_is_killed(run: Path) -> tuple[str, list[int]]:
+    """Save three times; what writes rank 1's file the second time is killed. Returns the error, and the steps."""
+    call = process._Worker.call
+
+    def killed(worker: process._Worker, message: bytes) -> Any:
+        worker.kill()
+        return call(worker, message)
+
+    with Checkpointer(run) as checkpoints:
+        checkpoints.save(1, state_of(1))
+        checkpoints.wait()
+        with mock.patch.object(process._Worker, "call", killed) if dist.get_rank() == 1 else nullcontext():
+            checkpoints.save(2, state_of(2))
+            try:
+                checkpoints.wait()
+            except CheckpointError as error:
                 message = str(error)
         checkpoints.save(3, state_of(3))
     return message, checkpoints.steps()
@@ -103,7 +127,7 @@ def save_on_rank_0_only(run: Path) -> None:
 
 def save_without_memory_on_rank_1(run: Path) -> None:
     """Save where one rank can't copy its shards."""
-    with Checkpointer(run) as checkpoints:
+    with Checkpointer(run, background="thread") as checkpoints:
         state = state_of(1)
         if dist.get_rank() == 1:
             with mock.patch("ckpt.background.snapshot.available_bytes", return_value=0):
@@ -114,7 +138,7 @@ def save_without_memory_on_rank_1(run: Path) -> None:
 
 def train_on_two_levels(run: Path, last: int, local: Path | None = None) -> tuple[int | None, list[int]]:
     """Restore from the nearest level, and save up to a step; returns the step that was restored, and what stays."""
-    with Checkpointer(run, local=local or local_of(run), keep=3, timeout_s=60) as checkpoints:
+    with Checkpointer(run, local=local or local_of(run), keep=3, background="thread", timeout_s=60) as checkpoints:
         state = state_of(0)
         restored = checkpoints.restore(state)
         if restored:
@@ -147,7 +171,7 @@ def on_nodes(run: Path, node_of: list[int], work: Callable[..., Any], *arguments
 
 def save_again(run: Path, local: Path) -> list[int]:
     """Save a step twice, with other values the second time; returns the steps."""
-    with Checkpointer(run, local=local, timeout_s=60) as checkpoints:
+    with Checkpointer(run, local=local, background="thread", timeout_s=60) as checkpoints:
         for seed in (1, 2):
             checkpoints.save(1, state_of(seed))
     dist.barrier()
@@ -169,7 +193,7 @@ def train_while_a_copy_fails(run: Path, failing: int, local: Path) -> list[bool]
         mock.patch.object(parts, "_LATE_S", 0.1),
     ):
         warnings.simplefilter("always")
-        with Checkpointer(run, local=local, timeout_s=60) as checkpoints:
+        with Checkpointer(run, local=local, background="thread", timeout_s=60) as checkpoints:
             for step in range(1, 5):
                 checkpoints.save(step, state_of(step))
                 checkpoints._wait_for_save()
