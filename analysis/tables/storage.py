@@ -76,7 +76,7 @@ def _facts_table(study: str, settings: Sequence[Setting]) -> Table:
     scales = sorted({setting.scale for setting in settings if setting.storage.ceilings})
     notes = [f"{_HOW_MEASURED}; at {' or '.join(scales)} (nodes x tasks)"] if scales else []
     return Table(
-        "storage", f"What the targets of {study} are", headings, rows, tuple(notes), tuple(footnotes), turned=True
+        "storage", f"Storage: {study}", headings, rows, tuple(notes), tuple(footnotes), turned=True
     )
 
 

@@ -188,4 +188,4 @@ def test_progress_is_for_eyes(terminal: bool, three_methods: StudyOnDisk) -> Non
     os.close(ours)
 
     assert ("reading logs" in drawn) == terminal
-    assert ended.stdout.startswith("What the targets of tiny are")
+    assert ended.stdout.startswith("Storage: tiny")

@@ -136,7 +136,7 @@ def test_the_answer_comes_early(three_methods_page: PageOf) -> None:
 
     assert body.index("On disk, 1 node × 1 task, use torch_save.") < body.index("Summary: tiny")
     assert (
-        body.index("What the targets of tiny are")
+        body.index("Storage: tiny")
         < body.index('id="answer"')
         < body.index('id="place-1"')
         < body.index('id="method"')

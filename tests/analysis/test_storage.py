@@ -1,4 +1,4 @@
-"""What the targets of a study are, how fast, and what speaks against their numbers."""
+"""The table of targets: what they are, how fast, and what speaks against their numbers."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_any_text_for_a_device_is_harmless(device: str, three_targets_copy: Stud
     for path in three_targets_copy.paths.logs.glob("*.h5"):
         amended(path, lambda log: log.storage.update(device=device, capacity_bytes="lots"))
 
-    assert "What the targets of tiny are" in show(three_targets_copy.root, "text")
+    assert "Storage: tiny" in show(three_targets_copy.root, "text")
 
 
 def test_one_figure_has_all_targets(three_targets: StudyOnDisk) -> None:
