@@ -75,9 +75,7 @@ def _facts_table(study: str, settings: Sequence[Setting]) -> Table:
     rows = tuple(_facts(setting, footnotes) for setting in settings)
     scales = sorted({setting.scale for setting in settings if setting.storage.ceilings})
     notes = [f"{_HOW_MEASURED}; at {' or '.join(scales)} (nodes x tasks)"] if scales else []
-    return Table(
-        "storage", f"Storage: {study}", headings, rows, tuple(notes), tuple(footnotes), turned=True
-    )
+    return Table("storage", f"Storage: {study}", headings, rows, tuple(notes), tuple(footnotes), turned=True)
 
 
 def _facts(setting: Setting, footnotes: list[str]) -> tuple[Cell, ...]:

@@ -36,7 +36,7 @@ def main(connection: int, memory: int, program: int) -> None:
     for descriptor in (connection, memory):
         os.set_inheritable(descriptor, False)
     threading.Thread(target=_end_with, args=(program,), daemon=True).start()
-    with Connection(connection) as channel:
+    with Connection(connection) as channel, suppress(BrokenPipeError):  # the program has ended
         work: Callable[[bytes], Any] = _prepare
         saving = _Saving(memory)
         while message := _next(channel):

@@ -136,10 +136,7 @@ def test_the_answer_comes_early(three_methods_page: PageOf) -> None:
 
     assert body.index("On disk, 1 node × 1 task, use torch_save.") < body.index("Summary: tiny")
     assert (
-        body.index("Storage: tiny")
-        < body.index('id="answer"')
-        < body.index('id="place-1"')
-        < body.index('id="method"')
+        body.index("Storage: tiny") < body.index('id="answer"') < body.index('id="place-1"') < body.index('id="method"')
     )
     assert body.index('id="method"') < body.index('id="warnings"') < body.index('id="provenance"')
     assert body.index('id="provenance"') < body.index('id="samples"')

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from support import tasks
 SAVING = """
 import sys
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 import torch
 import ckpt
@@ -177,6 +180,7 @@ FORKED = (
     SAVING
     + """
 import os
+import pickle
 saver, future = started()
 if not os.fork():
     os.setsid()
@@ -199,6 +203,22 @@ def test_a_killed_program(start: Start, tmp_path: Path, number: signal.Signals) 
     ckpt.save({"w": [1]}, tmp_path / "latest")
     assert ckpt.load(tmp_path / "latest") == {"w": [1]}
     (tmp_path / "gate").touch()
+
+
+def test_nobody_waits_for_the_answer() -> None:
+    """A program that was killed a moment ago: the process ends without a traceback."""
+    ours, theirs = Pipe()
+    memory = os.memfd_create("snapshot")
+    command = [sys.executable, "-m", "ckpt.background.worker", str(theirs.fileno()), str(memory), str(os.getpid())]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with theirs, ours:
+        process = subprocess.Popen(
+            command, env=environment, pass_fds=(theirs.fileno(), memory), text=True, stderr=subprocess.PIPE
+        )
+        ours.send_bytes(pickle.dumps(None))
+    os.close(memory)
+    assert process.communicate(timeout=600)[1] == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("gate", [True, False])
