@@ -22,6 +22,9 @@ from jobs.faults.tracing import record
 _SINGLE = 8
 """A library that syncs nothing has a hundred such operations, and every one at every moment would take an hour."""
 
+_RECORDINGS = 3
+"""At most, of one save. Few are incomplete, and then of libraries with many threads."""
+
 
 def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
     """Cut the power at every moment of a save, and after its return.
@@ -38,10 +41,7 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
         StudyError: if the save can't be recorded.
     """
     root = work / "run"
-    root.mkdir()
-    subject.save(subject.state_at(OLD), OLD, root)
-    recording = record(root, command(subject, root, NEW), work / "trace")
-    check_complete(recording, root)
+    recording = _recorded(subject, root, work / "trace")
     begin, returned = (recording.steps.index(mark) for mark in ("begin", "returned"))
     moments = described(recording)
     restarts: dict[bytes, Restart] = {}
@@ -59,6 +59,22 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
                 restarts[case[0]] = worker.restart(root)
             fault = f"power cut after {moments[state.step - 1]} ({state.model})"
             yield judge(restarts[case[0]], saved=saved or None, fault=fault, size=state.step)
+
+
+def _recorded(subject: Subject, root: Path, trace: Path) -> Recording:
+    """Record a save, once more if the recording isn't complete: strace may report threads' calls in another order."""
+    for left in reversed(range(_RECORDINGS)):
+        root.mkdir()
+        subject.save(subject.state_at(OLD), OLD, root)
+        recording = record(root, command(subject, root, NEW), trace)
+        try:
+            check_complete(recording, root)
+            break
+        except StudyError:
+            if not left:
+                raise
+            shutil.rmtree(root)
+    return recording
 
 
 def _digest(state: State) -> bytes:

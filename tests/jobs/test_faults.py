@@ -85,6 +85,29 @@ def test_what_a_recording_misses_is_noticed(tmp_path: Path) -> None:
         power_cut.check_complete(recording, root)
 
 
+@pytest.mark.parametrize("incomplete", [2, 3])
+def test_a_recording_that_is_not_complete(incomplete: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is made, and then one more; after that, nothing can be tried."""
+    require_strace()
+    checks: list[None] = []
+
+    def check(recording: Recording, root: Path) -> None:
+        checks.append(None)
+        if len(checks) <= incomplete:
+            raise StudyError("file differs from what was recorded")
+        complete(recording, root)
+
+    complete = power_cut.check_complete
+    monkeypatch.setattr(power_cut, "check_complete", check)
+    outcomes = power_cut.outcomes(subject("torch_save", "committed"), tmp_path, Budget())
+    if incomplete < 3:
+        assert next(outcomes).verdict == "right"
+    else:
+        with pytest.raises(StudyError, match="differs from what was recorded"):
+            next(outcomes)
+    assert len(checks) == 3
+
+
 @pytest.mark.parametrize(("use", "silent"), [("alone", True), ("committed", False)])
 def test_bit_rot(use: str, silent: bool, tmp_path: Path) -> None:
     """torch.save has no checks of its own for tensors; a manifest has their checksums."""
