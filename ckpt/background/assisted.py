@@ -1,6 +1,6 @@
-"""Saves in a thread of the program, which has a process do the most of it: for ranks that commit together.
+"""Saves in a thread of the program, which lets a process do most of the work: for ranks that commit together.
 
-Their process group can't be used in another process; writing a rank's files needs no group, and takes all the time.
+Their process group can't be used in another process; writing a rank's files needs no group, and takes most of the time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ckpt.state.layout import State
 
 
 class AssistedSaver(ProcessSaver):
-    """Calls tasks in a new thread of this process, with the copy and a function. A program that ends waits for it.
+    """Calls tasks in a new thread of this process, with the copy and `apart`. A program that ends waits for it.
 
-    What a task passes to that function, a function of the copy, is called in the process: it must be picklable, and
-    what it returns too. The CPU time is the process's.
+    `apart(function)` calls a function with the copy in the process that helps, and returns what it returned; both must
+    be picklable. The CPU time is that process's.
     """
 
     def _start(self, snapshot: list[Placed], task: Callable[..., Any]) -> Future[Done]:
