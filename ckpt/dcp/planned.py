@@ -77,13 +77,25 @@ class PlannedWriter(FilesWriter):
 
     def _write_files(self, directory: Path, plan: SavePlan, planner: SavePlanner, *, sync: bool) -> list[WriteResult]:
         assert isinstance(planner, PlannedSave)
-        items = [(item, planner.key_of(item.index)) for item in plan.items]
-        write = partial(_write, directory=directory, prefix=plan.storage_data.prefix, items=items, sync=sync)
+        write = partial(
+            _write,
+            directory=directory,
+            prefix=plan.storage_data.prefix,
+            items=[(item, planner.key_of(item.index)) for item in plan.items],
+            options=self._options,
+            sync=sync,
+        )
         written: list[WriteResult] = self._apart(write)
         return written
 
 
 def _write(
-    data: State, *, directory: Path, prefix: str, items: Sequence[tuple[WriteItem, str]], sync: bool
+    data: State,
+    *,
+    directory: Path,
+    prefix: str,
+    items: Sequence[tuple[WriteItem, str]],
+    options: WriteOptions,
+    sync: bool,
 ) -> list[WriteResult]:
-    return write_files(directory, prefix, [(item, data[key]) for item, key in items], WriteOptions(), sync=sync)
+    return write_files(directory, prefix, [(item, data[key]) for item, key in items], options, sync=sync)

@@ -61,19 +61,18 @@ def outcomes(subject: Subject, work: Path, budget: Budget) -> Iterator[Outcome]:
             yield judge(restarts[case[0]], saved=saved or None, fault=fault, size=state.step)
 
 
-def _recorded(subject: Subject, root: Path, trace: Path) -> Recording:
+def _recorded(subject: Subject, root: Path, trace: Path, tries: int = _RECORDINGS) -> Recording:
     """Record a save, once more if the recording isn't complete: strace may report threads' calls in another order."""
-    for left in reversed(range(_RECORDINGS)):
-        root.mkdir()
-        subject.save(subject.state_at(OLD), OLD, root)
-        recording = record(root, command(subject, root, NEW), trace)
-        try:
-            check_complete(recording, root)
-            break
-        except StudyError:
-            if not left:
-                raise
-            shutil.rmtree(root)
+    root.mkdir()
+    subject.save(subject.state_at(OLD), OLD, root)
+    recording = record(root, command(subject, root, NEW), trace)
+    try:
+        check_complete(recording, root)
+    except StudyError:
+        if tries == 1:
+            raise
+        shutil.rmtree(root)
+        return _recorded(subject, root, trace, tries - 1)
     return recording
 
 
