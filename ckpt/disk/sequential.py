@@ -19,7 +19,14 @@ THREADS = 4
 
 
 def write_sequentially(
-    path: Path, size_bytes: int, *, direct: bool = True, reserve: bool = True, content: bytes = b""
+    path: Path,
+    size_bytes: int,
+    *,
+    direct: bool = True,
+    reserve: bool = True,
+    content: bytes = b"",
+    first: int = 0,
+    threads: int = THREADS,
 ) -> bool:
     """Write a new file in which no two pages are equal, and sync it.
 
@@ -30,6 +37,8 @@ def write_sequentially(
         reserve: preallocate the file's blocks.
         content: what every block holds, but for a number per page; random bytes if it is empty. On filesystems that
             compress it decides the rate.
+        first: the number of the first page, so that files of one measurement have no page in common, either.
+        threads: requests in flight.
 
     Returns:
         Whether the data went past the page cache.
@@ -38,20 +47,25 @@ def write_sequentially(
     with DirectFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, direct=direct) as file:
 
         def write(offset: int, buffer: mmap.mmap) -> None:
-            _stamp(buffer, offset)
+            _stamp(buffer, first + offset)
             file.write(memoryview(buffer)[: size_bytes - offset], offset)
 
         if reserve:
             preallocate(file.descriptor, size_bytes)
         blocks = range(0, size_bytes, BLOCK_BYTES)
         content = content or os.urandom(BLOCK_BYTES)
-        in_blocks(blocks, write, threads=THREADS, block_bytes=BLOCK_BYTES, content=content)
+        in_blocks(blocks, write, threads=threads, block_bytes=BLOCK_BYTES, content=content)
         os.fsync(file.descriptor)
         return file.direct
 
 
-def read_sequentially(path: Path, *, direct: bool = True) -> bool:
+def read_sequentially(path: Path, *, direct: bool = True, threads: int = THREADS) -> bool:
     """Read a whole file into memory block by block, past the page cache or through it, and discard it.
+
+    Args:
+        path: the file.
+        direct: read past the page cache if the filesystem allows that; else through it.
+        threads: requests in flight.
 
     Returns:
         Whether the data went past the page cache.
@@ -67,7 +81,7 @@ def read_sequentially(path: Path, *, direct: bool = True) -> bool:
             if file.read(memoryview(buffer), offset) < wanted:
                 raise OSError(f"{path} ends before its size of {size_bytes} bytes")
 
-        in_blocks(range(0, size_bytes, BLOCK_BYTES), read, threads=THREADS, block_bytes=BLOCK_BYTES)
+        in_blocks(range(0, size_bytes, BLOCK_BYTES), read, threads=threads, block_bytes=BLOCK_BYTES)
         return file.direct
 
 

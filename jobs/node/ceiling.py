@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from ckpt.disk import direct_io, io_plan, page_cache, sequential
+from ckpt.disk import direct_io, io_plan, mounts, page_cache, sequential
+from ckpt.disk.filesystems import Kind
 from ckpt.state import dtypes
+from ckpt.threads import over
 from jobs.node import received
 from jobs.node.context import JobContext
 from jobs.node.recorder import Recorder
@@ -37,14 +41,18 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobCont
     """Write and read as many bytes as the state has, on the same target, as fast as the storage takes them.
 
     First past the page cache, then through it: the faster one is the ceiling, and on some filesystems it is the second
-    by far. All processes that save do so at the same time, with as many bytes as they
-    save, which compress as the state does. A copy of as many bytes in memory goes with it. No strategy can be faster
-    than these for long. Where the target fails, the log's provenance has the reason, and the trials go on.
+    by far. In several files where these may lie on different servers. All processes that save do so at the same time,
+    with as many bytes as they save, which compress as the state does. A copy of as many bytes in memory goes with it.
+    No strategy can be faster than these for long. Where the target fails, the log's provenance has the reason, and the
+    trials go on.
     """
     groups = context.groups
-    path = scratch / f"ceiling-{groups.process.rank}"
-    file = _File(
-        path, direct_io.round_up(subject.saved_bytes), io_plan.plan_for(scratch).preallocate, _excerpt(subject)
+    files = _Files(
+        scratch / f"ceiling-{groups.process.rank}",
+        subject.saved_bytes,
+        count=_count_for(scratch),
+        reserve=io_plan.plan_for(scratch).preallocate,
+        content=_excerpt(subject),
     )
     rows: list[Ceiling] = []
     problem = ""
@@ -54,17 +62,19 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobCont
         if problem or not subject.assignment.saves:
             continue
         try:
-            row = _measure(move, when, file, context)
+            if move.operation == "write":
+                files.directory.mkdir()
+            row = _measure(move, when, files, context)
             if move.operation == "read":
                 row = replace(row, resident_fraction=resident)
-                path.unlink(missing_ok=True)
-            elif path.exists():
-                page_cache.evict_file(path)
-                resident = page_cache.resident_fraction_of(path)
+                shutil.rmtree(files.directory)
+            elif move.operation == "write":
+                page_cache.evict(files.directory)
+                resident = page_cache.resident_fraction(files.directory)
             rows.append(row)
         except OSError as error:
             problem = f"unknown ({type(error).__name__}: {error})"
-    path.unlink(missing_ok=True)
+    shutil.rmtree(files.directory, ignore_errors=True)
     sent = groups.world.gather((problem, [asdict(row) for row in rows]))
     for reason, ceilings in groups.world.read(sent, received.pair(received.text, received.rows(Ceiling))):
         recorder.ceiling(ceilings)
@@ -72,14 +82,53 @@ def measure_ceiling(when: str, subject: Subject, scratch: Path, context: JobCont
             recorder.provenance(**{f"ceiling_{when}": reason})
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """The file that is written and read."""
+def _count_for(directory: Path) -> int:
+    """How many files a rank writes: one on a disk of this machine, where several would cost a hard disk its order."""
+    kind = mounts.mount_of(directory).facts.kind
+    return 1 if kind in {Kind.LOCAL, Kind.MEMORY} else sequential.THREADS
 
-    path: Path
-    size_bytes: int
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files that a rank writes and reads at the same time.
+
+    Attributes:
+        directory: where they lie, and nothing else.
+        total_bytes: their size together, at least.
+        count: how many there are.
+        reserve: whether their blocks are preallocated.
+        content: a block of it, with which all of it is made.
+    """
+
+    directory: Path
+    total_bytes: int
+    count: int
     reserve: bool
     content: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of one file."""
+        return direct_io.round_up(-(-self.total_bytes // self.count))
+
+    def write(self, number: int, *, direct: bool) -> bool:
+        """Write a file; returns whether that went past the page cache."""
+        return sequential.write_sequentially(
+            self._path(number),
+            self.size_bytes,
+            direct=direct,
+            reserve=self.reserve and direct,
+            content=self.content,
+            first=number * self.size_bytes,
+            threads=sequential.THREADS // self.count,
+        )
+
+    def read(self, number: int, *, direct: bool) -> bool:
+        """Read a file; returns whether that went past the page cache."""
+        return sequential.read_sequentially(self._path(number), direct=direct, threads=sequential.THREADS // self.count)
+
+    def _path(self, number: int) -> Path:
+        return self.directory / str(number)
 
 
 def _excerpt(subject: Subject) -> bytes:
@@ -92,29 +141,26 @@ def _excerpt(subject: Subject) -> bytes:
     return (content * math.ceil(sequential.BLOCK_BYTES / len(content)) if content else b"")[: sequential.BLOCK_BYTES]
 
 
-def _measure(move: _Move, when: str, file: _File, context: JobContext) -> Ceiling:
+def _measure(move: _Move, when: str, files: _Files, context: JobContext) -> Ceiling:
     start_s = context.clock()
-    direct = _run(move, file) if file.size_bytes else True  # a rank may have no shard
+    direct = _run(move, files) if files.total_bytes else True  # a rank may have no shard
     end_s = context.clock()
     return Ceiling(
         when=when,
         operation=move.operation,
-        size_bytes=file.size_bytes,
+        size_bytes=files.size_bytes * files.count,
         start_s=start_s,
         duration_s=end_s - start_s,
         direct=direct,
         rank=context.groups.process.rank,
         buffered=move.buffered,
+        files=1 if move.operation == "copy" else files.count,
     )
 
 
-def _run(move: _Move, file: _File) -> bool:
+def _run(move: _Move, files: _Files) -> bool:
     """Move the bytes; returns whether they went past the page cache."""
-    direct = not move.buffered
-    if move.operation == "write":
-        return sequential.write_sequentially(
-            file.path, file.size_bytes, direct=direct, reserve=file.reserve and direct, content=file.content
-        )
-    if move.operation == "read":
-        return sequential.read_sequentially(file.path, direct=direct)
-    return sequential.copy_memory(file.size_bytes)
+    if move.operation == "copy":
+        return sequential.copy_memory(files.total_bytes)
+    act = partial(files.write if move.operation == "write" else files.read, direct=not move.buffered)
+    return all(over(range(files.count), act, files.count))

@@ -89,8 +89,9 @@ class Ceiling:
     rank: int = column("1", "rank that measured it, at the same time as all others", default=0)
     buffered: bool = column("1", "whether it was meant to go through the page cache", default=False)
     resident_fraction: float = column(
-        "1", "share of the file's pages in the page cache before a read", default=math.nan
+        "1", "share of the files' pages in the page cache before a read", default=math.nan
     )
+    files: int = column("1", "files per rank, written or read at the same time", default=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

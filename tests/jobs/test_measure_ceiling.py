@@ -38,7 +38,7 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
 
     def clock() -> float:
         bench.clock.now_s += 1
-        file = bench.scratch / "ceiling-0"
+        file = bench.scratch / "ceiling-0" / "0"
         if file.exists():
             seen.append((page_cache.dirty_pages_of([file], bench.proof.sight), page_cache.resident_fraction_of(file)))
         return bench.clock.now_s
@@ -55,6 +55,28 @@ def test_a_ceiling_is_synced_and_cold_as_trials_are(bench: Bench) -> None:
     written, evicted, read = (resident for _, resident in seen[-3:])
     assert evicted < 0.01
     assert min(written, read) > 0.5
+
+
+@pytest.mark.parametrize(("type_", "count"), [("xfs", 1), ("tmpfs", 1), ("lustre", 4), ("overlay", 4)])
+def test_files_on_servers_are_several(type_: str, count: int, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files may lie on different servers or disks, they do so in the ceiling; no page of any two is the same."""
+    monkeypatch.setattr(mounts, "mount_of", lambda _: mounts.Mount(type_, "source", "rw", "/"))
+    pages: list[list[bytes]] = []
+
+    def clock() -> float:
+        files = sorted((bench.scratch / "ceiling-0").glob("*"))
+        content = b"".join(file.read_bytes() for file in files)
+        pages.append([content[start : start + 4096] for start in range(0, len(content), 4096)])
+        assert len(files) in {0, count}
+        bench.clock.now_s += 1
+        return bench.clock.now_s
+
+    bench.measure_ceiling(clock)
+
+    moved = [(each.files, each.size_bytes) for each in bench.log.ceiling if each.operation != "copy"]
+    assert moved == [(count, 2 * MIB)] * 4
+    assert {len(seen) for seen in pages} == {0, 512}
+    assert {len(set(seen)) for seen in pages} == {0, 512}
 
 
 def test_how_files_are_written_is_found_out_before_the_clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
