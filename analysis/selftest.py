@@ -121,24 +121,26 @@ def _known_costs(operation: str, valid: pd.DataFrame) -> Iterator[Verdict]:
     if len(sleeps) < 2 or not len(plain) or not len(limited):
         yield Verdict(passed=False, what=f"{operation}: a strategy of known cost has no valid sample")
         return
-    base_s = _upper_median(plain["duration_s"])  # what a save or a load takes without the sleep
+    # What a save or a load takes without the sleep; other jobs of the node may have slowed down some of them.
+    least_s, most_s = float(plain["duration_s"].min()), float(plain["duration_s"].max())
     short_s, long_s = sleeps[0], sleeps[-1]
-    truth = (long_s + base_s) / (short_s + base_s)
+    lowest, highest = ((long_s + base_s) / (short_s + base_s) for base_s in (most_s, least_s))
     long, short = (valid[valid["sleep_s"] == sleep_s] for sleep_s in (long_s, short_s))
     ratio = ratio_interval(
         long["duration_s"].tolist(), long["job_id"].tolist(), short["duration_s"].tolist(), short["job_id"].tolist()
     )
     yield Verdict(
-        ratio.low * (1 - _TOLERANCE) <= truth <= ratio.high * (1 + _TOLERANCE),
-        f"{operation}: {long_s} s against {short_s} s of sleep is a factor of {truth:.2f}, measured "
+        ratio.low * (1 - _TOLERANCE) <= highest and lowest <= ratio.high * (1 + _TOLERANCE),
+        f"{operation}: {long_s} s against {short_s} s of sleep is a factor of {lowest:.2f} to {highest:.2f}, measured "
         f"{ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
     )
     bytes_per_s = float(limited["bytes_per_s"].iloc[0])
-    expected_s = float(limited["state_bytes"].iloc[0]) / bytes_per_s + base_s
+    bare_s = float(limited["state_bytes"].iloc[0]) / bytes_per_s
     measured_s = _upper_median(limited["duration_s"])
     yield Verdict(
-        abs(measured_s - expected_s) <= _TOLERANCE * expected_s + base_s,
-        f"{operation}: {bytes_per_s / 1e6:.0f} MB/s takes {expected_s:.2f} s, measured {measured_s:.2f} s",
+        bare_s * (1 - _TOLERANCE) <= measured_s <= (bare_s + 2 * most_s) * (1 + _TOLERANCE),
+        f"{operation}: {bytes_per_s / 1e6:.0f} MB/s takes {bare_s + least_s:.2f} to {bare_s + most_s:.2f} s, measured "
+        f"{measured_s:.2f} s",
     )
 
 
