@@ -51,7 +51,7 @@ def test_the_quick_study(tiny: dict[str, Any], planned: Planned, loop_study: Cal
         held_s = {(step.block, step.step): step.blocked_s for step in log.steps}
         for save in log.saves:
             assert way != "sync" or save.commit_s <= held_s[save.block, save.step]
-            assert (save.snapshot_s > 0) == (way in {"thread", "process"})
+            assert (save.snapshot_s > 0) == (way in {"thread", "process", "checkpointer"})
 
 
 def test_the_process_writes_as_the_job_agreed(
