@@ -43,13 +43,26 @@ def room_of(path: Path, mount: Mount | None = None) -> Room:
     """
     existing = mounts.existing_parent(path)
     status = os.statvfs(existing)
-    counts_bytes, counts_files = status.f_blocks > 0, status.f_files > 0 and 0 <= status.f_favail < _MOST
+    counts_files = status.f_files > 0 and 0 <= status.f_favail < _MOST
     return Room(
-        capacity_bytes=status.f_blocks * status.f_frsize if counts_bytes else None,
-        free_bytes=max(0, status.f_bavail) * status.f_frsize if counts_bytes else None,
+        capacity_bytes=status.f_blocks * status.f_frsize if status.f_blocks > 0 else None,
+        free_bytes=_free_bytes(status),
         free_files=status.f_favail if counts_files else None,
         bricks=_bricks(mount or mounts.mount_of(existing)),
     )
+
+
+def free_bytes_of(path: Path) -> int | None:
+    """Ask for the free bytes alone, as `Room` has them: a system call, and no program that a training loop waits for.
+
+    Raises:
+        OSError: if the filesystem doesn't answer.
+    """
+    return _free_bytes(os.statvfs(mounts.existing_parent(path)))
+
+
+def _free_bytes(status: os.statvfs_result) -> int | None:
+    return max(0, status.f_bavail) * status.f_frsize if status.f_blocks > 0 else None
 
 
 def words(room: Room, mount: Mount) -> str:

@@ -92,7 +92,7 @@ def require_room(directory: Path, size_bytes: int) -> None:
         CheckpointError: if less is free than it takes.
     """
     try:
-        free_bytes = room.room_of(directory).free_bytes
+        free_bytes = room.free_bytes_of(directory)
     except OSError:  # the save itself gives the reason
         return
     if free_bytes is not None and free_bytes < size_bytes:

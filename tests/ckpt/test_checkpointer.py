@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -198,11 +199,22 @@ def test_a_copy_that_is_too_large(run: Path, caplog: pytest.LogCaptureFixture) -
 
 def test_no_room(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save that can't fit is refused at the call."""
-    monkeypatch.setattr(room, "room_of", lambda _: room.Room(10**9, 3000, None))
+    monkeypatch.setattr(room, "free_bytes_of", lambda _: 3000)
     with Checkpointer(run, background="none") as checkpoints:
         with pytest.raises(CheckpointError, match="the checkpoint takes 0 MB, and 0 MB are free there"):
             checkpoints.save(1, state_of(1))
         assert checkpoints.steps() == []
+
+
+def test_a_save_starts_no_program(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first one: a training process may be large, and its loop waits."""
+    with Checkpointer(run) as checkpoints:
+        checkpoints.save(1, state_of(1))
+        checkpoints.wait()
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+        checkpoints.save(2, state_of(2))
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
 
 
 @pytest.mark.parametrize("arguments", [{"every": 0}, {"keep": 0}, {"background": "fork"}, {"strategy": "zip"}])

@@ -218,11 +218,11 @@ def test_a_damaged_local_checkpoint_is_not_copied(local: Path, shared: Path, mon
 def test_room_on_the_local_level(local: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is none for another checkpoint, those that the shared level has are removed first."""
 
-    def room_of(path: Path) -> room.Room:
+    def free_bytes_of(path: Path) -> int:
         is_full = path == local and bool(steps.all_whole(local))
-        return room.Room(10**9, 100 if is_full else 10**8, None)
+        return 100 if is_full else 10**8
 
-    monkeypatch.setattr(room, "room_of", room_of)
+    monkeypatch.setattr(room, "free_bytes_of", free_bytes_of)
     with Checkpointer(shared, local=local, background="none") as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state_of(step))

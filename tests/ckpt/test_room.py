@@ -10,7 +10,7 @@ import pytest
 
 from ckpt.disk import mounts
 from ckpt.disk.mounts import Mount
-from ckpt.disk.room import Room, room_of, size, words
+from ckpt.disk.room import Room, free_bytes_of, room_of, size, words
 
 BRICKS = """[xlator.cluster.dht.scratch-dht.priv]
 min_free_disk = 10.000000
@@ -49,12 +49,14 @@ def test_files_that_are_not_counted(counts: dict[str, int], tmp_path: Path, monk
     """Filesystems without inodes have no number of files that may still be made."""
     answer(monkeypatch, **counts)
     assert Room(4096 * 1000, 4096 * 500, None) == room_of(tmp_path)
+    assert 4096 * 500 == free_bytes_of(tmp_path / "not" / "yet")
 
 
 def test_space_that_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filesystem of no blocks has not said that it is full."""
     answer(monkeypatch, f_blocks=0, f_bavail=0)
     assert Room(None, None, 50) == room_of(tmp_path)
+    assert free_bytes_of(tmp_path) is None
 
 
 @pytest.mark.parametrize(("graph", "bricks"), [((), (175794176, 356852736)), (("scratch-shard",), ())])
