@@ -31,12 +31,14 @@ class IoPlan:
         direct_reads: past the page cache, where the files aren't in it.
         preallocate: reserve a file's blocks before it is written.
         why: what decided.
+        several_files: write files of `filesystems.FILE_MIB` rather than a single one.
     """
 
     direct_writes: bool
     direct_reads: bool
     preallocate: bool
     why: str
+    several_files: bool = False
 
     def forced(self, direct: Direct) -> IoPlan:
         """Return the plan with what a strategy's option demands."""
@@ -50,7 +52,8 @@ class IoPlan:
     def __str__(self) -> str:
         """The plan in words, as a timing log has it."""
         writes, reads = ("direct" if direct else "buffered" for direct in (self.direct_writes, self.direct_reads))
-        return f"{writes} writes{', preallocated' if self.preallocate else ''}, {reads} reads ({self.why})"
+        details = f"{', preallocated' if self.preallocate else ''}{', in several files' if self.several_files else ''}"
+        return f"{writes} writes{details}, {reads} reads ({self.why})"
 
 
 _UNKNOWN = IoPlan(direct_writes=False, direct_reads=True, preallocate=False, why="nothing is known of this filesystem")
@@ -107,7 +110,8 @@ def _of_facts(mount: mounts.Mount) -> IoPlan | None:
     best = mount.facts.best_io
     if best is None:
         return None
-    return IoPlan(best.direct_writes, best.direct_reads, best.preallocate, f"known of {mount.filesystem}")
+    why = f"known of {mount.filesystem}"
+    return IoPlan(best.direct_writes, best.direct_reads, best.preallocate, why, best.several_files)
 
 
 def _of_trial(directory: Path, filesystem: str) -> IoPlan:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ckpt.disk import durable, io_plan
+from ckpt.disk.filesystems import FILE_MIB
 from ckpt.errors import CheckpointError
 from ckpt.formats import safetensors_files, safetensors_plan, safetensors_reading, safetensors_writing, shard_files
 from ckpt.formats.safetensors_header import Header, select_rows
@@ -46,8 +47,8 @@ class SafetensorsTuned(Strategy):
     """Standard safetensors files, written and read by direct I/O where that is faster than through the page cache.
 
     Attributes:
-        shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. GlusterFS keeps a file
-            on one server, and a large state is written faster in several. Several ranks write one file per rank, so it
+        shard_mib: the most that a file holds, unless one tensor is larger; 0 for a single file. By default 256 on
+            GlusterFS, which keeps a file on one server, and 0 elsewhere. Several ranks write one file per rank, so it
             can't be given for them.
         checksum: store an XXH3-64 per tensor in the header.
         verify: compare the checksums on load.
@@ -57,7 +58,7 @@ class SafetensorsTuned(Strategy):
             and files that are in the page cache are read from there.
     """
 
-    shard_mib: Annotated[int, Field(ge=0)] = 0
+    shard_mib: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     checksum: bool = True
     verify: bool = False
     threads: Annotated[int, Field(ge=1, le=64)] = 8
@@ -82,8 +83,9 @@ class SafetensorsTuned(Strategy):
 
     def describe(self) -> Description:
         """Describe the file, or the shards and their index."""
+        files = f"1 per {self.shard_mib} MiB, 1" if self.shard_mib else "1"
         return Description(
-            files=f"1 per {self.shard_mib} MiB, 1" if self.shard_mib else "1",
+            files=f"1 (GlusterFS: 1 per {FILE_MIB} MiB, 1)" if self.shard_mib == "auto" else files,
             format="safetensors, its data where torch has it in a page",
             chunks="none",
             compression="none",
@@ -97,7 +99,13 @@ class SafetensorsTuned(Strategy):
 
     def footprint(self, partition: Partition) -> Footprint:
         """Count a file per rank, or shards, and the index."""
-        return Footprint(*safetensors_plan.footprint(partition, self.shard_mib))
+        return Footprint(*safetensors_plan.footprint(partition, self._shard_mib(partition, several_files=True)))
+
+    def _shard_mib(self, partition: Partition, *, several_files: bool) -> int:
+        """Return the most that a file holds; 0 for a single one."""
+        if self.shard_mib == "auto":
+            return FILE_MIB if several_files and partition.count == 1 else 0
+        return self.shard_mib
 
     def write(self, state: State, directory: Path, shards: RankShards, group: ProcessGroup) -> list[Path]:  # noqa: ARG002  # no rank waits for another
         """Write some files at the same time, and on the first rank the index, which follows from the partition."""
@@ -147,9 +155,10 @@ class SafetensorsTuned(Strategy):
 
     def _write(self, state: State, directory: Path, shards: RankShards) -> tuple[list[Path], dict[str, str]]:
         """Write the files; returns them, and the checksums of the tensors that aren't tied to others."""
-        shard_files.refuse_shards(self.shard_mib, shards.partition)
-        files = safetensors_plan.plan_files(shards, self.shard_mib)
         plan = io_plan.plan_for(directory).forced(self.direct)
+        shard_mib = self._shard_mib(shards.partition, several_files=plan.several_files)
+        shard_files.refuse_shards(shard_mib, shards.partition)
+        files = safetensors_plan.plan_files(shards, shard_mib)
         at_once = min(len(files), self.threads, _FILES_AT_ONCE)
 
         def write_file(item: tuple[str, FileContent]) -> dict[str, str]:

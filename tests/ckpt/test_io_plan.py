@@ -37,21 +37,21 @@ def on(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("ext4", (True, True, True)),
-        ("btrfs", (False, False, False)),
-        ("fuse.glusterfs", (True, True, False)),
-        ("fuse.ceph-fuse", (False, True, False)),
+        ("ext4", (True, True, True, False)),
+        ("btrfs", (False, False, False, False)),
+        ("fuse.glusterfs", (False, False, False, True)),
+        ("fuse.ceph-fuse", (False, True, False, False)),
     ],
 )
 def test_what_is_known_decides(
-    name: str, expected: tuple[bool, bool, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, expected: tuple[bool, bool, bool, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is tried on a filesystem that is known; Btrfs gets no preallocation, which keeps it from compressing."""
     on(name, monkeypatch)
     monkeypatch.setattr(sequential, "write_sequentially", lambda *_, **__: pytest.fail("it was tried"))
     plan = io_plan.plan_for(tmp_path)
-    assert (plan.direct_writes, plan.direct_reads, plan.preallocate) == expected
-    assert name in plan.why
+    assert (plan.direct_writes, plan.direct_reads, plan.preallocate, plan.several_files) == expected
+    assert name in str(plan)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from ckpt.disk import direct_io, durable, mounts, page_cache, ranges
+from ckpt.disk import direct_io, durable, io_plan, mounts, page_cache, ranges
 from ckpt.errors import CheckpointError
 from ckpt.formats import pieces, safetensors_header, safetensors_reading
 from ckpt.formats.safetensors_metadata import TensorInfo
 from ckpt.state import dtypes
 from ckpt.state.compare import first_difference
 from ckpt.state.layout import layout_of_state
+from ckpt.state.sharding import Partition
+from ckpt.strategies import safetensors_tuned
 from ckpt.strategies.safetensors_tuned import SafetensorsTuned
 from jobs.node.usage import measure_usage
 
@@ -55,6 +57,31 @@ def test_past_the_page_cache(state: dict[str, torch.Tensor], tmp_path: Path, mon
     (tmp_path / "model.safetensors").read_bytes()
     strategy.load(tmp_path)
     assert [True, True, False] == seen
+
+
+@pytest.mark.parametrize(
+    ("several", "options", "count"),
+    [(True, {}, 3), (False, {}, 1), (True, {"shard_mib": 0}, 1), (False, {"shard_mib": 20}, 2)],
+    ids=["GlusterFS", "elsewhere", "a single file is asked for", "several are asked for"],
+)
+def test_how_many_files(
+    several: bool,
+    options: dict[str, int],
+    count: int,
+    state: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several where each lies on one server, unless the option says otherwise; never more than were planned for."""
+    monkeypatch.setattr(io_plan, "_plans", {})
+    monkeypatch.setattr(safetensors_tuned, "FILE_MIB", 16)
+    io_plan.remember(tmp_path, io_plan.IoPlan(False, False, False, "a test", several_files=several))
+    strategy = SafetensorsTuned(**options)
+    files = strategy.save(state, tmp_path)
+
+    assert count == sum(file.suffix == ".safetensors" for file in files)
+    assert len(files) <= strategy.footprint(Partition.single(layout_of_state(state))).file_count
+    assert first_difference(state, strategy.load(tmp_path)) is None
 
 
 def test_memory_of_a_save(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
