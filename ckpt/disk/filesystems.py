@@ -14,7 +14,7 @@ Locks = Literal["always", "with flock", "unknown"]
 
 
 FILE_MIB = 256
-"""The size of files that several servers are to share: large enough for their rate, and many for a large state."""
+"""The size of a file where a state is written into several, so that several servers take part in it."""
 
 
 class Kind(Enum):
@@ -39,7 +39,7 @@ class BestIo:
     Attributes:
         direct_writes, direct_reads: past the page cache; else through it.
         preallocate: with their blocks reserved.
-        several_files: in files of `FILE_MIB` rather than in a single one, since each lies on one server.
+        several_files: in files of `FILE_MIB` rather than in a single one, which would lie on one server.
     """
 
     direct_writes: bool

@@ -94,32 +94,37 @@ class _Files:
 
     Attributes:
         directory: where they lie, and nothing else.
-        total_bytes: their size together, at least.
+        least_bytes: their size together, at least.
         count: how many there are.
         reserve: whether their blocks are preallocated.
         content: a block of it, with which all of it is made.
     """
 
     directory: Path
-    total_bytes: int
+    least_bytes: int
     count: int
     reserve: bool
     content: bytes
 
     @property
-    def size_bytes(self) -> int:
+    def file_bytes(self) -> int:
         """The size of one file."""
-        return direct_io.round_up(-(-self.total_bytes // self.count))
+        return direct_io.round_up(-(-self.least_bytes // self.count))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all of them."""
+        return self.file_bytes * self.count
 
     def write(self, number: int, *, direct: bool) -> bool:
         """Write a file; returns whether that went past the page cache."""
         return sequential.write_sequentially(
             self._path(number),
-            self.size_bytes,
+            self.file_bytes,
             direct=direct,
             reserve=self.reserve and direct,
             content=self.content,
-            first=number * self.size_bytes,
+            first=number * self.file_bytes,
             threads=sequential.THREADS // self.count,
         )
 
@@ -143,12 +148,12 @@ def _excerpt(subject: Subject) -> bytes:
 
 def _measure(move: _Move, when: str, files: _Files, context: JobContext) -> Ceiling:
     start_s = context.clock()
-    direct = _run(move, files) if files.total_bytes else True  # a rank may have no shard
+    direct = _run(move, files) if files.size_bytes else True  # a rank may have no shard
     end_s = context.clock()
     return Ceiling(
         when=when,
         operation=move.operation,
-        size_bytes=files.size_bytes * files.count,
+        size_bytes=files.size_bytes,
         start_s=start_s,
         duration_s=end_s - start_s,
         direct=direct,
@@ -161,6 +166,6 @@ def _measure(move: _Move, when: str, files: _Files, context: JobContext) -> Ceil
 def _run(move: _Move, files: _Files) -> bool:
     """Move the bytes; returns whether they went past the page cache."""
     if move.operation == "copy":
-        return sequential.copy_memory(files.total_bytes)
+        return sequential.copy_memory(files.size_bytes)
     act = partial(files.write if move.operation == "write" else files.read, direct=not move.buffered)
     return all(over(range(files.count), act, files.count))
