@@ -63,6 +63,7 @@ class Description:
     """What a reader wants to know before choosing a strategy, in short phrases; no code depends on it."""
 
     files: str
+    """Per checkpoint; in parentheses, how many a large state has on some filesystems."""
     format: str
     chunks: str
     compression: str

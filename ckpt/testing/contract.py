@@ -277,8 +277,12 @@ class StrategyContract(InPlaceContract):
             assert re.fullmatch(r"\S(.*\S)?", fact), key
 
     def test_facts_about_files(self, strategy: Strategy, checkpoint: Path) -> None:
-        """A strategy that is described as writing one file writes one file, and no other is described so."""
-        assert (strategy.describe().files == "1") == (listing.inventory(checkpoint).file_count == 1)
+        """A strategy that is described as writing one file writes one file, and no other is described so.
+
+        What the description has in parentheses holds for large states on some filesystems.
+        """
+        usual = strategy.describe().files.partition(" (")[0]
+        assert (usual == "1") == (listing.inventory(checkpoint).file_count == 1)
 
 
 def _damages(whole: Path, damaged: Path) -> Iterator[str]:
