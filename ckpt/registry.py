@@ -68,9 +68,11 @@ def create(name: str, options: dict[str, Any] | None = None) -> Strategy:
         created: Strategy = TypeAdapter(cls).validate_python(options or {})
     except ValidationError as error:
         known = ", ".join(f"{field.name} ({type_name(field)})" for field in fields(cls)) or "none"
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].lower()}" for e in error.errors()
-        )
+        messages: dict[str, list[str]] = {}  # an option of several types has one message for each of them
+        for problem in error.errors():
+            option = "".join(map(str, problem["loc"][:1]))  # nothing if they are no options at all
+            messages.setdefault(f"{option} = {problem['input']!r}", []).append(problem["msg"].lower())
+        problems = "; ".join(f"{value}: {', or '.join(texts)}" for value, texts in messages.items())
         raise UnknownStrategyError(f"strategy {name}: {problems}. Its options: {known}") from None
     if created.contradiction:
         raise ContradictionError(f"strategy {created.label}: {created.contradiction}")

@@ -70,3 +70,11 @@ def test_unknown_value_of_an_option(value: Any) -> None:
     """A value that an option doesn't have is an error that lists the values."""
     with pytest.raises(UnknownStrategyError, match=r"compressor = .*'default' or 'none'"):
         create("tensorstore_basic", {"compressor": value})
+
+
+def test_an_option_of_two_types() -> None:
+    """A value of neither has one message, which names the option once and what both types take."""
+    with pytest.raises(
+        UnknownStrategyError, match=r"tuned: shard_mib = 'many': .* integer, or input should be 'auto'\."
+    ):
+        create("safetensors_tuned", {"shard_mib": "many"})
