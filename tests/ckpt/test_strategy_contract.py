@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import ClassVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -282,6 +283,16 @@ class TestTorchCheckpointingUnmapped(Contract):
     name, options = "torch_checkpointing", {"mmap": False}
 
 
+def choices(kind: Any) -> set[Any]:
+    """The values of an option's type that can be listed; of a type that is one of several, those of each."""
+    if kind is bool:
+        return {False, True}
+    if get_origin(kind) is Literal:
+        return set(get_args(kind))
+    is_one_of_several = get_origin(kind) in {Union, UnionType}
+    return {value for one in get_args(kind) for value in choices(one)} if is_one_of_several else set()
+
+
 def test_every_strategy_has_a_contract() -> None:
     """No strategy, and no value of an option that is a choice, goes untested."""
     covered = [(contract.name, contract.options) for contract in Contract.__subclasses__()]
@@ -292,5 +303,4 @@ def test_every_strategy_has_a_contract() -> None:
         kinds = get_type_hints(cls)
         for field in fields(cls):
             values = {options.get(field.name, field.default) for options in tested}
-            choices = {False, True} if kinds[field.name] is bool else set(get_args(kinds[field.name]))
-            assert choices <= values, f"add subclasses of Contract for {name} with {field.name}"
+            assert choices(kinds[field.name]) <= values, f"add subclasses of Contract for {name} with {field.name}"
