@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import ClassVar, get_type_hints
 
 import pytest
 
@@ -18,6 +17,7 @@ from ckpt.strategies import (
     tensorstore_tuned,
     zarr_python,
 )
+from support.choices import choices
 from support.contract import ORBAX_LEAVES_EARLY, Contract
 
 
@@ -281,16 +281,6 @@ class TestTorchCheckpointingUnmapped(Contract):
     """The same without its mapping on load."""
 
     name, options = "torch_checkpointing", {"mmap": False}
-
-
-def choices(kind: Any) -> set[Any]:
-    """The values of an option's type that can be listed; of a type that is one of several, those of each."""
-    if kind is bool:
-        return {False, True}
-    if get_origin(kind) is Literal:
-        return set(get_args(kind))
-    is_one_of_several = get_origin(kind) in {Union, UnionType}
-    return {value for one in get_args(kind) for value in choices(one)} if is_one_of_several else set()
 
 
 def test_every_strategy_has_a_contract() -> None:
